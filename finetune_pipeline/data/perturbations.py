@@ -25,7 +25,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from finetune_pipeline.data.dedup.differences import NUMBERS, QUANTITIES
+from finetune_pipeline.data.dedup.text_similarity import NUMBERS
 from finetune_pipeline.data.examples import Example, Message
 
 Purpose = Literal["training", "evaluation"]
@@ -84,8 +84,9 @@ _SIGNS = re.compile(r"[_@#/\\<>\[\]{}$€£%&=+*|~^`]")
 _KEPT = frozenset(
     """cannot without never neither nothing nobody nowhere hardly except quarter twice thrice double triple january
     february march april june july august september october november december monday tuesday wednesday thursday friday
-    saturday sunday today tomorrow yesterday""".split()
-).union(NUMBERS, QUANTITIES)
+    saturday sunday today tomorrow yesterday hundred thousand million billion dozen half first second third fourth fifth
+    sixth seventh eighth ninth tenth""".split()
+).union(NUMBERS)
 
 
 def set_name(name: str, kind: str) -> str:

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ import numpy as np
 from finetune_pipeline.data.dedup import row_table
 from finetune_pipeline.data.dedup.benchmarks import benchmark_index
 from finetune_pipeline.data.dedup.boilerplate import SAMPLE, Boilerplate, find_boilerplate
-from finetune_pipeline.data.dedup.differences import words_of
 from finetune_pipeline.data.dedup.duplicate_resolution import Resolution
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
 from finetune_pipeline.data.dedup.row_table import ALL_ROWS, CONTRADICTION, EXACT, GONE, KEPT, NEAR, TABLE, RowTable
-from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file, stream_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.raw_files import BENCHMARKS
@@ -30,8 +27,6 @@ from finetune_pipeline.spec import TaskSpec
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
 _AT_ONCE = 5_000
 """Clusters whose rows are in memory at once."""
-_KNOWN_FROM = 3
-"""A word in this many distinct prompts is not a typing error."""
 _RANDOM_TEST = 0.2
 """Share of rows in the test set of a random split."""
 
@@ -39,7 +34,7 @@ _RANDOM_TEST = 0.2
 def cluster_rows(
     table: RowTable, prepared: row_table.PreparedRows, boilerplate: Boilerplate, spec: TaskSpec
 ) -> dict[str, int]:
-    """Cluster rows with similar prompts or with the same words, and write the smallest id of each cluster into the table.
+    """Cluster rows with similar or equal prompts, and write the smallest id of each cluster into the table.
 
     Each distinct prompt is compared once. Returns how many `clusters`, `prompts` (distinct) and `similar_pairs` there are."""
     hashes, first_row, prompt_of_row = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
@@ -48,9 +43,9 @@ def cluster_rows(
         return loose_forms([e.user_text for e in table.fetch(first_row[prompts])], boilerplate)
 
     pairs, _ = verified_pairs(prepared.sketches[first_row], spec.data.near_duplicate_threshold, forms_of)
-    _, first_prompt, words_of_prompt = np.unique(prepared.word_keys[first_row], return_index=True, return_inverse=True)
-    same_words = np.stack([first_prompt[words_of_prompt], np.arange(len(hashes))], 1)
-    cluster_of_row = components(len(hashes), np.concatenate([pairs, same_words]))[prompt_of_row]
+    _, first_prompt, number = np.unique(prepared.normal_keys[first_row], return_index=True, return_inverse=True)
+    equal = np.stack([first_prompt[number], np.arange(len(hashes))], 1)
+    cluster_of_row = components(len(hashes), np.concatenate([pairs, equal]))[prompt_of_row]
     smallest_id = np.full(int(cluster_of_row.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(smallest_id, cluster_of_row, table.rows["id"])
     table.rows["cluster"] = smallest_id[cluster_of_row]
@@ -86,7 +81,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
     clusters = cluster_rows(table, prepared, boilerplate, spec)
-    duplicates, contradictions = _resolve(table, spec)
+    duplicates, contradictions = _resolve(table, boilerplate, spec)
     findings = [*prepared.findings, *(finding for _, finding in contradictions)]
     finder = finder_of(spec.data)
     contradicting = [row_table.quarantine_row(e, f, finder) for e, f in contradictions if f.severity == "error"]
@@ -122,24 +117,20 @@ def _sample(source: Path) -> Iterator[Example]:
                 yield decode_examples(line, str(source))[0]
 
 
-def _prompts_with_word(rows: Path) -> Counter[str]:
-    """Count the distinct prompts with each word, in a large set those of a sample (see :func:`_sample`)."""
-    prompts = {exact_form(example.user_text) for example in _sample(rows)}
-    return Counter(word for text in prompts for word in words_of(text))
-
-
-def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
+def _resolve(
+    table: RowTable, boilerplate: Boilerplate, spec: TaskSpec
+) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
     """Resolve every cluster and write the states into the table. Returns (lines of duplicates.jsonl, contradicting rows with
     their findings), in the order of rows."""
     duplicates: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     resolved = 0
-    counts = cache(partial(_prompts_with_word, table.path))  # only a few sets need them
     for batch in _clusters_of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
-        examples = iter(table.fetch(np.concatenate(batch)))
+        fetched = table.fetch(np.concatenate(batch))
+        examples = iter(zip(fetched, loose_forms([e.user_text for e in fetched], boilerplate), strict=True))
         for members in batch:
-            rows = [next(examples) for _ in members]
-            resolution = Resolution(rows, spec, lambda word: counts()[word] >= _KNOWN_FROM)
+            rows, forms = zip(*(next(examples) for _ in members), strict=True)
+            resolution = Resolution(rows, forms, spec)
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
             for i, (kept, similarity) in resolution.repeats.items():

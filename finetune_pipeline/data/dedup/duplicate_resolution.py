@@ -1,19 +1,19 @@
 """Decides within a cluster of similar prompts which rows stay, which are duplicates and which contradict each other.
 
-Rows contradict each other if their prompts do not differ but their answers do. A row repeats another if its prompt only adds
-some words and its answer says the same. See differences.py for what counts as a difference.
+Prompts are one question if their loose forms and their facts (see text_similarity) are equal. Rows with one question and different
+answers contradict each other. A row repeats another if it has the same question and answer, or a near prompt with equal facts and
+the equal answer.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
 from finetune_pipeline.data.answer_equality import answer_key, same_answer
 from finetune_pipeline.data.answer_rules import NOT_JSON, canonical, strict
-from finetune_pipeline.data.dedup.differences import Difference, difference, facts_of, word_key
 from finetune_pipeline.data.dedup.row_table import CONTRADICTION, EXACT, KEPT, NEAR
-from finetune_pipeline.data.dedup.text_similarity import exact_form, similarity
+from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, exact_form, facts_of, grams, jaccard, loosened
 from finetune_pipeline.data.examples import ORIGINS, Example, Message
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
@@ -33,66 +33,51 @@ class Resolution:
         contradictions: Rows that contradict another, with a finding; with `data.contradictions: warn` they stay.
     """
 
-    def __init__(self, members: Sequence[Example], spec: TaskSpec, is_known: Callable[[str], bool]) -> None:
-        """Decide about the rows of a cluster. is_known: whether a word occurs in the data, so that it is not a typing error."""
-        self._members, self._spec, self._is_known = members, spec, is_known
-        self._prompts = [example.user_text for example in members]
-        self._forms = [exact_form(prompt) for prompt in self._prompts]
+    def __init__(self, members: Sequence[Example], forms: Sequence[str], spec: TaskSpec) -> None:
+        """Decide about the rows of a cluster. forms: the loose forms of their prompts without boilerplate."""
+        self._members, self._forms, self._spec = members, forms, spec
+        self._prompts = [exact_form(example.user_text) for example in members]
+        self._facts = list(map(facts_of, self._prompts))
         self._keys = [_answer_key(example, spec.output) for example in members]
         self._answers = self._keys if spec.output.kind == "json" else [_answer_form(e, spec) for e in members]
+        is_text = spec.output.kind == "text"
+        self._normal_answers = [(loosened(a), facts_of(a)) if is_text else (a, ()) for a in self._answers]
         self._turns = [_other_turns(example) for example in members]
         self.states = [KEPT] * len(members)
         self.repeats: dict[int, tuple[int, float]] = {}
         self.contradictions: list[tuple[int, Finding]] = []
         best_first = sorted(range(len(members)), key=lambda i: preference(members[i]))
-        groups = self._same_questions(best_first)
-        for group in groups:
-            self._find_contradictions(group)
-        self._remove_repeats(best_first, {i: number for number, group in enumerate(groups) for i in group})
+        questions: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for i in best_first:
+            questions[self._turns[i], loosened(self._prompts[i]), self._facts[i]].append(i)
+        for rows in questions.values():
+            self._find_contradictions(rows)
+        self._remove_repeats(best_first, {i: n for n, rows in enumerate(questions.values()) for i in rows})
 
-    def _same_text(self, a: str, b: str, limit: Difference) -> bool:
-        """Whether two texts differ by at most `limit`, and are similar unless they do not differ."""
-        return difference(a, b, self._is_known) <= limit and (
-            limit is Difference.NOTHING or similarity(a, b) >= self._spec.data.near_duplicate_threshold
-        )
+    def _similarity(self, i: int, k: int) -> float:
+        """Return the similarity of two prompts, apart from boilerplate."""
+        return 1.0 if self._forms[i] == self._forms[k] else jaccard(grams(self._forms[i]), grams(self._forms[k]))
 
-    def _same_answer(self, i: int, k: int, limit: Difference) -> bool:
-        """Whether two rows teach the same answer; free text may differ by `limit`."""
-        a, b = self._answers[i], self._answers[k]
-        return a == b or (self._spec.output.kind == "text" and self._same_text(a, b, limit))
+    def _same_answer(self, i: int, k: int) -> bool:
+        """Whether two rows teach the same answer; of two near free texts one may have more words."""
+        if self._spec.output.kind != "text":
+            return self._answers[i] == self._answers[k]
+        (a, facts_a), (b, facts_b) = self._normal_answers[i], self._normal_answers[k]
+        if a == b or facts_a != facts_b:
+            return facts_a == facts_b
+        fewer, more = sorted((Counter(a.split()), Counter(b.split())), key=Counter.total)
+        return fewer <= more and self._near(jaccard(grams(a), grams(b)))
+
+    def _near(self, value: float) -> bool:
+        return value >= self._spec.data.near_duplicate_threshold - NEAR_ENOUGH
 
     def _agree(self, i: int, k: int) -> bool:
         """Whether neither row's answer would be wrong if the other's is right."""
-        if self._keys[i] == self._keys[k] or self._same_answer(i, k, Difference.MORE_WORDS):
+        if self._keys[i] == self._keys[k] or self._same_answer(i, k):
             return True
         rows = self._members[i], self._members[k]
         has_calls = any("tool_calls" in message for row in rows for message in row.messages)
         return not has_calls and same_answer(rows[0].answer, rows[1].answer, self._spec.output)
-
-    def _same_questions(self, best_first: Sequence[int]) -> list[list[int]]:
-        """Group rows with equivalent prompts and the same other turns, the best row first."""
-        groups: list[list[int]] = []
-        by_form: dict[tuple[str, str], list[int]] = {}
-        by_words: dict[tuple[str, str], list[int]] = {}
-        by_facts: defaultdict[tuple[Any, ...], list[list[int]]] = defaultdict(list)
-        for i in best_first:
-            text, turns = self._prompts[i], self._turns[i]
-            group = by_form.get((turns, self._forms[i]))
-            if group is None:
-                same_facts, words = by_facts[turns, *facts_of(text)], (turns, word_key(self._forms[i]))
-                same_words = [by_words[words]] if words in by_words else []
-                for candidate in chain(same_words, same_facts[:_MOST_COMPARED]):
-                    if self._same_text(self._prompts[candidate[0]], text, Difference.NOTHING):
-                        group = candidate
-                        break
-                else:
-                    group = []
-                    groups.append(group)
-                    same_facts.append(group)
-                by_words.setdefault(words, group)
-                by_form[turns, self._forms[i]] = group
-            group.append(i)
-        return groups
 
     def _find_contradictions(self, group: Sequence[int]) -> None:
         """Record the rows of one question whose answers disagree."""
@@ -110,13 +95,11 @@ class Resolution:
                 self.states[i] = CONTRADICTION
 
     def _contradiction(self, i: int, other_rows: Sequence[int]) -> Finding:
-        """Describe the contradiction with a row that has a different answer, if possible to the same text."""
+        """Describe the contradiction with a row that has a different answer, if possible to letter by letter the same text."""
         example = self._members[i]
-        k = min(other_rows, key=lambda k: (self._forms[k] != self._forms[i], self._members[k].place))
-        partner, likeness = self._members[k], "the same text"
-        if self._forms[i] != self._forms[k]:
-            likeness = f"nearly the same text (similarity {similarity(self._prompts[i], self._prompts[k]):.2f})"
-        answers = f"answered {quoted(example.answer)} here, but {likeness} is answered {quoted(partner.answer)}"
+        k = min(other_rows, key=lambda k: (self._prompts[k] != self._prompts[i], self._members[k].place))
+        partner = self._members[k]
+        answers = f"answered {quoted(example.answer)} here, but the same text is answered {quoted(partner.answer)}"
         fix = "decide which answer is right and remove or correct the other row"
         if not self._spec.labels:
             fix += "; if both are right, set data.contradictions: warn"
@@ -124,31 +107,27 @@ class Resolution:
         return row_finding("contradiction", example.place, f"{answers} in {partner.place}", fix, severity)
 
     def _remove_repeats(self, best_first: Sequence[int], question_of: Mapping[int, int]) -> None:
-        """Remove rows that repeat a better one. Answers may differ by a few words only if the question is
-        identical."""
-        kept: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
-        kept_of_answer: dict[tuple[int, str], int] = {}
+        """Remove rows that repeat a better one: the same question with the same answer, or a near one with the equal answer and
+        the same facts."""
+        by_answer: dict[tuple[int, str], int] = {}
+        of_question: defaultdict[int, list[int]] = defaultdict(list)
+        of_answer: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
         for i in (i for i in best_first if self.states[i] == KEPT):
-            text, question_and_answer = self._prompts[i], (question_of[i], self._answers[i])
-            label = (self._turns[i], self._answers[i]) if self._spec.labels else ()
-            better_rows = kept[(*label, *facts_of(text))]
-            k = kept_of_answer.get(question_and_answer)
+            question, answer = question_of[i], self._answers[i]
+            same_question = of_question[question]
+            same_answer_rows = of_answer[self._turns[i], self._facts[i], self._normal_answers[i]]
+            k = by_answer.get((question, answer))
             if k is None:
-                repeated = (k for k in better_rows[:_MOST_COMPARED] if self._repeats(i, k, question_of))
-                k = kept_of_answer[question_and_answer] = next(repeated, i)
+                same = (k for k in same_question[:_MOST_COMPARED] if self._same_answer(i, k))
+                near = (k for k in same_answer_rows[:_MOST_COMPARED] if self._near(self._similarity(i, k)))
+                k = by_answer[question, answer] = next(chain(same, near), i)
             if k == i:
-                better_rows.append(i)
+                same_question.append(i)
+                same_answer_rows.append(i)
                 continue
-            same = self._forms[i] == self._forms[k]
-            self.states[i] = EXACT if same and self._answers[i] == self._answers[k] else NEAR
-            self.repeats[i] = (k, 1.0 if same else similarity(text, self._prompts[k]))
-
-    def _repeats(self, i: int, k: int, question_of: Mapping[int, int]) -> bool:
-        if question_of[i] == question_of[k]:
-            return self._same_answer(i, k, Difference.MORE_WORDS)
-        return self._same_answer(i, k, Difference.NOTHING) and self._same_text(
-            self._prompts[i], self._prompts[k], Difference.MORE_WORDS
-        )
+            is_exact = self._prompts[i] == self._prompts[k] and answer == self._answers[k]
+            self.states[i] = EXACT if is_exact else NEAR
+            self.repeats[i] = (k, self._similarity(i, k))
 
 
 def preference(example: Example) -> tuple[int, int, str, str, str, int]:

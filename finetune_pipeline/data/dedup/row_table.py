@@ -15,9 +15,8 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.benchmarks import benchmark_index
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
-from finetune_pipeline.data.dedup.differences import word_key
 from finetune_pipeline.data.dedup.near_duplicates import COLUMNS, loose_forms, sketch
-from finetune_pipeline.data.dedup.text_similarity import exact_form
+from finetune_pipeline.data.dedup.text_similarity import exact_form, loosened
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import RAW_SHOWN, row_finding
@@ -145,7 +144,8 @@ class PreparedRows:
     Attributes:
         lines: The rows as canonical JSON Lines, scrubbed.
         rows: Their records (ROW); removed rows have the state GONE.
-        sketches, word_keys: Sketches and word-key hashes (uint64, [n]; see differences.word_key) of their prompts.
+        sketches: Sketches of their prompts.
+        normal_keys: Hashes of their prompts' loose forms, boilerplate included (uint64, [n]).
         scrubbed: Scrubbed values by row and kind: id, source, kind, count, fingerprints.
         quarantine: The removed rows.
         findings: Findings about personal data and benchmark items.
@@ -154,7 +154,7 @@ class PreparedRows:
     lines: bytes = b""
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, ROW))
     sketches: np.ndarray = field(default_factory=lambda: np.zeros((0, COLUMNS), np.uint32))
-    word_keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    normal_keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     scrubbed: list[dict[str, Any]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -164,7 +164,7 @@ class PreparedRows:
 def prepare_rows(source: Path, settings: Preparation, out: Path) -> PreparedRows:
     """Prepare the rows of an examples file. Their lines go to the file `out`; `lines` of the result is empty."""
     prepared = PreparedRows()
-    columns, offset = {name: [getattr(prepared, name)] for name in ("rows", "sketches", "word_keys")}, 0
+    columns, offset = {name: [getattr(prepared, name)] for name in ("rows", "sketches", "normal_keys")}, 0
     blocks = read_blocks_of_lines(source)
     with out.open("wb") as lines:
         for block in in_order(partial(prepare_block, settings=settings), blocks, source.stat().st_size):
@@ -226,6 +226,6 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     prepared.rows = _table_of(examples, exact, lines, spec.labels)
     prepared.rows["state"][list(removed)] = GONE
     prepared.sketches = sketch(loose_forms(user_texts, settings.boilerplate, exact), spec.data.near_duplicate_threshold)
-    prepared.word_keys = np.array([hash_text(word_key(form)) for form in exact], np.uint64)
+    prepared.normal_keys = np.array([hash_text(loosened(form)) for form in exact], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, find_formats) for i, finding in sorted(removed.items())]
     return prepared

@@ -1,5 +1,5 @@
-"""Normal forms of text, and the similarity measure of the package: the Jaccard similarity |A ∩ B| / |A ∪ B| of sets of character
-5-grams (Jaccard 1912; Broder 1997).
+"""Normal forms of text, the facts in it, and the similarity measure of the package: the Jaccard similarity |A ∩ B| / |A ∪ B| of
+sets of character 5-grams (Jaccard 1912; Broder 1997).
 
 Invisible characters (zero-width and bidi characters, soft hyphens, fillers) could hide an address from scrubbing, and a copy of
 a row from the search for duplicates. Both look at the text without them.
@@ -28,6 +28,18 @@ SIZE = 5
 NEAR_ENOUGH = 1e-9
 """Tolerance for rounding errors in a similarity."""
 _KEPT_MARKS = set("#%&@*/\\")
+NUMBERS = {word: str(n) for n, word in enumerate("""zero one two three four five six seven eight nine ten eleven twelve
+    thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty""".split())}  # fmt: skip
+NUMBERS |= {word: str(10 * n) for n, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)}
+"""The digits of each number word."""
+_NUMBER = re.compile(rf"(?:(?<![\w.,)-])-)?\b[^\W\d]*+\d[\w.,:/-]*+|\b(?:{'|'.join(NUMBERS)})\b")
+"""A number with its sign and unit, a date, an identifier with a digit, or a number word."""
+_NEGATION = re.compile(
+    r"\b(?:not?|never|none|nobody|nothing|neither|nor|without|cannot|nicht|kein\w*|nie|ohne|ne|pas|jamais|sans|sin|nunca|não"
+    r"|sem|nao|(?:ca|wo|do|does|did|is|are|was|were|could|would|should|have|has|had|must|need)n['’]?t)\b|[不没沒無未]"
+)
+_SENTENCE_SIGNS = ".,;:!?\"'`´’‘“”„«»…–—·•-"
+_SIGN = re.compile(rf"[^\w\s{_SENTENCE_SIGNS}]|_")
 _ROWS_AT_ONCE = 2048
 
 
@@ -106,6 +118,14 @@ def loosened(exact: str) -> str:
     while "  " in loose:  # faster than splitting
         loose = loose.replace("  ", " ")
     return loose.strip() or exact
+
+
+def facts_of(exact: str) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """Return the numbers of a text in order, its signs (other than the punctuation of sentences) sorted, and its number of
+    negations, by its exact form. Texts with other facts differ in meaning, however similar they are."""
+    numbers = tuple(NUMBERS.get(number, number.rstrip(".,:/-")) for number in _NUMBER.findall(exact))
+    signs = (sign for sign in _SIGN.findall(exact) if sign.isascii() or keeps(sign))
+    return numbers, tuple(sorted(signs)), len(_NEGATION.findall(exact))
 
 
 def text_key(text: str) -> str:

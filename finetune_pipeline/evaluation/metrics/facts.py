@@ -6,7 +6,7 @@ They catch what word overlap misses: a changed amount, another date, an extra "n
 import re
 from collections import Counter
 
-from finetune_pipeline.data.dedup.differences import NUMBERS
+from finetune_pipeline.data.dedup.text_similarity import NUMBERS
 from finetune_pipeline.evaluation.correctness import Row, scored_text
 from finetune_pipeline.evaluation.metrics.base import RowMetric, register
 from finetune_pipeline.spec.outputs import AnyOutput

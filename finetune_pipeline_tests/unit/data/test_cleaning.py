@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_people_come_before_production_before_synthetic(tmp_path: Path) -> None:
         assert [e.origin for e in run(tmp_path, some)[1]] == [kept]
 
 
-@pytest.mark.parametrize("other", [LONG, LONG.lower(), NEAR])
+@pytest.mark.parametrize("other", [LONG, LONG.lower(), LONG.replace(",", " –") + "!"])
 def test_contradictions_are_quarantined_with_the_partners_place(tmp_path: Path, other: str) -> None:
     rows = [example(LONG, line=1), example("Fine and different", line=2), example(other, "P0_incident", line=3)]
     rows.append(example(LONG, line=4))
@@ -140,29 +141,22 @@ def test_calls_with_other_ids_and_key_order_are_the_same_call(tmp_path: Path) ->
     assert facts["contradictions"] == 2
 
 
-ONE_PROMPT = """
-The export fails | the export fails! ; The export fails | The exprot fails
-Please cancel my plan | can you cancel my plan, thanks ; Add a row to the table | Add rows to the table
-send it by e-mail | send it by email ; I cannot log-in | I can't login ; I dont see it | I don't see it
-I'm on the U.S. site | I am on the US site ; 10kg of rice | 10 kg of rice ; five of ninety dead | 5 of 90 dead
-yes/no questions | yes no questions ; I needhelp with it | I need help with it
+ONE_QUESTION = """
+The export fails | the export fails! ; Ｔhe export  fails | The export fails ; send it by e-mail | send it by e mail
 ¿Dónde está mi pedido? | dónde está mi pedido ; 我要取消订单。 | 我要取消订单 ; मेरा ऑर्डर कहाँ है? | मेरा ऑर्डर कहाँ है।
 """
-TWO_PROMPTS = """
-It is broken | It is broken again ; open an account | open a savings account
-could the order be cancelled | can the order be cancelled ; cancel an order | cancelling an order
-turn the lights in the kitchen on | turn the lights in the kitchen off
-how large is Alaska | how large is Alabama ; ask Mr Meyer about it | ask Mr Meier about it
-ten mg of it | ten kg of it ; plan a is better | plan b is better
-rename foo_bar to the new name | rename foo_baz to the new name
-rename foo_bar to the new name | rename foo bar to the new name ; set abcdefg1x now | set abcdefh1x now
-open src/main.py in the editor | open src/main.rs in the editor ; the dog bites the man | the man bites the dog
-do not open but close the door | open but do not close the door ; 我喜欢你 | 我喜欢他 ; le café noir | le café noël
-where is my contract | where is my contact ; five dead in the fire | six dead in the fire
-it is 5 degrees | it is -5 degrees ; a discount of 5% | a discount of 5$
+NEAR_PROMPTS = """
+The export fails | The exprot fails ; Please cancel my plan | please cancel my plan, thanks ; Add a row | Add rows
+It is broken | It is broken again ; where is my contract | where is my contact ; five of ninety dead | 5 of 90 dead
+der Zug ist da | der Zug ist dort ; open src/main.py in the editor | open src/main.rs in the editor
+"""
+OTHER_FACTS = """
+five dead in the fire | six dead in the fire ; it is 5 degrees | it is -5 degrees ; a discount of 5% | a discount of 5$
 if x == 3 the loop ends | if x != 3 the loop ends ; I can log in to the portal | I can't log in to the portal
 a list like [a, b] is returned | a list like (a, b) is returned ; der Zug ist nicht da | der Zug ist da
-我喜欢你 | 我不喜欢你 ; the SDK for C++ | the SDK for C# ; Error 41 in the log | Error 42 in the log
+我喜欢你 | 我不喜欢你 ; the SDK for C++ | the SDK for C# ; Error 41 in the log | Error 42 in the log ; 10kg of it | 10mg of it
+rename foo_bar to the name | rename foo bar to the name ; set abcdefg1x now | set abcdefh1x now ; 1.5 of it | 15 of it
+I dont see it | I see it ; it works without any doubt | it works, any doubt
 """
 
 
@@ -175,43 +169,42 @@ def pairs(lines: str, first: str, second: str) -> tuple[list[Example], list[Exam
     )
 
 
-@pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
-def test_similar_prompts_with_their_own_right_answers_all_stay(tmp_path: Path, output: dict[str, Any] | None) -> None:
-    firsts, seconds = pairs(TWO_PROMPTS, "bug_report", "P0_incident")
-    common = [f"{word} {n}" for word in ("the contract", "the contact") for n in ("in red", "in blue", "in green")]
-    rows = [*firsts, *seconds, *(example(text, "bug_report", 100 + line) for line, text in enumerate(common))]
-    _, kept = run(tmp_path, rows, output=output, near_duplicate_threshold=0.6)
-    findings = (tmp_path / "out/findings.jsonl").read_text()
-    assert [e.source["line"] for e in kept] == [e.source["line"] for e in rows], findings
-    names = clusters(tmp_path / "out")
+STAYS_OF_EACH_PAIR = [(ONE_QUESTION, 0, 1), (NEAR_PROMPTS, 2, 1), (OTHER_FACTS, 2, 2)]
+
+
+@pytest.mark.parametrize("output", [None, TEXT_OUTPUT], ids=["labels", "text"])
+@pytest.mark.parametrize("lines, other_answer, same_answer", STAYS_OF_EACH_PAIR, ids=["equal", "near", "other facts"])
+def test_what_stays_of_two_similar_prompts(
+    tmp_path: Path, output: dict[str, Any] | None, lines: str, other_answer: int, same_answer: int
+) -> None:
+    """Equal normal forms are one question. Near prompts with equal facts are repeats where their answers are equal."""
+    firsts, seconds = pairs(lines, "bug_report", "P0_incident")
+    _, kept = run(tmp_path / "other", [*firsts, *seconds], output=output, near_duplicate_threshold=0.6)
+    counts = Counter(e.source["line"] % 50 for e in kept)
+    assert {counts[i] for i in range(1, len(firsts) + 1)} == {other_answer}
+    names = clusters(tmp_path / "other/out")
     assert all(names[a.id] == names[b.id] for a, b in zip(firsts, seconds, strict=True)), "in one split all the same"
+    firsts, seconds = pairs(lines, "bug_report", "bug_report")
+    facts, kept = run(tmp_path / "same", [*firsts, *seconds], output=output, near_duplicate_threshold=0.6)
+    counts = Counter(e.source["line"] % 50 for e in kept)
+    assert {counts[i] for i in range(1, len(firsts) + 1)} == {same_answer} and facts["contradictions"] == 0
 
 
-@pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
-def test_one_prompt_written_in_two_ways(tmp_path: Path, output: dict[str, Any] | None) -> None:
-    firsts, seconds = pairs(ONE_PROMPT, "bug_report", "P0_incident")
-    facts, kept = run(tmp_path / "other", [*firsts, *seconds], output=output)
-    assert (facts["contradictions"], [e.user_text for e in kept]) == (30, [])
-    firsts, seconds = pairs(ONE_PROMPT, "bug_report", "bug_report")
-    facts, kept = run(tmp_path / "same", [*firsts, *seconds], output=output)
-    assert (len(kept), facts["near_duplicates"] + facts["exact_duplicates"]) == (15, 15)
-
-
-def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -> None:
-    asked = "is it possible to place {} order from the city of {}"
-    orders = (("an", "Ghent"), ("an", "Munich"), ("a new", "Ghent"))
-    rows = [example(asked.format(*order), line=n) for n, order in enumerate(orders, 1)]
-    facts, kept = run(tmp_path, rows, near_duplicate_threshold=0.6)
-    assert [e.source["line"] for e in kept] == [2, 3] and facts["near_duplicates"] == 1
+def test_free_answers_to_one_question_agree_if_one_only_has_more_words(tmp_path: Path) -> None:
+    answer = "You can return it within 30 days at any of our shops in Ghent, with the receipt of your order"
+    others = {f"{answer}, please": 1, answer.replace("Ghent", "Munich"): 0, answer.replace("30", "14"): 0}
+    others[answer.replace("can", "cannot")] = 0
+    for number, (other, stays) in enumerate(others.items()):
+        rows = [example(LONG, answer, 1), example(LONG.upper(), other, 2)]
+        facts, kept = run(tmp_path / str(number), rows, output=TEXT_OUTPUT)
+        assert (len(kept), facts["contradictions"]) == (stays, 0 if stays else 2), other
 
 
 @pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
 def test_in_a_large_cluster_copies_and_contradictions_of_every_row_are_found(
     tmp_path: Path, output: dict[str, Any] | None
 ) -> None:
-    asked = [
-        f"Please send me the yearly report of the branch office in {random_text(n, 1)} by mail" for n in range(120)
-    ]
+    asked = [f"Please send me the yearly report of our branch office {n} by mail" for n in range(120)]
     rows = [example(text, line=line) for line, text in enumerate(asked)]
     rows += [example(text, line=200 + line) for line, text in enumerate(asked[:100])]
     rows += [example(text.lower() + "!", line=400 + line) for line, text in enumerate(asked[:100])]
