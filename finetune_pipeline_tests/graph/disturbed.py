@@ -102,6 +102,8 @@ def stop_run(run: Running, number: signal.Signals, *, group: bool = False) -> fl
     """Send a signal to the command line, or to its process group. Asserts that no child process outlives it. Returns the
     seconds until it ended."""
     children, sent_at = psutil.Process(run.pid).children(recursive=True), time.monotonic()
+    while group and os.getpgid(run.pid) != run.pid:  # it was started just now
+        time.sleep(0.001)
     (os.killpg if group else os.kill)(run.pid, number)
     run.wait(300)
     seconds = time.monotonic() - sent_at
