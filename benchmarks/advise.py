@@ -23,16 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.example_sets import INTENTS, example_set, with_answer, with_shuffled_answers
 from benchmarks.finetune_command import finetune
-from finetune_pipeline.baseline.ladder import OPTIMISED, rung_answers
 from finetune_pipeline.data.examples import Example, sample_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.files import read_json, write_json
-from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import read_by_model
 from finetune_pipeline.evaluation.wording import percent, points, points_range
-from finetune_pipeline.spec import load_task
-from finetune_pipeline.steps.rungs import PREDICTIONS
 
 Rows = list[Example]
 
@@ -104,7 +98,7 @@ def write_task(name: str, public: Path, data: Path, rows: int) -> None:
         "data": {"min_examples": 50, "min_per_label": 2},
         "split": {"validation": 0.2, "test": 0.3},
         "baseline": {"rows": 60, "shots": [0, 4]},
-        "ladder": {"calls": 240, "pilot": [0.25, 0.5]},
+        "ladder": {"pilot": [0.25, 0.5]},
         "training": TRAINING,
         "ability": {"suite": False},
         "robustness": {"rows": 0},
@@ -220,28 +214,6 @@ def table(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def compare_prompts(name: str, work: Path) -> list[str]:
-    """Table lines: the searched prompt against the best of the spec's own, paired, both cross-fitted."""
-    spec = load_task(work / "data" / name).spec
-    store = ArtifactStore(work / "home" / "artifacts")
-    baseline, search = (list(store.all_versions(name, step))[-1:] for step in ("few_shot_baseline", "prompt_search"))
-    if not baseline or not search or not search[0].facts["best"]:
-        return []
-    rows, searched_rows = (read_by_model(artifacts[0].path(PREDICTIONS)) for artifacts in (baseline, search))
-    rungs = {rung.name: rung for rung in rung_answers(spec, rows, {}, searched_rows[OPTIMISED])}
-    metric, lines = METRICS[spec.metric], []
-    for ending, answers in (("", "as written"), ("_restricted", "restricted")):
-        own, searched = rungs.get(f"prompt{ending}"), rungs.get(f"{OPTIMISED}{ending}")
-        if own and searched:
-            values = [percent(metric.value(rung.rows, spec.output) or 0.0) for rung in (own, searched)]
-            gain = metric.gain(own.rows, searched.rows, spec.output, spec.gates.confidence)
-            lines.append(
-                f"| {name} | {answers} | {values[0]} | {values[1]} | {points(gain.gain)} ({points_range(gain.interval)}) | "
-                f"{search[0].facts['calls']} |"
-            )
-    return lines
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("public", type=Path)
@@ -262,10 +234,6 @@ def main() -> int:
         results.append(result)
         print(f"{name}: {result.advice}, {result.ladder}, gain {result.gain:+.3f}", flush=True)
     print("\n".join(table(results)))
-    print(
-        "\n| set | answers | prompts of task.yaml | searched prompt | gain | calls of the search |\n|---|---|---:|---:|---|---:|"
-    )
-    print("\n".join(line for result in results for line in compare_prompts(result.name, arguments.work)))
     lost = [r.name for r in results if r.interval[1] < 0 and "fine_tune" in (r.advice, r.ladder)]
     if lost:
         print(f"\ncertain advice to fine-tune that lost: {', '.join(lost)}")

@@ -26,7 +26,6 @@ from finetune_pipeline.steps import (
     ladder,
     pilot,
     production,
-    prompt_search,
     release,
     reviews,
     training,
@@ -42,7 +41,7 @@ LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
 GROUPS = (LOGS, DATA, BASELINE, TRAINING, EVALUATION, RELEASE, PRODUCTION)
 """Groups of steps, in order: no step needs a step of a later group."""
-RUNG_INPUTS = ("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search")
+RUNG_INPUTS = ("train_split", "validation_split", "base_model", "few_shot_baseline")
 """What every rung of the ladder reads: rows, base model and prompts."""
 RUN_METRICS = {
     "test_accuracy": "models.candidate.accuracy",
@@ -185,7 +184,7 @@ STEPS = [
         needs=("train_split", "validation_split", "base_model"),
         after=("data_quality",),
         settings=lambda spec, run: {**baseline.baseline_settings(spec), "passages": run.documents},
-        code_version="17",
+        code_version="18",
         checks=(training_check.baseline_answered,),
         kinds=("huggingface", "parquet"),
         heavy=True,
@@ -211,18 +210,6 @@ STEPS = [
         kinds=("python",),
     ),
     Step(
-        "prompt_search",
-        BASELINE,
-        "A better prompt for the base model, searched under a budget of calls; made only by `finetune ladder`.",
-        prompt_search.make_prompt_search,
-        needs=("train_split", "validation_split", "base_model", "few_shot_baseline"),
-        settings=lambda spec, run: prompt_search.search_settings(spec),
-        code_version="7",
-        kinds=("huggingface", "parquet"),
-        heavy=True,
-        asked_for=True,
-    ),
-    Step(
         "pilot",
         BASELINE,
         "Trainings on growing shares of the rows, and what all rows should reach; made only by `finetune ladder`.",
@@ -235,7 +222,7 @@ STEPS = [
             **decisive_settings(spec.training),
             **baseline.answering_settings(spec),
         },
-        code_version="7",
+        code_version="8",
         kinds=("pytorch", "parquet"),
         heavy=True,
         asked_for=True,
@@ -251,7 +238,7 @@ STEPS = [
             "seed": spec.split.seed,
             "description": spec.description,
         },
-        code_version="8",
+        code_version="9",
         kinds=("html", "python"),
         heavy=True,
         asked_for=True,
@@ -308,11 +295,11 @@ STEPS = [
     Step(
         "tuned_rungs",
         EVALUATION,
-        "The tuned model on the ladder's rows: plain, with the nearest examples, and under the prompt that was found.",
+        "The tuned model on the ladder's rows: plain, and with the nearest examples or passages.",
         ladder.make_tuned_rungs,
         needs=("ladder", "merged_model", *RUNG_INPUTS),
         settings=lambda spec, run: baseline.advice_settings(spec),
-        code_version="7",
+        code_version="8",
         kinds=("huggingface", "html"),
         heavy=True,
         asked_for=True,

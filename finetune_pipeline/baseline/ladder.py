@@ -24,14 +24,12 @@ from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
 
 Rows = Mapping[str, Sequence[Row]]
-Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
-OPTIMISED = "optimised"
+Kind = Literal["simple", "prompt", "retrieve", "documents", "api", "tuned"]
 FOLDS = (0, 1)
 """Folds for cross-fitting: choose on one, score on the other, because the best of several noisy scores is too high (Cawley and
 Talbot 2010, JMLR 11)."""
 DECISIONS = {
     **ADVICE,
-    "optimised": "No: use the better prompt that was found.",
     "api": "No: ask the API model.",
     "larger_model": "No: use a larger model.",
     "undecided": "Not sure yet.",
@@ -115,15 +113,12 @@ class Terms:
     tuned_dollars: float | None = None
 
 
-def rung_answers(
-    spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Sequence[Row] = (), sources: SourceOf = None
-) -> list[Answered]:
+def rung_answers(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], sources: SourceOf = None) -> list[Answered]:
     """The answers of every rung below training, simplest first; choices among candidates are cross-fitted.
 
     Args:
         rows: Validation rows by prompt, restricted prompt and simple model (few_shot_baseline).
         tokens: Tokens per call, by prompt.
-        optimised: Cross-fitted rows of the prompt search, with its prompt's tokens under OPTIMISED.
         sources: What each example was made from, by id.
     """
     names = prompts_of(rows)
@@ -135,18 +130,16 @@ def rung_answers(
     }
     prompt_rungs: tuple[tuple[Kind, str, list[str]], ...] = (
         ("prompt", "The best prompt", fixed_prompts(names)),
-        ("optimised", "The searched prompt", [OPTIMISED] if optimised else []),
         ("retrieve", "Retrieval of examples", [name for name in base_prompts if name.endswith((NEAREST, EMBEDDED))]),
         ("documents", "Retrieval of passages", [name for name in base_prompts if name.endswith(DOCUMENTS)]),
         ("api", "The API model", [name for name in names if name.startswith(API)]),
     )
-    all_rows = {**rows, OPTIMISED: optimised}
     return [
         *(Answered(name, "simple", SIMPLE_MODELS[name].title, answers) for name, answers in simple.items()),
         *(
             answered
             for kind, title, prompts in prompt_rungs
-            for answered in _prompt_rungs(spec, kind, title, prompts, all_rows, tokens, sources)
+            for answered in _prompt_rungs(spec, kind, title, prompts, rows, tokens, sources)
         ),
     ]
 

@@ -11,7 +11,7 @@ from finetune_pipeline.cli.plan import Inputs, base_folder, rows_to_plan
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import API
-from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
+from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompt_without_labels, prompts_to_try
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.costs import task_costs
@@ -80,6 +80,7 @@ def _traffic(task: Task, store: ArtifactStore, run_inputs: RunInputs, counter: T
             seed=spec.baseline.seed,
             system_prompt=spec.system_prompt,
             others=spec.baseline.prompts,
+            without_labels=prompt_without_labels(spec),
         )
     except ValueError as error:
         raise click.ClickException(f"{task.name}: {error}\nfix: add rows, or lower baseline.shots") from error

@@ -14,7 +14,7 @@ from finetune_pipeline.report.ladder_page import ladder_lines
 @click.option("--tuned", is_flag=True, help="Train on all rows as well, and put the tuned model on the ladder.")
 @as_json
 def ladder(task: str, tuned: bool) -> int:
-    """Compare prompting, retrieval and training for TASK: simple models, prompts, a searched prompt, retrieval, a pilot.
+    """Compare prompting, retrieval and training for TASK: simple models, prompts, retrieval, a pilot.
 
     Stops at the rung that answers the question. Results are kept: after a kill, run it again to continue.
     Exit code 2: the answer is no or not certain.

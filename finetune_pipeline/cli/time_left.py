@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_pipeline.data.perturbations import BLOCKING
 from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.evaluation.prompts import prompt_without_labels
 from finetune_pipeline.planning.needs import parameters_by_name
 from finetune_pipeline.progress import spell
 from finetune_pipeline.spec.methods import METHODS
@@ -44,13 +45,13 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
     call_cost = text_tokens + _WRITTEN * spec.answer_length
     parameters = parameters_by_name(spec.base_model) or 1e9
     prompts = len(spec.baseline.shots) * (1 + len(spec.baseline.prompts)) + bool(spec.baseline.retrieved)
+    prompts += bool(prompt_without_labels(spec))
     epochs = sum(p["epochs"] for p in METHODS[spec.training.method].phases(spec.training.model_dump()))
     training = parameters * text_tokens * rows["train"] * epochs * (1 + len(BLOCKING) if spec.training.augment else 1)
     return {
         **dict.fromkeys((*DATA_STEPS, "data_quality"), float(raw_bytes)),
         **dict.fromkeys(("base_model", "base_ability", "general_ability", "merged_model"), parameters),
         "few_shot_baseline": parameters * call_cost * prompts * min(spec.baseline.rows, rows["validation"]),
-        "prompt_search": parameters * call_cost * spec.ladder.calls,
         "pilot": training * sum(spec.ladder.pilot),
         "adapter": training,
         "test_predictions": parameters * call_cost * rows["test"],

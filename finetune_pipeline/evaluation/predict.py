@@ -180,6 +180,7 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             seed=job["seed"],
             system_prompt=job["system_prompt"],
             others=job["prompts"],
+            without_labels=job["without_labels"],
             documents=job["shown_documents"] if passages else 0,
             embeddings=job["embeddings"],
         )

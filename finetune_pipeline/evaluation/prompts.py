@@ -13,11 +13,14 @@ from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.preferences.embeddings import embed
+from finetune_pipeline.spec.model import TaskSpec
 
 MAX_ROWS = 20_000
 """Larger training sets are represented by this many rows, drawn by a hash of their id; counts are scaled up."""
 NEAREST, EMBEDDED, DOCUMENTS = "_nearest", "_nearest_embedded", "_documents"
 """Suffixes of prompts with the nearest training examples (by words, by embeddings) and with passages of documents."""
+WITHOUT_LABELS = "zero_shot_without_labels"
+"""Name of the prompt that :func:`prompt_without_labels` writes."""
 BATCH = 256
 """Texts that are compared with all training rows at once."""
 FEW_ROWS, USUAL_SIMILARITY = 7, 0.2
@@ -123,14 +126,15 @@ def prompts_to_try(
     seed: int,
     system_prompt: str = "",
     others: Sequence[str] = (),
+    without_labels: str = "",
     documents: int = 0,
     embeddings: str | None = None,
 ) -> dict[str, Prompt]:
     """Build the baseline's prompts, by name.
 
     They are the task's prompt with each number of shots, with the nearest examples by TF-IDF and by `embeddings`, and with the
-    nearest passages of documents (0: none), and each system prompt of `others` with each number of shots. Raises ValueError if
-    there are too few examples to show.
+    nearest passages of documents (0: none), the system prompt `without_labels` (empty: none), and each system prompt of `others`
+    with each number of shots. Raises ValueError if there are too few examples to show.
     """
     by_id = {example.id: example for example in train}
     fixed = {}
@@ -147,10 +151,20 @@ def prompts_to_try(
         prompts[f"{retrieved}{EMBEDDED}"] = Prompt(retrieved=retrieved, embeddings=embeddings)
     if documents:
         prompts[f"{documents}{DOCUMENTS}"] = Prompt(documents=documents)
+    if without_labels and without_labels not in others:
+        prompts[WITHOUT_LABELS] = Prompt(system=without_labels, instead_of=system_prompt)
     for number, text in enumerate(others, 2):
         for name, prompt in fixed.items():
             prompts[f"prompt_{number}_{name}"] = replace(prompt, system=text, instead_of=system_prompt)
     return prompts
+
+
+def prompt_without_labels(spec: TaskSpec) -> str:
+    """A system prompt that does not list the labels, for a task whose own prompt does; else empty. A small model often finds the
+    likeliest label better without the list."""
+    if not any(label in spec.system_prompt for label in spec.labels):
+        return ""
+    return f"{' '.join(spec.description.split())}\nAnswer with the right label and nothing else."
 
 
 def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: int = 0) -> list[str]:

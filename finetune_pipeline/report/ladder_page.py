@@ -35,7 +35,7 @@ from finetune_pipeline.report.plots import ACCENT, INK, SOFT, Dot, canvas, capti
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SKIPPED = {"prompt_search": "Search for a better prompt", "pilot": "Pilot"}
+SKIPPED = {"pilot": "Pilot"}
 
 
 def ladder_page(task: str, description: str, ladder: Ladder) -> Page:

@@ -97,8 +97,6 @@ class AdviseSpec(Section):
 class LadderSpec(Section):
     """What `finetune ladder` tries before training on all rows."""
 
-    calls: int = Field(1000, ge=0, description="Answers for the prompt search, half for each fold. 0: no search.")
-    minutes: float | None = Field(None, gt=0, description="Maximum minutes of that search.")
     pilot: list[Annotated[Share, Field(gt=0, lt=1)]] = Field(
         [0.125, 0.25, 0.5], description="Shares of the training rows that the pilot trains on. Empty: no pilot."
     )

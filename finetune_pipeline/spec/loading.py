@@ -73,6 +73,11 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
 
 
 _VALUE_TYPE = re.compile(r"str|bool|(list|dict|literal)\[.*\]")
+_GONE = {
+    "ladder.calls": "put prompts to compare into baseline.prompts: the baseline asks each with every number of shots",
+    "ladder.minutes": "put prompts to compare into baseline.prompts; baseline.rows limits their time",
+}
+"""Keys of earlier versions, and what to use instead."""
 _OUTPUTS: dict[Any, type[BaseModel]] = {"labels": LabelsOutput, "text": TextOutput, "json": JsonOutput}
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 for _tag in ("value", "merge"):  # `=` and `<<` may be labels
@@ -92,7 +97,9 @@ def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
 
 
 def _unknown_key(path: tuple[Any, ...], place: str) -> Finding:
-    """Explain an unknown key: name a similar one, or the section it belongs to."""
+    """Explain an unknown key: name what replaced it, a similar one, or the section it belongs to."""
+    if instead := _GONE.get(place):
+        return rules.problem("gone_key", place, "this key is gone", f"remove it; {instead}")
     key, section = str(path[-1]), _section_at(path[:-1])
     valid = list(section.model_fields) if section else []
     sections = {("output", kind): output for kind, output in _OUTPUTS.items()} | {

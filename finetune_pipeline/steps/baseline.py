@@ -31,6 +31,7 @@ from finetune_pipeline.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
+from finetune_pipeline.evaluation.prompts import WITHOUT_LABELS, prompt_without_labels
 from finetune_pipeline.evaluation.rivals import rank_of, rivals_of, score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
@@ -83,6 +84,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             shown_documents=spec.baseline.documents,
             system_prompt=spec.system_prompt,
             prompts=spec.baseline.prompts,
+            without_labels=prompt_without_labels(spec),
             limit=spec.baseline.rows,
             seed=spec.baseline.seed,
             labels=spec.labels,
@@ -123,7 +125,9 @@ def _add_api_answers(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Let the API model answer the same examples, and add its prompts and rows to the files. Returns all rows and its usage."""
     prompts = read_json(context.out / "prompts.json")
-    api_prompts = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
+    # an API model answers freely, and can only write labels that it was shown
+    shown = {name: prompt for name, prompt in prompts.items() if name != WITHOUT_LABELS}
+    api_prompts = {API + name: {**prompt, "api": True} for name, prompt in shown.items()}
     gold = {row["example_id"]: row["gold"] for row in rows}
     examples = [e for e in validation if e.id in gold]
     answers, usage = ask_api(context, api_prompts, examples, train, gold, stage="few_shot_baseline")
@@ -239,6 +243,7 @@ def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
     return {
         **spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": PATIENCE}),
         "system_prompt": spec.system_prompt if spec.baseline.prompts else None,
+        "without_labels": prompt_without_labels(spec),
         **output_settings(spec),
         "metric": spec.metric,
         "confidence": spec.gates.confidence,

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_pipeline.baseline.advice import best_fixed
 from finetune_pipeline.baseline.input_evidence import learnable
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Ladder, Terms
+from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms
 from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.pilot import Point
@@ -51,7 +51,6 @@ TUNED = {
     "tuned": "The tuned model",
     "tuned_retrieve": "The tuned model, retrieval of examples",
     "tuned_documents": "The tuned model, retrieval of passages",
-    f"tuned_{OPTIMISED}": "The tuned model, searched prompt",
 }
 
 
@@ -59,12 +58,11 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
     """Combine all rungs: scores, costs, latencies, the answer and what would change it."""
     spec, inputs = context.spec, context.inputs
     answered, pilot = answered_rungs(context), inputs["pilot"]
-    baseline, search = inputs["few_shot_baseline"], inputs["prompt_search"]
+    baseline = inputs["few_shot_baseline"]
     rows = read_by_model(baseline.path(PREDICTIONS))
     train_rows, sources = read_examples(split_file(context, "train")), row_sources(context)
     # computed again, not read from the asset `advice`: its failed check would stop the ladder in Dagster
     signal = learnable(spec, train_rows, prompted=prompted_evidence(spec, baseline.facts["best"], rows, sources))
-    skipped = {"prompt_search": search.facts["skipped"], "pilot": pilot.facts["skipped"]}
     result = ladder(
         spec,
         answered,
@@ -72,7 +70,7 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
         learnable=signal.status != "not_shown",
         points=[Point.model_validate(point) for point in pilot.facts["points"]],
         pilot_rows={float(share): rung_rows for share, rung_rows in read_by_model(pilot.path(PREDICTIONS)).items()},
-        skipped={name: reason for name, reason in skipped.items() if reason},
+        skipped={"pilot": pilot.facts["skipped"]} if pilot.facts["skipped"] else {},
         train_rows=len(train_rows),
         sources=sources,
     )
@@ -87,7 +85,7 @@ def _write_ladder(context: StepContext, result: Ladder) -> dict[str, Any]:
 
 
 def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
-    """Evaluate the last rung on the same rows: the tuned model, also with the nearest examples, and with the searched prompt."""
+    """Evaluate the last rung on the same rows: the tuned model, also with the nearest examples or passages."""
     spec, inputs = context.spec, context.inputs
     earlier_ladder = Ladder.model_validate(inputs["ladder"].facts)
     tuned_set = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"])
@@ -147,15 +145,13 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
 
 
 def timed_prompts(context: StepContext) -> Prompts:
-    """Return the base model's prompts by rung: the best fixed one, the retrieving one, and the searched one."""
-    baseline, search = context.inputs["few_shot_baseline"], context.inputs["prompt_search"]
+    """Return the base model's prompts by rung: the best fixed one, and the retrieving ones."""
+    baseline = context.inputs["few_shot_baseline"]
     prompts = {name: p for name, p in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
     rung_prompts = {"prompt": prompts[best_fixed(baseline.facts)]}
     for rung, suffix in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
         if prompt := next((p for name, p in prompts.items() if name.endswith(suffix)), None):
             rung_prompts[rung] = prompt
-    if search.facts["best"]:
-        rung_prompts[OPTIMISED] = read_json(search.path(PROMPTS))[search.facts["best"]]
     return rung_prompts
 
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, enough_rungs, rung_answers
+from finetune_pipeline.baseline.ladder import Answered, enough_rungs, rung_answers
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.correctness import Row
-from finetune_pipeline.evaluation.predictions import read_by_model, read_predictions
+from finetune_pipeline.evaluation.predictions import read_by_model
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.baseline import prediction_job
@@ -29,16 +29,12 @@ def row_sources(context: StepContext) -> dict[str, str]:
     return {e.id: e.made_from for e in read_examples(split_file(context, "validation"))}
 
 
-def answered_rungs(context: StepContext, *, searched: bool = True) -> list[Answered]:
+def answered_rungs(context: StepContext) -> list[Answered]:
     """Return the rungs below training with their answers."""
     baseline = context.inputs["few_shot_baseline"]
     rows = read_by_model(baseline.path(PREDICTIONS))
     tokens = {name: call_of(details) for name, details in baseline.facts["prompt_details"].items()}
-    optimised: list[dict[str, Any]] = []
-    if searched and (prompt_search := context.inputs["prompt_search"]).facts["best"]:
-        optimised = read_predictions(prompt_search.path(PREDICTIONS))
-        tokens[OPTIMISED] = Call(**prompt_search.facts["tokens"])
-    return rung_answers(context.spec, rows, tokens, optimised, row_sources(context))
+    return rung_answers(context.spec, rows, tokens, row_sources(context))
 
 
 def call_of(tokens: Row) -> Call:

@@ -67,6 +67,7 @@ def baseline_job(
     shown_documents: int = 0,
     system_prompt: str = "",
     prompts: Sequence[str] = (),
+    without_labels: str = "",
     limit: int | None = None,
     answers: Mapping[str, Any] | None = None,
     simple: Mapping[str, Any] | None = None,
@@ -78,8 +79,9 @@ def baseline_job(
     validation split).
 
     train: source of shots and nearest examples. documents: folder of the task's documents; a prompt contains
-    `shown_documents` of their passages. prompts: other system prompts to try instead of `system_prompt`. limit: use only the
-    first rows in order of id. restricted: as in :func:`prompt_set`, for every prompt. answers: of :func:`kept_answers`.
+    `shown_documents` of their passages. prompts: other system prompts to try instead of `system_prompt`; without_labels: one to
+    try without examples. limit: use only the first rows in order of id. restricted: as in :func:`prompt_set`, for every prompt.
+    answers: of :func:`kept_answers`.
     Writes out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``, ``3_nearest``,
     ``prompt_2_8_shot``), and out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for the test.
     """

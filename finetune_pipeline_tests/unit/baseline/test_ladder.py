@@ -1,31 +1,26 @@
 """The ladder: no false winner, an honest pilot, limits that are kept, and the answer that follows."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
 
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, cross_fitted, fold_of, rung_answers, score_rungs
 from finetune_pipeline.baseline.ladder_answer import ladder, leads
 from finetune_pipeline.baseline.pilot import extrapolate, rows_for
-from finetune_pipeline.baseline.prompt_search import candidates, halving, instructions, likely_better, texts_in
-from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.prompts import Prompt
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.ladder_page import cost_plot, frontier, ladder_lines, ladder_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
 from finetune_pipeline.steps.rungs import good_enough
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, register_mirrored, row, spec
 from finetune_pipeline_tests.unit.evaluation.rows import answers as some_answers
+from finetune_pipeline_tests.unit.evaluation.rows import register_mirrored, spec
 
 NO_TERMS = Terms({}, {})
 
@@ -82,87 +77,12 @@ def test_cross_fitting_answers_every_row_once_by_a_prompt_chosen_without_it() ->
     assert names == ["fails in fold 0", "same"], "rows of one source are in one fold"
 
 
-class Oracle:
-    """Answers by each prompt's share of right answers, and counts what it was asked."""
-
-    def __init__(self, shares: Mapping[str, float]) -> None:
-        self.shares, self.asked = shares, []
-
-    def __call__(self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str) -> dict[str, list[Any]]:
-        self.asked += [(name, e.id) for name in prompts for e in rows]
-        return {
-            name: [
-                row(int(e.id), LABELS[0], LABELS[0] if int(e.id) % 100 < 100 * self.shares[name] else LABELS[1])
-                for e in rows
-            ]
-            for name in prompts
-        }
-
-
-def examples(n: int) -> list[Example]:
-    order = random.Random(1).sample(range(n), n)
-    return [Example(str(i), [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]) for i in order]
-
-
-def test_halving_finds_the_best_prompt_and_keeps_to_its_calls_and_its_time() -> None:
-    shares = {f"p{i}": 0.3 for i in range(16)} | {"p11": 0.9}
-    for calls in (40, 333, 1000):
-        oracle = Oracle(shares)
-        search, _ = halving(spec(), {name: Prompt() for name in shares}, examples(100), calls, oracle)
-        assert search.calls == len(oracle.asked) <= calls
-        assert len(set(oracle.asked)) == len(oracle.asked), "no row is asked twice of one prompt"
-        if calls > 40:  # with 40 calls only the first few prompts can be tried at all
-            assert search.winner == "p11"
-            assert [r.candidates for r in search.rounds] == sorted((r.candidates for r in search.rounds), reverse=True)
-    oracle = Oracle({"a": 0.2, "b": 0.9, "c": 0.5, "d": 0.1})
-    search, _ = halving(spec(), {n: Prompt() for n in oracle.shares}, examples(50), 120, oracle, lambda: True)
-    assert (len(search.rounds), search.stopped, search.winner) == (1, "the time is up", "b")
-    with pytest.raises(ValueError, match="15 calls are too few"):  # one prompt alone would answer nothing
-        halving(spec(), {n: Prompt() for n in oracle.shares}, examples(50), 15, oracle)
-    search, rows = halving(spec(), {n: Prompt() for n in oracle.shares}, examples(4), 16, oracle)
-    assert (search.calls, len(rows)) == (8, 4)
-
-
-def test_a_found_prompt_takes_the_place_of_an_own_one_where_it_is_likely_better_and_not_by_luck() -> None:
-    task, trials = spec(), 150
-    by_luck = sum(
-        likely_better(task, answers(luck(0.4, 30, s)), answers(luck(0.4, 30, 999 + s))) for s in range(trials)
-    )
-    by_quality = sum(
-        likely_better(task, answers(luck(0.4, 30, s)), answers(luck(0.85, 30, 999 + s))) for s in range(trials)
-    )
-    assert by_luck < 0.2 * trials and by_quality > 0.9 * trials, (by_luck, by_quality)
-    current = answers(luck(0.4, 30, 1))
-    assert not likely_better(task, current, current[:6]), "the same answers, on the rows of both"
-
-
-def test_instructions_begin_with_the_tasks_own_and_a_small_budget_tries_them_and_examples_alike() -> None:
-    prompts = instructions(spec(), [" One more. ", ""])
-    assert (prompts[0], prompts[2]) == (spec().system_prompt.strip(), "One more.") and len(set(prompts)) == len(prompts)
-    assert not any(label in prompts[1] for label in LABELS), "one of the first leaves out the list of labels"
-    assert all(label in prompts[3] for label in LABELS)
-    no_labels = spec().model_copy(update={"output": TextOutput()})
-    assert not any("label" in text for text in instructions(no_labels)[1:])
-    a_list = spec().model_copy(update={"output": JsonOutput(json_schema={"type": "array"})})
-    assert "one JSON value" in instructions(a_list)[1] and not any("object" in text for text in instructions(a_list))
-    train = [replace(e, label=LABELS[i % len(LABELS)]) for i, e in enumerate(examples(50))]
-    names = list(candidates(spec(), train, ["One more."]))
-    assert names[0] == "instruction_1_zero_shot"
-    first = [name.split("_", 2)[1:] for name in names[:6]]
-    assert {"2"} < {number for number, _ in first} and len({shots for _, shots in first}) > 1
-
-
-def test_texts_are_taken_from_an_answer_whatever_stands_around_them() -> None:
-    assert texts_in('Sure! ["Be brief.", "Name the label.", 3]\nDone') == ["Be brief.", "Name the label."]
-    assert texts_in("no list") == texts_in("[broken") == texts_in("[1, 2") == texts_in("") == []
-
-
 def test_the_best_prompt_is_compared_as_chosen_and_simple_models_on_the_same_rows() -> None:
     shares = {"zero_shot": 0.5, "8_shot": 0.7, "3_nearest": 0.8, "api_zero_shot": 0.9}
     rows = {name: answers(luck(share, 120, seed)) for seed, (name, share) in enumerate(shares.items())}
     rows["simple_linear"] = answers(luck(0.6, 200, 5))
-    climbed = rung_answers(spec(), rows, {"8_shot": Call(200, 3)}, answers(luck(0.75, 120, 6)))
-    assert [answered.name for answered in climbed] == ["linear", "prompt", "optimised", "retrieve", "api"]
+    climbed = rung_answers(spec(), rows, {"8_shot": Call(200, 3)})
+    assert [answered.name for answered in climbed] == ["linear", "prompt", "retrieve", "api"]
     assert {len(answered.rows) for answered in climbed} == {120}, (
         "a simple model answered more rows than the prompts were asked"
     )
@@ -236,8 +156,6 @@ def test_rows_of_a_few_sources_make_nothing_sure() -> None:
     assert leads(spec(), rungs, rows[False], rows[True]) and not leads(spec(), rungs, rows[False], rows[True], sources)
     always = [Answered("prompt", "prompt", "It", answers([True] * 200))]
     assert good_enough(spec(), always) and not good_enough(spec(), always, sources)
-    assert likely_better(spec(), rows[False], rows[True])
-    assert not likely_better(spec(), rows[False], rows[True], dict.fromkeys(sources, "one"))
     curve_ = {0.25: rows[False], 0.5: rows[True]}
     alone, shared = (extrapolate(spec(), curve_, rows[False], c) for c in (None, list(sources.values())))
     assert alone and shared and shared.gain_interval[0] < alone.gain_interval[0]

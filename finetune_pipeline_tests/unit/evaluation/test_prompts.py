@@ -18,17 +18,20 @@ from finetune_pipeline.evaluation.predict import baseline
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.prompts import (
+    WITHOUT_LABELS,
     Neighbours,
     Prompt,
     Retriever,
     TrainingRow,
     build_shots,
     conversations,
+    prompt_without_labels,
     prompts_to_try,
 )
+from finetune_pipeline.spec.outputs import TextOutput
 from finetune_pipeline.worker.jobs import baseline_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, spec
 
 TEXTS = {
     "bug": ["the map crashes on zoom", "export crashes with an error", "a crash after the update"],
@@ -56,6 +59,20 @@ def test_each_way_of_the_spec_is_tried_under_a_name_of_its_own() -> None:
     assert list(prompts) == ["zero_shot", "2_shot", "3_nearest", "prompt_2_zero_shot", "prompt_2_2_shot"]
     assert prompts["prompt_2_2_shot"].turns == prompts["2_shot"].turns != []
     assert "3_nearest" not in prompts_to_try(TRAIN, shots=[0], retrieved=0, labels=LABELS, seed=0)
+
+
+def test_a_prompt_without_the_list_of_labels_is_tried_where_the_own_prompt_has_one() -> None:
+    listing = spec(description="Sort\n tickets.", system_prompt=f"One of {', '.join(LABELS)}.")
+    text = prompt_without_labels(listing)
+    assert text == "Sort tickets.\nAnswer with the right label and nothing else."
+    prompts = prompts_to_try(
+        TRAIN, shots=[0, 2], retrieved=0, labels=LABELS, seed=0, system_prompt="Sort it.", without_labels=text
+    )
+    assert list(prompts) == ["zero_shot", "2_shot", WITHOUT_LABELS]
+    ((turns,),) = conversations([ASKED], asdict(prompts[WITHOUT_LABELS]), None)
+    assert contents(turns) == [text, ASKED.user_text]
+    for clean in (spec(system_prompt="Sort it."), listing.model_copy(update={"output": TextOutput()})):
+        assert prompt_without_labels(clean) == ""
 
 
 def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:

@@ -50,7 +50,7 @@ def test_dagster_loads_all_of_a_task_and_a_whole_run_leaves_out_what_is_made_on_
 
     assert made("all") == {step.name for step in STEPS} - asked_for
     assert made("baseline") & asked_for == set()
-    assert made(LADDER) & asked_for == {"prompt_search", "pilot", "ladder"}
+    assert made(LADDER) & asked_for == {"pilot", "ladder"}
     assert asked_for | {"adapter", "merged_model"} <= made(TUNED_LADDER)
 
 

@@ -58,6 +58,7 @@ def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
     ("text", "place", "fix"),
     [
         ("trainning: {}", "trainning", "did you mean 'training'?"),
+        ("ladder: {calls: 200}", "ladder.calls", "baseline.prompts"),
         ("training: {epoch: 2}", "training.epoch", "did you mean 'epochs'?"),
         ("training: {lora: {rank: 8, alfa: 4}}", "training.lora.alfa", "did you mean 'alpha'?"),
         ("output: {kind: labels, labels: [a, b], label: x}", "output.label", "'labels'"),

@@ -156,7 +156,7 @@ SERVER = {"url": "http://127.0.0.1:9/v1", "model": "m"}
 OTHERS: dict[str, Any] = {
     "description": "Another one.", "owner": "team:other", "base_model": "other", "base_revision": None,
     "chat_template": "template.jinja", "advise.calls_per_month": 1000, "advise.dollars_per_million_tokens": 0.5,
-    "advise.max_cost_per_1k": 1.0, "advise.max_latency_ms": 100.0, "ladder.minutes": 5.0, "ladder.pilot": [0.5],
+    "advise.max_cost_per_1k": 1.0, "advise.max_latency_ms": 100.0, "ladder.pilot": [0.5],
     "baseline.prompts": ["short.txt"], "baseline.endpoint": SERVER, "training.method": "lora", "training.trainer": None,
     "training.budget_usd": 5.0, "training.openai": {"model": "m"}, "training.together": {"model": "m"},
     "compute.data": "ray", "training.ray": {"workers": 2, "storage": "/shared"}, "training.over_length": "drop",
