@@ -44,7 +44,8 @@ class ComputeSpec(Section):
 
     data: Literal["local", "ray"] = Field(
         "local",
-        description="Where rows are validated, scrubbed and sketched: on this machine, or on the cluster of `training.ray`.",
+        description="Where rows are validated, scrubbed and sketched: on this machine (for up to 300,000 rows), or on the "
+        "cluster of `training.ray`.",
     )
 
 

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
-from finetune_pipeline.data.dedup.text_similarity import INVISIBLE, latin_bytes, odd_invisible
+from finetune_pipeline.data.dedup.text_similarity import INVISIBLE, odd_invisible
 from finetune_pipeline.data.examples import ORIGINS, Message
 from finetune_pipeline.data.formats import Turns
 from finetune_pipeline.data.formats.instruction import NO_INPUT
@@ -22,7 +22,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&ÃÂ{INVISIBLE}]")
 _SUSPECT_WORDS = ("[INST", "[/INST", "###", "Below is an i", "â€")
 """A text without these words and without _SUSPECT characters passes every rule below: a fast pre-check."""
-_PLAIN_LATIN = bytes(code for code in range(256) if not _SUSPECT.match(chr(code)))
 _PATTERNS = tuple((rule, name, fix, re.compile(pattern, re.M)) for rule, name, fix, pattern in (
     ("template_residue", "a chat template's special token", "remove it: the template adds its own",
      r"<\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"),
@@ -193,9 +192,7 @@ def check_texts(turns: Turns) -> Problems:
         text, role = message["content"], message["role"]
         if role == "system":
             continue
-        latin = latin_bytes(text)
-        suspect = _SUSPECT.search(text) if latin is None else latin.translate(None, _PLAIN_LATIN)
-        if suspect or any(map(text.__contains__, _SUSPECT_WORDS)):
+        if _SUSPECT.search(text) or any(map(text.__contains__, _SUSPECT_WORDS)):
             yield from _check_text(text, f"the {role} text (turn {i})")
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
             problem = f"the user text (turn {i}) is {quoted(text)}: a placeholder for a missing value"

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -17,13 +15,11 @@ from finetune_pipeline.data.dedup.boilerplate import MOST, Boilerplate, find_boi
 from finetune_pipeline.data.dedup.near_duplicates import candidate_pairs, loose_forms, near_duplicate_clusters, sketch
 from finetune_pipeline.data.dedup.text_similarity import (
     exact_form,
-    has_invisible,
     loose_form,
     near_any,
     odd_invisible,
     similarity,
     text_key,
-    visible_text,
 )
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
@@ -94,15 +90,6 @@ def test_forms_keep_what_tells_texts_apart() -> None:
     needed = "👨\u200d👩\u200d👧 ❤\ufe0f می\u200cخواهم 1\ufe0f\u20e3 🏴\U000e0067\U000e0062\U000e007f"
     assert odd_invisible(needed) is None and odd_invisible("a\u200db, c\u200bd") == (2, "ZERO WIDTH JOINER", 1)
     assert near_any(["A parcel; never came", "no"], ["the invoice", "a parcel never came"], 0.8) == [True, False]
-
-
-@given(st.text(st.sampled_from("abcdefé ßñ ' -.,;!?«»´·ª²1_\xa0\xad\t\u2019") | st.characters(max_codepoint=0xFF)))
-def test_text_in_latin_1_has_the_forms_it_has_beside_other_characters(text: str) -> None:
-    """Latin-1 goes through bytes; with a character of another script behind it, it goes the way of all others."""
-    kept = loose_form(f"{text} Ж").split()[:-1]
-    assert loose_form(text).split() == (kept or exact_form(text).split())
-    assert has_invisible(text) == has_invisible(f"{text}Ж") == ("\xad" in text)
-    assert visible_text(text) == visible_text(f"{text}Ж")[:-1]
 
 
 ALPACA = (
