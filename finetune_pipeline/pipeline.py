@@ -349,7 +349,7 @@ STEPS = [
             "judging": [run.judging, spec.data.near_duplicate_threshold] if run.judging else None,
             "api_model": spec.baseline.endpoint is not None,
         },
-        code_version="11",
+        code_version="12",
         checks=(evaluation_check.all_predicted,),
         kinds=("parquet", "huggingface"),
         heavy=True,

@@ -222,11 +222,9 @@ def _model_table(
         table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", model_scores)
     tuned_title = f"Fine-tuned ({training_title})"
     champion_title = "Champion in service" + (" (rows it was not trained on)" if champion_learned else "")
-    best_restricted = baseline.get("best_restricted")
-    restricted_prompt = f", {prompt_name(best_restricted)}" if best_restricted else ""
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
-        ("base_restricted", f"Base{restricted_prompt}{restricted_suffix}", restricted["base"]),
+        ("base_restricted", f"Base, {prompt_name(best)}{restricted_suffix}", restricted["base"]),
         (API_MODEL, prompt_name(best_api_prompt(baseline.get("prompts") or {})), scores.get(API_MODEL)),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
         ("candidate", tuned_title, scores["candidate"]),

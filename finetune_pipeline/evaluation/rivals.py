@@ -20,8 +20,6 @@ MIN_IN_FORM = 0.8
 """Below this share of answers in the declared form, a model's free answers are no fair rival."""
 API_MODEL = "api"
 """The API model of baseline.endpoint with its best prompt, unless that is the best prompt of all and therefore `base`."""
-OTHER_PROMPT = "base_other_prompt"
-"""The base model with the prompt that is best for restricted answers, unless that is the best prompt anyway."""
 MODE_TITLES: dict[str, str] = {
     "free": "",
     "restricted": ", answer restricted to the allowed forms",
@@ -56,7 +54,7 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
     share = valid_share(free, output)["share"] or 0.0
     if isinstance(output, TextOutput):
         return BaseAtItsBest("free", {"free": free}, share)
-    restricted = restricted_rows(rows, OTHER_PROMPT if OTHER_PROMPT in rows else name, output)
+    restricted = restricted_rows(rows, name, output)
     answers: dict[Mode, Sequence[Row]] = {}
     if share >= MIN_IN_FORM or not restricted:
         answers["free"] = free
@@ -137,9 +135,8 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
 
     Returns:
         {prompts: {name: {n, correct, accuracy, interval, primary, valid_share, statuses, restricted:
-        {n, accuracy, interval, primary} or null, and further metrics}}, best (prompt), best_mode (free or restricted),
-        best_restricted (prompt, or null), simple: {name: {n, correct, accuracy, interval, primary}}, metric, confidence,
-        n}.
+        {n, accuracy, interval, primary} or null, and further metrics}}, best (prompt), best_mode (free or
+        restricted), simple: {name: {n, correct, accuracy, interval, primary}}, metric, confidence, n}.
 
     Raises:
         ValueError: There is no prompt, or prompts cover different examples.
@@ -164,7 +161,6 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
         "prompts": prompts,
         "best": best,
         "best_mode": mode,
-        "best_restricted": best_restricted,
         "simple": {name: _reported(score(answers, spec, sources)) for name, answers in simple_rows(rows).items()},
         "metric": spec.metric,
         "confidence": spec.gates.confidence,

@@ -32,15 +32,6 @@ def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any
     return prompt_set(name=name, model=base.folder, prompt=prompt, served=served_as, restricted=json_schema(spec))
 
 
-def other_prompt(context: StepContext) -> dict[str, Any] | None:
-    """Return the best prompt for constrained answers, if it differs from the best prompt."""
-    baseline = context.inputs["few_shot_baseline"]
-    name = baseline.facts["best_restricted"]
-    if name is None or name == baseline.facts["best"]:
-        return None
-    return dict(read_json(baseline.path("prompts.json"))[name])
-
-
 def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
     """Return the set of a trained model of any kind, without shots; a model hosted by its trainer answers there."""
     if hosted := read_hosted(merged.folder):

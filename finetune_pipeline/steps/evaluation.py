@@ -25,7 +25,7 @@ from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_exam
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.result import Promoted
-from finetune_pipeline.evaluation.rivals import API_MODEL, OTHER_PROMPT
+from finetune_pipeline.evaluation.rivals import API_MODEL
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.planning.prices import PriceList
@@ -39,7 +39,6 @@ from finetune_pipeline.steps.asked_models import (
     add_api_answers,
     base_set,
     endpoint_of,
-    other_prompt,
     perturbed_sets,
     trained_set,
     while_served,
@@ -69,8 +68,6 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     best, model_sets = best_prompt(context), []
     if not best.get("api"):
         model_sets.append(base_set(spec, "base", base, best))
-    if second_prompt := other_prompt(context):
-        model_sets.append(base_set(spec, OTHER_PROMPT, base, second_prompt))
     model_sets.append(trained_set(spec, "candidate", candidate, base))
     kinds = {"candidate": candidate.facts["kind"]}
     if context.run_inputs.champion:

@@ -38,7 +38,7 @@ def test_scores_of_prompts():
     zero = [row(i, "bug", "bug" if i < 2 else "It is a bug", label_scores=[-0.1, -1.0, -1.0]) for i in range(10)]
     eight = rows([("bug", "bug")] * 7 + [("bug", "other")] * 3)
     facts = score_baselines(spec(), {"zero_shot": zero, "8_shot": eight})
-    assert (facts["best"], facts["best_mode"], facts["best_restricted"]) == ("8_shot", "free", "zero_shot")
+    assert (facts["best"], facts["best_mode"]) == ("8_shot", "free")
     assert facts["n"] == 10
     first = facts["prompts"]["zero_shot"]
     assert (first["accuracy"], first["valid_share"], first["restricted"]["accuracy"]) == (0.2, 0.2, 1.0)
