@@ -86,7 +86,7 @@ STEPS = [
         data.make_validated,
         needs=("raw_examples",),
         settings=lambda spec, run: validation_settings(spec),
-        code_version="20",
+        code_version="21",
         checks=(
             data_check.files_read,
             data_check.validated_accounted,

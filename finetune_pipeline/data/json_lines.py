@@ -145,20 +145,7 @@ def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> F
     """Describe the invalid byte at `start` of `data`, which begins at byte `at` of its file (from 0)."""
     where = f"byte offset {start} of the line" + ("" if at is None else f" (byte offset {at + start} of the file)")
     message, fix = f"the byte 0x{data[start]:02x} at {where} is not UTF-8", "save the file as UTF-8"
-    if is_cesu8(data, start):
-        message = f"the bytes {data[start : start + 6].hex(' ')} at {where} are CESU-8, not UTF-8: "
-        message += "one character is encoded as two three-byte halves"
-        decoded = ".decode('utf-8', 'surrogatepass').encode('utf-16', 'surrogatepass').decode('utf-16')"
-        fix = f"decode the file as CESU-8 (in Python: {decoded}) and save it as UTF-8"
     return row_finding("invalid_utf8", place, message, fix)
-
-
-def is_cesu8(data: bytes, start: int) -> bool:
-    """Whether a surrogate pair in three bytes each (Unicode Technical Report 26) begins at `start`."""
-    halves = data[start : start + 6]
-    return (
-        len(halves) == 6 and halves[0] == halves[3] == 0xED and 0xA0 <= halves[1] <= 0xAF and 0xB0 <= halves[4] <= 0xBF
-    )
 
 
 def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:

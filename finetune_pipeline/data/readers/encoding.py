@@ -1,15 +1,15 @@
 """Finds the encoding and size of a raw file in one pass, and whether it can be unpacked.
 
-UTF-8 and UTF-16 are certain. Of the single-byte encodings only Windows' Western one (cp1252) is recognised, and only if the
-decoded text looks like written words; detectors guess the others wrong too often. Files in other encodings are refused. The
-message names the key to set, and shows some words as each likely encoding would decode them.
+UTF-8, and UTF-16 and UTF-32 with a byte order mark, are certain. Of other encodings, charset-normalizer proposes those that
+fit, and one is taken only if common words of a language that is written in it appear. Other files are refused. The message
+names the key to set, and shows some words as each likely encoding would decode them.
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune_pipeline.data.json_lines import is_cesu8
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.records import GZIP, RawStream, too_large
 from finetune_pipeline.findings import Finding
@@ -60,38 +60,48 @@ _OTHER_TEXT_STARTS = {
                  "text, as CSV or JSON Lines"),
 }  # fmt: skip
 """Text files that may look like tables but are not: pattern of their beginning, description, and fix."""
-WESTERN = "cp1252"
-_LETTERS = "àáâãäåæçèéêëìíîïñòóôõöøùúûüœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒßŸÿ"
-"""Letters of Western languages, without ð, þ, ý, š and ž: the most common letters of other encodings decode to these."""
-_SIGNS = "‘’“”‚„†•–—…‹›€™¡¿£¥§©®°ª«»±·´¼½¾×÷²³µº\xa0\xad"
-_ODD = re.compile(
-    rf"[^\x00-\x7f{_LETTERS}{_SIGNS}]"
-    r"|(?<=[a-zà-ÿœ])[À-ÖØ-ÞŒŸ]"  # a capital after a small letter
-    rf"|(?<=[A-Za-z{_LETTERS}])[‚„“”–—…€£¡¿§°ª«»·´²³º¼½¾×±](?=[a-z{_LETTERS}])"  # a sign inside a word
-    rf"|[{_LETTERS}]{{3,}}"
-    r"|(?<![^\W\d_])[^\x00-\x7fàáåéèêóòöÀÁÅÉÈÊÓÖ\W](?![^\W\d_])"  # a letter by itself that is not a word
-)
-_IN_WORD = re.compile(rf"[A-Za-z][{_LETTERS}]|[{_LETTERS}][a-z]|[a-z]’[a-z]")
+_WORDS = {
+    "cp1252 iso8859_15 mac_roman cp850": """
+        à ça été être où très même déjà après voilà problème numéro français für über können möchte müssen wäre
+        würde schöne grüße größe natürlich während später prüfen könnte heißt está están qué más también días aquí
+        contraseña niño año mañana número dónde opción código información sesión não são você também já até
+        informações perché più può già così città för är på också også være når får så må før gør følgende vælg
+        även hän myös että tämä käyttäjä käytetään näytä lisää jälkeen més però només aquesta það ég að við või één
+        geïnstalleerd coördinaten categorieën it’s don’t can’t i’m that’s i’ve doesn’t didn’t won’t isn’t you’re
+        we’re couldn’t there’s""",
+    "cp1250 iso8859_2": """
+        się są być również także mogę mogą który która które już że dziękuję proszę książka działa hasło że není děkuji prosím
+        může který která když při také už můžete objednávka účet nelze uživatel uživatele název číslo více těchto môže ktorý
+        ktoré súbor používateľ počas ďalšie ďakujem možné még köszönöm kérem hogyan később szeretném időpont található
+        több hiba létre fájl új után şi în să că până što već želim može također če več želite račun napačno""",
+    "cp1251 koi8_r cp866 iso8859_5 mac_cyrillic": """
+        не на что это как мне мой моя где для или если пожалуйста заказ могу нет они меня був що від для мене дякую це да се
+        за моля няма как""",
+    "cp1253 iso8859_7": "και το την για δεν με να μου που είναι στο από θα ένα πώς",
+    "cp1254": "için çok değil lütfen teşekkürler nasıl sipariş şifre müşteri siparişim şifrem ödeme ürün olduğu",
+    "cp1257": "už nėra jūsų būti galite ačiū prašau lūdzu paldies jūsu šis pēc būt tiek nevarēja",
+    "cp1255": "של את לא על זה אני עם מה כל",
+    "cp1256": "في من على إلى أن هذا هذه لا ما مع كيف",
+    "cp932 euc_jp": "です ます した して ない から ください という",
+    "cp949": "니다 습니 하는 에서 으로 합니 있는",
+    "gb18030": "我们 什么 没有 怎么 可以 请问 不能 如何 一个 这个 谢谢 我的 您的",
+    "big5": "我們 什麼 沒有 怎麼 可以 請問 不能 如何 一個 這個 謝謝 我的 您的",
+}
+"""Encodings, by charset-normalizer's names, and common words with letters that tell them apart."""
+_ENCODINGS = {encoding: words.split() for encodings, words in _WORDS.items() for encoding in encodings.split()}
+_UNSPACED = ("cp932", "euc_jp", "cp949", "gb18030", "big5")
+"""Encodings of languages that write words without blanks between them."""
+_ODD = re.compile(r"[\x80-\x9f\ufffd¤]|(?<=[^\W\d_])[¦¬¯±¶¸¹¼½¾†‡‰¡£¥¢¨ƒ]|[¦¬¯±¶¸¹¼½¾†‡‰¨ƒ](?=[^\W\d_])")
+"""Characters that hardly occur in written text: controls, and signs at a letter."""
+_LEAST_WORDS, _LEAST_SHARE = 2, 0.05
+"""Common words that confirm an encoding: how many different ones, and their share of the words that are not ASCII."""
+_MAX_DIFFERING = 0.02
+"""Largest share of the words that may differ between two encodings that the common words fit equally."""
+_MAX_UTF8 = 0.02
+_MANY_ZEROS = 0.1
 _QUOTED = re.compile(rb'"[^"]*"?')
-_FOREIGN = re.compile(r"[^\x00-\x7f]")
-_ALPHABETS = tuple(
-    frozenset(letters)
-    for letters in (
-        "àâæçèéêëîïôœùûüÿ",  # French
-        "äöüßéàô",  # German
-        "áéíóúüñàçèïò",  # Spanish, Catalan
-        "áâãàçéêíóôõúü",  # Portuguese
-        "àèéìíîòóù",  # Italian
-        "åäöæøéüàóô",  # Scandinavian, Finnish
-        "éëïóöüáíúèêç",  # Dutch, English
-    )
-)
-_COMMON_ENCODINGS = """cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp850 cp866 cp932 cp949 big5 gb18030 euc_jp koi8_r
-            mac_roman mac_cyrillic iso8859_2 iso8859_5 iso8859_7 iso8859_15""".split()
-"""Common encodings, by charset-normalizer's names."""
 _HOW_TO_DECLARE = "`--encoding …` of `finetune init`, `data: {csv: {encoding: …}}` in task.yaml"
-_MAX_ODD = 0.02
-_SAMPLE_LINES = 200
+_SAMPLE_BYTES = 1 << 16
 _MOST_STRAY = 0.01
 """If at most this share of the lines is not UTF-8, single rows are broken, not the file's encoding."""
 
@@ -125,22 +135,14 @@ class _LineCounts:
     Attributes:
         filled: Lines that are not blank.
         utf8: Lines with non-ASCII characters in UTF-8.
-        wrong: Lines that are not UTF-8. The other attributes describe these, decoded as cp1252.
-        foreign: Non-ASCII characters.
-        odd: Characters that are implausible at their place.
-        in_word: Letters inside words.
-        hungarian: The number of õ less three times the number of ã.
-        sample: The first lines.
+        wrong: Lines that are not UTF-8.
+        sample: The first of these.
     """
 
     filled: int = 0
     utf8: int = 0
     wrong: int = 0
-    foreign: int = 0
-    odd: int = 0
-    in_word: int = 0
-    hungarian: int = 0
-    sample: list[bytes] = field(default_factory=list)
+    sample: bytes = b""
 
     def add(self, block: bytes) -> None:
         """Count the lines of a block; blank blocks are fast."""
@@ -149,39 +151,21 @@ class _LineCounts:
         lines = [line for line in block.split(b"\n") if line and not line.isspace()]
         self.filled += len(lines)
         foreign = [] if block.isascii() else [line for line in lines if not line.isascii()]
-        if not foreign or _is_utf8(block):
-            self.utf8 += len(foreign)
-            return
-        for line in foreign:
-            if _is_utf8(line):
-                self.utf8 += 1
-            else:
-                self._add_wrong(line)
-
-    def _add_wrong(self, line: bytes) -> None:
-        self.wrong += 1
-        text = line.decode(WESTERN, "replace")
-        self.foreign += len(_FOREIGN.findall(text))
-        letters = {c for c in _FOREIGN.findall(text.lower()) if c in _LETTERS}
-        self.odd += sum(len(run) for run in _ODD.findall(text)) + min(len(letters - a) for a in _ALPHABETS)
-        self.in_word += len(_IN_WORD.findall(text))
-        self.hungarian += text.count("õ") - 3 * text.count("ã")
-        if len(self.sample) < _SAMPLE_LINES:
-            self.sample.append(line[:1000])
-
-    @property
-    def is_western(self) -> bool:
-        """Whether the lines that are not UTF-8 look like words in cp1252. Portuguese has both õ and ã; õ without ã is
-        Hungarian's ő in cp1250."""
-        return self.hungarian <= 0 and self.odd <= _MAX_ODD * self.foreign and (self.in_word > 0 or self.foreign >= 3)
+        if foreign and not _is_utf8(block):
+            wrong = [line for line in foreign if not _is_utf8(line)]
+            self.wrong += len(wrong)
+            self.sample = (
+                b"\n".join([self.sample, *wrong])[:_SAMPLE_BYTES] if len(self.sample) < _SAMPLE_BYTES else self.sample
+            )
+            self.utf8 -= len(wrong)
+        self.utf8 += len(foreign)
 
 
 def _is_utf8(data: bytes) -> bool:
-    """Whether bytes are UTF-8. A single line may hold CESU-8: then the row is faulty, not the file's encoding."""
     try:
         data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return b"\n" not in data and is_cesu8(data, error.start)
+    except UnicodeDecodeError:
+        return False
     return True
 
 
@@ -199,7 +183,14 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
         head = stream.buffered().read(1 << 16)
         if head.startswith(_BINARY) or other_container(head):
             return Survey(stream.compressed, path.stat().st_size)
-    wide_encoding = _wide_encoding(head)
+    wide_encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "")
+    if not wide_encoding and head.count(b"\0") > _MANY_ZEROS * len(head):
+        wide_encoding = spec.data.csv.encoding or ""
+        if not wide_encoding:
+            message = "it holds zero bytes, as text in UTF-16 without a byte order mark does"
+            fix = f"save the file as UTF-8, or declare utf-16-le or utf-16-be: {_HOW_TO_DECLARE}"
+            zeros = Finding("data.unknown_encoding", "error", file, message, fix)
+            return Survey(stream.compressed, path.stat().st_size, problem=zeros)
     unquoted = _QUOTED.sub(b"", head)
     has_returns = not wide_encoding and b"\r" in unquoted and b"\n" not in unquoted
     counts, size = _LineCounts(), 0
@@ -215,44 +206,31 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
     return _with_encoding(surveyed, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else surveyed
 
 
-def _wide_encoding(head: bytes) -> str:
-    """Return the encoding of a file whose characters take two or four bytes; empty for any other file."""
-    for mark, encoding in _BYTE_ORDER_MARKS.items():
-        if head.startswith(mark):
-            return encoding
-    even_zeros, odd_zeros = head[::2].count(0), head[1::2].count(0)
-    if even_zeros + odd_zeros <= 0.1 * len(head) or min(even_zeros, odd_zeros) > 0.05 * (even_zeros + odd_zeros):
-        return ""
-    encoding = "utf-16-le" if odd_zeros > even_zeros else "utf-16-be"
-    try:
-        head[: len(head) // 2 * 2 - 2].decode(encoding)
-    except UnicodeDecodeError:
-        return ""
-    return encoding
-
-
 def _with_encoding(surveyed: Survey, counts: _LineCounts, file: str, declared: str | None) -> Survey:
     """Add the encoding, or a finding about it, to the survey of a file with lines that are not UTF-8."""
     is_stray = counts.wrong <= max(1, _MOST_STRAY * counts.filled)
     share_text = f"{counts.wrong} of {counts.filled} lines are not UTF-8"
-    if counts.utf8 > _MAX_ODD * counts.wrong:
+    if counts.utf8 > _MAX_UTF8 * counts.wrong:
         message = f"{share_text}, and {counts.utf8} others are: two encodings are mixed in one file"
         fix = "convert the parts to UTF-8 one by one, then join them"
         mixed = Finding("data.mixed_encodings", "error", file, message, fix)
         return surveyed if is_stray else replace(surveyed, notes=(mixed,))
     if declared is not None:
         return replace(surveyed, encoding=declared)
-    if counts.is_western:
-        words = [word for line in counts.sample for word in _words(line.decode(WESTERN, "replace"))]
-        examples = ", ".join(quoted(word) for word in list(dict.fromkeys(words))[:5])
-        message = f"{share_text}; the file was read as {WESTERN}, which produces words such as {examples}"
+    texts = _decodings(counts.sample)
+    if encoding := _confirmed(texts):
+        examples = ", ".join(quoted(word) for word in list(dict.fromkeys(_words(texts[encoding])))[:5])
+        message = f"{share_text}; the file was read as {encoding}, which produces words such as {examples}"
         fix = f"check these words: if they are wrong, declare the encoding: {_HOW_TO_DECLARE}"
         note = Finding("data.encoding_detected", "warning", file, message, fix)
-        return replace(surveyed, encoding=WESTERN, notes=(note,))
+        return replace(surveyed, encoding=encoding, notes=(note,))
     if is_stray:
         return surveyed
-    guesses = _guesses(counts.sample)
-    message = f"{share_text}, and the encoding is ambiguous" + "".join(f"; {e} gives {t}" for e, t in guesses)
+    shown: dict[str, str] = {}
+    for name, text in texts.items():
+        shown.setdefault(quoted(" ".join(list(dict.fromkeys(_words(text)))[:3]), 40), name)
+    guesses = [f"; {name} gives {words}" for words, name in shown.items()][:4]
+    message = f"{share_text}, and the encoding is ambiguous{''.join(guesses)}"
     fix = f"save the file as UTF-8, or declare the encoding that gives the right words: {_HOW_TO_DECLARE}"
     return replace(surveyed, problem=Finding("data.unknown_encoding", "error", file, message, fix))
 
@@ -262,15 +240,41 @@ def _words(text: str) -> list[str]:
     return [word for word in re.findall(r"\S+", re.sub(r"[\",;|\t{}\[\]]", " ", text)) if not word.isascii()]
 
 
-def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
-    """Return (encoding, the first words decoded with it) of up to four likely encodings that give different texts."""
+def _decodings(sample: bytes) -> dict[str, str]:
+    """Return the sample as each encoding that fits decodes it, the likeliest first."""
     from charset_normalizer import from_bytes
 
-    guesses: dict[str, str] = {}
-    for match in from_bytes(b"\n".join(sample), cp_isolation=_COMMON_ENCODINGS):
-        text = quoted(" ".join(list(dict.fromkeys(_words(str(match))))[:3]), 40)
-        guesses.setdefault(text, re.sub("(iso8859|mac)_", r"\1-", match.encoding))
-    return [(encoding, text) for text, encoding in guesses.items()][:4]
+    encodings = (
+        name for match in from_bytes(sample, cp_isolation=[*_ENCODINGS]) for name in match.could_be_from_charset
+    )
+    return {name: sample.decode(name, "replace") for name in encodings if name in _ENCODINGS}
+
+
+def _confirmed(texts: Mapping[str, str]) -> str | None:
+    """Return the encoding whose text holds the common words of its languages; None if none surely does."""
+    common = {name: _common_words(text, name) for name, text in texts.items()}
+    odd = {name: len(_ODD.findall(text)) for name, text in texts.items()}
+    scores = {name: len(common[name]) - odd[name] for name in texts}
+    best = max(sorted(texts, key=[*_ENCODINGS].index), key=lambda name: scores[name], default="")
+    if not best:
+        return None
+    foreign = _words(texts[best])
+    is_sure = len({*common[best]}) >= _LEAST_WORDS and scores[best] >= _LEAST_SHARE * len(foreign)
+    for rival in (name for name in texts if texts[name] != texts[best]):
+        if _ENCODINGS[rival] != _ENCODINGS[best]:
+            is_sure &= 2 * len(common[rival]) < scores[best]
+        elif scores[rival] == scores[best]:
+            differing = sum(a != b for a, b in zip(_words(texts[rival]), foreign, strict=False))
+            is_sure &= differing <= _MAX_DIFFERING * len(foreign)
+    return best if is_sure else None
+
+
+def _common_words(text: str, encoding: str) -> list[str]:
+    """Return the common words of an encoding's languages in a text, each as often as it occurs."""
+    words = _ENCODINGS[encoding]
+    if encoding in _UNSPACED:
+        return [word for word in words for _ in range(text.count(word))]
+    return [word for word in re.findall(r"[^\W\d_]+(?:’[^\W\d_]+)?", text.lower()) if word in words]
 
 
 def other_text(head: bytes) -> tuple[str, str] | None:

@@ -45,30 +45,48 @@ def test_western_windows_text_is_read_and_said(tmp_path: Path, language: str) ->
     assert "in cp1252" in container_facts(tmp_path / "a.csv", "a.csv", make_spec())["reason"]
 
 
-UNCERTAIN = {
+OTHERS = {
     "mac-roman": WESTERN,
     "cp850": ("French", "German", "Spanish"),
-    "cp1250": ("Polish", "Czech"),
-    **{"iso8859-2": ("Polish",), "cp1254": ("Turkish",), "cp1253": ("Greek",)},
-    **dict.fromkeys(("cp1251", "koi8-r", "cp866", "iso8859-5"), ("Russian",)),
+    **{"cp1250": ("Polish", "Czech"), "iso8859-2": ("Polish", "Czech"), "latin-1": ("Spanish", "Portuguese")},
+    **{"cp1254": ("Turkish",), "cp1253": ("Greek",), "iso8859-7": ("Greek",)},
+    **dict.fromkeys(("cp1251", "koi8-r", "cp866", "iso8859-5", "mac_cyrillic"), ("Russian",)),
     **dict.fromkeys(("shift_jis", "euc_jp"), ("Japanese",)),
 }
 
 
-@pytest.mark.parametrize("encoding", UNCERTAIN)
-def test_what_cannot_be_told_for_sure_is_refused_until_it_is_declared(tmp_path: Path, encoding: str) -> None:
-    """A wrong guess would train on garbled words, and no later check would see it."""
-    for language in UNCERTAIN[encoding]:
-        data = table(language, encoding)
-        refused = validate_bytes(tmp_path, data, make_spec(), "a.csv")
-        assert (refused.rows_in, refused.rules) == (0, {"unknown_encoding": 1}), language
-        assert "data: {csv: {encoding: " in refused.unread[0]["fix"]
-        declared = validate_bytes(tmp_path, data, make_spec(csv={"encoding": encoding}), "a.csv")
-        said = [said.translate(PLAIN) if encoding == "cp850" else said for said in SAID[language]]
-        assert declared.texts[1:4] == said and (declared.kept, declared.findings) == (13, [])
+@pytest.mark.parametrize("encoding", OTHERS)
+def test_common_words_confirm_an_encoding(tmp_path: Path, encoding: str) -> None:
+    for language in OTHERS[encoding]:
+        result = validate_bytes(tmp_path, table(language, encoding), make_spec(), "a.csv")
+        said = [text.translate(PLAIN) if encoding == "cp850" else text for text in SAID[language]]
+        assert result.texts[1:4] == said and (result.kept, result.rules) == (13, {"encoding_detected": 1}), language
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+NAMES = ["Paweł Żółkiewski", "Zoë Strauß, François", "Анна Щукина"]
+
+
+@pytest.mark.parametrize(("name", "encoding"), zip(NAMES, ("cp1250", "cp1252", "cp1251"), strict=True))
+def test_what_cannot_be_told_for_sure_is_refused_until_it_is_declared(tmp_path, name: str, encoding: str) -> None:
+    """A wrong guess would train on garbled words, and no later check would see it. Names alone fit several encodings."""
+    data = ("text,label\r\n" + f'"{name} is away",bug_report\r\n' * 9).encode(encoding)
+    refused = validate_bytes(tmp_path, data, make_spec(), "a.csv")
+    assert (refused.rows_in, refused.rules) == (0, {"unknown_encoding": 1})
+    (said,) = refused.unread
+    assert name.rsplit(maxsplit=1)[-1] in said["message"] and "data: {csv: {encoding: " in said["fix"]
+    declared = validate_bytes(tmp_path, data, make_spec(csv={"encoding": encoding}), "a.csv")
+    assert declared.texts[:1] == [f"{name} is away"] and (len(declared.texts), declared.findings) == (9, [])
+
+
+def test_utf_16_without_a_mark_is_declared(tmp_path: Path) -> None:
+    data = table("French", "utf-16-le")
+    refused = validate_bytes(tmp_path, data, make_spec(), "a.csv")
+    assert (refused.rows_in, refused.rules) == (0, {"unknown_encoding": 1}) and "utf-16-le" in refused.unread[0]["fix"]
+    declared = validate_bytes(tmp_path, data, make_spec(csv={"encoding": "utf-16-le"}), "a.csv")
+    assert declared.texts[1:4] == SAID["French"] and declared.findings == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.csv.gz"])
 def test_wide_characters_need_no_declaration(tmp_path: Path, encoding: str, name: str) -> None:
     text = table("French", "utf-8").decode().replace("It broke,P0_incident\r\n", "")

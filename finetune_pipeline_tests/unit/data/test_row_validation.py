@@ -31,7 +31,7 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
 JSON_OUTPUT = {"kind": "json", "json_schema": {}}
 FIXES: list[tuple[Any, str, str]] = [
     (b'{"text": "aa", "label": "x"} trailing', "column 30", "own line"),
-    (b'{"text": "abc\xed\xa0\xbc\xed\xbd\x95"}', "ed a0 bc ed bd 95", "CESU-8"),
+    (b'{"text": "abc\xed\xa0\xbc\xed\xbd\x95"}', "0xed at byte offset 13", "UTF-8"),
     ({"txt": "a", "label_": "b"}, "'label_', 'txt'", "'label_' to `label`, 'txt' to `text`"),
     ({"c1": "a", "c2": "b"}, "'c1', 'c2'", "data.fields"),
     ({"question": "a"}, "'question'", "the answer is missing: add"),
