@@ -98,7 +98,7 @@ class Stage:
         base is right on every second, and the candidate on all; a planted fault makes it wrong."""
         examples = read_examples(Path(job["examples"]))
         self.jobs.append(job)
-        assert job["answers"]["scope"] == "the test of triage", "no other step finds answers to test rows"
+        assert Path(job["answers"]["file"]).name == "test_triage.sqlite", "no other step is given answers to test rows"
         made = []
         for model_set in job["sets"]:
             model, _, kind = model_set["name"].partition(":")
