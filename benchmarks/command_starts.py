@@ -22,8 +22,8 @@ from finetune_pipeline.cli.main import COMMANDS
 from finetune_pipeline.models.hardware import cpu_model
 
 ROOT = Path(__file__).resolve().parents[1]
-READING = ("show", "show --schema task.yaml", "check TASK", "show TASK", "report TASK", "report TASK --markdown", "costs TASK",
-           "plan TASK",            "advise TASK", "versus TASK", "ask-data TASK", "automate TASK", "review TASK --page PAGE",
+READING = ("show", "show --schema task.yaml", "check TASK", "show TASK", "report TASK", "report TASK --markdown", "plan TASK",
+           "plan TASK --costs", "advise TASK", "versus TASK", "ask-data TASK", "automate TASK", "review TASK --page PAGE",
            "run TASK", "rollback TASK", "forget TASK --id nobody", "doctor")  # fmt: skip
 NOTICE = re.compile(rb"finetune \S+: (starting|working, \d+ s)")
 FIRST, HELP = 1.0, 0.4

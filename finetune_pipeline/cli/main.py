@@ -19,8 +19,7 @@ COMMANDS = {
     "check": "tickets",
     "advise": "tickets",
     "ladder": "tickets --tuned",
-    "plan": "tickets --memory 24",
-    "costs": "tickets --calls-per-month 100000",
+    "plan": "tickets --calls-per-month 100000",
     "versus": "tickets",
     "run": "tickets --stage data",
     "report": "tickets --markdown",
@@ -41,6 +40,7 @@ COMMANDS = {
 example. A module is imported when its command is called, because most take seconds."""
 
 GONE = {
+    "costs": "finetune plan TASK --costs",
     "schema": "finetune show --schema task.yaml",
 }
 """What to use instead of commands of the last release."""

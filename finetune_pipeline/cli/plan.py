@@ -1,31 +1,44 @@
-"""``finetune plan TASK``: tokens, memory, time and cost of training, and whether it fits."""
+"""``finetune plan TASK``: tokens, memory, time and costs of training and serving, and whether it fits."""
 
+import datetime
 import random
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, get_task, problem, say, tell
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, get_task, problem, say, tell, writing
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.predictions import API
+from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompt_without_labels, prompts_to_try
 from finetune_pipeline.evaluation.wording import dollars_range, duration
 from finetune_pipeline.findings import as_rows, errors
-from finetune_pipeline.models.identity import model_kind
+from finetune_pipeline.models.identity import model_folder, model_kind
 from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.planning.costs import task_costs
 from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.memory import bytes_of
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.power import power_bounds
+from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.planning.serving_costs import Call, Traffic
+from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.report.costs_page import costs_lines, costs_page
+from finetune_pipeline.report.page import page_html
 from finetune_pipeline.report.training_pages import PARTS, file_size, time_range
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.trainers import preflight
+
+COUNTED_ROWS = 300
+"""Rows whose tokens are counted for the costs of serving."""
 
 
 @dataclass
@@ -41,12 +54,15 @@ class Inputs:
 @click.command()
 @click.argument("task")
 @click.option("--memory", metavar="GIB", help="Plan for this many GiB instead of the free memory.")
+@click.option("--costs", is_flag=True, help="Also: training by trainer and method, serving, API against own machine.")
+@click.option("--calls-per-month", type=click.IntRange(min=1), help="As --costs, in place of advise.calls_per_month.")
 @as_json
-def plan(task: str, memory: str | None) -> int:
+def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None) -> int:
     """Plan the training of TASK: tokens, steps, memory, cost, time if measured, and whether it fits.
 
     Uses the splits if they exist, else the raw data. Exit code 2: it does not fit; the nearest plan that fits is
-    shown as lines for task.yaml.
+    shown as lines for task.yaml. Prices come from prices.yaml in the task's folder, in FINETUNE_HOME, or the shipped
+    list; old and missing ones are named. --costs writes a page with the curves to FINETUNE_HOME/costs.
     """
     loaded, settings = get_task(task), read_settings()
     available = bytes_of(memory, "--memory") if memory else None
@@ -77,7 +93,24 @@ def plan(task: str, memory: str | None) -> int:
     else:
         hindering = obstacles(loaded.spec, inputs.test_rows, [*inputs.train, *inputs.validation])
         facts["power"] = power_bounds(loaded.spec, inputs.test_rows, hindering)
+    result = None
+    if costs or calls_per_month:
+        traffic = _traffic(loaded, store, run_inputs, TokenCounter(model_folder(base)), inputs, calls_per_month)
+        result = task_costs(
+            loaded.spec,
+            load_prices(home=settings.home, task_folder=loaded.folder),
+            traffic,
+            training.tokens["total"],
+            training.parameters,
+            datetime.datetime.now(datetime.UTC).date(),
+        )
+        page = settings.home / "costs" / f"{loaded.name}.html"
+        with writing(page):
+            page.write_text(page_html(costs_page(result)), "utf-8")
+        facts["costs"] = asdict(result) | {"page": str(page)}
     _show(facts)
+    if result:
+        say("", *costs_lines(result), "", f"page: {facts['costs']['page']}")
     tell(facts)
     return DONE if facts["fits"] else REFUSED
 
@@ -118,6 +151,55 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
     n_train = len(rows) - n_validation - n_test
     source = "raw data, with as many rows as the splits will have"
     return Inputs(rows[:n_train], rows[n_train : n_train + n_validation], n_test, source)
+
+
+def _traffic(
+    task: Task,
+    store: ArtifactStore,
+    run_inputs: RunInputs,
+    counter: TokenCounter,
+    inputs: Inputs,
+    calls_per_month: int | None,
+) -> Traffic:
+    """Count the mean tokens of calls over rows of the validation split, with the tokenizer of the base model.
+
+    The prompt of an API model is the baseline's best one if known, else the one with the most examples.
+    """
+    spec = task.spec
+    try:
+        prompts = prompts_to_try(
+            inputs.train,
+            shots=spec.baseline.shots,
+            retrieved=spec.baseline.retrieved,
+            labels=spec.labels,
+            seed=spec.baseline.seed,
+            system_prompt=spec.system_prompt,
+            others=spec.baseline.prompts,
+            without_labels=prompt_without_labels(spec),
+        )
+    except ValueError as error:
+        raise click.ClickException(f"{task.name}: {error}\nfix: add rows, or lower baseline.shots") from error
+    baseline = PIPELINE.find("few_shot_baseline", task, run_inputs, store)
+    best = str(baseline.facts["best"]).removeprefix(API) if baseline else ""
+    chosen = best if best in prompts else max(prompts, key=lambda name: prompts[name].shots)
+    rows = (inputs.validation or inputs.train)[:COUNTED_ROWS]
+    retriever = Retriever(inputs.train) if prompts[chosen].retrieved else None
+    choices = conversations(rows, asdict(prompts[chosen]), retriever)
+    prompt_tokens = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
+    total_tokens = [counter.count(e.messages, tools=e.tools) for e in rows]
+    prompted_tokens = [counter.count(candidates[0], True, e.tools) for e, candidates in zip(rows, choices, strict=True)]
+    answer = fmean(max(total - prompt, 1) for total, prompt in zip(total_tokens, prompt_tokens, strict=True))
+    instead = f"the best one, {best}, is not counted here" if best else "no baseline is made yet"
+    prompt_source = (
+        "the best prompt on validation" if chosen == best else f"the prompt with the most examples: {instead}"
+    )
+    return Traffic(
+        tuned=Call(fmean(prompt_tokens), answer),
+        prompted=Call(fmean(prompted_tokens), answer),
+        prompt=chosen,
+        calls=calls_per_month or spec.advise.calls_per_month,
+        source=f"{prompt_source}; counted by the base model's tokenizer over {len(rows)} rows",
+    )
 
 
 def _show(facts: dict[str, Any]) -> None:

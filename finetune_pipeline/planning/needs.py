@@ -49,7 +49,7 @@ class Needs:
         return [
             f"fine-tuning needs: {rows}; about {self.tokens:,} tokens with {self.method}",
             f"time: {time}",
-            f"money: {', '.join(['nothing but time here', *offers])} (`finetune costs` lists all)",
+            f"money: {', '.join(['nothing but time here', *offers])} (`finetune plan TASK --costs` lists all)",
         ]
 
 

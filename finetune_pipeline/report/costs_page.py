@@ -1,4 +1,4 @@
-"""Builds the page of `finetune costs`: training by trainer and method, serving, and the break-even volume."""
+"""Builds the page of `finetune plan --costs`: training by trainer and method, serving, and the break-even volume."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def cited() -> set[tuple[str, str, tuple[str, ...]]]:
     files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("data/*/task.yaml")]
     files += [f for f in (ROOT / "finetune_pipeline").rglob("*") if f.suffix in (".py", ".md", ".html", ".yaml")]
     citations = set()
-    for file in set(files) - {ROOT / "CHANGELOG.md"}:  # it also names what went
+    for file in set(files) - {ROOT / "CHANGELOG.md", ROOT / "docs" / "scope.md"}:  # they also name what went
         for code in re.findall(r"`+finetune [a-z][^`]*`|^(?: *\$ )?finetune [a-z].*$", file.read_text("utf-8"), re.M):
             name, rest = re.search(r"finetune ([a-z-]+)([^#]*)", code).groups()  # type: ignore[union-attr]
             citations.add((str(file.relative_to(ROOT)), name, tuple(re.findall(r"(?<=\s)--[a-z][a-z-]*", rest))))

@@ -55,28 +55,29 @@ def test_refusals_come_first(project: Project, asked: Any, tmp_path: Path) -> No
 
 
 def test_costs_from_raw_data_alone(project: Project, asked: Any) -> None:
-    result = asked("costs", "colours", "--calls-per-month", "1000", "--json")
+    result = asked("plan", "colours", "--calls-per-month", "1000", "--json")
     assert result.returncode == 0, result.stderr[-2000:]
-    traffic = result.json["traffic"]
+    costs = result.json["costs"]
+    traffic = costs["traffic"]
     assert traffic["prompt"] == "2_shot" and "no baseline is made yet" in traffic["source"] and traffic["calls"] == 1000
     assert traffic["prompted"]["prompt"] > 1.5 * traffic["tuned"]["prompt"], "two examples stand before the question"
-    a10g = next(machine for machine in result.json["machines"] if machine["name"].startswith("rented A10G"))
+    a10g = next(machine for machine in costs["machines"] if machine["name"].startswith("rented A10G"))
     assert a10g["month"] == [365.0, 730.0, 1095.0]
-    page = Path(result.json["page"]).read_text("utf-8")
+    page = Path(costs["page"]).read_text("utf-8")
     assert page.count("<svg") >= 1 and "Rule of thumb" in page and "973 million tokens" in page
 
 
-def test_plan_and_costs_count_the_same_tokens(project: Project, asked: Any, tmp_path: Path) -> None:
+def test_a_plan_and_its_costs_count_the_same_tokens(project: Project, asked: Any, tmp_path: Path) -> None:
     """Asked with prices of the task's own, too."""
     task = Path(shutil.copytree(project.folder, tmp_path / "colours"))
     training = {"method": "lora", "epochs": 3, "augment": True}
     (task / "task.yaml").write_text(yaml.safe_dump({**project.spec, "training": training}))
-    plan, costs = asked("plan", task, "--json").json, asked("costs", task, "--json").json
-    (tokens,) = {cost["tokens"] for cost in costs["training"] if "lora" in cost["methods"].split(", ")}
+    plan = asked("plan", task, "--costs", "--json").json
+    (tokens,) = {cost["tokens"] for cost in plan["costs"]["training"] if "lora" in cost["methods"].split(", ")}
     assert tokens == 3 * plan["tokens"]["total"] and plan["rows"] > plan["train_examples"] == 84
     price_list = "- {engine: shelf, model: any, unit: million_tokens, price: 2, date: 2020-01-01, note: n}\n"
     (task / "prices.yaml").write_text(price_list)
-    result = asked("costs", task)
+    result = asked("plan", task, "--costs")
     assert result.returncode == 0, result.stderr[-2000:]
     assert "shelf, any" in result.stdout and "confirm it" in result.stdout
     assert "rented A10G is not in prices.yaml" in result.stdout and "set advise.calls_per_month" in result.stdout
@@ -86,14 +87,15 @@ def test_too_few_rows_for_a_plan_or_a_prompt_are_told(project: Project, asked: A
     task = Path(shutil.copytree(project.folder, tmp_path / "colours"))
     for file in (task / "raw").iterdir():
         file.write_text("".join(file.read_text("utf-8").splitlines(keepends=True)[:1]), "utf-8")
-    result = asked("costs", task)
+    result = asked("plan", task, "--costs")
     assert result.returncode == 1 and "2 shots" in result.stderr and "fix: add rows" in result.stderr
     assert "Traceback" not in result.stderr
     (task / "task.yaml").write_text(yaml.safe_dump({**project.spec, "baseline": {"shots": [0]}}))
-    result = asked("costs", task, "--json")
-    assert result.returncode == 0 and result.json["traffic"]["tuned"]["answer"] >= 1, "without a validation row"
+    result = asked("plan", task, "--costs", "--json")
+    assert result.returncode == 0 and result.json["costs"]["traffic"]["tuned"]["answer"] >= 1, (
+        "without a validation row"
+    )
     for file in (task / "raw").iterdir():
         file.write_text("")
-    for command in ("plan", "costs"):
-        result = asked(command, task)
-        assert result.returncode == 1 and "has no usable row\nfix: see `finetune check" in result.stderr
+    result = asked("plan", task, "--costs")
+    assert result.returncode == 1 and "has no usable row\nfix: see `finetune check" in result.stderr
