@@ -23,7 +23,7 @@ from finetune_pipeline.models.hardware import cpu_model
 
 ROOT = Path(__file__).resolve().parents[1]
 READING = ("show", "show --schema task.yaml", "check TASK", "show TASK", "report TASK", "report TASK --markdown", "plan TASK",
-           "plan TASK --costs", "advise TASK", "versus TASK", "ask-data TASK", "automate TASK", "review TASK --page PAGE",
+           "plan TASK --costs", "advise TASK", "report TASK --ask-data", "automate TASK", "review TASK --page PAGE",
            "run TASK", "rollback TASK", "forget TASK --id nobody", "doctor")  # fmt: skip
 NOTICE = re.compile(rb"finetune \S+: (starting|working, \d+ s)")
 FIRST, HELP = 1.0, 0.4
@@ -67,7 +67,7 @@ def main() -> int:
         page = str(Path(folder) / "page.html")
         commands = [("--help", empty)] + [(f"{name} --help", empty) for name in COMMANDS]
         commands += [(words, finished) for words in READING]
-        commands += [(words, empty) for words in (*READING[:5], "rollback TASK", "automate TASK", "versus TASK")]
+        commands += [(words, empty) for words in (*READING[:5], "rollback TASK", "automate TASK")]
         print(f"{cpu_model()}, {os.cpu_count()} cores; seconds, the fastest of {options.times}")
         print(f"{'command':<36} {'home':<9} {'first':>6} {'own':>6} {'end':>6} {'code':>4}")
         for words, home in commands:

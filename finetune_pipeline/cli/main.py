@@ -20,11 +20,9 @@ COMMANDS = {
     "advise": "tickets",
     "ladder": "tickets --tuned",
     "plan": "tickets --calls-per-month 100000",
-    "versus": "tickets",
     "run": "tickets --stage data",
-    "report": "tickets --markdown",
+    "report": "tickets --ask-data --to requests",
     "review": "tickets --page review.html",
-    "ask-data": "tickets --to requests",
     "show": "tickets",
     "ui": "--dagster-port 3001",
     "export": "tickets --for vllm --to model",
@@ -40,7 +38,9 @@ COMMANDS = {
 example. A module is imported when its command is called, because most take seconds."""
 
 GONE = {
+    "ask-data": "finetune report TASK --ask-data",
     "costs": "finetune plan TASK --costs",
+    "versus": "finetune report TASK --versus",
     "schema": "finetune show --schema task.yaml",
 }
 """What to use instead of commands of the last release."""

@@ -1,14 +1,27 @@
-"""``finetune report TASK``: prints the verdict and the paths of the reports."""
+"""``finetune report TASK``: prints the verdict and the paths of the reports, a comparison with an API model, a data request."""
 
+import datetime
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
+from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell, writing
 from finetune_pipeline.cli.project import NOT_EVALUATED, Project, champion_words, gate_line
+from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.result import Atlas
+from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
-from finetune_pipeline.report.stored import read_evaluation
+from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.report.failures import by_priority, group_title, request_page, request_rows
+from finetune_pipeline.report.page import page_markdown
+from finetune_pipeline.report.stored import read_evaluation, read_shown_rows
 from finetune_pipeline.report.verdict import SOUND, next_steps
+from finetune_pipeline.report.versus import versus as put_side_by_side
+from finetune_pipeline.report.versus import versus_lines
+from finetune_pipeline.settings import read_settings
 
 
 def audit_page(project: Project) -> Path | None:
@@ -23,9 +36,24 @@ def audit_page(project: Project) -> Path | None:
 @click.command()
 @click.argument("task")
 @click.option("--markdown", is_flag=True, help="Print the Markdown report.")
+@click.option("--versus", is_flag=True, help="Also: quality and price beside the API model of baseline.endpoint.")
+@click.option("--calls-per-month", type=click.IntRange(min=1), help="As --versus, in place of advise.calls_per_month.")
+@click.option("--ask-data", is_flag=True, help="Also: write a request for rows like those of the mistakes.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="As --ask-data, in this folder. Unset: one in FINETUNE_HOME.",
+)
 @as_json
-def report(task: str, markdown: bool) -> int:
-    """Print the latest evaluation of TASK: verdict, gates, and the path of the HTML page. Exit code 2: a gate said no."""
+def report(
+    task: str, markdown: bool, versus: bool, calls_per_month: int | None, ask_data: bool, folder: Path | None
+) -> int:
+    """Print the latest evaluation of TASK: verdict, gates, and the path of the HTML page. Exit code 2: a gate said no.
+
+    --versus compares on the sealed test: the gain is paired by row and has an interval; prices come from prices.yaml.
+    --ask-data writes JSON Lines for programs and Markdown for people, without texts of the test.
+    """
     loaded = get_task(task)
     project = Project(loaded)
     artifact = project.latest("evaluation_report")
@@ -53,5 +81,40 @@ def report(task: str, markdown: bool) -> int:
     steps = [f"next: {step}" for step in next_steps(evaluation, gates)[:1]]
     champion = f"champion in MLflow: {champion_words(project)}"
     lines = [facts["verdict"], *map(gate_line, gates), *steps, champion, f"page: {facts['html']}", *audit_line]
-    tell(facts, *([artifact.path("report.md").read_text("utf-8")] if markdown else lines))
+    if markdown:
+        lines = [artifact.path("report.md").read_text("utf-8")]
+    if versus or calls_per_month:
+        prices = load_prices(home=read_settings().home, task_folder=loaded.folder)
+        calls, today = calls_per_month or loaded.spec.advise.calls_per_month, datetime.datetime.now(datetime.UTC).date()
+        comparison = put_side_by_side(loaded.spec, evaluation, prices, calls, today)
+        if isinstance(comparison, str):
+            raise click.ClickException(comparison)
+        facts["versus"] = asdict(comparison)
+        lines += ["", *versus_lines(comparison)]
+    if ask_data or folder:
+        folder = folder or project.store.state_folder(loaded.name) / "requests"
+        facts["data_request"], request_lines = _data_request(evaluation.atlas, artifact, folder)
+        lines += ["", *request_lines]
+    tell(facts, *lines)
     return DONE if artifact.facts["decision"] in SOUND else REFUSED
+
+
+def _data_request(atlas: Atlas, report: Artifact, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Write the request for data, made from the groups of mistakes, into the folder. Returns its facts and lines of text."""
+    shown_rows, name = read_shown_rows(report), f"{report.task}-{report.version}"
+    rows = request_rows(atlas, shown_rows, report.task, report.version)
+    jsonl, page = folder / f"{name}.jsonl", folder / f"{name}.md"
+    with writing(jsonl):
+        write_rows(jsonl, rows)
+    with writing(page):
+        page.write_text(page_markdown(request_page(atlas, shown_rows, report.task)), "utf-8")
+    requested_rows = counted(sum(row["collect"] for row in rows), "new row")
+    lines = [
+        f"{atlas.wrong} of {atlas.n} test rows wrong, in {counted(len(rows), 'group')}; {requested_rows} asked for"
+    ]
+    lines += [
+        f"  {counted(group.collect, 'new row')} for {counted(group.count, 'mistake')}: {group_title(group)}"
+        for group in by_priority(atlas)[:12]
+    ]
+    lines += [f"for people    {page}", f"for programs  {jsonl}"]
+    return {"jsonl": str(jsonl), "markdown": str(page), "rows": rows}, lines

@@ -323,6 +323,6 @@ def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) ->
         f"{task.folder / 'raw'}: rows copied there by hand have no user and no log id",
         f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote rows",
         "folders that `finetune export` wrote, and systems that loaded a model from them",
-        "sheets and pages that `finetune review` and `finetune ask-data --to` wrote into other folders",
+        "sheets and pages that `finetune review` and `finetune report --ask-data --to` wrote into other folders",
         "backups and copies of any of these",
     ]

@@ -297,7 +297,7 @@ def _data_steps(evaluation: EvaluationResult) -> list[str]:
             f"{group_title(group)} ({counted(group.count, 'mistake')}: collect {counted(group.collect, 'row')} like these)"
             for group in groups[:SHOWN_GROUPS]
         )
-        command = f"`finetune ask-data {name}` writes the request."
+        command = f"`finetune report {name} --ask-data` writes the request."
         steps.append(f"Collect rows for the largest groups of mistakes: {kinds}. {command}")
     never_right = evaluation.history.rows.never_right
     if never_right and evaluation.history.versions:

@@ -71,8 +71,8 @@ def versus(
     prompt = best_api_prompt(evaluation.baseline.model_dump().get("prompts") or {})
     if spec.baseline.endpoint is None or prompt is None or evaluation.cost is None:
         return (
-            f"{spec.name}: no API model was evaluated\nfix: set baseline.endpoint {{url, model, key_variable}}, and run "
-            f"`finetune versus {spec.name}` again"
+            f"{spec.name}: no API model was evaluated\nfix: set baseline.endpoint {{url, model, key_variable}} "
+            f"(docs/planning.md), and `finetune run {spec.name}`"
         )
     comparison = evaluation.comparisons[API_MODEL if name == API_MODEL else "baseline"]
     assert comparison is not None

@@ -180,15 +180,16 @@ def test_the_registered_model_asks_the_endpoint(story: Story, monkeypatch: pytes
     assert list(model.predict(pandas.DataFrame({"text": ["frost apple fire", "ember stone water"]}))) == ["red", "blue"]
 
 
-def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:
+def test_the_report_puts_it_beside_a_large_model(story: Story) -> None:
     """The API model gets its best prompt and the same sealed rows; prices come from prices.yaml."""
     endpoint = {"url": story.server.url, "model": LARGE, "key_variable": "TOY_KEY"}
     story.project.write_spec(
         training={"trainer": "toy", "seed": GOOD}, baseline={**story.project.spec["baseline"], "endpoint": endpoint}
     )
-    process = story.project.finetune("versus", "colours", "--calls-per-month", "1000000", "--json")
-    assert process.returncode == 0, process.stderr[-3000:]
-    comparison = json.loads(process.stdout)
+    assert story.project.finetune("run", "colours").returncode in (0, 2)
+    process = story.project.finetune("report", "colours", "--calls-per-month", "1000000", "--json")
+    assert process.returncode in (0, 2), process.stderr[-3000:]
+    comparison = json.loads(process.stdout)["versus"]
     assert comparison["rows"] == story.project.facts("splits")["counts"]["test"] and comparison["tuned"]["value"] == 1.0
     assert 0.4 < comparison["api"]["value"] < 0.9 and comparison["api"]["name"].startswith(LARGE)
     assert comparison["gain"] == pytest.approx(1.0 - comparison["api"]["value"])

@@ -180,7 +180,7 @@ def test_a_command_that_went_names_what_to_use(name: str, tmp_path: Path, finetu
 
 
 def test_where_there_is_no_such_task_nothing_is_made(folder: Path, tmp_path: Path, finetune: Any) -> None:
-    for command in ("run", "advise", "ladder", "versus", "automate"):
+    for command in ("run", "advise", "ladder", "automate"):
         result = finetune(command, "nope")
         assert result.returncode == 1 and "there is no task 'nope'" in result.stderr
         assert "`finetune init" in result.stderr
@@ -256,16 +256,16 @@ def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: 
         path.chmod(path.stat().st_mode & ~0o222)
     try:
         facts = json.loads(as_reader("show", "demo", "--json", root=tmp_path).stdout)
-        writers = (["check"], ["run", "--stage", "data"], ["automate"], ["ask-data"])
+        writers = (["check"], ["run", "--stage", "data"], ["automate"], ["report", "--ask-data"])
         refused = [as_reader(name, "demo", *options, root=tmp_path) for name, *options in writers]
-        elsewhere = as_reader("ask-data", "demo", "--to", str(tmp_path / "requests"), "--json", root=tmp_path)
+        elsewhere = as_reader("report", "demo", "--to", str(tmp_path / "requests"), "--json", root=tmp_path)
     finally:
         for path in (home, *home.rglob("*")):
             path.chmod(path.stat().st_mode | 0o200)
     assert facts["steps"]["clean_examples"]["made"]
     for result in refused:
         assert result.returncode == 1 and "may not be " in result.stderr and "Traceback" not in result.stderr
-    written = json.loads(elsewhere.stdout)
+    written = json.loads(elsewhere.stdout)["data_request"]
     assert len(Path(written["jsonl"]).read_text().splitlines()) == len(written["rows"]) > 1
 
 
@@ -291,8 +291,8 @@ def test_an_evaluation_of_another_release_is_named(
     folder: Path, tmp_path: Path, finetune: Any, older: dict[str, str]
 ) -> None:
     artifact = evaluated(tmp_path, older)
-    for command in ("report", "ask-data"):
-        result = finetune(command, "demo")
+    for options in ((), ("--ask-data",)):
+        result = finetune("report", "demo", *options)
         assert result.returncode == 1 and "Traceback" not in result.stderr
         assert f"{artifact} was written by another release" in result.stderr
         assert "fix: `finetune run demo`" in result.stderr
@@ -307,9 +307,12 @@ def evaluated(root: Path, files: dict[str, str] | None = None) -> Path:
             "evaluation.json": json.dumps(result.to_json()),
             "gates.json": "[]",
             "rows.json": rows.model_dump_json(),
+            "report.html": "",
+            "report.md": "",
         }
         for name, text in {**required, **(files or {})}.items():
             (builder.folder / name).write_text(text)
+        builder.facts = {"passed": False, "verdict": "Not promoted.", "decision": "refuse"}
 
     store = ArtifactStore(root / "home" / "artifacts")
     artifact = store.build("demo", "evaluation_report", code_version="1", inputs={}, settings=None, make=evaluate)
