@@ -3,7 +3,7 @@
     python benchmarks/advise.py PUBLIC --work FOLDER [--rows 400] [--set NAME …]
 
 PUBLIC holds the public sets, one folder each (see public_sets.py). Every set runs through the real commands with the bundled
-model: `finetune advise` (without training), `finetune ladder` (with a pilot), then `finetune run`, whose sealed test shows
+model: `finetune advise` (without training), with `--measure` (a pilot), then `finetune run`, whose sealed test shows
 whether the fine-tuned model significantly beats everything simpler (a win). Advice is right if it says "fine-tune" and
 training wins, or "no" and training does not win; undecided advice is counted separately. Finished sets are read from FOLDER,
 so an interrupted run continues. Exit code 1 if a certain "fine-tune" lost to something simpler.
@@ -164,7 +164,8 @@ class Result:
 def measure(name: str, work: Path, public: Path, rows: int) -> Result:
     """Run advice, ladder and training of one set."""
     write_task(name, public, work / "data", rows)
-    answers = {command: finetune(work, command, name) for command in ("advise", "ladder", "run")}
+    commands = {"advise": ("advise", name), "ladder": ("advise", name, "--measure"), "run": ("run", name)}
+    answers = {title: finetune(work, *arguments) for title, arguments in commands.items()}
     advice, ladder, run = (answer.content for answer in answers.values())
     if "steps" not in run:
         raise RuntimeError(f"a check stopped the run before the training: {json.dumps(run)[:500]}")

@@ -212,7 +212,7 @@ STEPS = [
     Step(
         "pilot",
         BASELINE,
-        "Trainings on growing shares of the rows, and what all rows should reach; made only by `finetune ladder`.",
+        "Trainings on growing shares of the rows, and what all rows should reach; made only by `finetune advise --measure`.",
         pilot.make_pilot,
         needs=RUNG_INPUTS,
         settings=lambda spec, run: {

@@ -66,7 +66,7 @@ DECISIONS = {
     "documents": "No: show the model the passages of your documents.",
     "simple": "No: use a simple model instead of a language model.",
     "collect": "Not yet: collect data first.",
-    "pilot": "Uncertain: train on a part of the rows first (finetune ladder).",
+    "pilot": "Uncertain: train on a part of the rows first (finetune advise --measure).",
     "fine_tune": "Yes: fine-tune.",
 }
 FORM_KINDS = ("error", "empty", "refusal", "repetition", "truncated", "format")
@@ -282,7 +282,7 @@ def _lead_of_simple(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sou
 
 
 def _next_pilot(spec: TaskSpec) -> list[str]:
-    command = f"`finetune ladder {spec.name}`"
+    command = f"`finetune advise {spec.name} --measure`"
     return [f"Next: {command} trains on parts of the rows and says what training on all of them should reach."]
 
 

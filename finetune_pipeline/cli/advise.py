@@ -1,23 +1,33 @@
-"""``finetune advise TASK``: prompt, retrieve, use a simple model, collect data first, or fine-tune. Trains nothing."""
+"""``finetune advise TASK``: prompt, retrieve, use a simple model, collect data first, or fine-tune."""
 
 import click
 
 from finetune_pipeline.baseline.advice import DECISIONS
-from finetune_pipeline.cli.output import DONE, REFUSED, apply_environment, as_json, get_task, tell
+from finetune_pipeline.baseline.ladder import Ladder
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, tell
 from finetune_pipeline.cli.run import make_artifact
+from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, TUNED_RUNGS
+from finetune_pipeline.report.ladder_page import ladder_lines
+from finetune_pipeline.spec import Task
 
 
 @click.command()
 @click.argument("task")
+@click.option("--measure", is_flag=True, help="Climb the ladder: also train on parts of the rows, up to what decides.")
+@click.option(
+    "--tuned", is_flag=True, help="As --measure, and train on all rows: the tuned model stands on the ladder."
+)
 @as_json
-def advise(task: str) -> int:
+def advise(task: str, measure: bool, tuned: bool) -> int:
     """Say whether TASK is worth fine-tuning, and why: from what prompts, retrieval and models of words do on validation.
 
-    Runs the stages data and baseline if needed, and trains nothing. Exit code 2: the answer is no, or not
-    yet.
+    Runs the stages data and baseline if needed, and trains nothing without --measure. Results are kept: after a kill,
+    run it again to continue. Exit code 2: the answer is no, not yet, or not certain.
     """
     loaded = get_task(task)
     apply_environment()
+    if measure or tuned:
+        return _climb(loaded, tuned)
     advice = None
     _, stopped, failed = make_artifact(loaded, "data", "data_quality")
     if not stopped and not failed:
@@ -36,3 +46,16 @@ def advise(task: str) -> int:
     reasons = (f"  - {reason}" for reason in result["reasons"])
     tell({"task": loaded.name, **result}, headline, "", *reasons, *where)
     return DONE if result["fine_tune"] else REFUSED
+
+
+def _climb(task: Task, tuned: bool) -> int:
+    step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else ("ladder", LADDER)
+    artifact, stopped, failed = make_artifact(task, job, step)
+    if artifact is None:
+        problem(*failed, *stopped)
+        return ERROR if failed else REFUSED
+    result, page = Ladder.model_validate(artifact.facts), str(artifact.path("ladder.html"))
+    tell(
+        {"task": task.name, **result.model_dump(), "page": page}, *ladder_lines(task.name, result), "", f"page: {page}"
+    )
+    return DONE if result.decision == "fine_tune" else REFUSED

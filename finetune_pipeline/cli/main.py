@@ -17,8 +17,7 @@ COMMANDS = {
     "init": "tickets.csv",
     "try": "tickets.csv",
     "check": "tickets",
-    "advise": "tickets",
-    "ladder": "tickets --tuned",
+    "advise": "tickets --measure",
     "plan": "tickets --calls-per-month 100000",
     "run": "tickets --stage data",
     "report": "tickets --ask-data --to requests",
@@ -38,6 +37,7 @@ COMMANDS = {
 example. A module is imported when its command is called, because most take seconds."""
 
 GONE = {
+    "ladder": "finetune advise TASK --measure",
     "ask-data": "finetune report TASK --ask-data",
     "costs": "finetune plan TASK --costs",
     "versus": "finetune report TASK --versus",

@@ -1,7 +1,7 @@
 """Estimates the time left of a run from earlier step times, scaled by the amount of work and the speed of this run.
 
 Every finished step adds its seconds to step_seconds.json in the home. For steps that never ran there, the file beside this one
-is used, which `finetune run order_intake` and `finetune ladder order_intake` wrote on two cores.
+is used, which `finetune run order_intake` and `finetune advise order_intake --measure` wrote on two cores.
 """
 
 import contextlib

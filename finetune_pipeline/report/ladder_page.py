@@ -1,4 +1,4 @@
-"""Builds the page of `finetune ladder`: answer, quality, cost and latency of each rung, pilot, what would change the answer."""
+"""Builds the page of `finetune advise --measure`: answer, quality, cost and latency of each rung, what would change the answer."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class AdviseSpec(Section):
 
 
 class LadderSpec(Section):
-    """What `finetune ladder` tries before training on all rows."""
+    """What `finetune advise --measure` tries before training on all rows."""
 
     pilot: list[Annotated[Share, Field(gt=0, lt=1)]] = Field(
         [0.125, 0.25, 0.5], description="Shares of the training rows that the pilot trains on. Empty: no pilot."

@@ -1,4 +1,4 @@
-"""BASELINE, for `finetune ladder`: compares all rungs by score, cost and latency, and answers which one to use."""
+"""BASELINE, for `finetune advise --measure`: compares all rungs by score, cost and latency, and answers which one to use."""
 
 import datetime
 from collections.abc import Mapping, Sequence

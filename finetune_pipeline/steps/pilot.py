@@ -1,4 +1,4 @@
-"""BASELINE, for `finetune ladder`: trains on growing shares of the rows, and extrapolates to all rows."""
+"""BASELINE, for `finetune advise --measure`: trains on growing shares of the rows, and extrapolates to all rows."""
 
 import shutil
 from collections.abc import Mapping, Sequence

@@ -21,8 +21,8 @@ SETTINGS: dict[str, Any] = {"ladder": {"pilot": [0.25, 0.5]}, "baseline": BASELI
 
 
 def climb(project: Project, *options: str) -> tuple[int, dict[str, Any]]:
-    """Exit code and output of ``finetune ladder --json``."""
-    process = project.finetune("ladder", project.folder.name, *options, "--json")
+    """Exit code and output of ``finetune advise --measure --json``."""
+    process = project.finetune("advise", project.folder.name, "--measure", *options, "--json")
     output = json.loads(process.stdout) if process.stdout.strip() else {}
     assert "rungs" in output, process.stdout[-2000:] + process.stderr[-3000:]
     return process.returncode, output
@@ -97,7 +97,7 @@ def test_killed_in_its_pilot_the_ladder_ends_as_if_undisturbed(climbed: Finished
         return {path: path.stat().st_mtime_ns for path in work.glob("pilot/*/*_rows/training.json")}
 
     def start() -> subprocess.Popen[str]:
-        command = project.command("ladder", "colours", "--json")
+        command = project.command("advise", "colours", "--measure", "--json")
         files = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, env=project.environment(), text=True, start_new_session=True, **files)
 

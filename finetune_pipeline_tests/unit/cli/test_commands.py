@@ -180,7 +180,7 @@ def test_a_command_that_went_names_what_to_use(name: str, tmp_path: Path, finetu
 
 
 def test_where_there_is_no_such_task_nothing_is_made(folder: Path, tmp_path: Path, finetune: Any) -> None:
-    for command in ("run", "advise", "ladder", "automate"):
+    for command in ("run", "advise", "automate"):
         result = finetune(command, "nope")
         assert result.returncode == 1 and "there is no task 'nope'" in result.stderr
         assert "`finetune init" in result.stderr
