@@ -1,20 +1,25 @@
-"""``finetune export TASK --to DIR``: exports a trained model as a folder that any server loads."""
+"""``finetune export TASK``: exports a trained model as a folder that any server loads (--to), or checks that a server serves
+it (--verify)."""
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
 from finetune_pipeline.baseline.simple_export import export_simple
-from finetune_pipeline.cli.judged import ALIASES, find_source
+from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
+from finetune_pipeline.evaluation.verification import CHANGES, ROWS, required_share, verify
 from finetune_pipeline.models.export import check_place, export_adapter, export_model, unfinished
-from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.manifest import Source
+from finetune_pipeline.models.identity import model_folder, served
+from finetune_pipeline.models.manifest import Source, folder_control_tokens
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.model_card import card_of
 from finetune_pipeline.spec.model import Task
@@ -27,7 +32,7 @@ SIMPLE_BYTES = 1 << 28
 
 @click.command()
 @click.argument("task")
-@click.option("--to", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
+@click.option("--to", type=click.Path(path_type=Path), help="A new or empty folder.")
 @click.option(
     "--adapter", is_flag=True, help="Only the adapter, for servers that hold one base model and many adapters."
 )
@@ -41,12 +46,44 @@ SIMPLE_BYTES = 1 << 28
 )
 @click.option("--simple", is_flag=True, help="The best model without a language model, as scikit-learn pipelines.")
 @click.option("--alias", type=click.Choice(ALIASES), help="Alias of the model. Unset: champion, else candidate.")
+@click.option(
+    "--verify",
+    "url",
+    metavar="URL",
+    help="Instead: check an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.",
+)
+@click.option("--model", "name", help="--verify: name of the served model. Unset: the only one listed, or the task's.")
+@click.option("--rows", type=click.IntRange(min=1), help=f"--verify: validation rows to ask. Unset: {ROWS}.")
+@click.option("--key-variable", help="--verify: environment variable with the API key.")
 @as_json
-def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias: str | None) -> int:
+def export(
+    task: str,
+    to: Path | None,
+    adapter: bool,
+    target: str,
+    simple: bool,
+    alias: str | None,
+    url: str | None,
+    name: str | None,
+    rows: int | None,
+    key_variable: str | None,
+) -> int:
     """Write the model of TASK as a folder that any server loads: with export.json (prompt, generation settings, labels,
     origin, digests) and a model card. Nothing is overwritten. Exit code 2: the model differs from the trained one.
+
+    --verify checks that the model at an endpoint is the evaluated one: same prompt, same answers, same end of turn. The
+    validation rows are sent there several times. Exit code 2: it is not, or this could not be shown.
     """
-    loaded, to = get_task(task), Path(os.path.abspath(to))
+    loaded = get_task(task)
+    if url:
+        if to or adapter or simple or target != "transformers":
+            raise click.UsageError("--verify exports nothing: omit --to, --adapter, --for and --simple")
+        return _verify(loaded, url, name, rows or ROWS, key_variable, alias)
+    if to is None:
+        raise click.UsageError("give --to DIR, or --verify URL")
+    if name or rows or key_variable:
+        raise click.UsageError("--model, --rows and --key-variable belong to --verify")
+    to = Path(os.path.abspath(to))
     if simple and (adapter or target != "transformers" or alias):
         raise click.UsageError("--simple exports no language model: omit --adapter, --for and --alias")
     if simple:
@@ -105,3 +142,43 @@ def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
     if manifest["what"] == "adapter":
         yield f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}"
     yield "  how to serve and use it: README.md; for programs: export.json"
+
+
+def _verify(task: Task, url: str, name: str | None, rows: int, key_variable: str | None, alias: str | None) -> int:
+    """Compare the model at an endpoint with the evaluated one."""
+    store = Store().artifacts()
+    source = find_source(task, store, alias, "compared with another server")
+    try:
+        address = url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
+        name = name or _default_name(Endpoint(address, task.name, key_variable), task, source)
+        # `finetune serve` would log the validation rows as production rows
+        unlogged = {"store": False} if name.split(":")[0] == task.name else {}
+        same = source.merged.facts["parity"]["same_greedy_share"]
+        result = verify(
+            Endpoint(address, name, key_variable, body=unlogged),
+            judged_rows(task, store, source, rows),
+            source.serving["max_new_tokens"],
+            control_tokens=folder_control_tokens(model_folder(served(source.merged, source.base).model)),
+            required=required_share(task.spec.gates.parity_min_agreement, same),
+            changes=max(CHANGES, 1 - same),
+        )
+    except (ValueError, EndpointError) as error:
+        raise click.ClickException(str(error.args[0])) from error
+    version = source.merged.version
+    tell(
+        {"task": task.name, "merged_model": version, "passed": result.passed, **asdict(result)},
+        f"{result.endpoint}, against {task.name}'s model {version} on {result.rows} validation rows",
+        *(f"  {'ok ' if q.passed else 'NO '} {q.name:<8} {q.message}" for q in result.questions),
+        *(f"  note: {note}" for note in result.notes),
+        "this is the evaluated model" if result.passed else f"not verified: {result.cause}",
+    )
+    return DONE if result.passed else REFUSED
+
+
+def _default_name(endpoint: Endpoint, task: Task, source: Source) -> str:
+    """The default model name. Raises ValueError listing the served models."""
+    listed = models_of(endpoint)
+    for name in (f"{task.name}:{source.model_version}", task.name, *(listed if len(listed) == 1 else [])):
+        if name in listed:
+            return name
+    raise ValueError(f"the server lists several models, or none ({', '.join(listed[:20])}): choose one with --model")

@@ -25,7 +25,6 @@ COMMANDS = {
     "show": "tickets",
     "ui": "--dagster-port 3001",
     "export": "tickets --for vllm --to model",
-    "verify": "tickets --endpoint http://127.0.0.1:8000/v1",
     "rollback": "tickets --reason 'wrong refunds'",
     "serve": "tickets --port 8001",
     "forget": "tickets --user u17",
@@ -42,6 +41,7 @@ GONE = {
     "costs": "finetune plan TASK --costs",
     "versus": "finetune report TASK --versus",
     "schema": "finetune show --schema task.yaml",
+    "verify": "finetune export TASK --verify URL",
 }
 """What to use instead of commands of the last release."""
 

@@ -192,7 +192,7 @@ def test_for_ollama_a_modelfile_lies_beside_the_weights(run: Run, tmp_path: Path
     text = (tmp_path / "out/Modelfile").read_text()
     assert text.startswith("FROM .\n") and f'SYSTEM """{SYSTEM}"""' in text
     card = (tmp_path / "out/README.md").read_text()
-    assert "ollama create demo -f Modelfile" in card and "finetune verify demo" in card
+    assert "ollama create demo -f Modelfile" in card and "finetune export demo --verify" in card
 
 
 def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, project: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``finetune verify``: a real tiny model behind real servers, one right and the others wrong in one way each."""
+"""``finetune export --verify``: a real tiny model behind real servers, one right and the others wrong in one way each."""
 
 import random
 from dataclasses import dataclass, replace
@@ -187,12 +187,15 @@ def test_the_command_takes_the_model_and_rows_of_the_store(tmp_path: Path, finet
     for folder in (model_folder(merged.folder), base):
         with openai_server(Mind(folder)) as server:
             server.models = lambda: [TASK, "another"]
-            result = finetune("verify", TASK, "--endpoint", server.url, "--json")
+            result = finetune("export", TASK, "--verify", server.url, "--json")
             assert {(request["model"], request["store"]) for request in server.requests} == {(TASK, False)}
             results.append((result.returncode, result.json))
     (code, right), (other, wrong) = results
     assert (code, right["passed"], right["rows"], right["same"]) == (0, True, 30, 30)
     assert right["merged_model"] == merged.version
     assert (other, wrong["passed"]) == (2, False) and wrong["cause"].startswith("another model")
-    result = finetune("verify", TASK, "--endpoint", "http://127.0.0.1:9/v1")
+    result = finetune("export", TASK, "--verify", "http://127.0.0.1:9/v1")
     assert result.returncode == 1 and "does not list its models" in result.stderr
+    for wrong in (["--verify", "http://127.0.0.1:9/v1", "--simple"], [], ["--to", tmp_path / "out", "--rows", "9"]):
+        result = finetune("export", TASK, *wrong)
+        assert result.returncode == 1 and "Usage: finetune export" in result.stderr and "--verify" in result.stderr
