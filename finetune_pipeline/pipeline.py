@@ -264,7 +264,7 @@ STEPS = [
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
         settings=lambda spec, run: decisive_settings(spec.training),
-        code_version="6",
+        code_version="7",
         checks=(
             training_check.supervision,
             training_check.loss_finite,

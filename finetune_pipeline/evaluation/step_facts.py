@@ -75,6 +75,13 @@ class Weights(Facts):
     ratio: Number = None
 
 
+class MicroBatch(Facts):
+    """Rows of one pass in training: as declared, and as used because they fit into memory."""
+
+    declared: Count = None
+    used: Count = None
+
+
 class Measured(Facts):
     """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step at which training resumed.
     `billed_tokens`, `dollars`: the cost of a training as the service reports it."""
@@ -107,6 +114,7 @@ class Training(Facts):
     shared_prefix: SharedPrefix = SharedPrefix()
     begun: SoftPrompt | None = None
     rounding: Rounding | None = None
+    micro_batch: MicroBatch = MicroBatch()
     measured: Measured = Measured()
 
 

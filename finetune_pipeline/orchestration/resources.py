@@ -220,7 +220,7 @@ KILLED = -9
 
 _FIXES = {
     EXIT_CONFIG: "correct what is named above and run again; the same job would fail the same way",
-    EXIT_OOM: "lower training.micro_batch_size, then training.max_tokens; or use a machine with more memory",
+    EXIT_OOM: "set training.gradient_checkpointing: true, or lower training.max_tokens; or use a machine with more memory",
     EXIT_PREEMPTED: "run again: it continues from the last checkpoint",
     KILLED: "if nobody killed it, memory ran out: see `dmesg`, lower training.micro_batch_size or free memory; "
     "running again continues from the last checkpoint",

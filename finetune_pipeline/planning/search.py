@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.training.processes import is_worker
 
 _SHORTEST = 256
 """Smallest training.max_tokens that is proposed."""
@@ -57,6 +58,8 @@ def nearest_smaller(job: Mapping[str, Any]) -> str:
     """Return a sentence on which keys of task.yaml to change, and their cost, for a job of :mod:`finetune_pipeline.worker.jobs`."""
     if job.get("action") == "train":
         settings = job["settings"]
+        if not is_worker():  # training has halved the micro-batch by itself
+            settings = {**settings, "micro_batch_size": 1}
         if change := next(filter(None, (changes(settings, smaller) for smaller in ladder(settings))), None):
             # lower case, as YAML writes true and false
             keys = (f"training.{key}: {value} (now {settings[key]})".lower() for key, value in change.items())

@@ -149,6 +149,9 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
         rows.append(["Virtual tokens", f"{number(prompt.virtual_tokens)}, initialised from {first}"])
     if training.rounding:
         rows.append([f"Validation loss as stored, in {training.rounding.dtype}", training.rounding.eval_loss])
+    if (micro := training.micro_batch).used != micro.declared:
+        declared = f"the {number(micro.declared)} of training.micro_batch_size did not fit into memory"
+        rows.append(["Rows of one pass", f"{number(micro.used)}: {declared}; every step has as many rows as declared"])
     rows += [
         ["Compute precision", training.precision],
         ["Optimiser steps", training.steps],

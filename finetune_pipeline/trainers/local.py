@@ -81,7 +81,16 @@ def joined_facts(method: str, phases: Sequence[dict[str, Any]], bases: Sequence[
         # a later phase's step 0 is the adapter on another base: the curve deliberately shows the jump
         rows += [{**row, "step": row["step"] + total_steps} for row in facts["history"]]
         total_steps += facts["steps"]
-    keys = ("steps", "epochs", "best_eval_loss", "first_eval_loss", "last_train_loss", "stopped_early", "precision")
+    keys = (
+        "steps",
+        "epochs",
+        "best_eval_loss",
+        "first_eval_loss",
+        "last_train_loss",
+        "stopped_early",
+        "precision",
+        "micro_batch",
+    )
     return {
         **last,
         "method": method,
@@ -92,6 +101,7 @@ def joined_facts(method: str, phases: Sequence[dict[str, Any]], bases: Sequence[
         "best_step": steps_before + last["best_step"],
         "overfitting": {**last["overfitting"], "best_step": steps_before + last["overfitting"]["best_step"]},
         "first_eval_loss": first["first_eval_loss"],
+        "micro_batch": min((f["micro_batch"] for f in phases), key=lambda micro: micro["used"]),
         "quantization_gap": last["first_eval_loss"] - phases[-2]["best_eval_loss"],
     }
 

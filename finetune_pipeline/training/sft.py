@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.attention import choose_kernel
 from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
+from finetune_pipeline.training.micro_batch import micro_batch, passes_of, train_in_halves
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
 from finetune_pipeline.training.packing import Collator, packed_collator, padded_batch, supports_shared_prefix
 from finetune_pipeline.training.prefix_tree import shared_by_all
@@ -80,17 +82,32 @@ def train(
     """Run a job of :func:`finetune_pipeline.worker.jobs.train_job`. Returns (facts, measured).
 
     All processes of a launcher call this; the first one writes and reports for all, and the others return empty dictionaries.
-    facts depend only on the job (and on how many processes share it); measured contains what differs from run to run.
+    facts depend only on the job, on how many processes share it, and on the micro-batch that fits into memory; measured
+    contains what differs from run to run.
     audit_html: also write the audit as a page, even if it stops the training. on_saved: called in every process after a
     checkpoint is complete.
-    Raises FindingsError for findings of the audit, faults.Diverged when the loss is no longer finite.
+    Raises FindingsError for findings of the audit, faults.Diverged when the loss is no longer finite, PassTooLarge if a single
+    row does not fit into memory.
     """
+    for folder in ("out", "work"):
+        Path(job[folder]).mkdir(parents=True, exist_ok=True)
+    state = PartialState(cpu=pick_device().type == "cpu", backend=_backend())
+    digest = job_digest(job, state.num_processes)
+    attempt = partial(_attempt, job, digest, state, audit_html, on_saved)
+    return train_in_halves(attempt, Path(job["work"]), digest, job["settings"]["batch_size"], job["stage"])
+
+
+def _attempt(
+    job: dict[str, Any],
+    digest: str,
+    state: PartialState,
+    audit_html: AuditHtml | None,
+    on_saved: Callable[[], None] | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train with the micro-batch that fits, as far as is known."""
     settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
-    for folder in (out, work):
-        folder.mkdir(parents=True, exist_ok=True)
-    device = pick_device()
-    state = PartialState(cpu=device.type == "cpu", backend=_backend())
-    processes, sharded = state.num_processes, strategy() == "fsdp2"
+    device, processes, sharded = pick_device(), state.num_processes, strategy() == "fsdp2"
+    micro = micro_batch(work, digest, settings["micro_batch_size"])
     tokenizer = load_tokenizer(base)
     examples = {split: read_examples(Path(job[split])) for split in ("train", "validation")}
     token_limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
@@ -101,7 +118,6 @@ def train(
     }
     write_audit(job, splits, audit_html, state.is_main_process)
 
-    digest = job_digest(job, processes)
     resume = checkpoints.find_resumable(work / "checkpoints", digest) if state.is_main_process else checkpoints.Resume()
     (resume,) = broadcast_object_list([resume])
     for skipped in resume.skipped:
@@ -127,14 +143,17 @@ def train(
     weight_share = f"weights at {built.weights['ratio']:.0%} of bfloat16"
     say(f"{job['stage']}: {settings['method']} in {_name(compute_dtype)}, {weight_share}; {batch_form}")
 
-    trainer, callback = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
+    trainer, callback = _trainer(
+        job, built, tokenizer, collator, splits, digest, processes, micro, resume.folder is None
+    )
     callback.on_saved = on_saved
     began, cpu_began = time.monotonic(), time.process_time()
     if resume.folder is None:
         if state.is_main_process:
             (work / "history.jsonl").unlink(missing_ok=True)
         set_seed(settings["seed"])
-        trainer.train()
+        with passes_of(micro):
+            trainer.train()
     elif resume.finished and resume.best is not None:
         callback.first_step = resume.step
         load_finished(trainer, resume.folder, resume.best)
@@ -142,7 +161,8 @@ def train(
         if state.is_main_process:
             logged = read_json(resume.folder / "trainer_state.json")["log_history"]
             history.write(work / "history.jsonl", history.entries_of(logged))
-        trainer.train(resume_from_checkpoint=str(resume.folder))
+        with passes_of(micro):
+            trainer.train(resume_from_checkpoint=str(resume.folder))
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
 
     assert trainer.model is not None
@@ -172,6 +192,7 @@ def train(
         "weights": built.weights,
         "begun": built.begun,
         "rounding": rounding,
+        "micro_batch": {"declared": settings["micro_batch_size"], "used": micro},
         "gradient_checkpointing": {"used": built.checkpointing, "why": built.checkpointing_why},
         "shared_prefix": {
             "used": packed,
@@ -223,11 +244,14 @@ def _trainer(
     splits: dict[str, Prepared],
     digest: str,
     processes: int,
+    micro: int,
     from_start: bool,
 ) -> tuple[TokenTrainer, ProgressCallback]:
-    """Return the trainer with its early stopping, and the callback that reports its progress. from_start: not resumed."""
+    """Return the trainer with its early stopping, and the callback that reports its progress.
+
+    micro: rows of a pass; from_start: not resumed."""
     settings, work = job["settings"], Path(job["work"])
-    micro_batch = rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
+    micro_batch = rows_per_process(settings["batch_size"], micro, processes)
     steps_per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
     eval_steps = max(1, round(steps_per_epoch / settings["evals_per_epoch"]))
     sharding: dict[str, Any] = {}

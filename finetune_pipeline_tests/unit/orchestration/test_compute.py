@@ -97,7 +97,7 @@ REFUSED = "error: task.yaml: labels: 'x' is unknown\n    fix: labels: add it"
     ("behave", "tries", "message"),
     [
         ({"exit": EXIT_CONFIG, "error": REFUSED}, 1, REFUSED),
-        ({"exit": EXIT_OOM, "error": "no room"}, 1, "micro_batch_size"),
+        ({"exit": EXIT_OOM, "error": "no room"}, 1, "gradient_checkpointing"),
         ({"exit": 3, "error": "the disk is full"}, 3, "the disk is full"),
         ({"killed": True, "grandchild": True}, 1, "memory"),  # another try would only be killed again
     ],

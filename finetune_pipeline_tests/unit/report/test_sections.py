@@ -149,3 +149,13 @@ def test_perturbed_rows_stand_beside_plain_ones_with_the_verdict() -> None:
     assert "Typing errors cost more than 10.0 points (robustness.max_drop), surely a loss" in measured.verdict.sentence
     assert "60 test rows per perturbation at most" in words(robustness_section)
     assert not section("robustness", changed(usual(), {"robustness": None})).blocks
+
+
+def test_a_micro_batch_that_memory_halved_is_told() -> None:
+    def rows_of_a_pass(**micro: int) -> list[list[str]]:
+        result = changed(usual(), {"training.micro_batch": micro})
+        return [row for row in tables(section("training", result))[0].cells if row[0] == "Rows of one pass"]
+
+    ((_, halved),) = rows_of_a_pass(declared=8, used=2)
+    assert halved.startswith("2: the 8 of training.micro_batch_size did not fit into memory")
+    assert rows_of_a_pass(declared=8, used=8) == rows_of_a_pass() == []

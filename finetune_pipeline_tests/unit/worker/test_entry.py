@@ -11,6 +11,7 @@ import torch
 
 from finetune_pipeline.faults import outside_words
 from finetune_pipeline.spec.training import TrainingSpec
+from finetune_pipeline.training.processes import STRATEGY
 from finetune_pipeline.worker import entry
 from finetune_pipeline.worker.jobs import base_job
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
@@ -61,25 +62,33 @@ def test_on_a_full_disk_the_reason_is_told_all_the_same(tiny: Path, tmp_path: Pa
     assert "the disk is full" in str(outside_words(error.value, "home"))
 
 
-ON = {"micro_batch_size": 1, "gradient_checkpointing": True}
+ON = {"gradient_checkpointing": True}
 
 
 @pytest.mark.parametrize(
     ("changes", "fix"),
     [
-        ({}, "training.micro_batch_size: 4 (now 8)"),
-        ({"batch_size": 9, "micro_batch_size": 9}, "training.micro_batch_size: 3 (now 9)"),
-        ({"micro_batch_size": 1}, "gradient_checkpointing: true"),
+        ({}, "gradient_checkpointing: true"),
         (ON, "unquantized_epochs: 0"),
         ({**ON, "unquantized_epochs": 0}, "max_tokens: 512 (now 1024)"),
         ({**ON, "unquantized_epochs": 0, "max_tokens": 128}, "more memory"),
         ({**ON, "method": "full"}, "method: lora"),
-        ({"micro_batch_size": 1, "method": "prefix"}, "method: qlora"),
+        ({"method": "prefix"}, "method: qlora"),
     ],
 )
 def test_out_of_memory_names_the_nearest_smaller_setting(changes: dict[str, object], fix: str) -> None:
+    """The micro-batch was halved by then."""
     settings = TrainingSpec.model_validate({"method": changes.get("method", "qlora")}).model_dump() | changes
-    assert fix in entry.classify_error(MemoryError(), {"action": "train", "settings": settings})[2]
+    message = entry.classify_error(MemoryError(), {"action": "train", "settings": settings})[2]
+    assert fix in message and "micro_batch_size" not in message
+
+
+def test_out_of_memory_in_one_of_several_processes_names_a_smaller_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not halve it by themselves."""
+    monkeypatch.setenv(STRATEGY, "ddp")
+    for size, fix in ((8, "training.micro_batch_size: 4 (now 8)"), (9, "training.micro_batch_size: 3 (now 9)")):
+        settings = TrainingSpec(batch_size=size, micro_batch_size=size).model_dump()
+        assert fix in entry.classify_error(MemoryError(), {"action": "train", "settings": settings})[2]
 
 
 def test_out_of_memory_of_other_jobs() -> None:
@@ -106,7 +115,7 @@ def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> Non
     completed = call(ask_for_too_much, str(tmp_path / "job.json"))
     assert completed.returncode == 75, completed.stderr
     error = json.loads((tmp_path / "out" / "error.json").read_text())
-    assert error["kind"] == "memory" and "fix: set training.micro_batch_size: 4 (now 8)" in error["message"]
+    assert error["kind"] == "memory" and "fix: set training.gradient_checkpointing: true (now auto)" in error["message"]
     assert "Traceback" not in completed.stderr
 
 
