@@ -19,6 +19,9 @@ ANSWERS_MIB = 512
 WORKER_MODULE = "finetune_pipeline.worker.entry"
 PROJECT_HOME = ".finetune"
 """Name of the home folder in a project."""
+_SEVERAL_DEVICES = "for one training on several devices, set training.trainer: ray and training.ray.workers"
+_GONE = {"FINETUNE_PARALLEL": _SEVERAL_DEVICES}
+"""Variables of earlier versions, with what to use instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,6 @@ class Settings:
     data_root: Path
     tracking_uri: str
     devices: tuple[str, ...]
-    parallel: str = "auto"
     answers_mib: int = ANSWERS_MIB
     worker_module: str = WORKER_MODULE
 
@@ -63,12 +65,15 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
     FINETUNE_HOME (default: .finetune in the project), FINETUNE_DATA (data in the project), MLFLOW_TRACKING_URI (SQLite below
     home; a relative SQLite path is relative to the project), FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``, one
-    job each; ``cuda:0+cuda:1``: devices that one training shares; default: the visible GPUs, else the CPU),
-    FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or ``fsdp2``), FINETUNE_WORKER_MODULE (module that runs a job file
-    in a child process; tests use one that starts workers from a warm process).
-    Raises OutsideError for invalid devices, and for a home or a tracking address that MLflow cannot use.
+    job each; default: the visible GPUs, else the CPU), FINETUNE_WORKER_MODULE (module that runs a job file in a child process;
+    tests use one that starts workers from a warm process).
+    Raises OutsideError for invalid devices, for a home or a tracking address that MLflow cannot use, and for variables that
+    had a meaning in earlier versions.
     """
     env = os.environ if environment is None else environment
+    for name, replacement in _GONE.items():
+        if env.get(name, "").strip():
+            raise OutsideError(f"{name} has no meaning any more", f"unset it; {replacement}")
 
     def folder(name: str, default: Path) -> Path:
         path = env.get(name, "").strip()
@@ -88,7 +93,6 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         devices=_devices(env.get("FINETUNE_DEVICES", ""))
         or visible_gpus(env, Path("/dev"), _torch_build())
         or ("cpu",),
-        parallel=_parallel(env.get("FINETUNE_PARALLEL", "").strip()),
         answers_mib=_answers_mib(env.get("FINETUNE_ANSWERS_MIB", "").strip()),
         worker_module=env.get("FINETUNE_WORKER_MODULE", "").strip() or WORKER_MODULE,
     )
@@ -122,22 +126,14 @@ def _refuse_in_address(path: str, otherwise: str) -> None:
 
 
 def _devices(value: str) -> tuple[str, ...]:
-    """Parse the places for jobs: ``cpu``, ``cuda:N``, or several joined by ``+``, which one training shares."""
-    places = [place.replace(" ", "") for place in value.split(",") if place.strip()]
-    invalid = [n for place in places for n in place.split("+") if not re.fullmatch(r"cpu|cuda:[0-9]+", n)]
-    if invalid:
+    """Parse the places for jobs: ``cpu`` or ``cuda:N``."""
+    places = [place.strip() for place in value.split(",") if place.strip()]
+    if invalid := [place for place in places if not re.fullmatch(r"cpu|cuda:[0-9]+", place)]:
+        shared = f"; {_SEVERAL_DEVICES}" if any("+" in place for place in invalid) else ""
         raise OutsideError(
-            f"FINETUNE_DEVICES: {', '.join(map(repr, invalid))} is no device; write cpu, cuda:0, cuda:0,cuda:1 (one job a "
-            "device), or cuda:0+cuda:1 (one training on both)"
+            f"FINETUNE_DEVICES: {', '.join(map(repr, invalid))} is no device; write cpu, cuda:0, or cuda:0,cuda:1 (one job a "
+            f"device){shared}"
         )
-    for place in places:
-        parts = place.split("+")
-        mixed = len({n.partition(":")[0] for n in parts}) > 1
-        if mixed or (parts[0] != "cpu" and len(set(parts)) < len(parts)):
-            raise OutsideError(
-                f"FINETUNE_DEVICES: {place!r} cannot share a training; join different CUDA devices (cuda:0+cuda:1), or "
-                "processes on the CPU (cpu+cpu)"
-            )
     return tuple(dict.fromkeys(places))
 
 
@@ -174,12 +170,6 @@ def _torch_build() -> str:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _parallel(value: str) -> str:
-    if value in ("", "auto", "ddp", "fsdp2"):
-        return value or "auto"
-    raise OutsideError(f"FINETUNE_PARALLEL={value!r}: write ddp, fsdp2, or auto (by what fits on one device)")
 
 
 def _answers_mib(value: str) -> int:

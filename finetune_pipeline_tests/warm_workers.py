@@ -229,8 +229,15 @@ def request_worker(arguments: list[str]) -> NoReturn:
         os._exit(1)
     code = int.from_bytes(answer, "big", signed=True)
     if code < 0:
-        process.end_by(-code)
+        _end_by(-code)
     os._exit(code)
+
+
+def _end_by(number: int) -> None:
+    """End by the same signal as the worker."""
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _is_open(descriptor: int) -> bool:

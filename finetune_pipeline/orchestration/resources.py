@@ -32,8 +32,7 @@ class Compute(dg.ConfigurableResource[Any]):
 
     devices: list[str] = Field(
         default=[],
-        description="Devices to assign, one per job (`cuda:0+cuda:1`: both for one training); empty: FINETUNE_DEVICES, "
-        "else the visible GPUs, else the CPU.",
+        description="Devices to assign, one per job; empty: FINETUNE_DEVICES, else the visible GPUs, else the CPU.",
     )
     grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
     terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
@@ -70,15 +69,15 @@ class Compute(dg.ConfigurableResource[Any]):
             log(message)
             tell(stage, message, waiting=True)
 
-        devices = device_choices(self.devices or list(read_settings().devices), job)
+        devices = self.devices or read_settings().devices
         leased = lease(devices, self._locks, holder=_holder_name(op, stage), should_stop=should_stop, log=report_wait)
         try:
-            with _job_file(job) as path, _pipes(op) as pipes_env, leased as (device, handles):
+            with _job_file(job) as path, _pipes(op) as pipes_env, leased as (device, handle):
                 code = run_supervised(
                     # -P: do not import from the working folder
                     [sys.executable, "-P", "-m", read_settings().worker_module, str(path)],
                     child_environment(device, pipes_env),
-                    pass_fds=handles,
+                    pass_fds=[handle],
                     grace=(self.grace_s, self.terminate_s),
                     should_stop=should_stop,
                     on_tick=on_tick,
@@ -109,13 +108,6 @@ def _holder_name(op: Any, stage: str) -> str:
     return f"{name} (run {op.run.run_id[:8]})"
 
 
-def device_choices(devices: list[str], job: Mapping[str, Any]) -> list[str]:
-    """Return the choices of devices for a job: ``cuda:0+cuda:1`` is one choice for a training, and two for other jobs."""
-    if job.get("action") == "train":
-        return devices
-    return list(dict.fromkeys(part for device in devices for part in device.split("+")))
-
-
 def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the child's environment: ours, variables that must be set before torch is imported, and `extra` (Pipes)."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_PIPES_")}
@@ -125,7 +117,6 @@ def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
         TOKENIZERS_PARALLELISM="false",
         PYTHONPATH=os.pathsep.join(dict.fromkeys(path)),
         CUDA_VISIBLE_DEVICES=_visible_devices(device),
-        FINETUNE_PROCESSES=str(len(device.split("+"))),
     )
     if device == "cpu":
         # nothing is compiled there, but bitsandbytes would load torch's compiler: a fifth of a training's imports
@@ -135,8 +126,6 @@ def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
 
 def _visible_devices(device: str) -> str:
     """Return CUDA_VISIBLE_DEVICES for a device. If only some are visible to us, ``cuda:1`` is the second of those."""
-    if "+" in device:
-        return ",".join(filter(None, map(_visible_devices, device.split("+"))))
     if device == "cpu":
         return ""
     index, gpus = int(device.removeprefix("cuda:")), shown_gpus(os.environ)

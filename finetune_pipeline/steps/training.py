@@ -1,6 +1,6 @@
 """TRAINING: plan, adapter, merged model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,10 @@ def train_rows(
     rows: Path,
     out: Path,
     work: Path,
-    extra: Mapping[str, Any],
     tick: Callable[[], None] = lambda: None,
+    stage: str = "adapter",
 ) -> dict[str, Any]:
-    """Train on the rows of a file with the task's settings. extra: further arguments of the job."""
+    """Train on the rows of a file with the task's settings."""
     order = TrainingOrder(
         context.spec,
         base=context.inputs["base_model"].folder,
@@ -52,7 +52,7 @@ def train_rows(
         validation=split_file(context, "validation"),
         out=out,
         work=work,
-        launch=lambda job: context.launch({**job, **extra}),
+        launch=lambda job: context.launch({**job, "stage": stage}),
         home=context.store.root.parent,
         task_folder=context.task.folder,
         tick=tick,
@@ -77,9 +77,7 @@ def merge(context: StepContext, adapter: Path, out: Path, **options: Any) -> dic
 
 def make_adapter(context: StepContext) -> dict[str, Any]:
     plan, work = context.inputs["training_plan"].facts, context.builder.work
-    # used to choose how to share the memory among several devices
-    memory = {"memory_bytes": plan["memory_mib"]["needed"] * 2**20}
-    facts = train_rows(context, split_file(context, "train"), context.out, work, memory, lambda: context.follow(work))
+    facts = train_rows(context, split_file(context, "train"), context.out, work, lambda: context.follow(work))
     if hosted := read_hosted(context.out):
         return {**facts, "endpoint": hosted.model_dump()}
     if TRAINERS[context.spec.training.trainer].on_this_machine:  # so that the next plan knows the speed

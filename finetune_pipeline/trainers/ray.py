@@ -18,7 +18,6 @@ from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
 from finetune_pipeline.trainers.ray_cluster import answers, finds_clusters, is_platform, started_cluster
 from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, cluster_of, storage_of
 from finetune_pipeline.trainers.storage import Storage, storage_findings
-from finetune_pipeline.training.processes import uneven_batches
 
 _PLACE = "task.yaml: training.ray"
 
@@ -34,12 +33,7 @@ class RayTrainer(Trainer):
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
         section = spec.training.ray
-        findings = cluster_findings(section)
-        if uneven := uneven_batches(spec.training.batch_size, section.workers, "workers"):
-            message, sizes = uneven
-            fix = f"{sizes}, or another number of workers"
-            findings.append(Finding("training.batch_over_workers", "error", f"{_PLACE}.workers", message, fix))
-        return findings
+        return [*cluster_findings(section), *uneven_batches(spec.training.batch_size, section.workers)]
 
     def submit(self, order: TrainingOrder) -> str:
         """Find the job of this training, or submit a new attempt. Returns its name in the storage."""
@@ -65,6 +59,16 @@ def job_name(order: TrainingOrder) -> str:
     rows = {"train": digest_file(order.train), "validation": digest_file(order.validation)}
     key = digest_json({"settings": settings, **rows, "base": record_digest(order.base)})
     return f"{order.spec.name}-{key[:16]}"
+
+
+def uneven_batches(batch_size: int, workers: int) -> list[Finding]:
+    """Return a finding if the workers cannot share batches evenly."""
+    if batch_size % workers == 0:
+        return []
+    near = batch_size // workers * workers or workers
+    message = f"batches of {batch_size} rows cannot be split over {workers} workers"
+    fix = f"set training.batch_size: {near} or {near + workers}, or another number of workers"
+    return [Finding("training.batch_over_workers", "error", f"{_PLACE}.workers", message, fix)]
 
 
 def cluster_findings(section: RaySection) -> list[Finding]:

@@ -24,20 +24,28 @@ from typing import Any
 from finetune_pipeline import __version__
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError, OutsideError
-from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import MODEL_FILE
+from finetune_pipeline.planning.memory import weight_bytes
+from finetune_pipeline.planning.planner import compute_width
+from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.reporting import listen, mute, say
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.trainers import ray_data
 from finetune_pipeline.trainers.base import TrainingOrder
 from finetune_pipeline.trainers.local import train_locally
+from finetune_pipeline.trainers.ray import uneven_batches
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.training.processes import STRATEGY
 from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
 _PATH_KEYS = ("train", "validation", "out", "work", "start_from")
 """Keys of a training job whose values are paths."""
+_ROOM = 0.8
+"""Share of a GPU's memory that training may use; the rest is for fragmentation and the driver."""
 
 
 def main() -> None:
@@ -181,14 +189,45 @@ def _listener(place: Storage, worker: str, history: Path) -> Callable[[str], Non
 
 
 def _strategy(job: Mapping[str, Any], workers: int) -> str:
-    """Choose how the workers share the training; see :func:`finetune_pipeline.worker.launch.choose`."""
-    from finetune_pipeline.worker.launch import choose
+    """Choose how the workers share the training, and say why."""
+    import torch
 
     if workers == 1:
         return "ddp"
-    chosen, reason = choose(job, workers)
+    gpu_bytes = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    chosen, reason = choose_strategy(job, workers, gpu_bytes)
     say(f"{job['stage']}: {workers} workers, {chosen}: {reason}")
     return chosen
+
+
+def choose_strategy(job: Mapping[str, Any], workers: int, gpu_bytes: int | None) -> tuple[str, str]:
+    """Choose ``ddp`` or ``fsdp2`` for several workers. Returns (strategy, reason).
+
+    ``ddp`` (distributed data parallel): every worker has a copy of the model and takes its part of each batch. ``fsdp2``
+    (fully sharded data parallel): weights, gradients and optimiser states are split over the workers and fetched layer by
+    layer (Zhao et al. 2023, arXiv:2304.11277). gpu_bytes: memory of a worker's GPU; None: it has none. Raises FindingsError
+    if the workers cannot share the job.
+    """
+    settings = job["settings"]
+    findings, strategy, reason = (
+        uneven_batches(settings["batch_size"], workers),
+        "ddp",
+        "the CPU shares whole models only",
+    )
+    if gpu_bytes is not None:
+        method, shape = METHODS[settings["method"]], model_shape(model_folder(Path(job["base"])))
+        weights = weight_bytes(shape, method, compute_width(settings["precision"], "cuda"))
+        needed = weights + 12 * method.trainable(settings, shape)  # without activations
+        fits = needed <= _ROOM * gpu_bytes
+        strategy, verb = ("ddp", "fits") if fits else ("fsdp2", "does not fit")
+        reason = f"it {verb} on one GPU ({needed / 2**30:.1f} GiB of {gpu_bytes / 2**30:.1f} GiB)"
+        if not fits and method.holds == "four_bit":
+            message = "4-bit weights cannot be split over GPUs: their quantization constants belong to complete tensors"
+            fix = "set training.method: lora, which is sharded in 16 bits, or use GPUs with more memory"
+            findings.append(Finding("training.four_bit_sharded", "error", "task.yaml: training.method", message, fix))
+    if findings:
+        raise FindingsError(findings)
+    return strategy, reason
 
 
 def _install_fix(error: BaseException) -> str:

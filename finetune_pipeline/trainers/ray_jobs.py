@@ -60,7 +60,6 @@ def runtime_env(added: dict[str, Any]) -> dict[str, Any]:
     variables = {
         **DEFAULTS,
         "HF_HUB_OFFLINE": "1",
-        "FINETUNE_PARALLEL": read_settings().parallel,
         **added.get("env_vars", {}),
         **ENVIRONMENT,  # Ray imports torch before our code could set them
     }

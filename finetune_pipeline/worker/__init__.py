@@ -1,1 +1,1 @@
-"""The child process that runs models: its entry and jobs, supervision, devices, several processes."""
+"""The child process that runs models: its entry and jobs, supervision, devices."""

@@ -1,7 +1,7 @@
-"""A lease on one or more devices, held by file locks that the training process inherits.
+"""A lease on a device, held by a file lock that the training process inherits.
 
 The lease survives a killed parent and ends when the last process that inherited it ends: two trainings never share a device
-by accident. The kernel keeps the locks; a leftover lock file has no effect.
+by accident. The kernel keeps the lock; a leftover lock file has no effect.
 """
 
 import contextlib
@@ -25,50 +25,32 @@ def lease(
     poll_s: float = 1.0,
     should_stop: Callable[[], str | None] = lambda: None,
     log: Callable[[str], None] = lambda message: None,
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Wait for one of `devices` and yield (its name, file descriptors to pass to the child with ``pass_fds``).
+) -> Iterator[tuple[str, int]]:
+    """Wait for one of `devices` and yield (its name, the file descriptor to pass to the child with ``pass_fds``).
 
-    A name such as ``cuda:0+cuda:1`` stands for all of its devices. All processes lock them in the same order, and release them
-    at once if one is taken, which prevents deadlocks.
     folder: folder of a device's lock file, see :func:`lock_folder`. holder: description for waiting processes. log: receives
     the holders and their times, at once and then occasionally. Raises Stopped if `should_stop` returns a reason.
     """
     reminders = Reminders()
     while True:
         for device in devices:
-            handles = _try_lock_all(folder, device, holder)
-            if handles is None:
+            handle = _try_lock(folder(device), device, holder)
+            if handle is None:
                 continue
             try:
-                yield device, handles
+                yield device, handle
             finally:
-                for handle in handles:
-                    os.close(handle)  # no LOCK_UN: a child keeps the lease with its copy
+                os.close(handle)  # no LOCK_UN: a child keeps the lease with its copy
             return
         if reminders.due():
-            holders = {part: _holder(folder(part), part) for device in devices for part in members(device)}
-            held_by = "; ".join(f"{part}: {holder}" for part, holder in holders.items() if holder) or "freed just now"
+            holders = {device: _holder(folder(device), device) for device in devices}
+            held_by = (
+                "; ".join(f"{device}: {holder}" for device, holder in holders.items() if holder) or "freed just now"
+            )
             log(f"waiting for a free device ({held_by})")
         if reason := should_stop():
             raise Stopped(reason)
         time.sleep(poll_s)
-
-
-def members(device: str) -> list[str]:
-    """Return the distinct devices of a name, in the order in which they are locked."""
-    return sorted(set(device.split("+")))
-
-
-def _try_lock_all(folder: Callable[[str], Path], device: str, holder: str) -> tuple[int, ...] | None:
-    """Lock every device of a name. Returns their open files; None, with no lock held, if one is taken."""
-    handles: list[int] = []
-    for part in members(device):
-        if (handle := _try_lock(folder(part), part, holder)) is None:
-            for earlier in handles:
-                os.close(earlier)
-            return None
-        handles.append(handle)
-    return tuple(handles)
 
 
 def lock_folder(device: str, home: Path) -> Path:

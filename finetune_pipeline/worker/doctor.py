@@ -72,8 +72,7 @@ class Machine:
 def examine_machine(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
     """Examine this machine. places: devices for jobs, as in FINETUNE_DEVICES. home: folder whose disk is checked. environment:
     returns the environment of a child process that sees only the given device."""
-    single_places = dict.fromkeys(part for place in places for part in place.split("+"))  # each once, in this order
-    devices = [_examine_in_child(place, environment) for place in single_places]
+    devices = [_examine_in_child(place, environment) for place in places]
     memory = psutil.virtual_memory()
     existing_folder = next(folder for folder in (home, *home.parents) if folder.exists())
     machine = Machine(

@@ -1,8 +1,7 @@
 """Process entry: ``python -m finetune_pipeline.worker.entry JOB.json`` runs one job of :mod:`.jobs`.
 
 Writes out/result.json (facts), out/measured.json, or out/error.json {code, kind, message}; exit codes in
-:mod:`finetune_pipeline.worker.process`. Works the same from a shell and under Dagster Pipes. With FINETUNE_PROCESSES
-above 1, :mod:`.launch` starts this module again in several processes that train together.
+:mod:`finetune_pipeline.worker.process`. Works the same from a shell and under Dagster Pipes.
 """
 
 import signal
@@ -25,9 +24,9 @@ from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError, is_out_of_memory, outside_words
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.search import nearest_smaller
-from finetune_pipeline.reporting import listen, mute, say
-from finetune_pipeline.training.processes import is_first, is_worker, process_count
-from finetune_pipeline.worker import launch, process
+from finetune_pipeline.reporting import listen, say
+from finetune_pipeline.training.processes import is_first
+from finetune_pipeline.worker import process
 from finetune_pipeline.worker.jobs import ACTIONS
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 
@@ -124,9 +123,9 @@ def _silence_libraries() -> None:
 
 
 @contextlib.contextmanager
-def _pipes(job: dict[str, Any]) -> Iterator[None]:
-    """Send messages also to Dagster if it started this process; of several processes, only the first sends them."""
-    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not is_first() or _needs_launch(job):
+def _pipes() -> Iterator[None]:
+    """Send messages also to Dagster if it started this process."""
+    if not os.environ.get("DAGSTER_PIPES_CONTEXT"):
         yield
         return
     from dagster_pipes import open_dagster_pipes
@@ -179,35 +178,17 @@ def classify_error(error: BaseException, job: dict[str, Any]) -> tuple[int, str,
     return 1, "error", f"{type(error).__name__}: {error}"
 
 
-def _needs_launch(job: dict[str, Any]) -> bool:
-    """Whether this process must start others for the job, instead of running it."""
-    return process_count() > 1 and not is_worker() and job.get("action") == "train"
-
-
 def _report_failure(error: BaseException, job: dict[str, Any], out: Path) -> int:
     """Write error.json for the error that ended the job. Returns the exit code."""
     code, kind, message = classify_error(error, job)
-    if is_first():  # first: on a full disk nothing can be written
-        say(f"{job.get('stage', job.get('action'))}: {message}")
-    write = launch.write_worker_error if is_worker() else launch.write_error
+    say(f"{job.get('stage', job.get('action'))}: {message}")  # first: on a full disk nothing can be written
     with contextlib.suppress(OSError):
-        write(out, code, kind, message)
-    return code
-
-
-def _launch(job: dict[str, Any], path: Path, out: Path) -> int:
-    """Run the job in several processes. Returns the exit code; negative: the signal that ended one of them."""
-    processes = process_count()
-    strategy, reason = launch.choose(job, processes)
-    say(f"{job['stage']}: {processes} processes, {strategy}: {reason}")
-    code = launch.launch(path, out, processes, strategy)
-    if code != 0:
-        say(f"{job['stage']}: {read_json(out / 'error.json')['message']}")
+        write_json(out / "error.json", {"code": code, "kind": kind, "message": message})
     return code
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job file named by the only argument. Returns the exit code; negative: the signal that ended one process."""
+    """Run the job file named by the only argument. Returns the exit code."""
     process.die_with_parent()
     process.stop_on_signals()
     if len(arguments) != 1:
@@ -220,17 +201,10 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{arguments[0]} is not a readable job file: {error!r}", file=sys.stderr)
         return EXIT_CONFIG
-    if is_worker():
-        process.watch_parent()
-    if not is_first():
-        mute()
-    else:
-        for name in ("result.json", "measured.json", "error.json"):
-            (out / name).unlink(missing_ok=True)
-    with _pipes(job):
+    for name in ("result.json", "measured.json", "error.json"):
+        (out / name).unlink(missing_ok=True)
+    with _pipes():
         try:
-            if _needs_launch(job):
-                return _launch(job, Path(arguments[0]), out)
             do_job(job)
         except BaseException as error:  # noqa: BLE001 - whatever ends the job is reported, then the process ends
             return _report_failure(error, job, out)
@@ -238,7 +212,7 @@ def main(arguments: list[str]) -> int:
 
 
 def end_with_job(arguments: list[str]) -> NoReturn:
-    """Run :func:`main` and end this process with its code, or by the signal that ended one of its processes."""
+    """Run :func:`main` and end this process with its code."""
     code = 1
     try:
         code = main(arguments)
@@ -250,8 +224,6 @@ def end_with_job(arguments: list[str]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         process.sweep_group()
-        if code < 0:
-            process.end_by(-code)
         os._exit(code)  # no interpreter shutdown: threads of libraries must not delay the exit
 
 

@@ -6,8 +6,6 @@ import gc
 import os
 import signal
 import sys
-import threading
-import time
 from types import FrameType
 
 import psutil
@@ -18,8 +16,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _SPINS, _MOST_SPINS = "GOMP_SPINCOUNT", "3500"
 """Measured in benchmarks/results/2026-11-29-order-intake.txt: fewer spins gain less, and more gain nothing."""
 _BUSY_CORES, _MEASURED_S = 0.5, 0.2
-_LOOK_EVERY_S = 1.0
-_GRACE_S = 5.0
 
 
 def keep_freed_memory(mapped_from: int = 1 << 30, given_back_from: int = 1 << 30) -> None:
@@ -78,21 +74,6 @@ def die_with_parent() -> None:
         os._exit(EXIT_PREEMPTED)
 
 
-def watch_parent() -> None:
-    """End this process soon after its parent, even if its main thread is waiting for other processes. Signal handlers run only
-    when the main thread returns to Python, which it may not do if the other process is dead."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_LOOK_EVERY_S)
-        time.sleep(_GRACE_S)
-        sweep_group()
-        os._exit(EXIT_PREEMPTED)
-
-    threading.Thread(target=watch, daemon=True, name="watch-parent").start()
-
-
 def stop_on_signals() -> None:
     """Raise :class:`Stop` on the first SIGINT or SIGTERM, and ignore later ones while stopping."""
 
@@ -113,13 +94,6 @@ def sweep_group() -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # ended meanwhile, or another user's
             if os.getpgid(pid) == os.getpgrp():
                 os.kill(pid, signal.SIGKILL)
-
-
-def end_by(number: int) -> None:
-    """End by the same signal as another process, to show it to the parent."""
-    if number != signal.SIGKILL:
-        signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 EXIT_CONFIG = 64

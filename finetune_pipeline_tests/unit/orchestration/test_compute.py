@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.orchestration.resources import Compute, child_environment, device_choices
+from finetune_pipeline.orchestration.resources import Compute, child_environment
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM
 from finetune_pipeline_tests.unit.orchestration.jobs import CHILD
 from finetune_pipeline_tests.unit.processes import is_running, number_in
@@ -131,16 +131,3 @@ def test_a_run_marked_finished_elsewhere_frees_the_device(tmp_path: Path, instan
     assert "its Dagster run is already FAILURE" in failure_of(result)
     assert attempts(tmp_path) == 1
     assert not any(is_running(number_in(tmp_path / name)) for name in ("child", "grandchild"))
-
-
-def test_only_a_training_takes_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = ["cuda:0+cuda:1", "cuda:2"]
-    assert device_choices(pairs, {"action": "train"}) == pairs
-    assert device_choices(pairs, {"action": "predict"}) == ["cuda:0", "cuda:1", "cuda:2"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    env = child_environment("cuda:1+cuda:0", {})
-    assert (env["CUDA_VISIBLE_DEVICES"], env["FINETUNE_PROCESSES"]) == ("7,4", "2")
-    resource = compute(tmp_path, devices=("cpu+cpu",))
-    facts = resource.launch(None, {**job(tmp_path, show=["FINETUNE_PROCESSES"]), "action": "train"})
-    assert facts["seen"] == {"FINETUNE_PROCESSES": "2"}
-    assert resource.launch(None, job(tmp_path, show=["FINETUNE_PROCESSES"]))["seen"] == {"FINETUNE_PROCESSES": "1"}

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,16 @@ def call(
     """Call a function of a test module in a separate process. arguments: Must be JSON. seconds: Timeout."""
     command, env = warm_workers.call_command(function, *arguments), {**os.environ, **_VARIABLES, **warm_workers.start()}
     return subprocess.run(command, env=env, text=True, capture_output=True, timeout=seconds, check=False)
+
+
+def call_together(function: Callable[..., Any], *arguments: Sequence[Any]) -> None:
+    """Call a function as :func:`call` does, in as many processes at once as there are lists of arguments."""
+    env = {**os.environ, **_VARIABLES, **warm_workers.start()}
+    commands = [warm_workers.call_command(function, *some) for some in arguments]
+    processes = [subprocess.Popen(c, env=env, text=True, stderr=subprocess.PIPE) for c in commands]
+    for process in processes:
+        code, errors = finish(process)
+        assert code == 0, errors
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
