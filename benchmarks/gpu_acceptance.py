@@ -25,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.gpu_kernels import check_kernels
 from benchmarks.training_tasks import make_base
 from benchmarks.training_throughput import in_child, ours
 from finetune_pipeline.data.examples import read_examples
@@ -37,7 +38,6 @@ from finetune_pipeline.planning.answering import PromptBatch, answering_memory
 from finetune_pipeline.planning.planner import Planner, compute_width
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.worker.kernels import check_kernels
 
 
 def shape_of(hidden: int, inner: int, layers: int, heads: int, key_heads: int, head: int) -> dict[str, int]:

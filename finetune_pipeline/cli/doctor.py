@@ -1,4 +1,4 @@
-"""``finetune doctor``: hardware of this machine, what would run where, and a test of its kernels."""
+"""``finetune doctor``: hardware of this machine, and what would run where."""
 
 from dataclasses import asdict
 
@@ -13,8 +13,8 @@ from finetune_pipeline.worker.doctor import examine_machine, machine_lines
 @click.command()
 @as_json
 def doctor() -> int:
-    """Describe this machine: devices, memory, disk, libraries, what runs where in which precision, and what is slow. Each
-    kernel used by training and merging is tested. Exit code 2: one is wrong, or a device is unusable.
+    """Describe this machine: devices, memory, disk, libraries, what runs where in which precision, and what is slow.
+    Exit code 2: a device is unusable.
     """
     settings = read_settings()
     machine = examine_machine(settings.devices, settings.home, lambda place: child_environment(place, {}))

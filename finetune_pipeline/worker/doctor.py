@@ -1,7 +1,7 @@
-"""Describes a machine and what runs where on it, and tests the kernels that training and merging use.
+"""Describes a machine and what runs where on it.
 
 A separate process examines each device (``python -m finetune_pipeline.worker.doctor DEVICE OUT.json``) and sees only that
-device: crashing and hanging kernels are reported like wrong ones.
+device: a driver that crashes or hangs is reported.
 """
 
 import importlib.metadata
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -22,10 +22,9 @@ from finetune_pipeline.data.workers import available_cores
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia
-from finetune_pipeline.worker.kernels import Kernel, check_kernels
 
 CHILD_SECONDS = 120.0
-"""Time limit of the child process: for imports and all kernels of a device."""
+"""Time limit of the child process, most of it for imports."""
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "dagster", "mlflow", "scikit-learn")
 LITTLE_DISK, LITTLE_MEMORY = 10 << 30, 8 << 30
 """Bytes below which the doctor warns."""
@@ -41,12 +40,7 @@ class Device:
     bfloat16: bool
     precision: str
     four_bit: str
-    kernels: list[Kernel] = field(default_factory=list)
     problem: str = ""
-
-    @property
-    def right(self) -> bool:
-        return not self.problem and all(kernel.right for kernel in self.kernels)
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class Machine:
 
     @property
     def right(self) -> bool:
-        return all(device.right for device in self.devices)
+        return not any(device.problem for device in self.devices)
 
 
 def examine_machine(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
@@ -145,14 +139,6 @@ def machine_lines(machine: Machine) -> list[str]:
         lines.append(f"{device.place}: {device.name}, {_gib(device.memory_bytes)}, {native}")
         if device.problem:
             lines.append(f"  problem: {device.problem}")
-        for kernel in device.kernels:
-            difference = (
-                ""
-                if kernel.difference is None
-                else f"largest difference {kernel.difference:.1e}, allowed {kernel.limit:g}"
-            )
-            result = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or difference}"
-            lines.append(f"  {result} ({kernel.seconds:.2f} s)")
     return [*lines, *(f"runs: {line}" for line in machine.runs), *(f"slow: {line}" for line in machine.slow)]
 
 
@@ -167,7 +153,7 @@ def _examine_in_child(place: str, environment: Callable[[str], Mapping[str, str]
         except OutsideError as error:  # CUDA_VISIBLE_DEVICES hides it
             return _unusable_device(place, str(error))
         except subprocess.TimeoutExpired:
-            return _unusable_device(place, f"its kernels did not end within {CHILD_SECONDS:g} s")
+            return _unusable_device(place, f"examining it did not end within {CHILD_SECONDS:g} s")
         if child.returncode or not result_file.is_file():
             last_line = (child.stderr.strip().splitlines() or ["no message"])[-1]
             return _unusable_device(place, f"examining it ended with code {child.returncode}: {last_line[:300]}")
@@ -179,7 +165,7 @@ def _unusable_device(place: str, problem: str) -> Device:
 
 
 def examine(place: str) -> Device:
-    """Examine the only visible device, and test the kernels on it."""
+    """Examine the only visible device."""
     import torch
 
     from finetune_pipeline.models.loading import native_bfloat16, pick_device, resolve_precision
@@ -199,7 +185,6 @@ def examine(place: str) -> Device:
         bfloat16=native_bfloat16(device) if cuda else cpu_has_bfloat16(),
         precision=str(precision).removeprefix("torch."),
         four_bit=_four_bit_library(device.type),
-        kernels=check_kernels(device, precision),
     )
 
 

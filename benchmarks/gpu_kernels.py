@@ -1,4 +1,4 @@
-"""Tests the kernels that training and merging use against their definitions on small tensors."""
+"""Compares the kernels of training and merging with their definitions, on small tensors."""
 
 from __future__ import annotations
 
