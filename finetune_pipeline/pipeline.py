@@ -107,7 +107,7 @@ STEPS = [
                 include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region", "contradictions"}
             ),
         },
-        code_version="15",
+        code_version="16",
         checks=(data_check.clean_accounted, data_check.quarantine_share, data_check.no_personal_data),
         kinds=("jsonl", "python"),
     ),

@@ -12,18 +12,19 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetune_pipeline.data.dedup.text_similarity import exact_form, exact_words
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.json_lines import decode_line
+from finetune_pipeline.data.examples import Example, decode_examples
+from finetune_pipeline.data.json_lines import decode_line, read_blocks_of_lines
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import RawStream
+from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec.loading import validated_spec
 
@@ -70,6 +71,27 @@ class Match:
         return row_finding("benchmark_contamination", self.place, message, fix)
 
 
+def benchmark_rows(path: Path, folder: Path | None) -> dict[int, tuple[Example, Finding]]:
+    """Find the rows of an examples file that repeat an item of the benchmark files below a folder. Returns them with the reason, by
+    row number. Raises FindingsError for unreadable benchmark files."""
+    if benchmark_index(folder) is None:  # unreadable files are reported here, not in a process of the pool
+        return {}
+    repeating: dict[int, tuple[Example, Finding]] = {}
+    rows = 0
+    blocks = read_blocks_of_lines(path)
+    for in_block, matches in in_order(partial(_matches_in_block, folder=folder), blocks, path.stat().st_size):
+        repeating |= {rows + row: (example, match.finding()) for row, (example, match) in matches.items()}
+        rows += in_block
+    return repeating
+
+
+def _matches_in_block(data: bytes, folder: Path | None) -> tuple[int, dict[int, tuple[Example, Match]]]:
+    """Return (number of rows, {row: (example, match)}) of complete lines of canonical JSON."""
+    examples, index = decode_examples(data, "scrubbed examples"), benchmark_index(folder)
+    matches = index.find(examples) if index else {}
+    return len(examples), {row: (examples[row], match) for row, match in matches.items()}
+
+
 @lru_cache(maxsize=2)
 def benchmark_index(folder: Path | None) -> BenchmarkIndex | None:
     """Index the benchmark files below a folder, once per process; None if there is no folder. Raises FindingsError for
@@ -111,14 +133,11 @@ class BenchmarkIndex:
                     self._ends.add((run_words[0], run_words[-1]))
                     self._longest.add(max(run_words, key=len))
 
-    def find(self, examples: Sequence[Example], prompts: Sequence[str]) -> dict[int, Match]:
-        """Return the rows (by index) that repeat an item, each with the item it covers best.
-
-        prompts: the exact forms of the examples' user texts.
-        """
+    def find(self, examples: Sequence[Example]) -> dict[int, Match]:
+        """Return the rows (by index) that repeat an item, each with the item it covers best."""
         matches = {}
-        for row, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
-            if best := self._best(example, prompt):
+        for row, example in enumerate(examples):
+            if best := self._best(example, exact_form(example.user_text)):
                 number, covered, how = best
                 item = self.items[number]
                 matches[row] = Match(example.id, example.place, item.file, item.line, how, round(covered, 4))

@@ -1,7 +1,7 @@
-"""The cleaning step: removes personal data and duplicates, and quarantines rows that contradict each other."""
+"""The cleaning step, in three parts: scrubbing, removal of rows that repeat benchmark items, removal of duplicates."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -9,17 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup import row_table
-from finetune_pipeline.data.dedup.benchmarks import benchmark_index
+from finetune_pipeline.data.dedup.benchmarks import benchmark_rows
 from finetune_pipeline.data.dedup.boilerplate import SAMPLE, Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.duplicate_resolution import Resolution
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
-from finetune_pipeline.data.dedup.row_table import ALL_ROWS, CONTRADICTION, EXACT, GONE, KEPT, NEAR, TABLE, RowTable
+from finetune_pipeline.data.dedup.row_table import (
+    ALL_ROWS,
+    CONTRADICTION,
+    EXACT,
+    GONE,
+    KEPT,
+    NEAR,
+    TABLE,
+    DescribedRows,
+    RowTable,
+    count_values,
+    describe_rows,
+    write_kept,
+)
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file, stream_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.raw_files import BENCHMARKS
-from finetune_pipeline.data.scrub import KINDS, finder_of, scrub_example
+from finetune_pipeline.data.scrub import KINDS, finder_of
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen_samples
+from finetune_pipeline.data.scrub.rows import ScrubbedRows, quarantine_row, scrub_rows
 from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
@@ -31,38 +44,8 @@ _RANDOM_TEST = 0.2
 """Share of rows in the test set of a random split."""
 
 
-def cluster_rows(
-    table: RowTable, prepared: row_table.PreparedRows, boilerplate: Boilerplate, spec: TaskSpec
-) -> dict[str, int]:
-    """Cluster rows with similar or equal prompts, and write the smallest id of each cluster into the table.
-
-    Each distinct prompt is compared once. Returns how many `clusters`, `prompts` (distinct) and `similar_pairs` there are."""
-    hashes, first_row, prompt_of_row = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
-
-    def forms_of(prompts: np.ndarray) -> list[str]:
-        return loose_forms([e.user_text for e in table.fetch(first_row[prompts])], boilerplate)
-
-    pairs, _ = verified_pairs(prepared.sketches[first_row], spec.data.near_duplicate_threshold, forms_of)
-    _, first_prompt, number = np.unique(prepared.normal_keys[first_row], return_index=True, return_inverse=True)
-    equal = np.stack([first_prompt[number], np.arange(len(hashes))], 1)
-    cluster_of_row = components(len(hashes), np.concatenate([pairs, equal]))[prompt_of_row]
-    smallest_id = np.full(int(cluster_of_row.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(smallest_id, cluster_of_row, table.rows["id"])
-    table.rows["cluster"] = smallest_id[cluster_of_row]
-    return {"clusters": len(smallest_id), "prompts": len(hashes), "similar_pairs": len(pairs)}
-
-
-def _clusters_of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """Yield the clusters with two or more of these rows, each as the numbers of its rows (int64), in batches of clusters."""
-    _, cluster_of_row, sizes = np.unique(clusters[rows], return_inverse=True, return_counts=True)
-    several = rows[sizes[cluster_of_row] > 1]
-    by_cluster = several[np.argsort(clusters[several], kind="stable")]
-    groups = np.split(by_cluster, np.flatnonzero(np.diff(clusters[by_cluster])) + 1) if len(by_cluster) else []
-    yield from (groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE))
-
-
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
-    """Scrub rows, find duplicate prompts, remove duplicates, quarantine contradictions and copies of benchmark items.
+    """Scrub rows, remove those that repeat a benchmark item, then duplicates, and quarantine contradictions.
 
     Writes ``examples.jsonl`` (kept rows, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
     records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl``, ``quarantine.jsonl``,
@@ -72,36 +55,78 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     Returns facts (counts of rows); always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
     """
     out.mkdir(parents=True, exist_ok=True)
-    source = examples_file(validated)
-    own_boilerplate = find_boilerplate(_scrubbed_prompts(source, spec))
-    boilerplate = own_boilerplate.with_known()
-    benchmarks = raw / BENCHMARKS if raw else None
-    benchmark_index(benchmarks)  # reports unreadable files now, not in a process of the pool
-    prepared = row_table.prepare_rows(source, row_table.Preparation(spec, boilerplate, benchmarks, key), out / ALL_ROWS)
-    table = RowTable(prepared.rows, out / ALL_ROWS)
-    tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
-    clusters = cluster_rows(table, prepared, boilerplate, spec)
-    duplicates, contradictions = _resolve(table, boilerplate, spec)
-    findings = [*prepared.findings, *(finding for _, finding in contradictions)]
+    path, find = out / ALL_ROWS, finder_of(spec.data, names=False)
+    scrubbed = scrub_rows(examples_file(validated), spec, key, path)
+    repeating = benchmark_rows(path, raw / BENCHMARKS if raw else None)
+    benchmark_findings = {row: finding for row, (_, finding) in repeating.items() if row not in scrubbed.removed}
+    removed = scrubbed.removed | {
+        row: quarantine_row(repeating[row][0], f, find) for row, f in benchmark_findings.items()
+    }
+    own_boilerplate = find_boilerplate(example.user_text for example in _sample(path))
+    result = remove_duplicates(path, own_boilerplate.with_known(), removed, spec, out)
+    findings = [*scrubbed.findings, *benchmark_findings.values(), *(finding for _, finding in result.contradictions)]
     finder = finder_of(spec.data)
-    contradicting = [row_table.quarantine_row(e, f, finder) for e, f in contradictions if f.severity == "error"]
-    row_table.write_kept(table, out / EXAMPLES)
-    np.save(out / TABLE, table.rows)
-    np.save(out / SKETCHES, prepared.sketches)
-    boilerplate.save(out / BOILERPLATE)
-    write_rows(out / "duplicates.jsonl", duplicates)
-    write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *contradicting])
+    contradicting = [quarantine_row(e, f, finder) for e, f in result.contradictions if f.severity == "error"]
+    write_rows(out / "duplicates.jsonl", result.duplicates)
+    write_rows(out / "quarantine.jsonl", [*(removed[row] for row in sorted(removed)), *contradicting])
     write_rows(out / "findings.jsonl", as_rows(findings))
-    write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
-    write_rows(out / SAMPLES, map(asdict, chosen_samples(prepared.samples)))
-    return {**_counts(table.rows, prepared, findings, spec), "boilerplate": len(own_boilerplate.segments), **clusters}
+    write_rows(out / "scrubbed.jsonl", scrubbed.values)
+    write_rows(out / SAMPLES, map(asdict, chosen_samples(scrubbed.samples)))
+    facts = _counts(result.rows, scrubbed, findings, spec)
+    return {**facts, "boilerplate": len(own_boilerplate.segments), **result.counts}
 
 
-def _scrubbed_prompts(source: Path, spec: TaskSpec) -> Iterator[str]:
-    """Yield a sample of the user texts as they will be after scrubbing."""
-    find = finder_of(spec.data)
-    for example in _sample(source):
-        yield (scrub_example(example, spec.labels, find=find)[0] if spec.data.scrub == "replace" else example).user_text
+@dataclass(frozen=True)
+class Deduplicated:
+    """The result of the search for duplicates.
+
+    Attributes:
+        rows: The records of all rows (ROW), with their clusters and states.
+        duplicates: Lines of ``duplicates.jsonl``.
+        contradictions: Contradicting rows with their findings.
+        counts: How many clusters, prompts and similar_pairs there are.
+    """
+
+    rows: np.ndarray
+    duplicates: list[dict[str, Any]]
+    contradictions: list[tuple[Example, Finding]]
+    counts: dict[str, int]
+
+
+def remove_duplicates(
+    path: Path, boilerplate: Boilerplate, removed: Collection[int], spec: TaskSpec, out: Path
+) -> Deduplicated:
+    """Find duplicates and contradictions among scrubbed rows, except those already removed. Writes the rows' table, their sketches,
+    the boilerplate and ``examples.jsonl`` with the kept rows."""
+    described = describe_rows(path, boilerplate, spec)
+    table = RowTable(described.rows, path)
+    table.rows["state"][list(removed)] = GONE
+    counts = cluster_rows(table, described, boilerplate, spec)
+    duplicates, contradictions = _resolve(table, boilerplate, spec)
+    write_kept(table, out / EXAMPLES)
+    np.save(out / TABLE, table.rows)
+    np.save(out / SKETCHES, described.sketches)
+    boilerplate.save(out / BOILERPLATE)
+    return Deduplicated(table.rows, duplicates, contradictions, counts)
+
+
+def cluster_rows(table: RowTable, described: DescribedRows, boilerplate: Boilerplate, spec: TaskSpec) -> dict[str, int]:
+    """Cluster rows with similar or equal prompts, and write the smallest id of each cluster into the table.
+
+    Each distinct prompt is compared once. Returns how many `clusters`, `prompts` (distinct) and `similar_pairs` there are."""
+    hashes, first_row, prompt_of_row = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
+
+    def forms_of(prompts: np.ndarray) -> list[str]:
+        return loose_forms([e.user_text for e in table.fetch(first_row[prompts])], boilerplate)
+
+    pairs, _ = verified_pairs(described.sketches[first_row], spec.data.near_duplicate_threshold, forms_of)
+    _, first_prompt, number = np.unique(described.normal_keys[first_row], return_index=True, return_inverse=True)
+    equal = np.stack([first_prompt[number], np.arange(len(hashes))], 1)
+    cluster_of_row = components(len(hashes), np.concatenate([pairs, equal]))[prompt_of_row]
+    smallest_id = np.full(int(cluster_of_row.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest_id, cluster_of_row, table.rows["id"])
+    table.rows["cluster"] = smallest_id[cluster_of_row]
+    return {"clusters": len(smallest_id), "prompts": len(hashes), "similar_pairs": len(pairs)}
 
 
 def _sample(source: Path) -> Iterator[Example]:
@@ -115,6 +140,15 @@ def _sample(source: Path) -> Iterator[Example]:
         for line in lines:
             if line.startswith(beginning):
                 yield decode_examples(line, str(source))[0]
+
+
+def _clusters_of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """Yield the clusters with two or more of these rows, each as the numbers of its rows (int64), in batches of clusters."""
+    _, cluster_of_row, sizes = np.unique(clusters[rows], return_inverse=True, return_counts=True)
+    several = rows[sizes[cluster_of_row] > 1]
+    by_cluster = several[np.argsort(clusters[several], kind="stable")]
+    groups = np.split(by_cluster, np.flatnonzero(np.diff(clusters[by_cluster])) + 1) if len(by_cluster) else []
+    yield from (groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE))
 
 
 def _resolve(
@@ -143,13 +177,11 @@ def _resolve(
     return [duplicates[row] for row in sorted(duplicates)], [contradictions[row] for row in sorted(contradictions)]
 
 
-def _counts(
-    rows: np.ndarray, prepared: row_table.PreparedRows, findings: Sequence[Finding], spec: TaskSpec
-) -> dict[str, Any]:
+def _counts(rows: np.ndarray, scrubbed: ScrubbedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:
     counts = np.bincount(rows["state"], minlength=GONE + 1).tolist()
     rules = Counter(f.rule for f in findings)
     hits = Counter(dict.fromkeys(KINDS, 0))
-    for row in prepared.scrubbed:
+    for row in scrubbed.values:
         hits[row["kind"]] += row["count"]
     return {
         "rows_in": len(rows),
@@ -162,11 +194,9 @@ def _counts(
         "by_rule": most_first(rules),
         "scrubbed": dict(hits),
         "scrub": spec.data.scrub,
-        "scrubbed_rows": len({r["id"] for r in prepared.scrubbed}),
-        "labels": row_table.count_values(rows["label"], rows["state"] == KEPT, spec.labels),
-        "labels_lost": row_table.count_values(
-            rows["label"], np.isin(rows["state"], (CONTRADICTION, GONE)), spec.labels
-        ),
+        "scrubbed_rows": len({r["id"] for r in scrubbed.values}),
+        "labels": count_values(rows["label"], rows["state"] == KEPT, spec.labels),
+        "labels_lost": count_values(rows["label"], np.isin(rows["state"], (CONTRADICTION, GONE)), spec.labels),
     }
 
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
-from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, count_values, quarantine_row
+from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, count_values
 from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import finder_of
+from finetune_pipeline.data.scrub.rows import quarantine_row
 from finetune_pipeline.data.split.alike import alike_rows
 from finetune_pipeline.data.split.leakage import LEAKAGE, Leak, Search, certify
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger, split_of

@@ -15,13 +15,13 @@ from finetune_pipeline.data.dedup.row_table import (
     KEPT,
     NEAR,
     TABLE,
-    Preparation,
     RowTable,
-    prepare_rows,
+    describe_rows,
     prompt_hash,
     write_kept,
 )
 from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, examples_of, read_examples, write_examples
+from finetune_pipeline.data.scrub.rows import scrub_rows
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, record_assignments
 from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.spec import TaskSpec
@@ -103,12 +103,13 @@ def write_clean(
     validated = write_validated(folder.parent / f"{folder.name}-validated", examples)
     folder.mkdir(parents=True, exist_ok=True)
     boilerplate = find_boilerplate(e.user_text for e in examples).with_known()
-    prepared = prepare_rows(validated / EXAMPLES, Preparation(spec, boilerplate, None, b"key"), folder / ALL_ROWS)
-    rows = prepared.rows
+    scrub_rows(validated / EXAMPLES, spec, b"key", folder / ALL_ROWS)
+    described = describe_rows(folder / ALL_ROWS, boilerplate, spec)
+    rows = described.rows
     rows["cluster"] = [int((clusters or {}).get(e.id, e.id), 16) for e in examples]
     rows["state"] = [NEAR if e.id in set(removed) else KEPT for e in examples]
     np.save(folder / TABLE, rows)
-    np.save(folder / SKETCHES, prepared.sketches)
+    np.save(folder / SKETCHES, described.sketches)
     boilerplate.save(folder / BOILERPLATE)
     write_kept(RowTable(rows, folder / ALL_ROWS), folder / EXAMPLES)
     return folder
