@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from msgspec.structs import replace
 
 from benchmarks.public_sets import clean_rows, make_spec, make_task
-from finetune_pipeline.data.dedup.row_table import TABLE
+from finetune_pipeline.data.dedup.row_table import load_rows
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.spec import Task, TaskSpec, load_task
 
@@ -147,7 +146,7 @@ def example_set(name: str, public: Path) -> ExampleSet:
         else:
             task = load_task(SHIPPED / name) if (SHIPPED / name).is_dir() else make_task(name, public, out)
         clean_rows(task, out)
-        table, rows = np.load(out / "clean" / TABLE), read_examples(out / "clean")
+        table, rows = load_rows(out / "clean"), read_examples(out / "clean")
     ids, clusters = ([f"{number:016x}" for number in table[key].tolist()] for key in ("id", "cluster"))
     return ExampleSet(task.spec, rows, dict(zip(ids, clusters, strict=True)))
 

@@ -107,7 +107,7 @@ STEPS = [
                 include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region", "contradictions"}
             ),
         },
-        code_version="16",
+        code_version="17",
         checks=(data_check.clean_accounted, data_check.quarantine_share, data_check.no_personal_data),
         kinds=("jsonl", "python"),
     ),
@@ -118,7 +118,7 @@ STEPS = [
         data.make_reviewed,
         needs=("clean_examples",),
         settings=lambda spec, run: {"reviews": run.reviews},
-        code_version="5",
+        code_version="6",
         checks=(data_check.enough_examples, data_check.enough_per_label, data_check.reviews_applied),
         kinds=("jsonl",),
     ),
@@ -133,7 +133,7 @@ STEPS = [
             "ledger": run.split_ledger,
             **spec.data.model_dump(include={"near_duplicate_threshold"}),
         },
-        code_version="14",
+        code_version="15",
         checks=(
             data_check.no_leakage,
             data_check.few_rows_left,

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
-from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE, count_values
+from finetune_pipeline.data.dedup.row_table import GONE, KEPT, count_values, load_rows, save_rows
 from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import digest_files, json_rows, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
@@ -82,12 +82,12 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     time is the oldest.
 
     A relabelled row keeps its id and gets the tag ``relabelled``. Unusable decisions become findings. Writes
-    ``examples.jsonl``, ``decisions.jsonl`` (only the applied ones), ``findings.jsonl`` and ``rows.npy`` (the cleaning step's
-    table, with the state GONE for dropped rows). Returns facts.
+    ``examples.jsonl``, ``decisions.jsonl`` (only the applied ones), ``findings.jsonl`` and ``rows.parquet`` (the records of the
+    cleaning step's table, with the state GONE for dropped rows). Returns facts.
     """
     out.mkdir(parents=True, exist_ok=True)
     decisions, findings, lines = read_decisions(reviews_folder, spec)
-    rows = np.load(clean / TABLE)
+    rows = load_rows(clean)
     kept_rows = np.flatnonzero(rows["state"] == KEPT)
     row_by_id = dict(zip(rows["id"][kept_rows].tolist(), kept_rows.tolist(), strict=True)) if decisions else {}
     last_decisions: dict[int, Decision] = {}
@@ -112,7 +112,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
                 rows["label"][row] = ranks.get(last_decision.label or "", -1)
                 example = _relabelled(decode_examples(line, str(clean))[0], str(last_decision.label), spec)
                 written.write(msgspec.json.encode(example) + b"\n")
-    np.save(out / TABLE, rows)
+    save_rows(out, rows)
     applied = [last_decisions[row] for row in sorted(last_decisions)]
     applied_rows = ({**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()} for d in applied)
     write_rows(out / "decisions.jsonl", applied_rows)

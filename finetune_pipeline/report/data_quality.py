@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.row_table import TABLE
+from finetune_pipeline.data.dedup.row_table import load_rows
 from finetune_pipeline.data.examples import stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.quality.report import PARTS, data_quality
@@ -42,7 +42,7 @@ def write_quality(
     fill it in and put it into the task's ``reviews/``). Returns facts.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = np.load(clean / TABLE)
+    rows = load_rows(clean)
     clusters = dict(zip(_hex(rows["id"]), _hex(rows["cluster"]), strict=True))
     ids, codes = ids_and_splits(splits) if splits else (rows["id"][:0], np.zeros(0, np.int8))
     assignments = dict(zip(_hex(ids), np.array(SPLITS, object)[codes], strict=True))

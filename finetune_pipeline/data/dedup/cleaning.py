@@ -12,7 +12,7 @@ import numpy as np
 from finetune_pipeline.data.dedup.benchmarks import benchmark_rows
 from finetune_pipeline.data.dedup.boilerplate import SAMPLE, Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.duplicate_resolution import Resolution
-from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
+from finetune_pipeline.data.dedup.near_duplicates import components, verified_pairs
 from finetune_pipeline.data.dedup.row_table import (
     ALL_ROWS,
     CONTRADICTION,
@@ -20,11 +20,11 @@ from finetune_pipeline.data.dedup.row_table import (
     GONE,
     KEPT,
     NEAR,
-    TABLE,
-    DescribedRows,
     RowTable,
     count_values,
     describe_rows,
+    load_rows,
+    save_rows,
     write_kept,
 )
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file, stream_examples
@@ -37,7 +37,7 @@ from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
-BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
+BOILERPLATE = "boilerplate.json"
 _AT_ONCE = 5_000
 """Clusters whose rows are in memory at once."""
 _RANDOM_TEST = 0.2
@@ -47,8 +47,8 @@ _RANDOM_TEST = 0.2
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
     """Scrub rows, remove those that repeat a benchmark item, then duplicates, and quarantine contradictions.
 
-    Writes ``examples.jsonl`` (kept rows, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
-    records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl``, ``quarantine.jsonl``,
+    Writes ``examples.jsonl`` (kept rows, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.parquet`` (their
+    table, see row_table), ``boilerplate.json``, ``duplicates.jsonl``, ``quarantine.jsonl``,
     ``findings.jsonl``, ``scrubbed.jsonl`` and ``scrubbed_samples.jsonl`` (texts before and after). raw: folder of the raw
     artifact, for its benchmark files. key: for the fingerprints of scrubbed values.
 
@@ -63,7 +63,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
         row: quarantine_row(repeating[row][0], f, find) for row, f in benchmark_findings.items()
     }
     own_boilerplate = find_boilerplate(example.user_text for example in _sample(path))
-    result = remove_duplicates(path, own_boilerplate.with_known(), removed, spec, out)
+    result = remove_duplicates(path, scrubbed.rows, own_boilerplate.with_known(), removed, spec, out)
     findings = [*scrubbed.findings, *benchmark_findings.values(), *(finding for _, finding in result.contradictions)]
     finder = finder_of(spec.data)
     contradicting = [quarantine_row(e, f, finder) for e, f in result.contradictions if f.severity == "error"]
@@ -94,33 +94,29 @@ class Deduplicated:
 
 
 def remove_duplicates(
-    path: Path, boilerplate: Boilerplate, removed: Collection[int], spec: TaskSpec, out: Path
+    path: Path, rows: int, boilerplate: Boilerplate, removed: Collection[int], spec: TaskSpec, out: Path
 ) -> Deduplicated:
-    """Find duplicates and contradictions among scrubbed rows, except those already removed. Writes the rows' table, their sketches,
-    the boilerplate and ``examples.jsonl`` with the kept rows."""
-    described = describe_rows(path, boilerplate, spec)
-    table = RowTable(described.rows, path)
+    """Find duplicates and contradictions among scrubbed rows, except those already removed. Writes the rows' table, the boilerplate
+    and ``examples.jsonl`` with the kept rows."""
+    table, normal_keys = describe_rows(path, boilerplate, spec, rows)
     table.rows["state"][list(removed)] = GONE
-    counts = cluster_rows(table, described, boilerplate, spec)
-    duplicates, contradictions = _resolve(table, boilerplate, spec)
+    counts = cluster_rows(table, normal_keys, spec)
+    duplicates, contradictions = _resolve(table, spec)
     write_kept(table, out / EXAMPLES)
-    np.save(out / TABLE, table.rows)
-    np.save(out / SKETCHES, described.sketches)
+    save_rows(out, table.rows, table.prompts)
     boilerplate.save(out / BOILERPLATE)
     return Deduplicated(table.rows, duplicates, contradictions, counts)
 
 
-def cluster_rows(table: RowTable, described: DescribedRows, boilerplate: Boilerplate, spec: TaskSpec) -> dict[str, int]:
+def cluster_rows(table: RowTable, normal_keys: np.ndarray, spec: TaskSpec) -> dict[str, int]:
     """Cluster rows with similar or equal prompts, and write the smallest id of each cluster into the table.
 
     Each distinct prompt is compared once. Returns how many `clusters`, `prompts` (distinct) and `similar_pairs` there are."""
     hashes, first_row, prompt_of_row = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
-
-    def forms_of(prompts: np.ndarray) -> list[str]:
-        return loose_forms([e.user_text for e in table.fetch(first_row[prompts])], boilerplate)
-
-    pairs, _ = verified_pairs(described.sketches[first_row], spec.data.near_duplicate_threshold, forms_of)
-    _, first_prompt, number = np.unique(described.normal_keys[first_row], return_index=True, return_inverse=True)
+    pairs, _ = verified_pairs(
+        table.sketches[first_row], spec.data.near_duplicate_threshold, lambda prompts: table.forms(first_row[prompts])
+    )
+    _, first_prompt, number = np.unique(normal_keys[first_row], return_index=True, return_inverse=True)
     equal = np.stack([first_prompt[number], np.arange(len(hashes))], 1)
     cluster_of_row = components(len(hashes), np.concatenate([pairs, equal]))[prompt_of_row]
     smallest_id = np.full(int(cluster_of_row.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
@@ -151,17 +147,15 @@ def _clusters_of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[lis
     yield from (groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE))
 
 
-def _resolve(
-    table: RowTable, boilerplate: Boilerplate, spec: TaskSpec
-) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
+def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
     """Resolve every cluster and write the states into the table. Returns (lines of duplicates.jsonl, contradicting rows with
     their findings), in the order of rows."""
     duplicates: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     resolved = 0
     for batch in _clusters_of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
-        fetched = table.fetch(np.concatenate(batch))
-        examples = iter(zip(fetched, loose_forms([e.user_text for e in fetched], boilerplate), strict=True))
+        numbers = np.concatenate(batch)
+        examples = zip(table.fetch(numbers), table.forms(numbers), strict=True)
         for members in batch:
             rows, forms = zip(*(next(examples) for _ in members), strict=True)
             resolution = Resolution(rows, forms, spec)
@@ -221,7 +215,7 @@ class Copies:
 
 def copies_in(clean: Path) -> Copies:
     """Count the copies among the valid rows of a clean_examples artifact, including removed ones."""
-    rows = np.load(clean / TABLE)
+    rows = load_rows(clean)
     _, number, sizes = np.unique(rows["cluster"], return_inverse=True, return_counts=True)
     other_rows = sizes[number] - 1
     files: dict[int, set[str]] = defaultdict(set)

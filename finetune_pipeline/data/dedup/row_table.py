@@ -1,25 +1,34 @@
-"""The valid rows of a stage, scrubbed, as columns and sketches: sets are compared without decoding their texts again."""
+"""The table of a stage's valid rows: what is computed once of every scrubbed prompt, so that later steps compare rows without
+reading their texts again."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.near_duplicates import COLUMNS, loose_forms, sketch
 from finetune_pipeline.data.dedup.text_similarity import exact_form, loosened
+from finetune_pipeline.data.dedup.tokens import token_sets, token_space
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
-TABLE, ALL_ROWS = "rows.npy", "rows.jsonl"
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from scipy.sparse import csr_matrix
+
+TABLE, ALL_ROWS = "rows.parquet", "rows.jsonl"
 KEPT, EXACT, NEAR, CONTRADICTION, GONE = range(5)
 """State of a row: kept; exact or near duplicate; contradiction; or removed for another reason (personal data, benchmark item,
 reviewer)."""
@@ -37,7 +46,7 @@ ROW = np.dtype(
         ("end", "<u8"),
     ]
 )
-"""A record of ``rows.npy``: one for every valid row, including removed ones."""
+"""A record of the table: one for every valid row, including removed ones."""
 
 
 def hash_text(text: str) -> int:
@@ -61,12 +70,75 @@ def count_values(values: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> 
     return {name: int(n) for name, n in zip(names, counts, strict=True)}
 
 
+def _prompt_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    sketches = pa.list_(pa.uint32(), COLUMNS)
+    return pa.schema([("form", pa.string()), ("sketch", sketches), ("tokens", pa.list_(pa.int32()))])
+
+
+def save_rows(folder: Path, rows: np.ndarray, prompts: pa.Table | None = None) -> None:
+    """Write the records of rows (ROW), and what is known of their prompts (see :class:`RowTable`), into an artifact's table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: rows[name] for name in ROW.names or ()}
+    known = {} if prompts is None else {name: prompts[name] for name in prompts.column_names}
+    pq.write_table(pa.table({**columns, **known}), folder / TABLE)
+
+
+def load_rows(folder: Path) -> np.ndarray:
+    """Read the records of rows (ROW) from an artifact's table."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / TABLE, columns=list(ROW.names or ()))
+    rows = np.zeros(len(table), ROW)
+    for name in table.column_names:
+        rows[name] = table[name].to_numpy()
+    return rows
+
+
 @dataclass(frozen=True)
 class RowTable:
-    """The records (ROW) of a stage's rows, and the file (``rows.jsonl``) with the rows."""
+    """The rows of a stage.
+
+    Attributes:
+        rows: Their records (ROW).
+        path: The file (``rows.jsonl``) with the rows.
+        prompts: Computed once for every row, from its scrubbed prompt without boilerplate: `form` (its loose form), `sketch` (see
+            near_duplicates.py) and `tokens` (its token set, see tokens.py).
+    """
 
     rows: np.ndarray
     path: Path
+    prompts: pa.Table
+
+    @classmethod
+    def load(cls, clean: Path, rows: np.ndarray | None = None) -> RowTable:
+        """Read the table of a clean_examples artifact. rows: records of the same rows, as a later step has changed them."""
+        import pyarrow.parquet as pq
+
+        prompts = pq.read_table(clean / TABLE, columns=_prompt_schema().names)
+        return cls(load_rows(clean) if rows is None else rows, clean / ALL_ROWS, prompts)
+
+    @property
+    def sketches(self) -> np.ndarray:
+        """Sketches of all rows (uint32, [n, COLUMNS])."""
+        flat: np.ndarray = self.prompts["sketch"].combine_chunks().flatten().to_numpy()
+        return flat.reshape(-1, COLUMNS)
+
+    def forms(self, which: np.ndarray) -> list[str]:
+        """Return the loose forms of these rows (int64), without boilerplate."""
+        return list(self.prompts["form"].take(which).to_pylist())
+
+    def token_sets(self, which: np.ndarray) -> csr_matrix:
+        """Return the token sets of these rows (int64; see tokens.token_sets)."""
+        from scipy.sparse import csr_matrix
+
+        lists = self.prompts["tokens"].combine_chunks()
+        starts, tokens = lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy()
+        shape = (len(self.rows), token_space(len(self.rows)))
+        return csr_matrix((np.ones(len(tokens), np.float32), tokens, starts), shape)[which]
 
     def lines(self, which: np.ndarray) -> bytes:
         """Read the lines of these rows (int64, ascending)."""
@@ -93,39 +165,40 @@ def write_kept(table: RowTable, path: Path) -> None:
         out.writelines(compress(lines, (table.rows["state"] == KEPT).tolist()))
 
 
-@dataclass
-class DescribedRows:
-    """Rows ready for comparison: a value for each row.
+def describe_rows(path: Path, boilerplate: Boilerplate, spec: TaskSpec, rows: int) -> tuple[RowTable, np.ndarray]:
+    """Describe the rows of a file for comparison. All have the state KEPT and no cluster yet.
 
-    Attributes:
-        rows: Their records (ROW); all have the state KEPT and no cluster yet.
-        sketches: Sketches of their prompts.
-        normal_keys: Hashes of their prompts' loose forms, boilerplate included (uint64, [n]).
+    Args:
+        boilerplate: Removed from prompts before.
+        rows: Number of rows of the file.
+
+    Returns:
+        The table, and hashes of the loose forms of all prompts, boilerplate included (uint64, [n]).
     """
+    import pyarrow as pa
 
-    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, ROW))
-    sketches: np.ndarray = field(default_factory=lambda: np.zeros((0, COLUMNS), np.uint32))
-    normal_keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
-
-
-def describe_rows(path: Path, boilerplate: Boilerplate, spec: TaskSpec) -> DescribedRows:
-    """Describe the rows of a file for comparison. boilerplate: removed from prompts before."""
-    columns: dict[str, list[np.ndarray]] = {name: [getattr(DescribedRows(), name)] for name in _COLUMNS}
-    rows = offset = 0
-    describe = partial(describe_block, boilerplate=boilerplate, spec=spec)
-    for block in in_order(describe, read_blocks_of_lines(path), path.stat().st_size):
-        block.rows["start"] += offset
-        block.rows["end"] += offset
-        offset = int(block.rows["end"][-1])
-        rows += len(block.rows)
-        for name, parts in columns.items():
-            parts.append(getattr(block, name))
-        tell("clean_examples", f"{rows} rows sketched", rows=rows)
-    return DescribedRows(**{name: np.concatenate(parts) for name, parts in columns.items()})
+    records, normal_keys, prompts = [np.zeros(0, ROW)], [np.zeros(0, np.uint64)], []
+    described = offset = 0
+    describe = partial(describe_block, boilerplate=boilerplate, spec=spec, space=token_space(rows))
+    for block, keys, batch in in_order(describe, read_blocks_of_lines(path), path.stat().st_size):
+        block["start"] += offset
+        block["end"] += offset
+        offset = int(block["end"][-1])
+        described += len(block)
+        records.append(block)
+        normal_keys.append(keys)
+        prompts.append(batch)
+        tell("clean_examples", f"{described} rows described", rows=described)
+    table = pa.Table.from_batches(prompts, _prompt_schema()).combine_chunks()
+    return RowTable(np.concatenate(records), path, table), np.concatenate(normal_keys)
 
 
-def describe_block(data: bytes, boilerplate: Boilerplate, spec: TaskSpec) -> DescribedRows:
-    """Describe rows given as complete lines of canonical JSON."""
+def describe_block(
+    data: bytes, boilerplate: Boilerplate, spec: TaskSpec, space: int
+) -> tuple[np.ndarray, np.ndarray, pa.RecordBatch]:
+    """Describe rows given as complete lines of canonical JSON. Returns (ROW, normal keys, columns of prompts)."""
+    import pyarrow as pa
+
     examples = decode_examples(data, "scrubbed examples")
     user_texts = [e.user_text for e in examples]
     exact = [exact_form(text) for text in user_texts]
@@ -139,8 +212,12 @@ def describe_block(data: bytes, boilerplate: Boilerplate, spec: TaskSpec) -> Des
     rows["origin"] = [ORIGINS.index(e.origin) for e in examples]
     rows["end"] = np.cumsum([len(line) for line in data.splitlines(keepends=True)])
     rows["start"][1:] = rows["end"][:-1]
-    sketches = sketch(loose_forms(user_texts, boilerplate, exact), spec.data.near_duplicate_threshold)
-    return DescribedRows(rows, sketches, np.array([hash_text(loosened(form)) for form in exact], np.uint64))
-
-
-_COLUMNS = ("rows", "sketches", "normal_keys")
+    forms = loose_forms(user_texts, boilerplate, exact)
+    sketches, sets = sketch(forms, spec.data.near_duplicate_threshold), token_sets(forms, space)
+    columns = (
+        pa.array(forms, pa.string()),
+        pa.FixedSizeListArray.from_arrays(pa.array(sketches.ravel()), COLUMNS),
+        pa.ListArray.from_arrays(pa.array(sets.indptr, pa.int32()), pa.array(sets.indices, pa.int32())),
+    )
+    prompts = pa.RecordBatch.from_arrays(list(columns), schema=_prompt_schema())
+    return rows, np.array([hash_text(loosened(form)) for form in exact], np.uint64), prompts

@@ -1,34 +1,29 @@
 """Finds each row's nearest neighbours, so that edited copies share a split (see placement.py). Removing duplicates uses another,
 stricter relation (see data/dedup).
 
-Texts are compared by their words, by three-letter parts of words, and by pairs of words up to REACH words apart, so that a typing
-error, a missing or another word or another order changes few features of a text. A feature weighs log(1 + n / texts with it), as
-in TF-IDF. Two measures find different edits: the Dice coefficient finds copies with other words; mixed with containment (shared
-weight over that of the lighter text) it finds copies cut short or with words around them. A text is linked to its nearest
-neighbour by each. Links are followed in the order of how far the neighbour stands out from the next two: an original does so, while
-texts of one family are all equally near (benchmarks/edited_copies.py).
+Texts are compared by their tokens (see dedup/tokens.py). A token, here a feature, weighs log(1 + n / texts with it), as in TF-IDF.
+Two measures find different edits: the Dice coefficient finds copies with other words; mixed with containment (shared weight over
+that of the lighter text) it finds copies cut short or with words around them. A text is linked to its nearest neighbour by each.
+Links are followed in the order of how far the neighbour stands out from the next two: an original does so, while texts of one
+family are all equally near (benchmarks/edited_copies.py).
 
-The cost is bounded: a text keeps _MOST features (those with the smallest hashes). Texts that share its rarest features are
-examined, at most _EXAMINED, and the best _COMPARED of them are compared in full.
+The cost is bounded: texts that share a text's rarest features are examined, at most _EXAMINED, and the best _COMPARED of them are
+compared in full.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate
-from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import KEPT, RowTable
-from finetune_pipeline.data.dedup.text_similarity import WITHOUT_BLANKS
-from finetune_pipeline.data.examples import ORIGINS, decode_examples
-from finetune_pipeline.data.workers import available_cores, in_order
+from finetune_pipeline.data.dedup.tokens import first_of_rows, token_sets
+from finetune_pipeline.data.examples import ORIGINS
+from finetune_pipeline.data.workers import available_cores
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -39,18 +34,13 @@ below 0.16."""
 REPEATS = 0.5
 """From this similarity on a row repeats another. A human row and another share a split only then: with LEAST, every fifth row from
 production would be lost, because its nearest neighbour happens to be in the test."""
-REACH = 4
-"""Pairs of words are features if they are at most this many words apart."""
 _CONTAINED = 0.3
 """Weight of containment in the mixed measure."""
-_MOST, _RAREST, _EXAMINED, _COMPARED = 128, 32, 500, 16
+_RAREST, _EXAMINED, _COMPARED = 32, 500, 16
 _SHARED = 0.1
 """Minimum share of the rarest features' weight that a text must share with a query to be compared."""
-_FEW = 20_000
-"""Up to this many texts, features have 20 bits instead of 24."""
 _ROWS_AT_ONCE, _QUERIES_AT_ONCE = 20_000, 1_000
 _HUMAN = ORIGINS.index("human")
-_WORDS = re.compile(f"{WITHOUT_BLANKS.pattern}|[^\\s{WITHOUT_BLANKS.pattern[1:-1]}]+")
 
 
 @dataclass(frozen=True)
@@ -81,11 +71,11 @@ class Neighbours:
     outstanding: np.ndarray
 
 
-def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
+def alike_rows(table: RowTable) -> AlikeRows:
     """Find similar rows among the kept ones, one row per prompt."""
     kept_rows = np.flatnonzero(table.rows["state"] == KEPT)
     rows = np.sort(kept_rows[np.unique(table.rows["prompt"][kept_rows], return_index=True)[1]])
-    index = _index_of(table, rows, boilerplate)
+    index = AlikeIndex(table.token_sets(rows))
     near = index.nearest()
     query, measure = np.nonzero(near.text >= 0)
     left, right = np.sort(np.stack([rows[query], rows[near.text[query, measure]]]), axis=0)
@@ -98,66 +88,8 @@ def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
     return AlikeRows(Links(left[order], right[order], strength[order]), index, rows)
 
 
-def _index_of(table: RowTable, rows: np.ndarray, boilerplate: Boilerplate) -> AlikeIndex:
-    from scipy.sparse import vstack
-
-    bits = 20 if len(rows) <= _FEW else 24
-    parts = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, max(1, len(rows)), _ROWS_AT_ONCE))
-    size = int((table.rows["end"][rows] - table.rows["start"][rows]).sum())
-    read = partial(_features_of_lines, boilerplate=boilerplate, bits=bits)
-    return AlikeIndex(vstack(list(in_order(read, map(table.lines, parts), size)), "csr"))
-
-
-def _features_of_lines(lines: bytes, boilerplate: Boilerplate, bits: int) -> csr_matrix:
-    """Return the features of rows in canonical JSON."""
-    return features_of(loose_forms([e.user_text for e in decode_examples(lines)], boilerplate), 2**bits)
-
-
-def _named_features(form: str) -> list[str]:
-    words = _WORDS.findall(form)
-    features = list(words)
-    for distance in range(1, REACH + 1):
-        between = f" {distance} "
-        features += map(between.join, zip(words, words[distance:], strict=False))
-    for word in set(words):
-        features += _parts_of_word(word)
-    return features
-
-
-@lru_cache(maxsize=100_000)
-def _parts_of_word(word: str) -> list[str]:
-    padded = f" {word} "
-    return [f"#{padded[start : start + 3]}" for start in range(len(word))] if len(word) > 1 else []
-
-
-def features_of(forms: Sequence[str], width: int) -> csr_matrix:
-    """Return which features each text has (float32, [n, width], 1 or absent): those _MOST with the smallest hashes."""
-    from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    vectorizer = HashingVectorizer(
-        analyzer=_named_features, n_features=width, alternate_sign=False, norm=None, binary=True, dtype=np.float32
-    )
-    if not forms:
-        return csr_matrix((0, width), dtype=np.float32)
-    features = vectorizer.transform(forms)
-    features.sort_indices()
-    return _first_of_rows(features, np.full(features.nnz, True), _MOST)
-
-
-def _first_of_rows(matrix: csr_matrix, mask: np.ndarray, most: int) -> csr_matrix:
-    """Keep of each row's entries in the mask (bool, [entries]) the first `most`."""
-    from scipy.sparse import csr_matrix
-
-    before = np.append(0, np.cumsum(mask))
-    place = before[1:] - np.repeat(before[matrix.indptr[:-1]], np.diff(matrix.indptr))
-    kept = mask & (place <= most)
-    starts = np.append(0, np.cumsum(kept))[matrix.indptr]
-    return csr_matrix((matrix.data[kept], matrix.indices[kept], starts), matrix.shape)
-
-
 class AlikeIndex:
-    """An index that finds the most similar of its texts. features: of its texts (see :func:`features_of`); are
+    """An index that finds the most similar of its texts. features: of its texts (see :func:`.tokens.token_sets`); are
     changed."""
 
     def __init__(self, features: csr_matrix) -> None:
@@ -176,7 +108,7 @@ class AlikeIndex:
         if forms is None:
             features, sums, rare, texts_with = self._features, self._sums, self._rare, self._texts_with
         else:
-            features = features_of(forms, self._features.shape[1])
+            features = token_sets(forms, self._features.shape[1])
             sums = self._weigh(features)
             rare = self._rarest(features, 1)  # a feature of a single text of the index is the best clue
             texts_with = self._all_texts_with(rare.indices)
@@ -210,7 +142,7 @@ class AlikeIndex:
         rarest = csr_matrix((features.data[order], features.indices[order], starts), shape)
         examined = np.append(0, np.cumsum(texts[order], dtype=np.int64))
         within = examined[1:] - np.repeat(examined[starts[:-1]], counts) <= _EXAMINED
-        return _first_of_rows(rarest, within, _RAREST)
+        return first_of_rows(rarest, within, _RAREST)
 
     def _all_texts_with(self, wanted: np.ndarray) -> csr_matrix:
         """Return the texts of the index with these features (float32, [width, n])."""

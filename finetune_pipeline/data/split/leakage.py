@@ -57,12 +57,11 @@ class _Rows:
 @dataclass(frozen=True)
 class Search:
     """Everything the comparison needs: the rows, their splits (int8, index in SPLITS; negative: none), the names of their
-    units, their sketches, and the links between them with the index of their texts."""
+    units, and the links between them with the index of their texts."""
 
     table: RowTable
     split: np.ndarray
     unit: np.ndarray
-    sketches: np.ndarray
     boilerplate: Boilerplate
     alike: AlikeRows
     spec: TaskSpec
@@ -79,12 +78,10 @@ class Search:
 
     def rows(self, which: np.ndarray) -> _Rows:
         """Return these rows, ready for comparison."""
-
-        def forms_of(rows: np.ndarray) -> list[str]:
-            return loose_forms([e.user_text for e in self.table.fetch(which[rows])], self.boilerplate)
-
         prompt, group = (self.table.rows[name][which] for name in ("prompt", "group"))
-        return _Rows(prompt, group, self.split[which], self.sketches[which], forms_of)
+        return _Rows(
+            prompt, group, self.split[which], self.table.sketches[which], lambda rows: self.table.forms(which[rows])
+        )
 
 
 def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
-from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
-from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, count_values
+from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
+from finetune_pipeline.data.dedup.row_table import KEPT, RowTable, count_values, load_rows, save_rows
 from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
@@ -38,7 +38,7 @@ def split(
     """Assign every row a split (see :func:`~.placement.place`) and prove that nothing leaks. Once the assignments are recorded,
     the same rows give the same files again.
 
-    Writes the rows of the three splits (SPLIT_FILES), ``quarantine.jsonl``, ``rows.npy`` (the reviewed rows' table),
+    Writes the rows of the three splits (SPLIT_FILES), ``quarantine.jsonl``, ``rows.parquet`` (the reviewed rows' table),
     ``placed.npy`` (placement.PLACED, for every row) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of
     the three files. Returns facts, among them left (rows that left a split because their relation to others changed) and alike
     (links that keep rows together, and links that were not followed: cut, held), and time_order (see time_order.py).
@@ -47,10 +47,10 @@ def split(
         ledger: Folder of earlier assignments. It is only read; see :func:`assignments_in`.
         seal: Makes the rows of the test unreadable (see :func:`finetune_pipeline.data.examples.seal`).
     """
-    rows = np.load(reviewed / TABLE)
-    table = RowTable(rows, clean / ALL_ROWS)
+    rows = load_rows(reviewed)
+    table = RowTable.load(clean, rows)
     boilerplate = Boilerplate.load(clean / BOILERPLATE)
-    alike = alike_rows(table, boilerplate)
+    alike = alike_rows(table)
     before = split_of(read_ledger(ledger), rows["id"], rows["prompt"])
     cut = held = 0
     if spec.split.by == "time":
@@ -59,8 +59,7 @@ def split(
         placed, units, joined = place(rows, before, spec, alike.links)
         cut, held = joined.cut, joined.held
     tell("splits", f"{units} clusters placed; looking for leaks", rows=len(rows))
-    sketches = np.load(clean / SKETCHES, mmap_mode="r")
-    search = Search(table, placed["split"].copy(), placed["unit"], sketches, boilerplate, alike, spec)
+    search = Search(table, placed["split"].copy(), placed["unit"], boilerplate, alike, spec)
     leaks = search.leaks()
     leaving = _leave_split(search, placed, before, leaks)
     search = replace(search, split=placed["split"])
@@ -74,7 +73,7 @@ def split(
     find = finder_of(spec.data, names=False)
     write_rows(out / "quarantine.jsonl", (quarantine_row(e, f, find) for e, f in refused))
     np.save(out / PLACED_FILE, placed)
-    np.save(out / TABLE, rows)
+    save_rows(out, rows)
     certificate["files"] = {name: digest_file(examples_of(out, name)) for name in SPLITS}
     write_json(out / LEAKAGE, certificate, durable=False)
     facts = _facts(rows, placed, units, [f for _, f in refused], spec)
@@ -114,7 +113,7 @@ def _leave_split(
 
 def assignments_in(splits: Path) -> np.ndarray:
     """Return a splits folder's assignments for the ledger (ENTRY, sorted, unique; see :func:`~.ledger.record_assignments`)."""
-    rows, placed = np.load(splits / TABLE), np.load(splits / PLACED_FILE)
+    rows, placed = load_rows(splits), np.load(splits / PLACED_FILE)
     recorded = np.flatnonzero(placed["recorded"] >= 0)
     assignments = np.zeros(len(recorded), ENTRY)
     assignments["id"], assignments["key"] = rows["id"][recorded], rows["prompt"][recorded]
@@ -128,7 +127,7 @@ def assignments_in(splits: Path) -> np.ndarray:
 def ids_and_splits(splits: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return (ids, uint64; indices in SPLITS, int8) of all rows that have a split."""
     split = np.load(splits / PLACED_FILE)["split"]
-    ids: np.ndarray = np.load(splits / TABLE)["id"][split >= 0]
+    ids: np.ndarray = load_rows(splits)["id"][split >= 0]
     return ids, split[split >= 0]
 
 

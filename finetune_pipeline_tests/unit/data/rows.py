@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import find_boilerplate
-from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
+from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
 from finetune_pipeline.data.dedup.row_table import (
     ALL_ROWS,
     KEPT,
     NEAR,
-    TABLE,
-    RowTable,
     describe_rows,
     prompt_hash,
+    save_rows,
     write_kept,
 )
 from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, examples_of, read_examples, write_examples
@@ -104,14 +103,13 @@ def write_clean(
     folder.mkdir(parents=True, exist_ok=True)
     boilerplate = find_boilerplate(e.user_text for e in examples).with_known()
     scrub_rows(validated / EXAMPLES, spec, b"key", folder / ALL_ROWS)
-    described = describe_rows(folder / ALL_ROWS, boilerplate, spec)
-    rows = described.rows
+    table, _ = describe_rows(folder / ALL_ROWS, boilerplate, spec, len(examples))
+    rows = table.rows
     rows["cluster"] = [int((clusters or {}).get(e.id, e.id), 16) for e in examples]
     rows["state"] = [NEAR if e.id in set(removed) else KEPT for e in examples]
-    np.save(folder / TABLE, rows)
-    np.save(folder / SKETCHES, described.sketches)
+    save_rows(folder, rows, table.prompts)
     boilerplate.save(folder / BOILERPLATE)
-    write_kept(RowTable(rows, folder / ALL_ROWS), folder / EXAMPLES)
+    write_kept(table, folder / EXAMPLES)
     return folder
 
 

@@ -8,7 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from finetune_pipeline.data.dedup.cleaning import clean
-from finetune_pipeline.data.dedup.text_similarity import similarity
+from finetune_pipeline.data.dedup.near_duplicates import sketch
+from finetune_pipeline.data.dedup.row_table import RowTable, load_rows
+from finetune_pipeline.data.dedup.text_similarity import loose_form, similarity
+from finetune_pipeline.data.dedup.tokens import token_sets, token_space
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.scrub import fingerprint
 from finetune_pipeline_tests.unit.data.rows import (
@@ -36,7 +39,7 @@ def run(folder: Path, examples: list[Example], **data: Any) -> tuple[dict[str, A
 
 def clusters(out: Path) -> dict[str, str]:
     """Cluster by id of every valid row."""
-    rows = np.load(out / "rows.npy")
+    rows = load_rows(out)
     return {f"{r['id']:016x}": f"{r['cluster']:016x}" for r in rows}
 
 
@@ -254,6 +257,19 @@ def test_rows_with_personal_data_can_be_dropped_or_only_named(tmp_path: Path) ->
     facts, kept = run(tmp_path / "warn", rows, scrub="warn")
     assert kept == rows and facts["by_rule"] == {"data.personal_data": 1} and facts["quarantined"] == 0
     assert facts["scrubbed"]["email"] == 1
+
+
+def test_the_table_knows_the_scrubbed_prompts_without_boilerplate(tmp_path: Path) -> None:
+    footer = "You receive this message since you wrote to our service desk last week."
+    texts = [f"Write to customer{i}@example.org: {random_text(i, 9)}\n{footer}" for i in range(60)]
+    run(tmp_path, [example(text, line=i) for i, text in enumerate(texts)])
+    table = RowTable.load(tmp_path / "out")
+    forms = [loose_form(f"Write to [EMAIL]: {random_text(i, 9)}") for i in range(60)]
+    order = np.array([7, 3, 59])
+    assert table.forms(np.arange(60)) == forms and table.forms(order) == [forms[i] for i in order]
+    assert (table.sketches == sketch(forms, make_spec().data.near_duplicate_threshold)).all()
+    assert (table.token_sets(order) != token_sets([forms[i] for i in order], token_space(60))).nnz == 0
+    assert [e.id for e in table.fetch(order)] == [f"{row:016x}" for row in table.rows["id"][order].tolist()]
 
 
 @pytest.mark.parametrize("scrub", ["replace", "warn"])

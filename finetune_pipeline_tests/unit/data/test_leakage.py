@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune_pipeline.data.dedup.row_table import load_rows
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split import leakage, splitting
@@ -91,7 +92,7 @@ def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
     edited = (EDITS[kind](e.user_text, dice) for kind, e in zip(kinds, chosen, strict=True))
     copies = [example(text, line=2000 + i) for i, text in enumerate(edited)]
     split_rows(tmp_path, [*originals, *copies])
-    ids, placed = np.load(tmp_path / "out/rows.npy")["id"], np.load(tmp_path / "out/placed.npy")
+    ids, placed = load_rows(tmp_path / "out")["id"], np.load(tmp_path / "out/placed.npy")
     unit = dict(zip(ids.tolist(), placed["unit"].tolist(), strict=True))
     stated = leakage_report(tmp_path / "out")["edited"]
     assert set(stated) == set(CANARIES) and all(edit["tested"] >= 30 for edit in stated.values())

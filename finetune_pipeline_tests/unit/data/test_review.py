@@ -3,6 +3,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.dedup.row_table import load_rows
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_clean
@@ -80,7 +81,7 @@ def test_a_text_task_takes_any_new_answer_and_the_digest_follows_the_decisions(t
     facts = decide(tmp_path, {})
     assert read_examples(tmp_path / "out") == ROWS
     assert (facts["rows_in"], facts["kept"], facts["decisions"], facts["by_rule"]) == (3, 3, 0, {})
-    assert (tmp_path / "out/rows.npy").read_bytes() == (tmp_path / "clean/rows.npy").read_bytes()
+    assert load_rows(tmp_path / "out").tobytes() == load_rows(tmp_path / "clean").tobytes()
     decide(tmp_path, {"a.jsonl": [row(A, "relabel", label="Write to ann@example.com.")]}, make_spec(output=TEXT_OUTPUT))
     first = read_examples(tmp_path / "out")[0]
     assert first.answer == "Write to [EMAIL_1]." and first.label is None
