@@ -247,11 +247,11 @@ STEPS = [
     Step(
         "training_plan",
         TRAINING,
-        "Token counts, steps, memory, time and cost; whether training fits, and the nearest plan that does.",
+        "Token counts, steps, memory and cost; whether training fits, and the nearest plan that does.",
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
         settings=lambda spec, run: {**spec.training.model_dump(exclude={"budget_usd"}), "asked": asking_settings(spec)},
-        code_version="16",
+        code_version="17",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),

@@ -1,4 +1,4 @@
-"""``finetune plan TASK``: tokens, memory, time and costs of training and serving, and whether it fits."""
+"""``finetune plan TASK``: tokens, memory and costs of training and serving, and whether it fits."""
 
 import datetime
 import random
@@ -31,7 +31,7 @@ from finetune_pipeline.planning.serving_costs import Call, Traffic
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.report.costs_page import costs_lines, costs_page
 from finetune_pipeline.report.page import page_html
-from finetune_pipeline.report.training_pages import PARTS, file_size, time_range
+from finetune_pipeline.report.training_pages import PARTS, file_size
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
@@ -58,7 +58,7 @@ class Inputs:
 @click.option("--calls-per-month", type=click.IntRange(min=1), help="As --costs, in place of advise.calls_per_month.")
 @as_json
 def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None) -> int:
-    """Plan the training of TASK: tokens, steps, memory, cost, time if measured, and whether it fits.
+    """Plan the training of TASK: tokens, steps, memory, cost, and whether it fits.
 
     Uses the splits if they exist, else the raw data. Exit code 2: it does not fit; the nearest plan that fits is
     shown as lines for task.yaml. Prices come from prices.yaml in the task's folder, in FINETUNE_HOME, or the shipped
@@ -227,21 +227,17 @@ def _show(facts: dict[str, Any]) -> None:
         say(
             f"          {step['step']}: {step['needed_mib']:,} MiB on {step['device']}; {step['available_mib']:,} MiB free"
         )
-    if seconds := facts["seconds"]:
-        say(f"time      {time_range(seconds)}, likely {duration(seconds['expected'])}; from {seconds['source']}")
-    else:
-        say("time      not measured on this machine yet: the training says it after its first steps")
     say("money     from prices.yaml of the task's folder, of FINETUNE_HOME, or the shipped one")
     for price in facts["prices"]:
         hours = " to ".join(dict.fromkeys(duration(3600 * h) for h in price["hours"] or ()))
         amount = dollars_range(price["low"], price["high"]) + (f", {hours}" if hours else "")
         say(f"          {price['where']}: {amount} (of {price['date']})")
-    say(f"\n{'method':8} {'trainable':>13} {'memory':>10}  {'fits':4}  {'time':22} {'result':>9}")
+    say(f"\n{'method':8} {'trainable':>13} {'memory':>10}  {'fits':4}  {'result':>9}")
     for row in facts["methods"]:
         fits = "yes" if row["fits"] else "no"
         say(
             f"{row['method']:8} {row['trainable_parameters']:>13,} {row['memory_mib']:>6,} MiB  {fits:4}  "
-            f"{time_range(row['seconds']):22} {file_size(row['result_bytes']):>9}"
+            f"{file_size(row['result_bytes']):>9}"
         )
     say("")
     if facts["fits"]:

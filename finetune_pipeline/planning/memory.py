@@ -19,8 +19,7 @@ MIB = 2**20
 CPU_OVERHEAD = 600 * MIB
 """Interpreter and libraries of a training process, measured just before its first step."""
 CPU_KERNELS, _MOST_CPU_KERNELS = 50 * MIB, 1024 * MIB
-"""Matrix products in bfloat16 that oneDNN compiles for each size of a batch, and for all: it keeps 1,024 of about a MiB with AMX.
-Measured by benchmarks/plan_against_measured.py."""
+"""Matrix products in bfloat16 that oneDNN compiles for each size of a batch, and for all: it keeps 1,024 of about a MiB."""
 GPU_OVERHEAD = 700 * MIB
 """CUDA context, cuBLAS workspaces and kernels on the device; not measured by this project."""
 NF4 = 0.5 + 0.127 / 8

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.wording import counted, dollars, duration
+from finetune_pipeline.evaluation.wording import counted, dollars
 from finetune_pipeline.planning.costs import TrainingCost, training_costs
 from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.planning.throughput import Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import epochs_of
-from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.rows import training_examples
 
@@ -23,24 +21,20 @@ _SIZE = re.compile(r"(?<!\d)(\d++(?:\.\d++)?)([mb])\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Needs:
-    """The rows, tokens, time and money that a training needs. rows: clean rows; least: the spec's minimum; tokens: estimate for
-    all epochs; seconds: from earlier trainings on this machine, if any."""
+    """The rows, tokens and money that a training needs. rows: clean rows; least: the spec's minimum; tokens: estimate for all
+    epochs."""
 
     rows: int
     least: int
     train_rows: int
     tokens: int
     method: str
-    seconds: Seconds | None
     costs: list[TrainingCost]
 
     def lines(self) -> list[str]:
         rows = f"{counted(self.rows, 'clean row')}, {self.train_rows:,} of them to train on"
         if self.rows < self.least:
             rows += f"; {self.least - self.rows:,} more are needed to start (data.min_examples)"
-        time = "not measured on this machine yet"
-        if estimate := self.seconds:
-            time = f"{duration(estimate.low)} to {duration(estimate.high)} here, according to {estimate.source}"
         paid: dict[str, TrainingCost] = {}
         for cost in self.costs:
             if cost.high > 0:
@@ -48,7 +42,6 @@ class Needs:
         offers = [f"{where} {dollars(cost.high)} at most" for where, cost in list(paid.items())[:3]]
         return [
             f"fine-tuning needs: {rows}; about {self.tokens:,} tokens with {self.method}",
-            f"time: {time}",
             f"money: {', '.join(['nothing but time here', *offers])} (`finetune plan TASK --costs` lists all)",
         ]
 
@@ -60,17 +53,11 @@ def parameters_by_name(base_model: str) -> float:
 
 
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
-    """Estimate what training would need. rows: all clean rows; home: folder with speeds measured here, and prices."""
+    """Estimate what training would need. rows: all clean rows; home: folder with prices."""
     train_rows = len(rows) - sum(round(len(rows) * share) for share in (spec.split.validation, spec.split.test))
     epoch_examples = training_examples(rows, spec.training.model_dump())
     characters = sum(len(m["content"]) for e in epoch_examples for m in e.messages)
     epoch_tokens = characters / CHARACTERS_A_TOKEN * train_rows / max(1, len(rows))
-    phases = METHODS[spec.training.method].phases(spec.training.model_dump())
-    parameters = parameters_by_name(spec.base_model)
-    phase_tokens = [(str(p["method"]), epoch_tokens * p["epochs"]) for p in phases]
-    rates, seconds = read_rates(home), None
-    for precision in ("float32", "bfloat16"):
-        seconds = seconds or estimate_seconds(phase_tokens, rates, spec.base_model, precision)
     prices, today = load_prices(home=home), datetime.datetime.now(datetime.UTC).date()
     return Needs(
         rows=len(rows),
@@ -78,6 +65,5 @@ def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs
         train_rows=train_rows,
         tokens=round(epoch_tokens * epochs_of(spec.training)),
         method=spec.training.method,
-        seconds=seconds,
-        costs=training_costs(spec, prices, round(epoch_tokens), parameters, today),
+        costs=training_costs(spec, prices, round(epoch_tokens), parameters_by_name(spec.base_model), today),
     )

@@ -11,7 +11,6 @@ import yaml
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.files import write_json
-from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.answering import StepMemory, answering_steps
 from finetune_pipeline.planning.costs import TrainingCost, method_settings, training_costs
@@ -19,7 +18,6 @@ from finetune_pipeline.planning.memory import available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.search import changes, ladder, reasons
-from finetune_pipeline.planning.throughput import Rates, Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import spread
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
@@ -50,7 +48,6 @@ class MethodRow:
     trainable_parameters: int
     memory_mib: int
     fits: bool
-    seconds: Seconds | None
     result_bytes: int
 
 
@@ -64,7 +61,6 @@ class TrainingPlan:
         computed_share: Share of these tokens that packing leaves to compute.
         over_length: Examples longer than `limit` tokens.
         memory_mib: Peak of the training (Memory.in_mib); others: that of the steps that run inference; fits: whether all fit.
-        seconds: Time from earlier trainings of this kind on this machine; None if there are none.
         serving: The price list's lines for serving (prices.PriceList.served).
     """
 
@@ -89,7 +85,6 @@ class TrainingPlan:
     fits: bool
     nearest: NearestPlan | None
     others: list[StepMemory]
-    seconds: Seconds | None
     prices: list[TrainingCost]
     serving: list[dict[str, Any]]
     methods: list[MethodRow]
@@ -108,13 +103,12 @@ def training_plan(
     available: int | None = None,
 ) -> TrainingPlan:
     """Plan a training on `train` with the base model in the folder `base`; write plan.json into `out`.
-    home: folder of throughput.json, and of prices.yaml unless `task_folder` has one. available: bytes; None: those free now.
+    home: folder of prices.yaml, unless `task_folder` has one. available: bytes; None: those free now.
     Raises FindingsError for rows that cannot be encoded."""
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
     planner = Planner(base, train, validation, device)
     available = available_memory(device) if available is None else available
-    rates = read_rates(home) if home else {}
     memory, phases = planner.memory(settings), planner.phases(settings)
     rows = planner.rows("train", settings)
     if rows.findings:
@@ -145,10 +139,9 @@ def training_plan(
         fits=training_fits and all(step.fits for step in other_steps),
         nearest=None if training_fits else nearest_plan(planner, settings, available),
         others=other_steps,
-        seconds=_seconds(planner, settings, rates, spec.base_model),
         prices=training_costs(spec, prices, rows.tokens, planner.shape.parameters, today, [settings["method"]]),
         serving=prices.for_model(planner.shape.parameters).served(),
-        methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
+        methods=[method_row(planner, spec, method, available) for method in METHODS],
         sentence="",
     )
     plan = replace(plan, sentence=_sentence(plan))
@@ -167,13 +160,7 @@ def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) 
     return NearestPlan(True, lines, change, planner.memory(fitting).in_mib(), reasons(change))
 
 
-def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Rates, model: str) -> Seconds | None:
-    """Estimate the time of a training from the rates of earlier ones; None without rates."""
-    phases = [(p.method, p.tokens) for p in planner.phases(settings)] if rates else []
-    return estimate_seconds(phases, rates, model, planner.precision(settings)) if phases else None
-
-
-def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Rates, available: int) -> MethodRow:
+def method_row(planner: Planner, spec: TaskSpec, method: str, available: int) -> MethodRow:
     """Plan the training with another method."""
     settings = method_settings(spec, method)
     memory, trainable = planner.memory(settings), METHODS[method].trainable(settings, planner.shape)
@@ -183,7 +170,6 @@ def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Rates, avai
         trainable_parameters=trainable,
         memory_mib=round(memory.total / 2**20),
         fits=memory.needed * MARGIN <= available,
-        seconds=_seconds(planner, settings, rates, spec.base_model),
         result_bytes=4 * trainable if METHODS[method].kind.adapter else planner.shape.stored_bytes,
     )
 
@@ -192,8 +178,6 @@ def _sentence(plan: TrainingPlan) -> str:
     nearest, needed = plan.nearest, plan.memory_mib["needed"] / 1024
     sentence = f"{plan.steps} steps over {plan.rows} rows of {plan.tokens['mean']} tokens; about {needed:.1f} GiB at the peak, "
     sentence += f"{plan.available_mib / 1024:.1f} GiB free"
-    if plan.seconds:
-        sentence += f"; {duration(plan.seconds.low)} to {duration(plan.seconds.high)}"
     if nearest and nearest.memory_mib is None:
         sentence += ": it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model"
     elif nearest and nearest.memory_mib:

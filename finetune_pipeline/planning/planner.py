@@ -19,9 +19,6 @@ from finetune_pipeline.training.prefix_tree import Row
 from finetune_pipeline.training.processes import validation_rows_per_pass
 from finetune_pipeline.training.rows import encode_split, longest_allowed, training_examples
 
-_FORWARD_ONLY = 1 / 3
-"""Work of a validation token relative to a training token, whose backward pass takes twice the work of the forward pass."""
-
 
 def compute_width(precision: str, device: str = "cpu") -> int:
     """Return the bytes of the compute dtype for a precision setting; a GPU is assumed to support bfloat16."""
@@ -48,14 +45,13 @@ class Rows:
 @dataclass(frozen=True, slots=True)
 class Phase:
     """One training phase of a plan; qlora has a second phase, lora on the unquantized base. evaluations: passes over the
-    validation split. tokens: computed after packing; validation tokens count a third."""
+    validation split."""
 
     method: str
     epochs: float
     steps: int
     steps_per_epoch: int
     evaluations: int
-    tokens: float
 
 
 class Planner:
@@ -105,25 +101,17 @@ class Planner:
         return self._batches[key]
 
     def phases(self, settings: Mapping[str, Any]) -> list[Phase]:
-        """Return the steps, validation passes and tokens of each phase."""
-        phases = []
-        for phase in METHODS[settings["method"]].phases(settings):
-            steps = count_steps(len(self.rows("train", phase).rows), phase)
-            trained = self._tokens("train", phase) * steps.steps / steps.steps_per_epoch
-            tokens = trained + self._tokens("validation", phase) * steps.evaluations * _FORWARD_ONLY
-            phases.append(Phase(phase["method"], phase["epochs"], *steps, tokens=round(tokens, 1)))
-        return phases
-
-    def _tokens(self, split: str, settings: Mapping[str, Any]) -> float:
-        """Return the tokens computed in one pass over a split."""
-        batches = self.batches(split, settings)
-        drawn_rows = sum(batch.rows for batch in batches) or 1
-        return sum(batch.tokens for batch in batches) * len(self.rows(split, settings).rows) / drawn_rows
+        """Return the steps and validation passes of each phase."""
+        phases = METHODS[settings["method"]].phases(settings)
+        counted = [count_steps(len(self.rows("train", phase).rows), phase) for phase in phases]
+        return [Phase(phase["method"], phase["epochs"], *steps) for phase, steps in zip(phases, counted, strict=True)]
 
     def computed_share(self, settings: Mapping[str, Any]) -> float:
         """Return the share of the training rows' tokens that packing leaves to compute."""
-        total = self.rows("train", settings).tokens
-        return self._tokens("train", settings) / total if total else 1.0
+        rows, batches = self.rows("train", settings), self.batches("train", settings)
+        drawn_rows = sum(batch.rows for batch in batches) or 1
+        computed = sum(batch.tokens for batch in batches) * len(rows.rows) / drawn_rows
+        return computed / rows.tokens if rows.tokens else 1.0
 
     def memory(self, settings: Mapping[str, Any]) -> Memory:
         """Return the peak memory of training and validation over all phases."""

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
-from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars_range, duration, number, percent
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars_range, number, percent
 from finetune_pipeline.report.blocks import (
     Code,
     Format,
@@ -56,18 +56,11 @@ def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
 
 def methods_table(facts: Mapping[str, Any]) -> Table:
     methods = facts["methods"]
-    timed = ["seconds"] if all(row.get("seconds") for row in methods) else []
-    keys = ("method", "trainable_parameters", "memory_mib", "fits", *timed, "result_bytes")
+    keys = ("method", "trainable_parameters", "memory_mib", "fits", "result_bytes")
     columns: list[tuple[str, Format]] = [("Method", text), ("Trainable parameters", number)]
-    columns += [("Memory", "{:,} MiB".format), ("Fits", text), *(("Time", time_range) for _ in timed)]
+    columns += [("Memory", "{:,} MiB".format), ("Fits", text)]
     rows = [[(row | {"fits": "yes" if row["fits"] else "no"})[key] for key in keys] for row in methods]
     return Table([*columns, ("Result", file_size)], rows, [i for i, row in enumerate(methods) if row["chosen"]])
-
-
-def time_range(seconds: Mapping[str, Any] | None) -> str:
-    if not seconds:
-        return "not measured here"
-    return f"{duration(seconds['low'])} to {duration(seconds['high'])}"
 
 
 def file_size(size: int) -> str:

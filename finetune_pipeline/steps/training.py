@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.models.hosted import pass_on, read_hosted
 from finetune_pipeline.planning.plan import training_plan
-from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.training_pages import plan_page
 from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
+from finetune_pipeline.trainers import TrainingOrder, preflight, train
 from finetune_pipeline.worker.jobs import merge_job
 
 
@@ -76,13 +74,10 @@ def merge(context: StepContext, adapter: Path, out: Path, **options: Any) -> dic
 
 
 def make_adapter(context: StepContext) -> dict[str, Any]:
-    plan, work = context.inputs["training_plan"].facts, context.builder.work
+    work = context.builder.work
     facts = train_rows(context, split_file(context, "train"), context.out, work, lambda: context.follow(work))
     if hosted := read_hosted(context.out):
         return {**facts, "endpoint": hosted.model_dump()}
-    if TRAINERS[context.spec.training.trainer].on_this_machine:  # so that the next plan knows the speed
-        measured = read_json(context.out / "measured.json")
-        record_training(context.store.root.parent, context.spec.base_model, plan, facts, measured)
     return facts
 
 

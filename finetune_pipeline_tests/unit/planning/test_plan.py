@@ -13,11 +13,9 @@ from transformers import AutoTokenizer
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.files import read_json, write_json
-from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.answering import answering_steps, largest_batch
 from finetune_pipeline.planning.plan import MARGIN, training_plan
 from finetune_pipeline.planning.planner import Planner
-from finetune_pipeline.planning.throughput import estimate_seconds, kind_of_training, read_rates, record_training
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.training import TrainingSpec
@@ -31,7 +29,6 @@ output: {kind: text}
 baseline: {batch_size: 1, shots: [0], retrieved: 0}
 training: {epochs: 2, unquantized_epochs: 1, batch_size: 8, micro_batch_size: 8, max_tokens: %d}
 """
-QLORA = kind_of_training("m", "qlora", "float32")
 
 
 def spec(max_tokens: int = 1024) -> TaskSpec:
@@ -61,17 +58,10 @@ def test_special_tokens_are_those_of_the_model_library_also_in_older_files(base:
     assert tokenizer.eos_token == ("<|endoftext|>" if newer else "<|im_end|>")
 
 
-def test_the_plan_counts_steps_of_both_phases_and_a_time_only_where_it_was_measured(base, examples, tmp_path) -> None:
+def test_the_plan_counts_steps_of_both_phases(base, examples, tmp_path) -> None:
     before = training_plan(spec(), base, examples, examples[:4], tmp_path, home=tmp_path)
     assert (before.steps_per_epoch, before.steps, before.over_length, before.fits) == (3, 9, 0, True)
     assert read_json(tmp_path / "plan.json") == asdict(before)
-    assert before.seconds is None and all(row.seconds is None for row in before.methods)
-    measured = {"phases": [{"steps_run": 6, "train_seconds": 60.0}, {"steps_run": 3, "train_seconds": 40.0}]}
-    record_training(tmp_path, spec().base_model, asdict(before), {"precision": before.precision}, measured)
-    after = training_plan(spec(), base, examples, examples[:4], home=tmp_path)
-    assert after.seconds and after.seconds.low < after.seconds.expected == pytest.approx(100, abs=0.2)
-    assert {row.method for row in after.methods if row.seconds} == {"qlora", "lora"}
-    assert duration(after.seconds.high) in after.sentence
 
 
 def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, examples: list[Example]) -> None:
@@ -165,31 +155,3 @@ def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(b
     assert (price.low, price.high) == pytest.approx((millions, 4 * millions), abs=1e-4)
     assert training_plan(spec(), base, examples, [], home=home).prices[0].where == "home, m"
     assert len(training_plan(spec(), base, examples, [], home=tmp_path / "none").prices) > 3
-
-
-def test_only_trainings_of_the_same_kind_on_the_same_machine_count() -> None:
-    kinds = {("n", "qlora", "float32"), ("m", "lora", "float32"), ("m", "qlora", "bfloat16")}
-    other_rates = {kind_of_training(*kind): [1.0, "2026-10-01"] for kind in kinds}
-    other_rates["elsewhere" + QLORA] = [1.0, "2026-10-01"]
-    assert estimate_seconds([("qlora", 2000)], other_rates, "m", "float32") is None
-    rates = {**other_rates, QLORA: [200.0, "2026-11-01"]}
-    seconds = estimate_seconds([("qlora", 2000)], rates, "m", "float32")
-    assert seconds and (seconds.low, seconds.expected, seconds.high) == (8.0, 10.0, 13.0)
-    assert seconds.source == "the last training of this kind here, on 2026-11-01"
-    assert estimate_seconds([("qlora", 2000), ("full", 10)], rates, "m", "float32") is None, "a phase is not measured"
-
-
-def test_a_training_leaves_the_rates_of_its_phases(tmp_path: Path) -> None:
-    (tmp_path / "throughput.json").write_text("{")
-    assert read_rates(tmp_path) == {}
-    (tmp_path / "throughput.json").write_text('{"a": [0, "d"], "b": [NaN, "d"], "c": [-1, "d"], "e": [2, "d"]}')
-    assert read_rates(tmp_path) == {"e": (2.0, "d")}
-    (tmp_path / "throughput.json").write_text("{")
-    plan = {"phases": [{"method": "qlora", "steps": 10, "tokens": 1e5}, {"method": "lora", "steps": 20, "tokens": 3e5}]}
-    measured = {"phases": [{"steps_run": 10, "train_seconds": 100.0}, {"steps_run": 10, "train_seconds": 100.0}, {}]}
-    record_training(tmp_path, "m", plan, {"precision": "float32"}, measured)
-    speeds = {kind: speed for kind, (speed, _) in read_rates(tmp_path).items()}
-    assert speeds == {QLORA: 1000, kind_of_training("m", "lora", "float32"): 1500}
-    resumed = {"steps_run": 1, "train_seconds": 1.0}  # nine of ten steps ran before: says nothing
-    record_training(tmp_path, "m", plan, {"precision": "float32"}, resumed)
-    assert {kind: speed for kind, (speed, _) in read_rates(tmp_path).items()} == speeds
