@@ -63,7 +63,7 @@ _OTHER_TEXT_STARTS = {
 _WORDS = {
     "cp1252 iso8859_15 mac_roman cp850": """
         à ça été être où très même déjà après voilà problème numéro français für über können möchte müssen wäre
-        würde schöne grüße größe natürlich während später prüfen könnte heißt está están qué más también días aquí
+        würde schön schöne grüße größe natürlich während später prüfen könnte heißt está están qué más también días aquí
         contraseña niño año mañana número dónde opción código información sesión não são você também já até
         informações perché più può già così città för är på också også være når får så må før gør følgende vælg
         även hän myös että tämä käyttäjä käytetään näytä lisää jälkeen més però només aquesta það ég að við või één
@@ -259,7 +259,7 @@ def _confirmed(texts: Mapping[str, str]) -> str | None:
     if not best:
         return None
     foreign = _words(texts[best])
-    is_sure = len({*common[best]}) >= _LEAST_WORDS and scores[best] >= _LEAST_SHARE * len(foreign)
+    is_sure = len({*common[best]}) >= min(_LEAST_WORDS, len({*foreign})) and scores[best] >= _LEAST_SHARE * len(foreign)
     for rival in (name for name in texts if texts[name] != texts[best]):
         if _ENCODINGS[rival] != _ENCODINGS[best]:
             is_sure &= 2 * len(common[rival]) < scores[best]
