@@ -471,7 +471,7 @@ STEPS = [
             "trained_on": run.trained_on,
             "champion": run.champion,
         },
-        code_version="3",
+        code_version="4",
         shows=("decision.json",),
         kinds=("python",),
     ),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
-from finetune_pipeline.baseline.pilot import Extrapolation, Point
+from finetune_pipeline.baseline.learning_curve import Extrapolation, Point
 from finetune_pipeline.baseline.worth import sure_of
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row

@@ -13,7 +13,7 @@ from finetune_pipeline.baseline.ladder import (
     enough_rungs,
     score_rungs,
 )
-from finetune_pipeline.baseline.pilot import Extrapolation, Point, extrapolate, rows_for
+from finetune_pipeline.baseline.learning_curve import Extrapolation, Point, extrapolate, rows_for
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title

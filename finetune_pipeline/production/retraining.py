@@ -4,7 +4,6 @@ The expected gain comes from the learning curve of the linear baseline, which tr
 training data. The curve gives the *share of the remaining mistakes* that more rows remove, not their number.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from finetune_pipeline.baseline.learning_curve import MAX_CARRY, LearningCurve, rows_for
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.simple_models import linear_pipeline
 from finetune_pipeline.production.drift import DriftReport
@@ -21,13 +21,10 @@ from finetune_pipeline.spec.model import TaskSpec
 PARTS = (0.125, 0.25, 0.5, 0.75, 1.0)
 _ORDERS, _DRAWS, _STRENGTH = 3, 400, 10.0
 """Random orders of the training data, bootstrap samples of the validation rows, and C of the linear baseline."""
-_EXPONENTS = np.arange(0.05, 1.51, 0.05)
-_MAX_EXTRAPOLATION = 20
-"""Maximum extrapolation of the curve, as a multiple of the measured rows."""
 
 
 class Gain(NamedTuple):
-    """An expected gain of correct answers, as a share: the median and a 90% interval."""
+    """An expected gain of correct answers, as a share, with a 90% interval."""
 
     low: float
     middle: float
@@ -35,39 +32,39 @@ class Gain(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993).
+class RowsWorth:
+    """What more rows are worth to the linear baseline, as a learning curve of its right answers over its training rows."""
 
-    points: (rows, share of wrong validation answers) as measured; draws: a, b and c, one row per bootstrap sample of the
-    validation rows; shape (samples, 3).
-    """
+    curve: LearningCurve
 
-    rows: int
-    points: list[tuple[int, float]]
-    draws: np.ndarray
-
-    def wrong(self, rows: float) -> np.ndarray:
-        """Return the share of wrong answers with this number of training rows, per draw."""
-        a, b, c = self.draws.T
-        return np.asarray(a * rows**-b + c)
+    @property
+    def points(self) -> list[tuple[int, float]]:
+        """(rows, share of wrong validation answers) as measured."""
+        return [
+            (int(n), round(1 - float(right), 4)) for n, right in zip(self.curve.sizes, self.curve.scores, strict=True)
+        ]
 
     def gain(self, more: int, wrong_now: float) -> Gain:
-        """Return the gain from `more` rows for a model with error rate `wrong_now`."""
-        before, after = self.wrong(self.rows), self.wrong(self.rows + more)
-        gains = wrong_now * np.where(before > 0, 1 - after / np.maximum(before, 1e-12), 0.0)
-        low, middle, high = np.quantile(gains, [0.05, 0.5, 0.95])
-        return Gain(float(low), float(middle), float(high))
+        """Return the gain from `more` rows for a model with error rate `wrong_now`: the same share of its mistakes goes."""
+        rows = self.curve.sizes[-1]
+        before, after = 1 - self.curve.draws_at(rows), 1 - self.curve.draws_at(rows + more)
+        removed = np.where(before > 0, 1 - after / np.maximum(before, 1e-12), 0.0)
+        low, high = wrong_now * np.quantile(removed, [0.05, 0.95])
+        wrong = 1 - self.curve.at(rows)
+        middle = wrong_now * (self.curve.at(rows + more) - self.curve.at(rows)) / wrong if wrong > 0 else 0.0
+        return Gain(float(low), middle, float(high))
 
     def rows_for(self, gain: float, wrong_now: float) -> int | None:
-        """Return how many more rows are expected to gain this much; None if even the maximum extrapolation does not."""
-        most = _MAX_EXTRAPOLATION * self.rows
-        enough = 1 + bisect_left(range(1, most + 1), gain, key=lambda more: self.gain(more, wrong_now).middle)
-        return enough if enough <= most else None
+        """Return how many more rows are expected to gain this much; None if the curve is too flat."""
+        wrong = 1 - self.curve.at(self.curve.sizes[-1])
+        if wrong_now <= 0 or gain >= wrong_now:
+            return None
+        return rows_for(gain * wrong / wrong_now, self.curve.slope, int(self.curve.sizes[-1]))
 
 
 def measure_curve(
     train: Sequence[tuple[str, str]], validation: Sequence[tuple[str, str]], seed: int = 0
-) -> Curve | None:
+) -> RowsWorth | None:
     """Measure the learning curve of the linear baseline: train on growing parts of `train`, count mistakes on `validation`.
 
     Rows are pairs of text and label. Returns None with fewer than 80 training or 20 validation rows, or one label only.
@@ -86,34 +83,9 @@ def measure_curve(
     mistakes /= _ORDERS
     rng = np.random.default_rng(seed)
     samples = rng.integers(0, len(validation), (_DRAWS, len(validation)))
-    shares = mistakes[:, samples].mean(axis=2).T
-    points = [(size, round(float(share), 4)) for size, share in zip(sizes, mistakes.mean(axis=1), strict=True)]
-    return Curve(len(train), points, fit(np.array(sizes, dtype=float), shares))
-
-
-def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Fit wrong = a rows^-b + c by least squares, with a, c >= 0 and b from a grid.
-
-    wrong has the shape (draws, points); a, b and c are returned in the shape (draws, 3).
-    """
-    best = np.full(len(wrong), np.inf)
-    curves = np.zeros((len(wrong), 3))
-    mean = wrong.mean(axis=1)
-    for b in _EXPONENTS:
-        x = rows**-b
-        deviation = x - x.mean()
-        a = (wrong @ deviation) / (deviation @ deviation)
-        c = mean - a * x.mean()
-        through_zero = c < 0
-        a = np.where(through_zero, (wrong @ x) / (x @ x), a)
-        c = np.where(through_zero, 0.0, c)
-        rising = a < 0
-        a, c = np.where(rising, 0.0, a), np.where(rising, mean, c)
-        loss = ((wrong - a[:, None] * x - c[:, None]) ** 2).sum(axis=1)
-        better = loss < best - 1e-15
-        best = np.where(better, loss, best)
-        curves[better] = np.stack([a, np.full(len(a), b), c], axis=1)[better]
-    return curves
+    draws = 1 - mistakes[:, samples].mean(axis=2).T
+    curve = LearningCurve(sizes, 1 - mistakes.mean(axis=1), draws, rng.uniform(0, MAX_CARRY, _DRAWS))
+    return RowsWorth(curve)
 
 
 @dataclass(frozen=True)
@@ -123,7 +95,7 @@ class Evidence:
 
     usable: int
     wrong_now: float | None = None
-    curve: Curve | None = None
+    curve: RowsWorth | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +104,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         usable_rows: New rows with a known answer.
         wait_for_rows: More rows to wait for; None if none are needed, or no number is expected to be enough.
-        gain: Expected gain of correct answers: the ends of its 90% interval and the median.
+        gain: Expected gain of correct answers: the expected one within its 90% interval.
         curve: The measured points of the learning curve, as (rows, share of wrong validation answers).
     """
 
@@ -163,7 +135,7 @@ def decide_retraining(spec: TaskSpec, drift: DriftReport, evidence: Evidence, ou
         reasons.append(
             f"they are expected to add {_points(gain.middle)} points of correct answers ({_points(gain.low)} to "
             f"{_points(gain.high)}): the share of the champion's {_points(evidence.wrong_now)}% mistakes that this many rows "
-            "remove from the linear baseline, extrapolated by a power law"
+            "remove from the linear baseline, extrapolated by its learning curve"
         )
     if drifted and usable >= spec.retraining.rows_after_drift:
         retrain, sentence = True, f"Train again: {usable} new rows, and drift in {', '.join(drifted)}."

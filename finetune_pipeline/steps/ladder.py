@@ -14,7 +14,7 @@ from finetune_pipeline.baseline.input_evidence import learnable
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms
 from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.learnable import prompted_evidence
-from finetune_pipeline.baseline.pilot import Point
+from finetune_pipeline.baseline.learning_curve import Point
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext

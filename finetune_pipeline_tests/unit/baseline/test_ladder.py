@@ -10,7 +10,7 @@ import pytest
 
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, cross_fitted, fold_of, rung_answers, score_rungs
 from finetune_pipeline.baseline.ladder_answer import ladder, leads
-from finetune_pipeline.baseline.pilot import extrapolate, rows_for
+from finetune_pipeline.baseline.learning_curve import extrapolate, rows_for
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.report.evaluation_page import evaluation_page
