@@ -18,8 +18,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from benchmarks.example_sets import ExampleSet, example_set, with_answer, with_shuffled_answers
-from finetune_pipeline.baseline.input_evidence import learnable
-from finetune_pipeline.baseline.learnable import Learnable
+from finetune_pipeline.baseline.input_evidence import Learnable, learnable
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.spec import TaskSpec
 

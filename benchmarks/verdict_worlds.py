@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from benchmarks.planted_world import ROWS, Outcome, World, run
 from benchmarks.verdict_tasks import NONE, ORDER, KnownTask, shaken_text
-from finetune_pipeline.baseline.advice import DECISIONS
+from finetune_pipeline.baseline.decision import DECISIONS
 from finetune_pipeline_tests.skilled_model import LABELS, WORDS, other_label
 
 FORCED = {"learnable": "warn", "worth_training": "warn"}

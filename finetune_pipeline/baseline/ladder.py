@@ -7,9 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
 from finetune_pipeline.baseline.learning_curve import Extrapolation, Point
-from finetune_pipeline.baseline.worth import sure_of
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -28,12 +26,6 @@ Kind = Literal["simple", "prompt", "retrieve", "documents", "api", "tuned"]
 FOLDS = (0, 1)
 """Folds for cross-fitting: choose on one, score on the other, because the best of several noisy scores is too high (Cawley and
 Talbot 2010, JMLR 11)."""
-DECISIONS = {
-    **ADVICE,
-    "api": "No: ask the API model.",
-    "larger_model": "No: use a larger model.",
-    "undecided": "Not sure yet.",
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class Ladder(BaseModel):
 
     Attributes:
         stands: The simplest rung that no later one significantly beats.
-        decision: A key of DECISIONS.
+        decision: A key of decision.DECISIONS.
         flips: What would change the answer.
         skipped: Why a rung was skipped, by rung.
     """
@@ -244,12 +236,6 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
         if rung.kind != "tuned" and (rival is None or metric.rank(rung.value) > metric.rank(rungs[rival].value)):
             rival = index
     return Scored(rungs, rungs[stands or 0], rungs[rival or 0], answered[rival or 0].rows)
-
-
-def enough_rungs(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> list[Answered]:
-    """The rungs without training that are surely at or above baseline.ceiling, simplest first (worth.sure_of)."""
-    untrained = [answers for answers in answered if answers.kind != "tuned"]
-    return [untrained[i] for i in sure_of(spec, [a.rows for a in untrained], spec.baseline.ceiling, sources)]
 
 
 def _excluded(spec: TaskSpec, cost: float | None, p95: float | None) -> str:

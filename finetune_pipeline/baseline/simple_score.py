@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, answer_text
-from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide
+from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence, Learnable, answer_text, decide
 from finetune_pipeline.data.examples import Example, hash_order, sample_examples
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.simple_models import CommonestFields, NearestRow, SimpleModel, TfidfLogistic

@@ -2,7 +2,7 @@
 
 import click
 
-from finetune_pipeline.baseline.advice import DECISIONS
+from finetune_pipeline.baseline.decision import DECISIONS
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, tell
 from finetune_pipeline.cli.run import make_artifact

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from finetune_pipeline.baseline.input_evidence import learnable
-from finetune_pipeline.baseline.learnable import Learnable
+from finetune_pipeline.baseline.input_evidence import Learnable, learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, say, task_folder, tell
 from finetune_pipeline.data.documents import FOLDER, document_findings

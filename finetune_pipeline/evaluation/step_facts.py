@@ -17,7 +17,7 @@ class Power(Facts):
 
 
 class Advice(Facts):
-    """The advice before training (baseline.advice)."""
+    """The advice before training (baseline.decision)."""
 
     decision: str
     reasons: list[str]

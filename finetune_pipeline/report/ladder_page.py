@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from finetune_pipeline.baseline.ladder import DECISIONS, Ladder, Rung
+from finetune_pipeline.baseline.decision import DECISIONS
+from finetune_pipeline.baseline.ladder import Ladder, Rung
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.wording import (
     NOTHING,

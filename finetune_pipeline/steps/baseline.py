@@ -7,11 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.advice import DECISIONS, advise
-from finetune_pipeline.baseline.input_evidence import learnable
-from finetune_pipeline.baseline.learnable import prompted_evidence
+from finetune_pipeline.baseline.decision import DECISIONS, advise, worth_training
+from finetune_pipeline.baseline.input_evidence import learnable, prompted_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
-from finetune_pipeline.baseline.worth import worth_training
 from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.documents import FOLDER, PASSAGES, documents_digest, read_passages
 from finetune_pipeline.data.examples import Example, examples_of, read_examples

@@ -9,12 +9,11 @@ from pathlib import Path
 from timeit import timeit
 from typing import Any
 
-from finetune_pipeline.baseline.advice import best_fixed
-from finetune_pipeline.baseline.input_evidence import learnable
+from finetune_pipeline.baseline.decision import ladder
+from finetune_pipeline.baseline.input_evidence import learnable, prompted_evidence
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms
-from finetune_pipeline.baseline.ladder_answer import ladder
-from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.learning_curve import Point
+from finetune_pipeline.baseline.reasons import best_fixed
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.baseline.decision import leads
 from finetune_pipeline.baseline.ladder import Answered, Terms, score_rungs
-from finetune_pipeline.baseline.ladder_answer import leads
 from finetune_pipeline.baseline.learning_curve import Point, extrapolate
 from finetune_pipeline.data.examples import Example, read_examples, sample_examples, write_examples
 from finetune_pipeline.engine.files import read_json, write_json

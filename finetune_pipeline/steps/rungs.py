@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import Answered, enough_rungs, rung_answers
+from finetune_pipeline.baseline.decision import enough_rungs
+from finetune_pipeline.baseline.ladder import Answered, rung_answers
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.compare import SourceOf

@@ -3,7 +3,7 @@
 import math
 import re
 
-from finetune_pipeline.baseline.ladder import DECISIONS
+from finetune_pipeline.baseline.decision import DECISIONS
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES

@@ -5,17 +5,16 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.baseline.advice import (
+from finetune_pipeline.baseline.decision import (
     CLOSES_MOST,
     MIN_RESULTS,
     SIMPLE_TOLERANCE,
     _retrieval_helps,
     advise,
-    failures_of,
     measured_gains,
-    tokens_of,
 )
-from finetune_pipeline.baseline.learnable import Learnable
+from finetune_pipeline.baseline.input_evidence import Learnable
+from finetune_pipeline.baseline.reasons import failures_of, tokens_of
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.rivals import rivals_of, score_baselines, strongest_rival
@@ -192,7 +191,7 @@ def test_a_sure_lead_says_no_only_with_results_of_the_same_base_model(monkeypatc
         ([{}, {}, {"interval": [0.0, 0.2]}], "simple", "a gain of nothing is none"),
     ):
         measured = {"base_model": spec().base_model, "results": [result | change for change in changes]}
-        monkeypatch.setattr("finetune_pipeline.baseline.advice._measured_gains", lambda measured=measured: measured)
+        monkeypatch.setattr("finetune_pipeline.baseline.decision._measured_gains", lambda measured=measured: measured)
         assert advice_for(prompts(100), linear=0.8)["decision"] == decision, why
         of_other_model = advice_for(prompts(100), linear=0.8, of=spec(base_model="other/model"))
         assert (

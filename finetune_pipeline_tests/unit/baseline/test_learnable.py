@@ -8,8 +8,14 @@ from dataclasses import asdict
 import pytest
 from msgspec.structs import replace
 
-from finetune_pipeline.baseline.input_evidence import label_evidence, learnable
-from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide, prompted_evidence
+from finetune_pipeline.baseline.input_evidence import (
+    Evidence,
+    Learnable,
+    decide,
+    label_evidence,
+    learnable,
+    prompted_evidence,
+)
 from finetune_pipeline.baseline.simple_score import learnable_by_score, simple_score
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.statistics.power import paired_power
