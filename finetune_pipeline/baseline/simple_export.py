@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.evaluation import span_tagger
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
-from finetune_pipeline.evaluation.simple_models import SimpleModel, joined_json
+from finetune_pipeline.evaluation.simple_models import TAGGED, SimpleModel, joined_json
+from finetune_pipeline.evaluation.span_tagger import SpanTagger
 
 MANIFEST = "simple_model.json"
 TRUSTED = ("scipy.sparse._csr.csr_matrix",)
 """Types in our pipelines that skops does not trust by default: a matrix of numbers."""
 _VERSIONS = ("scikit-learn", "skops", "numpy", "scipy")
+_TAGGER_VERSIONS = ("python-crfsuite", "python-dateutil")
 _EXAMPLE = '''"""Answer texts with the simple model of this folder: one text per line on standard input, one answer per line out.
 
 Needs scikit-learn and skops (versions in simple_model.json). Nothing in this folder is a pickle: skops loads no code.
@@ -33,8 +36,14 @@ MISSING = ""
 FOLDER = Path(__file__).resolve().parent
 MANIFEST = json.loads((FOLDER / "simple_model.json").read_text("utf-8"))
 PIPELINES = {
-    part: skops.io.load(FOLDER / f"{part}.skops", trusted=MANIFEST["trusted"]) for part in MANIFEST["parts"]
+    part: skops.io.load(FOLDER / f"{part}.skops", trusted=MANIFEST["trusted"])
+    for part in MANIFEST["parts"]
+    if part != "tagged"
 }
+if "tagged" in MANIFEST["parts"]:
+    from span_tagger import SpanTagger
+
+    PIPELINES["tagged"] = SpanTagger.load(FOLDER)
 
 
 def answer(texts):
@@ -43,9 +52,10 @@ def answer(texts):
         return [str(label) for label in PIPELINES["model"].predict(texts)]
     values = [{} for _ in texts]
     for part, paths in MANIFEST["fields"].items():
-        table = PIPELINES[part].predict(texts).reshape(len(texts), len(paths))
+        table = PIPELINES[part].predict(texts)
+        table = table if part == "tagged" else table.reshape(len(texts), len(paths))
         for row, fields in zip(table, values):
-            fields.update(zip(map(tuple, paths), map(str, row)))
+            fields.update((tuple(path), str(value)) for path, value in zip(paths, row) if value is not None)
     return [joined_json(fields) for fields in values]
 
 
@@ -80,7 +90,11 @@ def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[s
 
     out.mkdir(parents=True, exist_ok=True)
     for part, pipeline in model.pipelines.items():
-        skops.io.dump(pipeline, out / f"{part}.skops")
+        if isinstance(pipeline, SpanTagger):
+            pipeline.save(out)
+            (out / "span_tagger.py").write_text(inspect.getsource(span_tagger), "utf-8")
+        else:
+            skops.io.dump(pipeline, out / f"{part}.skops")
     (out / "predict.py").write_text(_EXAMPLE.replace("JOINED_JSON", inspect.getsource(joined_json)), "utf-8")
     manifest: dict[str, Any] = {
         "format": 1,
@@ -94,7 +108,10 @@ def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[s
         "dataset_version": source.dataset_version,
         "training_rows": source.rows,
         "scores": {where: dict(scores) for where, scores in source.scores.items()},
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in (*_VERSIONS, *(_TAGGER_VERSIONS if TAGGED in model.pipelines else ()))
+        },
     }
     (out / "README.md").write_text(_card(manifest, source), "utf-8")
     manifest["files"] = {
@@ -111,11 +128,12 @@ def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:
         "",
         " ".join(source.description.split()),
         "",
-        f"A scikit-learn model fitted on {source.rows:,} training rows (data version `{source.dataset_version}`). It holds no "
-        "language model, runs on any CPU and answers in well under a millisecond.",
+        f"A model fitted on {source.rows:,} training rows (data version `{source.dataset_version}`). It holds no language "
+        "model, runs on any CPU and answers in about a millisecond.",
+        *_how_fields(manifest["fields"]),
         "",
         "```sh",
-        'pip install "scikit-learn=={scikit-learn}" "skops=={skops}"'.format(**manifest["versions"]),
+        "pip install " + " ".join(f'"{name}=={version}"' for name, version in manifest["versions"].items()),
         "echo 'a text to answer' | python predict.py",
         "```",
         "",
@@ -127,6 +145,16 @@ def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:
         "It knows only the words of its training rows, and it answers every text, even one unlike all of them.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _how_fields(fields: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
+    """Say of a JSON answer which fields are made how; a later part counts for a field that several make."""
+    made_by = {tuple(path): part for part, paths in fields.items() for path in paths}
+    how = {"tagged": "found in the text", "closed": "classified", "open": "copied from the training row most like it"}
+    names = {part: [".".join(path) or "the whole" for path, by in made_by.items() if by == part] for part in how}
+    return (
+        ["", *(f"- {how[part]}: {', '.join(of_part)}" for part, of_part in names.items() if of_part)] if fields else []
+    )
 
 
 def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:

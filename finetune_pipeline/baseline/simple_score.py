@@ -8,7 +8,13 @@ from typing import Any
 from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence, Learnable, answer_text, decide
 from finetune_pipeline.data.examples import Example, hash_order, sample_examples
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
-from finetune_pipeline.evaluation.simple_models import CommonestFields, NearestRow, SimpleModel, TfidfLogistic
+from finetune_pipeline.evaluation.simple_models import (
+    CommonestFields,
+    NearestRow,
+    SimpleModel,
+    TaggerAndLinear,
+    TfidfLogistic,
+)
 from finetune_pipeline.evaluation.statistics.proportions import effective_sources, wilson_interval
 from finetune_pipeline.evaluation.wording import inside, percent
 from finetune_pipeline.spec.model import TaskSpec
@@ -45,8 +51,8 @@ class SimpleScore:
 
 
 def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
-    """Score TF-IDF and logistic regression for labels and JSON, or the nearest row's answer for free text. None if there are too
-    few rows.
+    """Score TF-IDF and logistic regression for labels, the span tagger for JSON, or the nearest row's answer for free text.
+    None if there are too few rows.
 
     Args:
         rows: Clean rows without near-duplicates.
@@ -70,7 +76,7 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
             for e, text in zip(test_rows, answers, strict=True)
         ]
 
-    model = TfidfLogistic if is_json else NearestRow
+    model = TaggerAndLinear if is_json else NearestRow
     try:
         answers = scored(model())
     except ValueError:  # no text has features

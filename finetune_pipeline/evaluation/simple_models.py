@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from threadpoolctl import threadpool_limits
 
 from finetune_pipeline.data.answer_rules import NOT_JSON, canonical, strict
+from finetune_pipeline.evaluation.span_fitting import DATE, fit_span_tagger
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 REGULARISATION = (1.0, 10.0, 100.0)
@@ -27,6 +28,7 @@ WORD = r"(?u)\b\w+\b"
 """Includes words of one character: `P0`, `5 s`, `I` tell tickets apart."""
 MAX_VALUES = 50
 """A JSON field with more different values than this in the training rows is open: its value is copied, not classified."""
+TAGGED = "tagged"
 MISSING = ""
 """Value of a JSON field that an answer lacks. No JSON text is empty."""
 
@@ -39,8 +41,10 @@ class SimpleModel(ABC):
 
     Attributes:
         pipelines: Fitted scikit-learn pipelines by part. A text or label model has the one part ``model``; a JSON model
-            may have ``closed`` (fields with few values) and ``open`` (the others).
-        fields: JSON models only: the field paths each part predicts, in the order of its columns.
+            may have ``closed`` (fields with few values), ``open`` (the others) and ``tagged`` (those that stand in the text,
+            a :class:`.span_tagger.SpanTagger`).
+        fields: JSON models only: the field paths each part predicts, in the order of its columns. A later part replaces what
+            an earlier one predicts.
     """
 
     name: ClassVar[str]
@@ -61,11 +65,13 @@ class SimpleModel(ABC):
             return []
         if not self.fields:
             return [str(answer) for answer in self.pipelines["model"].predict(list(texts))]
-        columns: dict[Path, list[str]] = {}
+        rows: list[dict[Path, str]] = [{} for _ in texts]
         for part, paths in self.fields.items():
-            predicted = self.pipelines[part].predict(list(texts)).reshape(len(texts), len(paths))
-            columns |= {path: [str(value) for value in predicted[:, i]] for i, path in enumerate(paths)}
-        return [joined_json({path: values[i] for path, values in columns.items()}) for i in range(len(texts))]
+            predicted = self.pipelines[part].predict(list(texts))
+            table = predicted if part == TAGGED else predicted.reshape(len(texts), len(paths))
+            for row, values in zip(rows, table, strict=True):
+                row.update((path, str(value)) for path, value in zip(paths, values, strict=True) if value is not None)
+        return [joined_json(row) for row in rows]
 
 
 class CommonestAnswer(SimpleModel):
@@ -101,42 +107,59 @@ class NearestRow(SimpleModel):
 
 
 class TfidfLogistic(SimpleModel):
-    """TF-IDF with logistic regression: the label, or each JSON field with few values; other fields as the nearest row."""
+    """TF-IDF with logistic regression."""
 
-    name, title, kinds = "linear", "TF-IDF and logistic regression", ("labels", "json")
+    name, title, kinds = "linear", "TF-IDF and logistic regression", ("labels",)
 
     def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
-        if isinstance(output, JsonOutput):
-            return self._fit_fields(texts, *_field_table(answers, output), seed)
         self.pipelines = {"model": linear_pipeline(texts, answers, seed)}
         return self
 
-    def _fit_fields(self, texts: Sequence[str], paths: list[Path], table: list[list[str]], seed: int) -> SimpleModel:
+
+class TaggerAndLinear(SimpleModel):
+    """A conditional random field for JSON fields whose values stand in the text, TF-IDF with logistic regression for those with
+    few values; other fields as the nearest row."""
+
+    name, title, kinds = "tagger", "Span tagger and logistic regression", ("json",)
+
+    def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
         from sklearn.linear_model import LogisticRegression
         from sklearn.multiclass import OneVsRestClassifier
         from sklearn.multioutput import MultiOutputClassifier
         from sklearn.pipeline import make_pipeline
 
-        value_counts = [len({row[i] for row in table}) for i in range(len(paths))]
-        closed_columns = [i for i, n in enumerate(value_counts) if 1 < n <= MAX_VALUES]
-        open_columns = [i for i in range(len(paths)) if i not in closed_columns]
-        if closed_columns:
+        paths, table = _field_table(answers, output)
+        columns = {path: [row[i] for row in table] for i, path in enumerate(paths)}
+        closed = [path for path, column in columns.items() if 1 < len(set(column)) <= MAX_VALUES]
+        open_paths = [path for path in paths if path not in closed]
+        if closed:
             # one value against the rest, in the dual: an eighth of the multinomial model's time where rows are few and
             # features many, and no less accurate
             settings = {"solver": "liblinear", "dual": True, "max_iter": 1000, "random_state": seed}
             classifier = MultiOutputClassifier(OneVsRestClassifier(LogisticRegression(C=REGULARISATION[1], **settings)))
-            self.fields["closed"] = [paths[i] for i in closed_columns]
-            values = [[row[i] for i in closed_columns] for row in table]
+            self.fields["closed"] = closed
+            values = [list(row) for row in zip(*(columns[path] for path in closed), strict=True)]
             self.pipelines["closed"] = make_pipeline(_features(), classifier).fit(list(texts), values)
-        if open_columns:
-            self.fields["open"] = [paths[i] for i in open_columns]
-            values = [[row[i] for i in open_columns] for row in table]
-            self.pipelines["open"] = _nearest(texts, values if len(open_columns) > 1 else [row[0] for row in values])
+        if open_paths:
+            self.fields["open"] = open_paths
+            rows = [list(row) for row in zip(*(columns[path] for path in open_paths), strict=True)]
+            self.pipelines["open"] = _nearest(texts, rows if len(open_paths) > 1 else columns[open_paths[0]])
+        # a text of few values is better classified than tagged; numbers and dates are tagged in any case
+        tagged = {path: column for path, column in columns.items() if path not in closed or not _is_text(column)}
+        tagger = fit_span_tagger(texts, tagged, frozenset(closed))
+        if tagger.fields:
+            self.fields[TAGGED] = [fitted.path for fitted in tagger.fields]
+            self.pipelines[TAGGED] = tagger
         return self
 
 
+def _is_text(column: Sequence[str]) -> bool:
+    """Whether a field's JSON texts are strings other than dates, or null."""
+    return all(text in (MISSING, "null") or (text[0] == '"' and not DATE.fullmatch(text)) for text in column)
+
+
 SIMPLE_MODELS: dict[str, type[SimpleModel]] = {
-    model.name: model for model in (CommonestAnswer, CommonestFields, NearestRow, TfidfLogistic)
+    model.name: model for model in (CommonestAnswer, CommonestFields, NearestRow, TfidfLogistic, TaggerAndLinear)
 }
 """All simple models by name, in the order reports show them. A new rival is a class in this tuple."""
 BLIND = (CommonestAnswer.name, CommonestFields.name)

@@ -87,7 +87,7 @@ def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | N
         store.build("demo", "evaluation_report", code_version="1", inputs=inputs, settings=None, make=report)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("labels", "linear"), ("json", "linear"), ("text", "commonest")])
+@pytest.mark.parametrize(("kind", "name"), [("labels", "linear"), ("json", "tagger"), ("text", "commonest")])
 def test_the_folder_answers_as_the_rival_that_was_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, finetune: Any, kind: str, name: str
 ) -> None:
@@ -104,12 +104,18 @@ def test_the_folder_answers_as_the_rival_that_was_compared(
     model = SIMPLE_MODELS[name]().fit([e.user_text for e in train], [e.answer for e in train], spec.output)
     texts = ["crash number 7", "apples please, 33 of them", "nothing today, 9 thanks", "something else"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts)))
+    monkeypatch.syspath_prepend(out)  # as for a script that is run
     runpy.run_path(str(out / "predict.py"), run_name="__main__")
     assert capfd.readouterr().out.splitlines() == model.predict(texts)
-    for part in manifest["parts"]:
+    files = {"README.md", "predict.py", *(f"{part}.skops" for part in manifest["parts"] if part != "tagged")}
+    for part in set(manifest["parts"]) - {"tagged"}:
         untrusted = skops.io.get_untrusted_types(file=out / f"{part}.skops")
         assert set(untrusted) <= set(manifest["trusted"]), "nothing in it can run code"
-    assert set(manifest["files"]) == {"README.md", "predict.py", *(f"{part}.skops" for part in manifest["parts"])}
+    if kind == "json":
+        files |= {"span_tagger.py", "span_tagger.json", "span_tagger_0.crfsuite"}
+        card = (out / "README.md").read_text()
+        assert "- found in the text: number" in card and "python-crfsuite==" in card
+    assert set(manifest["files"]) == files
 
 
 def test_the_card_says_what_it_is_and_how_good(tmp_path: Path, finetune: Any) -> None:

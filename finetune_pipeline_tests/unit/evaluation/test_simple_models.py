@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, fit_simple_models, joined_json, linear_pipeline
+from finetune_pipeline.evaluation.simple_models import fit_simple_models, joined_json, linear_pipeline
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 
 TRAIN = [(f"the app crashes on screen {i}", "bug") for i in range(12)]
@@ -44,14 +44,15 @@ def _order(i: int) -> tuple[str, str]:
     return f"order {i} of {fruit}{' at once' if urgent else ''} for shop {i}", json.dumps(value)
 
 
-def test_json_fields_with_few_values_are_classified_and_the_others_copied() -> None:
+def test_json_fields_are_classified_found_in_the_text_or_copied() -> None:
     rows = [_order(i) for i in range(120)]
     fitted = fit_simple_models([t for t, _ in rows], [a for _, a in rows], ORDERS)
-    assert list(fitted) == list(SIMPLE_MODELS)
-    assert fitted["linear"].fields["open"] == [("number",), ("extras",)], "too many values, or one only"
-    assert {*fitted["linear"].fields["closed"]} == {("fruit",), ("delivery", "urgent")}
-    answer = json.loads(fitted["linear"].predict(["order 31 of pears at once for shop 31"])[0])
-    assert answer["fruit"] == "pears" and answer["number"] == 31 and answer["extras"] == ["box", "card"]
+    assert list(fitted) == ["commonest", "commonest_fields", "nearest", "tagger"]
+    fields = fitted["tagger"].fields
+    assert fields["open"] == [("number",), ("extras",)], "too many values, or one only"
+    assert {*fields["closed"]} == {("fruit",), ("delivery", "urgent")} and fields["tagged"] == [("number",)]
+    answer = json.loads(fitted["tagger"].predict(["order 9731 of pears at once for shop 9731"])[0])
+    assert answer["fruit"] == "pears" and answer["number"] == 9731 and answer["extras"] == ["box", "card"]
     usual = json.loads(fitted["commonest_fields"].predict(["x"])[0])
     assert usual["delivery"] == {"urgent": False} and usual["extras"] == ["box", "card"]
 
@@ -61,7 +62,7 @@ def test_a_field_that_is_a_value_in_one_row_and_an_object_in_another_is_predicte
     kinds = [("nothing here", {}), ("ship it to Rome", {"to": {"city": "Rome"}}), ("pick it up", {"to": None})]
     rows = [(f"{text} {i}", json.dumps(value)) for i in range(12) for text, value in kinds]
     fitted = fit_simple_models([t for t, _ in rows], [a for _, a in rows], ORDERS)
-    answers = fitted["linear"].predict([text for text, _ in kinds])
+    answers = fitted["tagger"].predict([text for text, _ in kinds])
     assert [json.loads(answer) for answer in answers] == [value for _, value in kinds]
     assert fitted["commonest_fields"].predict(["x"]) == ["{}"]
     both = {(): "{}", ("to",): "null", ("to", "city"): '"Rome"'}

@@ -1,0 +1,103 @@
+"""The span tagger finds values that no training row has: texts, numbers, dates and lists."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.span_fitting import fit_span_tagger
+from finetune_pipeline.evaluation.span_tagger import SpanTagger, read
+
+WORDS = {"two": 2, "three": 3, "a dozen": 12}
+MONTHS = ["January", "March", "May", "August", "November"]
+
+
+def _names(rng: random.Random) -> str:
+    return " ".join(
+        "".join(rng.choice("bdfklmnprst") + rng.choice("aeiou") for _ in range(2)).title() for _ in range(2)
+    )
+
+
+def _rows(n: int, seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
+    """Bookings with a guest, a price, a number of nights, a date and a list of rooms, in two wordings."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(n):
+        guest, price, rooms = _names(rng), rng.randrange(1000, 9000) / 4, rng.sample(range(100, 999), rng.randrange(3))
+        nights = rng.choice([*WORDS, *map(str, range(4, 30))])
+        day, month, year = rng.randrange(13, 29), rng.choice(MONTHS), rng.randrange(2024, 2029)
+        written = f"{price:,.2f}"
+        of_rooms = f" in {' and '.join(map(str, rooms))}" if rooms else ""
+        text = f"{guest} books {nights} nights{of_rooms} from {month} {day}, {year} for {written} euros"
+        if i % 3 == 0:
+            text = f"Please note: {nights} nights from {day} {month} {year}{of_rooms}, {written} euros, guest {guest}."
+        date = f"{year}-{_number(month):02}-{day}"
+        answer: dict[str, Any] = {"guest": guest, "price": price, "nights": WORDS.get(nights) or int(nights)}
+        rows.append((text, {**answer, "date": date, "rooms": rooms}))
+    return rows
+
+
+def _number(month: str) -> int:
+    return {"January": 1, "March": 3, "May": 5, "August": 8, "November": 11}[month]
+
+
+def _fit(rows: list[tuple[str, dict[str, Any]]], *answered: str) -> SpanTagger:
+    columns = {(key,): [json.dumps(answer[key]) for _, answer in rows] for key in rows[0][1]}
+    return fit_span_tagger([text for text, _ in rows], columns, frozenset((key,) for key in answered))
+
+
+@pytest.fixture(scope="module")
+def tagger() -> SpanTagger:
+    return _fit(_rows(300))
+
+
+def test_values_of_unseen_rows_are_found(tagger: SpanTagger) -> None:
+    rows = _rows(60, seed=1)
+    predicted = tagger.predict([text for text, _ in rows])
+    for i, fitted in enumerate(tagger.fields):
+        key = fitted.path[0]
+        values = [json.loads(of_row[i] or "null") for of_row in predicted]
+        right = sum(value == answer[key] for value, (_, answer) in zip(values, rows, strict=True))
+        assert right >= 57, (key, right)
+    assert [(fitted.path[0], fitted.kind, fitted.is_list) for fitted in tagger.fields] == [
+        ("guest", "text", False), ("price", "number", False), ("nights", "number", False), ("date", "date", False),
+        ("rooms", "number", True),
+    ]  # fmt: skip
+    nights = tagger.fields[2]
+    assert nights.words["three"] == "3" and nights.words["dozen"] == "12" and "nights" not in nights.words
+
+
+def test_it_answers_the_same_after_it_was_saved(tagger: SpanTagger, tmp_path: Path) -> None:
+    texts = [text for text, _ in _rows(20, seed=2)]
+    tagger.save(tmp_path)
+    assert SpanTagger.load(tmp_path).predict(texts) == tagger.predict(texts)
+
+
+def test_where_nothing_is_tagged_the_field_is_absent_or_another_model_answers() -> None:
+    rows = [(f"ask for {name}", {"name": name}) for name in (_names(random.Random(i)) for i in range(60))]
+    rows += [(f"nobody in particular {i}", {"name": None}) for i in range(20)]
+    assert _fit(rows).predict(["nobody in particular", ""]) == [["null"], ["null"]]
+    assert _fit(rows, "name").predict(["nobody in particular"]) == [[None]]
+
+
+def test_values_that_stand_in_no_text_or_are_of_several_kinds_are_left_to_others() -> None:
+    rows = [
+        (f"text {i}", {"code": f"X{i * 7919}", "flag": i % 2 == 0, "both": i if i % 2 else str(i)}) for i in range(60)
+    ]
+    assert not _fit(rows).fields
+
+
+@pytest.mark.parametrize(
+    ("surface", "kind", "style", "value"),
+    [
+        ("1,234.50", "number", "decimal point", "1234.5"), ("1.234,50", "number", "decimal comma", "1234.5"),
+        ("12.00", "number", "decimal point", "12"), ("-3", "number", "decimal point", "-3"),
+        ("1,2,3.4.5", "number", "decimal point", None), ("3/4/2026", "date", "day first", '"2026-04-03"'),
+        ("3/4/2026", "date", "month first", '"2026-03-04"'), ("March 4", "date", "month first", None),
+        ("soon", "date", "month first", None), ("ACME Ltd", "text", "lower", '"acme ltd"'),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_text_is_read_as_its_field_writes_values(surface: str, kind: str, style: str, value: Any) -> None:
+    assert read(surface, kind, style) == value
