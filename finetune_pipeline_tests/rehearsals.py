@@ -89,10 +89,9 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
             fused.fuse(built.model)
         collator = packing.packed_collator(built.model) if packed else packing.padded_batch
         job = {"settings": settings, "work": work, "stage": "adapter"}
-        trainer, _ = sft._trainer(
-            job, built, tokenizer, collator, {"train": examples, "validation": examples}, "", 1, False
-        )
         size = settings["micro_batch_size"]
+        splits = {"train": examples, "validation": examples}
+        trainer, _ = sft._trainer(job, built, tokenizer, collator, splits, "", 1, size, False)
         plain = examples.plain_rows()
         # two optimizer steps, since the optimizer's states are allocated in the first
         batches = [collator(plain[i : i + size]) for i in range(0, number, size)] * 2

@@ -72,6 +72,7 @@ def test_every_setting_reaches_the_optimiser(inputs: Path, tmp_path: Path) -> No
         {"train": rows, "validation": rows},
         digest="",
         processes=1,
+        micro=4,
         from_start=True,
     )
     trainer.create_optimizer_and_scheduler(10)
