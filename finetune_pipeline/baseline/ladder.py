@@ -35,7 +35,7 @@ class Answered:
     name: str
     kind: Kind
     title: str
-    rows: list[dict[str, Any]]
+    rows: Sequence[Row]
     call: Call | None = None
 
 
@@ -195,7 +195,7 @@ class Scored:
     rungs: list[Rung]
     stands: Rung
     rival: Rung
-    rival_rows: list[dict[str, Any]]
+    rival_rows: Sequence[Row]
 
 
 def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sources: SourceOf = None) -> Scored:

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from finetune_pipeline.evaluation.correctness import Row, is_right
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.predictions import same_rows
 from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
+from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
 from finetune_pipeline.evaluation.statistics.proportions import cluster_sign_flip, clustered_share, design_effect
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
@@ -60,11 +61,11 @@ def compare(
     Raises:
         ValueError: The sides do not cover exactly the same ids, or gold differs.
     """
-    base, candidate = _paired_rows(rows_base, rows_candidate)
+    base, candidate = (scored(rows, output) for rows in _paired_rows(rows_base, rows_candidate))
     ids, n = [row["example_id"] for row in base], len(base)
     clusters = shared_sources(base, sources)
     units = clusters or ids
-    base_right, candidate_right = ([is_right(row, output) for row in rows] for rows in (base, candidate))
+    base_right, candidate_right = ([row.right for row in rows] for rows in (base, candidate))
     outcomes = list(zip(ids, base_right, candidate_right, strict=True))
     fixed = [i for i, before, after in outcomes if after and not before]
     broken = [i for i, before, after in outcomes if before and not after]

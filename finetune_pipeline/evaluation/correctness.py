@@ -49,16 +49,13 @@ def likelihood_label(label_scores: Sequence[float], labels: Sequence[str]) -> st
     return labels[max(range(len(labels)), key=lambda i: label_scores[i])]
 
 
-def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The same rows with the most likely label as the answer (empty if there is none). Failed rows stay failed."""
-    answered_rows = []
-    for row in rows:
-        label, status = None, row["status"]
-        if status != "error":
-            label = likelihood_label(row["label_scores"], labels)
-            status = "empty" if label is None else "ok"
-        answered_rows.append({**row, "text": label or "", "status": status})
-    return answered_rows
+def likelihood_row(row: Row, labels: Sequence[str]) -> Row:
+    """The same row with the most likely label as the answer (empty if there is none). A failed row stays failed."""
+    label, status = None, row["status"]
+    if status != "error":
+        label = likelihood_label(row["label_scores"], labels)
+        status = "empty" if label is None else "ok"
+    return {**row, "text": label or "", "status": status}
 
 
 def scored_text(row: Row) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
-from finetune_pipeline.evaluation.correctness import INVALID, Row, answer_of
+from finetune_pipeline.evaluation.correctness import INVALID, Row
 from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decisions_of, parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
@@ -34,6 +34,7 @@ from finetune_pipeline.evaluation.rivals import (
     simple_rows,
 )
 from finetune_pipeline.evaluation.robustness import robustness
+from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import Judgement, seal_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
@@ -88,7 +89,7 @@ def evaluate_task(
     Raises:
         ValueError: Two compared models have different rows.
     """
-    rows = by_model(in_order(predictions))
+    rows = by_model(in_order(scored(predictions, spec.output)))
     if champion_learned:
         not_learned = [row for row in rows.pop("champion") if row["example_id"] not in champion_learned]
         rows |= {"champion": not_learned} if len(not_learned) >= MIN_ROWS else {}
@@ -138,7 +139,7 @@ def evaluate_task(
         format_gap=_format_gap(scores, restricted),
         regressions=ChangedRows(total=len(main.broken), shown=main.broken[:SHOWN_REGRESSIONS]),
         fixes=ChangedRows(total=len(main.fixed), shown=main.fixed[:SHOWN_FIXES]),
-        wrong_answers=_wrong_answers(rows["candidate"], labels) if labels else [],
+        wrong_answers=_wrong_answers(rows["candidate"]) if labels else [],
         atlas=atlas,
         seal=seal,
         decisions=decisions_of(spec, rows, base_best, simple, level, sources, champion_forgotten),
@@ -189,12 +190,12 @@ def _comparisons(
     }
 
 
-def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnswers]:
+def _wrong_answers(rows: Sequence[ScoredRow]) -> list[WrongAnswers]:
     """Group wrong answers of a label task by reference and answer (or INVALID), largest group first."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if (answer := answer_of(row, labels)) != row["gold"]:
-            groups.setdefault((row["gold"], INVALID if answer is None else answer), []).append(row["example_id"])
+        if row.label != row["gold"]:
+            groups.setdefault((row["gold"], INVALID if row.label is None else row.label), []).append(row["example_id"])
     return [
         WrongAnswers(gold=gold, predicted=predicted, count=len(ids), examples=ids[:SHOWN_WRONG])
         for (gold, predicted), ids in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))

@@ -144,16 +144,16 @@ def is_test_set(model: str) -> bool:
     return ":" not in model
 
 
-def of_model(rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
-    return [dict(row) for row in rows if row["model"] == model]
+def of_model(rows: Iterable[Row], model: str) -> list[Row]:
+    return [row for row in rows if row["model"] == model]
 
 
-def by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def by_model(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """The answers to the plain test rows (or to validation), by model, in order."""
-    models: dict[str, list[dict[str, Any]]] = {}
+    models: dict[str, list[Row]] = {}
     for row in rows:
         if is_test_set(row["model"]):
-            models.setdefault(row["model"], []).append(dict(row))
+            models.setdefault(row["model"], []).append(row)
     return models
 
 

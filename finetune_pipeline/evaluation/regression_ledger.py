@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_pipeline.engine.files import DamagedFile
-from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.result import EarlierVersion, History, RowsOverVersions
+from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.spec.outputs import AnyOutput
 
 FOLDER = "outcomes"
@@ -23,7 +23,7 @@ SHOWN = 20
 
 
 def outcomes_of(rows: Iterable[Mapping[str, Any]], output: AnyOutput) -> dict[str, bool]:
-    return {row["example_id"]: is_right(row, output) for row in rows}
+    return {row["example_id"]: row.right for row in scored(rows, output)}
 
 
 def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:

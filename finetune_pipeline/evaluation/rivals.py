@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_pipeline.evaluation.compare import SourceOf
-from finetune_pipeline.evaluation.correctness import Row, likelihood_rows
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
 from finetune_pipeline.evaluation.result_parts import Scores
+from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.scores import score, valid_share
 from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
@@ -50,7 +51,7 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
     Args:
         name: The base model, or one of its prompts, in `rows`.
     """
-    free = list(rows[name])
+    free = scored(rows[name], output)
     share = valid_share(free, output)["share"] or 0.0
     if isinstance(output, TextOutput):
         return BaseAtItsBest("free", {"free": free}, share)
@@ -63,19 +64,18 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
     return BaseAtItsBest(next(iter(answers)), answers, share)
 
 
-def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOutput) -> list[dict[str, Any]] | None:
+def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOutput) -> Sequence[Row] | None:
     """A model's answers restricted to the allowed forms: the likeliest label, or JSON decoded under the schema. None for free
     text, or from an engine that cannot restrict answers."""
     if isinstance(output, LabelsOutput):
-        scored = rows.get(name, ())
-        return likelihood_rows(scored, output.labels) if any(row["label_scores"] for row in scored) else None
-    restricted = rows.get(restricted_name(name))
-    return [dict(row) for row in restricted] if restricted else None
+        free = rows.get(name, ())
+        return [row.likeliest for row in scored(free, output)] if any(row["label_scores"] for row in free) else None
+    return rows.get(restricted_name(name)) or None
 
 
-def simple_rows(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[dict[str, Any]]]:
+def simple_rows(rows: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
     """The rows of each simple model, by its name in SIMPLE_MODELS."""
-    return {name: [dict(row) for row in rows[SIMPLE + name]] for name in SIMPLE_MODELS if SIMPLE + name in rows}
+    return {name: rows[SIMPLE + name] for name in SIMPLE_MODELS if SIMPLE + name in rows}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Rival:
 
     title: str
     value: float
-    rows: list[dict[str, Any]]
+    rows: Sequence[Row]
     gates: tuple[str, ...] = ("beats_baseline",)
 
 
@@ -105,7 +105,7 @@ def rivals_of(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> list[Rival]:
 
     def add(title: str, rival_rows: Sequence[Row], *gates: str) -> None:
         value = metric.score(rival_rows, spec.output)
-        rivals.append(Rival(title, value, in_order(map(dict, rival_rows)), gates))
+        rivals.append(Rival(title, value, in_order(rival_rows), gates))
 
     for name in prompts_of(rows):
         for mode, answers in base_at_its_best(rows, spec.output, name).answers.items():
@@ -141,6 +141,7 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
     Raises:
         ValueError: There is no prompt, or prompts cover different examples.
     """
+    rows = {name: scored(answers, spec.output) for name, answers in rows.items()}
     names = prompts_of(rows)
     if not names or not all(rows[name] for name in names):
         raise ValueError("no baseline predictions to score")

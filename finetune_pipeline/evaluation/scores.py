@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import scipy
 
-from finetune_pipeline.data.answer_rules import final_answer, form_problems
+from finetune_pipeline.data.answer_rules import final_answer
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import (
     INVALID,
     Row,
     complies,
-    is_right,
-    is_valid,
     likelihood_label,
-    read_json,
     scored_text,
 )
 from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, repetition
@@ -27,6 +24,7 @@ from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusio
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
 from finetune_pipeline.evaluation.result_parts import Scores, finite
+from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.statistics.proportions import clustered_share
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
@@ -76,15 +74,16 @@ def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dic
     }
 
 
-def score(rows: Sequence[Row], spec: TaskSpec, sources: SourceOf = None) -> Scores:
+def score(predictions: Sequence[Row], spec: TaskSpec, sources: SourceOf = None) -> Scores:
     """Score the answers of one model.
 
     The scores are right answers, every metric that fits the output with its interval (`NAME_interval`), and further details:
     :func:`label_details`, :func:`json_details` or :func:`text_details`. Where rows share `sources`, intervals count these.
     """
     output, confidence, primary = spec.output, spec.gates.confidence, METRICS[spec.metric]
+    rows = scored(predictions, output)
     clusters = shared_sources(rows, sources)
-    correct = rate([is_right(row, output) for row in rows], confidence, clusters)
+    correct = rate([row.right for row in rows], confidence, clusters)
     scores: dict[str, Any] = {"correct": correct["k"], "accuracy": correct["share"]}
     scores |= {name: correct[name] for name in ("n", "interval", "design_effect")}
     for metric in metrics_of(output):
@@ -107,7 +106,7 @@ def score(rows: Sequence[Row], spec: TaskSpec, sources: SourceOf = None) -> Scor
     return Scores.model_validate(scores)
 
 
-def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
+def label_details(rows: Sequence[ScoredRow], output: LabelsOutput) -> dict[str, Any]:
     """`per_class` {label: precision, recall, f1, support, predicted}; `absent_labels`, which macro-F1 leaves out;
     `confusion` {labels, columns, counts} with a last column for invalid answers; `calibration`."""
     labels = list(output.labels)
@@ -121,10 +120,12 @@ def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
     }
 
 
-def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float, clusters: Clusters) -> dict[str, Any]:
+def json_details(
+    rows: Sequence[ScoredRow], output: JsonOutput, confidence: float, clusters: Clusters
+) -> dict[str, Any]:
     """`fields` {field: precision, recall, f1, right, claimed, expected}; rates of `schema` (compliance), `strict` (valid JSON)
     and `repaired` (JSON after repair; `right_if_repaired` of these would be right); `form`."""
-    answers = [read_json(row, output) for row in rows]
+    answers = [row.json for row in rows]
     fields: dict[str, Counter[str]] = {}
     for answer in answers:
         for field in {*answer.claimed, *answer.gold}:
@@ -142,7 +143,7 @@ def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float, clu
         "schema": rate([complies(answer, output) for answer in answers], confidence, clusters),
         "strict": rate([answer.parse == "strict" for answer in answers], confidence, clusters),
         "repaired": repaired,
-        "form": form_counts(rows, output),
+        "form": form_counts(rows),
     }
 
 
@@ -150,7 +151,9 @@ def _field_scores(counts: Counter[str]) -> dict[str, Any]:
     return {**precision_recall_f1(counts["right"], counts["claimed"], counts["expected"]), **counts}
 
 
-def text_details(rows: Sequence[Row], output: TextOutput, confidence: float, clusters: Clusters) -> dict[str, Any]:
+def text_details(
+    rows: Sequence[ScoredRow], output: TextOutput, confidence: float, clusters: Clusters
+) -> dict[str, Any]:
     """`corpus` BLEU and chrF; mean `length_ratio`; rates of `repetition` (looping texts) and `refusal`; `form`; with
     output.extract also `extracted`, the rate of answers with a final answer."""
     n, texts, gold = len(rows), [scored_text(row) for row in rows], [str(row["gold"]) for row in rows]
@@ -159,7 +162,7 @@ def text_details(rows: Sequence[Row], output: TextOutput, confidence: float, clu
         "length_ratio": sum(ratios) / n if n else None,
         "repetition": rate([repetition(text) >= REPEATED for text in texts], confidence, clusters),
         "refusal": rate([is_refusal(text) for text in texts], confidence, clusters),
-        "form": form_counts(rows, output),
+        "form": form_counts(rows),
     }
     if n:
         details["corpus"] = corpus_scores(texts, gold)
@@ -183,15 +186,15 @@ def valid_share(
     rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
 ) -> dict[str, Any]:
     """The :func:`rate` of finished answers in the declared form (answer_rules.form_problems)."""
-    return rate([is_valid(row, output) for row in rows], confidence, clusters)
+    return rate([row.valid for row in scored(rows, output)], confidence, clusters)
 
 
-def form_counts(rows: Sequence[Row], output: JsonOutput | TextOutput) -> dict[str, int]:
+def form_counts(rows: Sequence[ScoredRow]) -> dict[str, int]:
     """Number of answers that break each rule of form (an answer may break several), and of each status other than `ok`."""
     counts: Counter[str] = Counter()
     for row in rows:
         if row["status"] != "ok":
             counts[row["status"]] += 1
         else:
-            counts.update({rule for rule, _ in form_problems(row["text"], output)})
+            counts.update(set(row.broken_rules))
     return dict(sorted(counts.items()))

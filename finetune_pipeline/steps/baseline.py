@@ -31,6 +31,7 @@ from finetune_pipeline.evaluation.predictions import (
 )
 from finetune_pipeline.evaluation.prompts import WITHOUT_LABELS, prompt_without_labels
 from finetune_pipeline.evaluation.rivals import rank_of, rivals_of, score_baselines, strongest_rival
+from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
@@ -186,7 +187,7 @@ def passages_file(context: StepContext) -> Path:
 def make_advice(context: StepContext) -> dict[str, Any]:
     """Interpret the baseline: are the answers learnable, is training worth it, and can the test show the gain?"""
     spec, baseline = context.spec, context.inputs["few_shot_baseline"]
-    rows = read_by_model(baseline.path("predictions.parquet"))
+    rows = {n: scored(r, spec.output) for n, r in read_by_model(baseline.path("predictions.parquet")).items()}
     train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
     sources = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)

@@ -26,6 +26,7 @@ from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.result import Promoted
 from finetune_pipeline.evaluation.rivals import API_MODEL
+from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.planning.prices import PriceList
@@ -147,8 +148,8 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     production_facts = predictions.folder / RECENT_FACTS
     state, judgement = context.store.state_folder(context.task.name), _judgement(context)
     candidate = judgement.candidate
-    rows = read_predictions(predictions.path("predictions.parquet"))
     test_rows, output = read_test_rows(predictions.folder), context.spec.output
+    rows = scored(read_predictions(predictions.path("predictions.parquet")), output)
     record_judgement(
         state,
         sorted(test_rows.texts),
@@ -159,7 +160,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     openings_so_far = openings(state, context.inputs["splits"].version)
     # in the order of their first opening
     candidates = dict.fromkeys(entry["candidate"] for entry in openings_so_far)
-    record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
+    record(state, candidate, outcomes_of(of_model(rows, "candidate"), output))
     train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
     training = [TrainingRow(e.id, e.user_text, e.answer) for e in train]
     evaluate = partial(

@@ -15,13 +15,14 @@ import numpy as np
 import scipy
 from pydantic import Field
 
-from finetune_pipeline.evaluation.correctness import Row, is_right
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.predictions import by_model
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Part
 from finetune_pipeline.evaluation.rivals import base_at_its_best
+from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.evaluation.wording import counted, cut
 from finetune_pipeline.spec.outputs import AnyOutput
@@ -252,9 +253,9 @@ def shown_rows(
     ids = [*evaluation.regressions.shown, *evaluation.fixes.shown, *(evaluation.never_break.broken or [])]
     ids += [i for group in groups for i in group.ids[:SHOWN_OF_GROUP]]
     ids += [i for group in groups for i in group.ids][:MAX_WRONG]
-    rows = by_model(predictions)
+    rows = by_model(scored(predictions, output))
     best = base_at_its_best(rows, output)
-    base = {row["example_id"]: row for row in best.answers[best.mode]}
+    base = {row["example_id"]: row for row in scored(best.answers[best.mode], output)}
     candidate = {row["example_id"]: row for row in rows["candidate"]}
     near = {i for group in groups for i in group.nearest}
     return ShownRows(
@@ -265,8 +266,8 @@ def shown_rows(
                 gold=cut(candidate[i]["gold"], ANSWER_LIMIT),
                 base=_shown_answer(base[i]),
                 candidate=_shown_answer(candidate[i]),
-                base_right=is_right(base[i], output),
-                right=is_right(candidate[i], output),
+                base_right=base[i].right,
+                right=candidate[i].right,
             )
             for i in dict.fromkeys(ids)  # once each, in the order of the report
         },

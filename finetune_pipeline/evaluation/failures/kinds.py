@@ -4,9 +4,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from finetune_pipeline.data.answer_rules import final_answer, form_problems
-from finetune_pipeline.evaluation.correctness import INVALID, Row, answer_of, is_right, read_json
+from finetune_pipeline.data.answer_rules import final_answer
+from finetune_pipeline.evaluation.correctness import INVALID, Row
 from finetune_pipeline.evaluation.metrics.facts import facts
+from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored_row
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 
 REPEATED = 0.3
@@ -59,41 +60,43 @@ class Failure:
     detail: str = ""
 
 
-def failure_of(row: Row, output: AnyOutput) -> Failure | None:
+def failure_of(prediction: Row, output: AnyOutput) -> Failure | None:
     """The mistake in one answer; None for a correct one. In free texts (without output.extract) only mistakes that rules detect
     count."""
+    row = scored_row(prediction, output)
     if row["status"] in ("error", "empty"):
         return Failure(row["status"])
     text = str(row["text"])
-    if is_right(row, output):
+    if row.right:
         return None
-    if not isinstance(output, LabelsOutput) or row["status"] == "truncated" or answer_of(row, output.labels) is None:
+    if not isinstance(output, LabelsOutput) or row.label is None:
         if is_refusal(text) and not is_refusal(str(row["gold"])):
             return Failure("refusal")
         if repetition(text) >= REPEATED > repetition(str(row["gold"])):
             return Failure("repetition")
     if row["status"] == "truncated":
         return Failure("truncated")
-    if problems := form_problems(text, output):
-        return Failure("format", _form_detail(text, problems[0][0], row, output))
+    if row.broken_rules:
+        return Failure("format", _form_detail(row))
     if isinstance(output, LabelsOutput):
-        return Failure("label_pair", f"{row['gold']} → {answer_of(row, output.labels) or INVALID}")
-    return _wrong_json(row, output) if isinstance(output, JsonOutput) else _wrong_text(row, output)
+        return Failure("label_pair", f"{row['gold']} → {row.label or INVALID}")
+    return _wrong_json(row) if isinstance(output, JsonOutput) else _wrong_text(row, output)
 
 
-def _form_detail(text: str, rule: str, row: Row, output: AnyOutput) -> str:
+def _form_detail(row: ScoredRow) -> str:
+    text, rule, output = str(row["text"]), row.broken_rules[0], row.output
     if isinstance(output, LabelsOutput):
         contained = [label for label in output.labels if label.casefold() in text.casefold()]
         if len(contained) == 1:
             return f"a {'' if contained[0] == row['gold'] else 'wrong '}label with something around it"
         return "several labels at once" if contained else "no label at all"
-    if isinstance(output, JsonOutput) and rule == "not_json" and read_json(row, output).same:
+    if isinstance(output, JsonOutput) and rule == "not_json" and row.json.same:
         return "right once repaired"
     return rule
 
 
-def _wrong_json(row: Row, output: JsonOutput) -> Failure:
-    extraction = read_json(row, output)
+def _wrong_json(row: ScoredRow) -> Failure:
+    extraction = row.json
     mistakes: list[tuple[str, str]] = []
     for field in sorted({*extraction.claimed, *extraction.gold}):
         answer, gold = extraction.claimed.get(field, Counter()), extraction.gold.get(field, Counter())
@@ -105,7 +108,7 @@ def _wrong_json(row: Row, output: JsonOutput) -> Failure:
     return Failure(*min(mistakes, key=lambda mistake: (list(KINDS).index(mistake[0]), mistake[1])))
 
 
-def _wrong_text(row: Row, output: TextOutput) -> Failure | None:
+def _wrong_text(row: ScoredRow, output: TextOutput) -> Failure | None:
     text, gold = str(row["text"]), str(row["gold"])
     if output.extract:
         return Failure("wrong_final_answer") if final_answer(text, output.extract) is not None else Failure("format")

@@ -19,7 +19,8 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from finetune_pipeline.evaluation.correctness import Row, is_right
+from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored_row
 from finetune_pipeline.evaluation.statistics.proportions import (
     Interval,
     cluster_sign_flip,
@@ -105,12 +106,17 @@ class RowMetric(Metric):
         pass
 
     def row_scores(self, rows: Rows, output: AnyOutput) -> list[float]:
-        scores = [self.row_score(row, output) for row in rows]
-        for row, score in zip(rows, scores, strict=True):
+        """The score of every row. A scored row keeps it."""
+        return [self._score_once(scored_row(row, output)) for row in rows]
+
+    def _score_once(self, row: ScoredRow) -> float:
+        if self.name not in row.scores:
+            score = self.row_score(row, row.output)
             if not -1e-9 <= score <= 1 + 1e-9:  # NaN fails too
                 where = f"metric {self.name}: row_score of {row['example_id']}"
                 raise ValueError(f"{where} is {score}; make it return a number from 0 to 1")
-        return scores
+            row.scores[self.name] = score
+        return row.scores[self.name]
 
     def value(self, rows: Rows, output: AnyOutput) -> float | None:
         return sum(self.row_scores(rows, output)) / len(rows) if rows else None
@@ -143,7 +149,7 @@ class ShareOfRight(RowMetric):
     right_or_wrong = True
 
     def row_score(self, row: Row, output: AnyOutput) -> float:
-        return float(is_right(row, output))
+        return float(scored_row(row, output).right)
 
     def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval:
         units = range(len(rows)) if clusters is None else clusters

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.correctness import answer_of
 from finetune_pipeline.evaluation.metrics.base import (
     Clusters,
     Gain,
@@ -13,6 +12,7 @@ from finetune_pipeline.evaluation.metrics.base import (
     register,
     within_scale,
 )
+from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput
@@ -27,18 +27,18 @@ class MacroF1(Metric):
     hub_name = "f1"
 
     def value(self, rows: Rows, output: AnyOutput) -> float | None:
-        scores = class_scores(confusion(rows, _labels(output)), _labels(output))
+        scores = class_scores(confusion(scored(rows, output), _labels(output)), _labels(output))
         f1 = [of_label["f1"] for of_label in scores.values() if of_label["support"]]
         return sum(f1) / len(f1) if f1 else None
 
     def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
         labels = _labels(output)
-        gold, answers = [row["gold"] for row in rows], [answer_of(row, labels) for row in rows]
+        gold, answers = [row["gold"] for row in rows], [row.label for row in scored(rows, output)]
         return within_scale(paired_bootstrap_f1(gold, None, answers, labels, confidence, clusters)) if rows else None
 
     def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
         labels = _labels(output)
-        old, new = ([answer_of(row, labels) for row in rows] for rows in (before, after))
+        old, new = ([row.label for row in scored(rows, output)] for rows in (before, after))
         gold = [row["gold"] for row in before]
         interval = paired_bootstrap_f1(gold, old, new, labels, confidence=confidence, clusters=clusters)
         return Gain((self.value(after, output) or 0.0) - (self.value(before, output) or 0.0), interval)
@@ -49,7 +49,7 @@ def _labels(output: AnyOutput) -> list[str]:
     return list(output.labels)
 
 
-def confusion(rows: Rows, labels: Sequence[str]) -> list[list[int]]:
+def confusion(rows: Sequence[ScoredRow], labels: Sequence[str]) -> list[list[int]]:
     """Count rows by right label and answer; the last column holds invalid answers.
 
     Raises:
@@ -60,8 +60,7 @@ def confusion(rows: Rows, labels: Sequence[str]) -> list[list[int]]:
     column = {label: i for i, label in enumerate(labels)}
     counts = [[0] * (len(labels) + 1) for _ in labels]
     for row in rows:
-        answer = answer_of(row, labels)
-        counts[column[row["gold"]]][len(labels) if answer is None else column[answer]] += 1
+        counts[column[row["gold"]]][len(labels) if row.label is None else column[row.label]] += 1
     return counts
 
 

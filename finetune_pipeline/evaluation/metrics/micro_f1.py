@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Rows, f1_of, register, within_scale
+from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
-from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
+from finetune_pipeline.spec.outputs import AnyOutput
 
 
 @register
@@ -36,8 +36,7 @@ class MicroF1(Metric):
 
 def claim_counts(rows: Rows, output: AnyOutput) -> np.ndarray:
     """Count the right, claimed and expected values of every answer. Shape (rows, 3)."""
-    assert isinstance(output, JsonOutput)
-    return np.array([read_json(row, output).counts() for row in rows], dtype=float).reshape(len(rows), 3)
+    return np.array([row.json.counts() for row in scored(rows, output)], dtype=float).reshape(len(rows), 3)
 
 
 def _contributions(counts: np.ndarray) -> list[float] | None:

@@ -12,7 +12,7 @@ from finetune_pipeline.evaluation.correctness import (
     is_right,
     is_valid,
     likelihood_label,
-    likelihood_rows,
+    likelihood_row,
     read_json,
 )
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
@@ -125,5 +125,5 @@ def test_the_likeliest_label_and_that_failures_stay_failures() -> None:
         likelihood_label([-1.0, -2.0], LABELS)
     predictions = [row(1, "bug", "I think bug", label_scores=[-0.1, -2.0, -3.0]), row(2, "bug", "bug", label_scores=[])]
     predictions.append(row(3, "bug", "", status="error", error="out of memory"))
-    answered = likelihood_rows(predictions, LABELS)
+    answered = [likelihood_row(prediction, LABELS) for prediction in predictions]
     assert [(r["text"], r["status"]) for r in answered] == [("bug", "ok"), ("", "empty"), ("", "error")]
