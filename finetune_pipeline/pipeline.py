@@ -288,7 +288,7 @@ STEPS = [
         training.make_merged_model,
         needs=("adapter", "base_model", "validation_split"),
         settings=lambda spec, run: {"labels": spec.labels, **baseline.answering_settings(spec)},
-        code_version="9",
+        code_version="10",
         checks=(training_check.merge_parity,),
         kinds=("safetensors", "huggingface"),
         heavy=True,

@@ -1,25 +1,18 @@
-"""Reads adapter folders: their kind, and the merged weights W + scaling * B A, one block of rows at a time.
+"""Reads adapter folders: their kind, and which weights of the base a low-rank adapter changes.
 
-The merged weights follow from the adapter's configuration and the tensor names in its file. Only adapters that this
-pipeline's methods write are supported (LoRA, rsLoRA, DoRA). Everything else is refused, because an incomplete merge still
-looks like a valid model.
-
-The sum is computed in float32 and rounded once, to the base's dtype. PEFT's ``merge_and_unload`` on float32 adapter weights
-does the same; the results are bitwise equal.
+Only adapters that this pipeline's methods write are supported (LoRA, rsLoRA, DoRA). Everything else is refused, because an
+incomplete merge still looks like a valid model.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, StoredTensor, tensor_header
 
 KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
 """Maps PEFT's adapter types to names of spec.methods.Kind."""
@@ -69,11 +62,11 @@ class LowRank:
 
 @dataclass
 class Adapter:
-    """A low-rank adapter. `changes` maps names of base weights to their changes."""
+    """A low-rank adapter. entries: the tensors of its file; changes: those of each base weight, by the weight's name."""
 
     folder: Path
     config: Mapping[str, Any]
-    file: TensorFile
+    entries: Mapping[str, StoredTensor]
     changes: dict[str, LowRank] = field(default_factory=dict)
 
     @property
@@ -97,7 +90,7 @@ def read_adapter(folder: Path) -> Adapter:
     if not (folder / ADAPTER_WEIGHTS).is_file():
         fix = "save the adapter with `save_pretrained`, which writes safetensors"
         raise JobError(f"{folder.name!r} does not contain {ADAPTER_WEIGHTS}", fix)
-    adapter = Adapter(folder, read_json(folder / ADAPTER_CONFIG), TensorFile(folder / ADAPTER_WEIGHTS))
+    adapter = Adapter(folder, read_json(folder / ADAPTER_CONFIG), tensor_header(folder / ADAPTER_WEIGHTS)[0])
     problems = [*_settings_problems(adapter.config), *_read_tensors(adapter)]
     if problems:
         fix = "serve it as an adapter, or train with supported settings (LoRA, rsLoRA, DoRA)"
@@ -123,7 +116,7 @@ def _settings_problems(config: Mapping[str, Any]) -> list[str]:
 def _read_tensors(adapter: Adapter) -> list[str]:
     """Fill adapter.changes; return the problems."""
     problems = []
-    entries, r, dora = adapter.file.entries, int(adapter.config["r"]), bool(adapter.config.get("use_dora"))
+    entries, r, dora = adapter.entries, int(adapter.config["r"]), bool(adapter.config.get("use_dora"))
     parts = {"A.weight": "a", "B.weight": "b", "magnitude_vector": "magnitude"}
     for name in entries:
         module, _, part = name.removeprefix("base_model.model.").rpartition(".lora_")
@@ -143,20 +136,3 @@ def _read_tensors(adapter: Adapter) -> list[str]:
         if dora != (change.magnitude is not None):
             problems.append(f"use_dora is {dora}, but {module!r} has {'a' if change.magnitude else 'no'} magnitude")
     return problems if adapter.changes or problems else ["its file contains no tensors"]
-
-
-def changed_rows(adapter: Adapter, weight: str, dtype: str) -> Callable[[TensorFile], Iterator[torch.Tensor]]:
-    """Return a function that computes the base's tensor `weight` with the adapter merged in, as `dtype` (safetensors' name).
-    The function takes the file of the weight and yields the new rows in order, about 2 Mi elements at a time."""
-    change = adapter.changes[weight]
-
-    def make(base: TensorFile) -> Iterator[torch.Tensor]:
-        a, b = (adapter.file.tensor(name).float() for name in (change.a, change.b))
-        magnitude = adapter.file.tensor(change.magnitude).float() if change.magnitude else None
-        for start, stop in base.blocks(weight):
-            rows = base.rows(weight, start, stop).float().add_((b[start:stop] @ a).mul(adapter.scaling))
-            if magnitude is not None:  # DoRA (Liu et al. 2024): magnitude / norm over each output's inputs
-                rows *= (magnitude[start:stop] / torch.linalg.norm(rows, dim=1))[:, None]
-            yield rows.to(TORCH_TYPES[dtype])
-
-    return make

@@ -131,18 +131,26 @@ def load_for_comparison(
     """
     from finetune_pipeline.models.widening import compute_in_float32
 
-    stored = _config(folder).dtype
-    model: Any = _load(folder, stored if isinstance(stored, torch.dtype) else torch.float32, device).eval()
-    if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter).eval()
+    model = _load_as_stored(folder, device) if adapter is None else load_with_adapter(folder, adapter, device)
     compute_in_float32(model)
     if prefix is None:
         return model
     from finetune_pipeline.models.soft_prompts import PrefixedModel
 
     return PrefixedModel(model, prefix)
+
+
+def load_with_adapter(folder: Path, adapter: Path, device: torch.device) -> Any:
+    """Load a model as it is stored, with an adapter of any kind that PEFT adds in float32."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(_load_as_stored(folder, device), adapter).eval()
+
+
+def _load_as_stored(folder: Path, device: torch.device) -> Any:
+    """Load a model in the dtype of its configuration, for inference."""
+    stored = _config(folder).dtype
+    return _load(folder, stored if isinstance(stored, torch.dtype) else torch.float32, device).eval()
 
 
 def load_for_training(

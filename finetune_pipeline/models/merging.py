@@ -1,7 +1,7 @@
-"""Merges an adapter into the unquantized base, tensor by tensor: W + scaling * B A in float32, stored in the base's dtype.
+"""Merges an adapter into the unquantized base by PEFT: W + scaling * B A in float32, stored in the base's dtype.
 
 It never merges into 4-bit weights: these differ from the base by their rounding error, which the merged model would keep.
-Memory is needed for a few rows and one layer's adapter matrices only, regardless of the model's size.
+All tensors that the adapter does not change are those of the base's files, also ones that transformers would not load.
 """
 
 import os
@@ -12,17 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import Adapter, adapter_kind, changed_rows, read_adapter
-from finetune_pipeline.models.generation_settings import FILE as GENERATION_SETTINGS
+from finetune_pipeline.models.adapters import Adapter, adapter_kind, read_adapter
 from finetune_pipeline.models.generation_settings import write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, FLOATS, text_files, weight_files
-from finetune_pipeline.models.weights import Checkpoint, Copy, write_record
+from finetune_pipeline.models.weights import Checkpoint, digests, dtypes, write_record
 from finetune_pipeline.spec.methods import kind_of
 
 _FIX_OTHER_BASE = "merge the adapter into the base model it was trained on"
+_FIX_TRAIN = "train with one of the methods of training.method"
 _LEAST_AGREEMENT = 0.9
 """If a smaller share of greedy answers is equal, float32 is tried."""
 
@@ -38,51 +40,53 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     shutil.rmtree(target, ignore_errors=True)
     if adapter_kind(adapter) == "full":
         dtype = _use_full_model(adapter, source, target)
-        write_greedy_settings(target)
-        files = {p.name: digest_file(p) for p in target.iterdir()}
         facts = {"kind": "full", "merged_tensors": 0, "scaling": None, "adapter_sha256": None}
     else:
-        low_rank = read_adapter(adapter)
-        copy = plan_merge(Checkpoint(source), low_rank, float32=float32)
-        files, dtype = copy.write(target), copy.dtypes
-        write_greedy_settings(target)
-        files[GENERATION_SETTINGS] = digest_file(target / GENERATION_SETTINGS)
+        checkpoint, low_rank = Checkpoint(source), read_adapter(adapter)
+        merged = merged_weights(checkpoint, low_rank, float32=float32)
+        dtype = checkpoint.write_copy(target, merged, {"dtype": "float32"} if float32 else {})
         facts = {
             "kind": "lora",
-            "merged_tensors": len(low_rank.changes),
+            "merged_tensors": len(merged),
             "scaling": low_rank.scaling,
             "adapter_sha256": digest_file(adapter / ADAPTER_WEIGHTS),
         }
-    return write_record(out, "model", base, files, dtype=dtype, **facts)
+    write_greedy_settings(target)
+    return write_record(out, "model", base, digests(target), dtype=dtype, **facts)
 
 
-def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> Copy:
-    """Plan the copy of `base` with the adapter merged in. Raises JobError naming every tensor that does not fit."""
+def merged_weights(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> dict[str, torch.Tensor]:
+    """Return PEFT's merge of each weight that the adapter changes, by its name in the base's files, in the base's dtype or in
+    float32. Raises JobError naming every tensor that does not fit."""
+    from finetune_pipeline.models.loading import load_with_adapter, stored_names
+    from finetune_pipeline.models.widening import low_rank_layers
+
     if base.config.get("quantization_config"):
         reason = f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors"
         raise JobError(reason, "set base_model to the unquantized model")
-    if not adapter.changes.keys() <= base.place.keys():
-        from finetune_pipeline.models.loading import stored_names
-
-        file_names = stored_names(base.folder)
-        adapter = replace(adapter, changes={file_names.get(n, n): change for n, change in adapter.changes.items()})
-    copy = Copy.of(base)
+    file_names = {} if adapter.changes.keys() <= base.place.keys() else stored_names(base.folder)
+    adapter = replace(adapter, changes={file_names.get(n, n): change for n, change in adapter.changes.items()})
     problems = [problem for name in adapter.changes if (problem := _misfit(base, adapter, name))]
     if problems:
         raise JobError("\n".join([*problems[:20], f"({len(problems)} tensors do not fit)"]), _FIX_OTHER_BASE)
-    for name in adapter.changes:
-        dtype = "F32" if float32 else base.entry(name).dtype
-        copy.change(name, changed_rows(adapter, name, dtype), dtype=dtype)
-    if float32:
-        copy.config["dtype"] = "float32"
-    return copy
+    model = load_with_adapter(base.folder, adapter.folder, torch.device("cpu"))
+    names = ((f"{name}.weight", layer.get_base_layer()) for name, layer in low_rank_layers(model.get_base_model()))
+    layers = {file_names.get(name, name): layer for name, layer in names}
+    if layers.keys() != adapter.changes.keys():
+        others = ", ".join(sorted(layers.keys() ^ adapter.changes.keys())[:5])
+        raise JobError(f"the adapter's configuration and its file do not change the same weights: {others}", _FIX_TRAIN)
+    for name, layer in layers.items():  # in the dtype of the file: the configuration may name another
+        stored = base.tensor(name)
+        layer.weight.data = stored.float() if float32 else stored
+    model.merge_and_unload()
+    return {name: layer.weight.data for name, layer in layers.items()}
 
 
 def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
     """Return why the adapter's change of a tensor does not fit the base; None if it does."""
     if name not in base.place:
         return f"the adapter changes {name!r}, which the base model does not have"
-    entry, adapter_tensors, change = base.entry(name), adapter.file.entries, adapter.changes[name]
+    entry, adapter_tensors, change = base.entries[name], adapter.entries, adapter.changes[name]
     if entry.dtype not in FLOATS:
         stored = f"the base's {name} is stored as {entry.dtype}"
         return f"{stored}, which is quantized: set base_model to the unquantized model"
@@ -98,9 +102,8 @@ def _use_full_model(trained: Path, source: Path, target: Path) -> str:
     """Build the model from a full fine-tune's folder: link (or copy) its files, and take missing ones from the base. Returns
     the dtypes of its tensors."""
     checkpoint, base = Checkpoint(trained), Checkpoint(source)
-    reshaped = sorted(
-        n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape
-    )
+    shared = base.entries.keys() & checkpoint.entries.keys()
+    reshaped = sorted(name for name in shared if base.entries[name].shape != checkpoint.entries[name].shape)
     if reshaped:
         raise JobError(f"the trained model's {reshaped[0]} has a different shape than the base's", _FIX_OTHER_BASE)
     target.mkdir(parents=True)
@@ -109,7 +112,7 @@ def _use_full_model(trained: Path, source: Path, target: Path) -> str:
     for path in text_files(source):
         if "safetensors" not in path.name and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
-    return Copy.of(checkpoint).dtypes
+    return dtypes(checkpoint.tensors())
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

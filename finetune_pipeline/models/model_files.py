@@ -1,7 +1,6 @@
 """Reads the files of a model folder, which anybody may have written: JSON of the expected types, and headers of weights."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,22 +133,11 @@ def _files_in_index(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor of a safetensors file. dtype: its name there, such as BF16; size: in bytes; start: the offset of its bytes."""
+    """A tensor of a safetensors file. dtype: its name there, such as BF16; size: in bytes."""
 
     dtype: str
     shape: tuple[int, ...]
     size: int
-    start: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Length of the first dimension; 1 for a scalar."""
-        return self.shape[0] if self.shape else 1
-
-    @property
-    def row_elements(self) -> int:
-        """Number of elements of one row."""
-        return math.prod(self.shape[1:])
 
 
 def tensor_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -173,7 +161,7 @@ def tensor_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - begin, 8 + header_length + begin)
+        tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - begin)
     return tensors, metadata
 
 

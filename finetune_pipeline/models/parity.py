@@ -16,7 +16,7 @@ each go to a file. The served model gives its answers in the precision it is ser
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,6 @@ from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import logits_alone, rows_at_once
 from finetune_pipeline.models.loading import load_for_comparison, load_for_prediction, pick_device, stored_names
 from finetune_pipeline.models.model_files import EMBEDDINGS, HEADS
-from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 from finetune_pipeline.models.weights import Checkpoint
 from finetune_pipeline.models.widening import low_rank_layers, merged_in_float32, widened
 
@@ -221,13 +220,13 @@ def differing_weights(expected: Path, merged: Path, peft: Any = None) -> tuple[i
         layers = {file_names.get(name, name): layer for name, layer in layers.items()}
     differing = {*(source.place.keys() ^ stored.place.keys()), *(layers.keys() - stored.place.keys())}
     for name in source.place.keys() & stored.place.keys():
-        file, entry = stored.place[name], stored.entry(name)
-        if source.entry(name).shape != entry.shape or entry.dtype not in TORCH_TYPES:
+        if source.entries[name].shape != stored.entries[name].shape:
             differing.add(name)
-        elif name in layers:
-            if not _stores(file, name, [_merged_weight(layers[name], source.place[name].tensor(name))]):
-                differing.add(name)
-        elif not _stores(file, name, (source.place[name].rows(name, *span) for span in file.blocks(name))):
+            continue
+        tensor = source.tensor(name)
+        if name in layers:
+            tensor = _merged_weight(layers[name], tensor)
+        if not _rounded_once(tensor, stored.tensor(name)):
             differing.add(name)
     return len(stored.place), sorted(differing)
 
@@ -242,19 +241,10 @@ def _merged_weight(layer: Any, weight: torch.Tensor) -> torch.Tensor:
     return merged
 
 
-def _stores(file: TensorFile, name: str, expected: Iterable[torch.Tensor]) -> bool:
-    """Whether a stored tensor is the expected one, given in pieces, rounded once."""
-    start = 0
-    for piece in expected:
-        stop = start + (len(piece) if piece.dim() else 1)
-        if not _rounded_once(piece, file.rows(name, start, stop)):
-            return False
-        start = stop
-    return True
-
-
 def _rounded_once(expected: torch.Tensor, stored: torch.Tensor) -> bool:
     """Whether `stored` is `expected` rounded once to the stored dtype, up to float32 noise in `expected`."""
+    if expected.dtype == stored.dtype and torch.equal(expected, stored):
+        return True
     if not stored.dtype.is_floating_point:
         return torch.equal(expected.to(stored.dtype), stored)
     noise = expected.abs() * 2**-20 + (expected.abs().max() * 2**-22 if expected.numel() else 0.0)

@@ -9,11 +9,12 @@ the adapter stays separate, and prediction starts from a cache that contains it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.faults import JobError
@@ -22,8 +23,7 @@ from finetune_pipeline.models.generation_settings import suppressed_tokens, writ
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
-from finetune_pipeline.models.weights import Checkpoint, Copy, write_record
+from finetune_pipeline.models.weights import Checkpoint, digests, dtypes, write_record
 
 NAME = "<|soft_{}|>"
 _SUPPRESSING_BIAS = -1e4
@@ -42,36 +42,36 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     """
     source, target = model_folder(base), out / "model"
     checkpoint = Checkpoint(source)
-    vectors = TensorFile(adapter / ADAPTER_WEIGHTS).tensor("prompt_embeddings").float()  # [tokens, width]
+    vectors = load_file(adapter / ADAPTER_WEIGHTS)["prompt_embeddings"].float()  # [tokens, width]
     name, scale = _embedding(checkpoint)
     original, extended, ids, tokens = _extended_tokenizer(source, len(vectors))
-    dtype = "F32" if float32 else checkpoint.entry(name).dtype
-    copy = Copy.of(checkpoint)
-    row_count = max(rows := checkpoint.entry(name).rows, max(ids) + 1)
+    embeddings = checkpoint.tensor(name)
+    dtype = torch.float32 if float32 else embeddings.dtype
+    row_count = max(rows := len(embeddings), max(ids) + 1)
     # the new tokens, and those of the tokenizer that the base has no row for
     never = sorted({*ids, *range(rows, row_count)})
-    _set_rows(copy, name, ids, vectors / scale, row_count, dtype)
     was_tied = checkpoint.tied
     head = checkpoint.head or checkpoint.usual_head
-    if was_tied and head not in copy.outputs:
-        copy.add(head, like=name)
-    _set_rows(copy, head, never, _unlikely_rows(checkpoint, copy.outputs[head].source, never), row_count, dtype)
+    head_rows = checkpoint.tensor(head) if head in checkpoint.place else embeddings
+    changed = {
+        name: _with_rows(embeddings, ids, vectors / scale, row_count, dtype),
+        head: _with_rows(head_rows, never, _unlikely_rows(head_rows, never), row_count, dtype),
+    }
     bias = head.removesuffix("weight") + "bias"
     if bias in checkpoint.place:
-        _set_rows(
-            copy, bias, never, torch.full((len(never),), _SUPPRESSING_BIAS), row_count, checkpoint.entry(bias).dtype
-        )
-    copy.config = {"vocab_size": row_count, "tie_word_embeddings": False} | ({"dtype": "float32"} if float32 else {})
+        suppressing, biases = torch.full((len(never),), _SUPPRESSING_BIAS), checkpoint.tensor(bias)
+        changed[bias] = _with_rows(biases, never, suppressing, row_count, biases.dtype)
+    config = {"vocab_size": row_count, "tie_word_embeddings": False} | ({"dtype": "float32"} if float32 else {})
     shutil.rmtree(target, ignore_errors=True)
-    files = copy.write(target)
+    written = checkpoint.write_copy(target, changed, config)
     extended.save_pretrained(target)
     # transformers reads this; for other servers see _unlikely_rows
     write_greedy_settings(target, suppress_tokens=sorted({*suppressed_tokens(target), *never}))
     _check_same_text(original, extended, ids)
-    files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
     soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": was_tied}
     sha256 = digest_file(adapter / ADAPTER_WEIGHTS)
-    return write_record(out, "model", base, files, kind="prompt", **soft, dtype=copy.dtypes, adapter_sha256=sha256)
+    facts = {"kind": "prompt", **soft, "dtype": written, "adapter_sha256": sha256}
+    return write_record(out, "model", base, digests(target), **facts)
 
 
 def _embedding(base: Checkpoint) -> tuple[str, float]:
@@ -116,27 +116,17 @@ def _check_same_text(original: Any, extended: Any, ids: Sequence[int]) -> None:
         )
 
 
-def _set_rows(copy: Copy, name: str, ids: Sequence[int], rows: torch.Tensor, total: int, dtype: str) -> None:
-    """Extend tensor `name` of the copy to `total` rows, and set the rows at `ids` to `rows`."""
-    torch_dtype = TORCH_TYPES[dtype]
-    source, shape = copy.outputs[name].source, copy.outputs[name].planned.shape
-
-    def make(file: TensorFile) -> Iterator[torch.Tensor]:
-        positions = torch.tensor(list(ids))
-        for start, stop in file.blocks(source):
-            block = file.rows(source, start, stop).to(torch_dtype)
-            inside = (positions >= start) & (positions < stop)
-            block[positions[inside] - start] = rows[inside].to(torch_dtype)
-            yield block
-        tail = torch.zeros((total - shape[0], *shape[1:]), dtype=torch_dtype)
-        beyond = positions >= shape[0]
-        tail[positions[beyond] - shape[0]] = rows[beyond].to(torch_dtype)
-        yield tail
-
-    copy.change(name, make, dtype=dtype, shape=(total, *shape[1:]))
+def _with_rows(
+    tensor: torch.Tensor, ids: Sequence[int], rows: torch.Tensor, total: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a copy of a tensor with `total` rows in `dtype`, whose rows at `ids` are `rows`."""
+    extended = torch.zeros((total, *tensor.shape[1:]), dtype=dtype)
+    extended[: len(tensor)] = tensor
+    extended[list(ids)] = rows.to(dtype)
+    return extended
 
 
-def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Tensor:
+def _unlikely_rows(head: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
     """Return head rows that keep the new tokens from being chosen: the mean of all other rows, in float32.
 
     For any input, their logit is then the mean of the other tokens' logits. It is below the maximum, so greedy decoding never
@@ -145,14 +135,10 @@ def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Ten
     bound: its logit is 0, while all others may be negative. A very negative logit for every input needs a bias, which most
     heads lack.
     """
-    total, count = torch.zeros(base.entry(name).shape[1], dtype=torch.float64), 0
-    file = base.place[name]
-    for start, stop in file.blocks(name):
-        keep = torch.ones(stop - start, dtype=torch.bool)
-        keep[[i - start for i in ids if start <= i < stop]] = False
-        total += file.rows(name, start, stop)[keep].double().sum(0)
-        count += int(keep.sum())
-    return (total / count).float().expand(len(ids), -1)
+    others = torch.ones(len(head), dtype=torch.bool)
+    others[[token for token in ids if token < len(head)]] = False
+    mean = head[others].sum(0, dtype=torch.float64) / int(others.sum())
+    return mean.float().expand(len(ids), -1)
 
 
 def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
@@ -167,10 +153,11 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         shutil.copyfile(adapter / name, target / name)
     checkpoint = Checkpoint(source)
-    digests = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
-    files = {f.path.name: digest_file(f.path) for f in checkpoint.files} | digests
-    dtype, sha256 = Copy.of(checkpoint).dtypes, digests[f"adapter/{ADAPTER_WEIGHTS}"]
-    return write_record(out, "adapter", base, files, kind="prefix", dtype=dtype, adapter_sha256=sha256)
+    of_adapter = digests(target)
+    files = {file.name: digest_file(file) for file in checkpoint.files}
+    files |= {f"adapter/{name}": digest for name, digest in of_adapter.items()}
+    facts = {"kind": "prefix", "dtype": dtypes(checkpoint.tensors()), "adapter_sha256": of_adapter[ADAPTER_WEIGHTS]}
+    return write_record(out, "adapter", base, files, **facts)
 
 
 class PrefixedModel:
@@ -180,7 +167,7 @@ class PrefixedModel:
     def __init__(self, model: Any, adapter: Path) -> None:
         config = read_json(adapter / ADAPTER_CONFIG)
         self.model, self.config = model, model.config
-        flat = TensorFile(adapter / ADAPTER_WEIGHTS).tensor("prompt_embeddings").float()
+        flat = load_file(adapter / ADAPTER_WEIGHTS)["prompt_embeddings"].float()
         layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
         self.tokens = len(flat)
         # [2 * layers, heads, tokens, d]: keys and values of each layer in turn

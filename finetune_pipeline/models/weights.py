@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
@@ -21,33 +23,42 @@ from finetune_pipeline.models.model_files import (
     INDEX,
     MODEL_FILE,
     StoredTensor,
+    tensor_header,
     text_files,
     weight_files,
 )
-from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile, new_tensor, write_tensors
 
 
 class Checkpoint:
     """The weights of a transformers folder. `files`: the files in use, in order; `place`: the file of each tensor."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises FindingsError and DamagedFile like weight_files and TensorFile, JobError for a tensor in two files."""
+        """Raises FindingsError and DamagedFile like weight_files and tensor_header, JobError for a tensor in two files."""
         self.folder = folder
         self.config: dict[str, Any] = read_json(folder / "config.json")
-        self.files = [TensorFile(p) for p in weight_files(folder)]
-        self.place: dict[str, TensorFile] = {}
+        self.files = weight_files(folder)
+        self.place: dict[str, Path] = {}
+        self.entries: dict[str, StoredTensor] = {}
         for file in self.files:
-            for name in file.entries:
+            entries, _ = tensor_header(file)
+            for name in entries:
                 if name in self.place:
                     raise JobError(
-                        f"{folder.name}: the tensor {name} is in {self.place[name].path.name} and in {file.path.name}",
+                        f"{folder.name}: the tensor {name} is in {self.place[name].name} and in {file.name}",
                         "fetch the model again",
                     )
                 self.place[name] = file
+            self.entries |= entries
 
-    def entry(self, name: str) -> StoredTensor:
-        """Return the dtype and shape of a tensor. Raises KeyError."""
-        return self.place[name].entries[name]
+    def tensor(self, name: str) -> torch.Tensor:
+        """Read a tensor. Raises KeyError."""
+        with safe_open(self.place[name], "pt") as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return all tensors, mapped into memory from their files."""
+        return {name: tensor for file in self.files for name, tensor in load_file(file).items()}
 
     @property
     def embedding(self) -> str | None:
@@ -73,84 +84,29 @@ class Checkpoint:
         declared = self.config.get("tie_word_embeddings", self.config.get("text_config", {}).get("tie_word_embeddings"))
         return bool(declared) if declared is not None and self.head else self.head is None
 
-
-Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
-"""Takes the file that stores a tensor; yields the pieces of the new tensor in order."""
-
-
-@dataclass
-class Output:
-    """The recipe for one tensor of the copy: `make` computes it from the stored tensor `source` (`make` None: unchanged), and it is
-    written into `file`."""
-
-    planned: StoredTensor
-    file: str
-    source: str
-    make: Make | None = None
-
-
-@dataclass
-class Copy:
-    """A planned copy of a checkpoint: `outputs` by tensor name, changes of `config`, and unchanged files."""
-
-    source: Checkpoint
-    outputs: dict[str, Output] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, source: Checkpoint) -> Copy:
-        return cls(source, {n: Output(file.entries[n], file.path.name, n) for n, file in source.place.items()})
-
-    def change(self, name: str, make: Make, *, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> None:
-        """Replace a tensor by the result of `make`, with `dtype` and `shape` (default: unchanged)."""
-        old = self.outputs[name]
-        planned = new_tensor(dtype or old.planned.dtype, shape or old.planned.shape)
-        self.outputs[name] = Output(planned, old.file, old.source, make)
-
-    def add(self, name: str, like: str) -> None:
-        """Add a tensor, initially a copy of the stored tensor `like`, in the same file."""
-        self.outputs[name] = Output(self.source.entry(like), self.outputs[like].file, like)
-
-    def write(self, target: Path) -> dict[str, str]:
-        """Write weights, index, configuration and the other files into `target`. Returns {file: sha256}."""
+    def write_copy(self, target: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:
+        """Write a copy of the folder with other or further `tensors` and changes of config.json; files are divided as
+        transformers does. Returns the dtypes of its tensors, see :func:`dtypes`."""
         target.mkdir(parents=True, exist_ok=True)
-        digests: dict[str, str] = {}
-        outputs_by_file: dict[str, dict[str, Output]] = {}
-        for name, output in self.outputs.items():
-            outputs_by_file.setdefault(output.file, {})[name] = output
-        metadata = {f.path.name: f.metadata for f in self.source.files}
-        for file, outputs in sorted(outputs_by_file.items()):
-            tensors = {name: output.planned for name, output in outputs.items()}
-            digests[file] = write_tensors(target / file, tensors, self._pieces, metadata[file] or {"format": "pt"})
-        self._write_other_files(target)
-        digests |= {path.name: digest_file(path) for path in target.iterdir() if path.name not in digests}
-        return dict(sorted(digests.items()))
+        written = {**self.tensors(), **tensors}
+        save_torch_state_dict(written, target)
+        for path in text_files(self.folder):
+            if path.name != INDEX:
+                shutil.copyfile(path, target / path.name)
+        if config:
+            text = json.dumps(changed_config(self.config, config), indent=2, ensure_ascii=False)
+            (target / "config.json").write_text(text + "\n", "utf-8")
+        return dtypes(written)
 
-    def _pieces(self, name: str) -> Iterator[torch.Tensor | memoryview]:
-        output = self.outputs[name]
-        file = self.source.place[output.source]
-        yield from output.make(file) if output.make else file.pieces(output.source)
 
-    def _write_other_files(self, target: Path) -> None:
-        source = self.source.folder
-        for path in text_files(source):
-            shutil.copyfile(path, target / path.name)
-        if self.config:
-            _write_indented(target / "config.json", changed_config(self.source.config, self.config))
-        if (source / INDEX).exists():
-            index = read_json(source / INDEX)
-            index["weight_map"] = {name: output.file for name, output in sorted(self.outputs.items())}
-            index["metadata"] = {**index.get("metadata", {}), "total_size": self.bytes()}
-            _write_indented(target / INDEX, index)
+def dtypes(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the dtypes of tensors as text: ``bfloat16+float32``."""
+    return "+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
 
-    @property
-    def dtypes(self) -> str:
-        """Return the tensor dtypes as text: ``bfloat16+float32``."""
-        stored = {output.planned.dtype for output in self.outputs.values()}
-        return "+".join(sorted(str(TORCH_TYPES.get(dtype, dtype.lower())).removeprefix("torch.") for dtype in stored))
 
-    def bytes(self) -> int:
-        return sum(output.planned.size for output in self.outputs.values())
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in a folder."""
+    return {path.name: digest_file(path) for path in sorted(folder.iterdir())}
 
 
 def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
@@ -175,7 +131,3 @@ def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
         for section, name in present or [(changed, key)]:
             section[name] = value
     return changed
-
-
-def _write_indented(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -20,7 +20,7 @@ from finetune_pipeline.models.soft_prompts import plain_model
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.model import build, save_trained
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
-from finetune_pipeline_tests.unit.models.architectures import load, logits, make_adapter, make_model, with_adapter
+from finetune_pipeline_tests.unit.models.architectures import load, make_adapter, make_model, with_adapter
 from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
@@ -91,26 +91,47 @@ def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(architecture,
     assert differing_weights(base, tmp_path / "out", reference) == (len(before), [name])
 
 
-def test_weights_in_several_files_are_merged_file_by_file_as_their_index_says(tmp_path: Path) -> None:
+def test_weights_in_several_files_are_those_that_their_index_names(tmp_path: Path) -> None:
     single_file = make_model(tmp_path / "one", "llama")
     several_files = shutil.copytree(single_file, tmp_path / "many")
     (several_files / "model.safetensors").unlink()
     load(single_file).save_pretrained(several_files, max_shard_size="100KB")
+    assert len(list(several_files.glob("*.safetensors"))) > 3
     save_file({"model.norm.weight": torch.full((64,), 9.0)}, several_files / "consolidated.safetensors")
     adapter = make_adapter(single_file, tmp_path / "adapter", size=0.15)
-    for name, base in (("one_out", single_file), ("many_out", several_files)):
-        facts = merge(base, adapter, tmp_path / name)
-    written = sorted((tmp_path / "many_out/model").glob("*.safetensors"))
-    assert len(written) > 3
-    index = json.loads((tmp_path / "many_out/model/model.safetensors.index.json").read_text())
-    assert set(index["weight_map"].values()) == {p.name for p in written}, "files it does not name do not count"
-    assert index["metadata"]["total_size"] == sum(t.nbytes for p in written for t in load_file(p).values())
-    assert facts["files"]["model.safetensors.index.json"]
-    assert torch.equal(logits(load(tmp_path / "one_out/model")), logits(load(tmp_path / "many_out/model")))
+    one, many = (merge(base, adapter, tmp_path / name) for name, base in (("a", single_file), ("b", several_files)))
+    assert one["files"] == many["files"], "files that the index does not name do not count"
+    index_file = several_files / "model.safetensors.index.json"
+    index = json.loads(index_file.read_text())
     index["weight_map"]["model.norm.weight"] = "consolidated.safetensors"
-    (several_files / "model.safetensors.index.json").write_text(json.dumps(index))
+    index_file.write_text(json.dumps(index))
     with pytest.raises(JobError, match=r"model\.norm\.weight is in consolidated\.safetensors and in"):
         merge(several_files, adapter, tmp_path / "out")
+
+
+def test_tensors_that_are_not_adapted_stay_as_they_are_stored(tmp_path: Path) -> None:
+    """One in another dtype than the configuration says, and one that transformers does not load."""
+    base = make_model(tmp_path / "base", "llama", dtype=BFLOAT16)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].float() + 1e-6
+    tensors["model.layers.2.predicts_two_tokens.weight"] = torch.ones(3, dtype=torch.float8_e4m3fn)
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    adapter = make_adapter(base, tmp_path / "adapter", size=0.15)
+    facts = merge(base, adapter, tmp_path / "out")
+    written = load_file(tmp_path / "out/model/model.safetensors")
+    assert facts["dtype"] == "bfloat16+float32+float8_e4m3fn" and written.keys() == tensors.keys()
+    changed = [n for n in written if written[n].view(torch.uint8).ne(tensors[n].view(torch.uint8)).any()]
+    assert len(changed) == facts["merged_tensors"] == 14
+    assert differing_weights(base, tmp_path / "out", with_adapter(base, adapter, BFLOAT16)) == (len(tensors), [])
+
+
+def test_an_adapter_whose_configuration_leaves_a_layer_out_is_refused(base: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(base, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["target_modules"] = ["k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(JobError, match=r"do not change the same weights: .*q_proj\.weight"):
+        merge(base, adapter, tmp_path / "out")
 
 
 def test_a_whole_model_is_taken_over_as_it_is(base: Path, tmp_path: Path) -> None:
