@@ -46,7 +46,6 @@ DEFAULTS = {
 
 def prepare_environment(job: dict[str, Any]) -> None:
     """Set variables that must be set before torch and transformers are imported."""
-    process.keep_freed_memory()
     process.collect_garbage_rarely()
     process.spin_if_alone()
     from finetune_pipeline.models.identity import model_kind

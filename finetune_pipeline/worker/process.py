@@ -12,23 +12,9 @@ import psutil
 
 PARENT_VARIABLE = "FINETUNE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _SPINS, _MOST_SPINS = "GOMP_SPINCOUNT", "3500"
 """Measured in benchmarks/results/2026-11-29-order-intake.txt: fewer spins gain less, and more gain nothing."""
 _BUSY_CORES, _MEASURED_S = 0.5, 0.2
-
-
-def keep_freed_memory(mapped_from: int = 1 << 30, given_back_from: int = 1 << 30) -> None:
-    """Make glibc's allocator keep and reuse memory that torch frees; elsewhere a no-op.
-
-    With the default limits (32 and 64 MiB at most) it maps large tensors again each time, and the kernel clears every page:
-    a tenth of a training step's processor time on a CPU. Peak memory does not grow.
-    mapped_from: minimum bytes of separately mapped blocks; given_back_from: free bytes above which the system gets memory back.
-    """
-    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for threshold in (32 << 20, mapped_from):  # an older glibc accepts only the first
-            libc.mallopt(_M_MMAP_THRESHOLD, threshold)
-        libc.mallopt(_M_TRIM_THRESHOLD, given_back_from)
 
 
 def collect_garbage_rarely() -> None:
