@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,41 +104,44 @@ class RowTable:
 
     Attributes:
         rows: Their records (ROW).
-        path: The file (``rows.jsonl``) with the rows.
+        path: The file (``rows.jsonl``) with the rows; the table is beside it.
         prompts: Computed once for every row, from its scrubbed prompt without boilerplate: `form` (its loose form), `sketch` (see
-            near_duplicates.py) and `tokens` (its token set, see tokens.py).
+            near_duplicates.py) and `tokens` (its token set, see tokens.py). None: they are read when they are asked for.
     """
 
     rows: np.ndarray
     path: Path
-    prompts: pa.Table
+    prompts: pa.Table | None = None
 
-    @classmethod
-    def load(cls, clean: Path, rows: np.ndarray | None = None) -> RowTable:
-        """Read the table of a clean_examples artifact. rows: records of the same rows, as a later step has changed them."""
+    def _column(self, name: str) -> pa.ChunkedArray:
         import pyarrow.parquet as pq
 
-        prompts = pq.read_table(clean / TABLE, columns=_prompt_schema().names)
-        return cls(load_rows(clean) if rows is None else rows, clean / ALL_ROWS, prompts)
+        prompts = pq.read_table(self.path.parent / TABLE, columns=[name]) if self.prompts is None else self.prompts
+        return prompts[name]
 
-    @property
+    @cached_property
+    def _forms(self) -> pa.ChunkedArray:
+        return self._column("form")
+
+    @cached_property
     def sketches(self) -> np.ndarray:
         """Sketches of all rows (uint32, [n, COLUMNS])."""
-        flat: np.ndarray = self.prompts["sketch"].combine_chunks().flatten().to_numpy()
+        flat: np.ndarray = self._column("sketch").combine_chunks().flatten().to_numpy()
         return flat.reshape(-1, COLUMNS)
 
     def forms(self, which: np.ndarray) -> list[str]:
         """Return the loose forms of these rows (int64), without boilerplate."""
-        return list(self.prompts["form"].take(which).to_pylist())
+        return list(self._forms.take(which).to_pylist())
 
     def token_sets(self, which: np.ndarray) -> csr_matrix:
-        """Return the token sets of these rows (int64; see tokens.token_sets)."""
+        """Return the token sets of these rows (int64, ascending; see tokens.token_sets)."""
         from scipy.sparse import csr_matrix
 
-        lists = self.prompts["tokens"].combine_chunks()
-        starts, tokens = lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy()
+        lists = self._column("tokens").combine_chunks()
+        starts, tokens = lists.offsets.to_numpy(), lists.values.to_numpy()
         shape = (len(self.rows), token_space(len(self.rows)))
-        return csr_matrix((np.ones(len(tokens), np.float32), tokens, starts), shape)[which]
+        sets = csr_matrix((np.ones(len(tokens), np.float32), tokens, starts), shape)
+        return sets if len(which) == len(self.rows) else sets[which]
 
     def lines(self, which: np.ndarray) -> bytes:
         """Read the lines of these rows (int64, ascending)."""
@@ -189,7 +192,7 @@ def describe_rows(path: Path, boilerplate: Boilerplate, spec: TaskSpec, rows: in
         normal_keys.append(keys)
         prompts.append(batch)
         tell("clean_examples", f"{described} rows described", rows=described)
-    table = pa.Table.from_batches(prompts, _prompt_schema()).combine_chunks()
+    table = pa.Table.from_batches(prompts, _prompt_schema())
     return RowTable(np.concatenate(records), path, table), np.concatenate(normal_keys)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
-from finetune_pipeline.data.dedup.row_table import KEPT, RowTable, count_values, load_rows, save_rows
+from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, RowTable, count_values, load_rows, save_rows
 from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
@@ -48,7 +48,7 @@ def split(
         seal: Makes the rows of the test unreadable (see :func:`finetune_pipeline.data.examples.seal`).
     """
     rows = load_rows(reviewed)
-    table = RowTable.load(clean, rows)
+    table = RowTable(rows, clean / ALL_ROWS)
     boilerplate = Boilerplate.load(clean / BOILERPLATE)
     alike = alike_rows(table)
     before = split_of(read_ledger(ledger), rows["id"], rows["prompt"])

@@ -263,9 +263,9 @@ def test_the_table_knows_the_scrubbed_prompts_without_boilerplate(tmp_path: Path
     footer = "You receive this message since you wrote to our service desk last week."
     texts = [f"Write to customer{i}@example.org: {random_text(i, 9)}\n{footer}" for i in range(60)]
     run(tmp_path, [example(text, line=i) for i, text in enumerate(texts)])
-    table = RowTable.load(tmp_path / "out")
+    table = RowTable(load_rows(tmp_path / "out"), tmp_path / "out/rows.jsonl")
     forms = [loose_form(f"Write to [EMAIL]: {random_text(i, 9)}") for i in range(60)]
-    order = np.array([7, 3, 59])
+    order = np.array([3, 7, 59])
     assert table.forms(np.arange(60)) == forms and table.forms(order) == [forms[i] for i in order]
     assert (table.sketches == sketch(forms, make_spec().data.near_duplicate_threshold)).all()
     assert (table.token_sets(order) != token_sets([forms[i] for i in order], token_space(60))).nnz == 0
