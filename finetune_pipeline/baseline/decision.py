@@ -414,6 +414,36 @@ def enough_rungs(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf
     return [untrained[i] for i in sure_of(spec, [a.rows for a in untrained], spec.baseline.ceiling, sources)]
 
 
+def no_pilot_needed(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> str:
+    """Return why: a rung significantly exceeds baseline.ceiling, and no limit of cost or latency can exclude it. Else empty."""
+    for rung in () if spec.advise.limited else enough_rungs(spec, answered, sources):
+        return f"{rung.title} significantly exceeds baseline.ceiling"
+    return ""
+
+
+def conclusive(
+    spec: TaskSpec,
+    answered: Sequence[Answered],
+    rival: Sequence[Row],
+    by_share: Mapping[float, Sequence[Row]],
+    sources: SourceOf = None,
+) -> str:
+    """Return why a pilot's curve needs no more points; empty if it does, or if limits of cost or latency may exclude rungs later.
+
+    Args:
+        rival: The rows of the best rung without training.
+        by_share: The rows of the pilot's trainings, by share of the training rows.
+    """
+    if spec.advise.limited:
+        return ""
+    if leads(spec, answered, rival, by_share[max(by_share)], sources):
+        return "it already beats the best simpler rung significantly"
+    expected = extrapolate(spec, by_share, rival, shared_sources(rival, sources))
+    if expected is not None and expected.gain_interval[1] < 0:
+        return "even with all rows it would not reach the best simpler rung"
+    return ""
+
+
 def leads(
     spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], trained: Sequence[Row], sources: SourceOf = None
 ) -> Gain | None:

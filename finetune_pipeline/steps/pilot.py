@@ -1,13 +1,13 @@
 """BASELINE, for `finetune advise --measure`: trains on growing shares of the rows, and extrapolates to all rows."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.decision import leads
-from finetune_pipeline.baseline.ladder import Answered, Terms, score_rungs
-from finetune_pipeline.baseline.learning_curve import Point, extrapolate
+from finetune_pipeline.baseline.decision import conclusive, no_pilot_needed
+from finetune_pipeline.baseline.ladder import Terms, score_rungs
+from finetune_pipeline.baseline.learning_curve import Point
 from finetune_pipeline.data.examples import Example, read_examples, sample_examples, write_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
@@ -18,7 +18,7 @@ from finetune_pipeline.evaluation.predictions import read_by_model, write_predic
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.rungs import PREDICTIONS, answered_rungs, answers_job, good_enough, row_sources
+from finetune_pipeline.steps.rungs import PREDICTIONS, answered_rungs, answers_job, row_sources
 from finetune_pipeline.steps.training import merge, train_rows
 from finetune_pipeline.trainers import TRAINERS
 from finetune_pipeline.worker.jobs import prompt_set
@@ -31,7 +31,7 @@ PARITY_ROWS = 4
 def make_pilot(context: StepContext) -> dict[str, Any]:
     """Train on growing shares of the rows and answer validation rows, until the curve is conclusive."""
     spec, answered, sources = context.spec, answered_rungs(context), row_sources(context)
-    skipped = good_enough(spec, answered, sources)
+    skipped = no_pilot_needed(spec, answered, sources)
     if not TRAINERS[spec.training.trainer].on_this_machine:
         skipped = f"the trainer {spec.training.trainer} charges for every share, and pilots train only on this machine"
     rows, points, stop_reason = read_examples(split_file(context, "train")), [], ""
@@ -46,7 +46,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         by_share[share] = read_by_model(work / "answers" / PREDICTIONS)["trained"]
         points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json"), sources))
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
-        if stop_reason := _enough(spec, answered, rival, by_share, sources):
+        if stop_reason := conclusive(spec, answered, rival, by_share, sources):
             break
     answers = [{**row, "model": str(share)} for share, share_rows in by_share.items() for row in share_rows]
     write_predictions(context.out / PREDICTIONS, answers)
@@ -81,17 +81,3 @@ def _point(spec: TaskSpec, share: float, count: int, rows: Rows, training: Row, 
     value = metric.score(rows, spec.output)
     interval = metric.interval(rows, spec.output, spec.gates.confidence, shared_sources(rows, sources))
     return Point(share=share, rows=count, value=value, interval=interval, **training)
-
-
-def _enough(
-    spec: TaskSpec, answered: Sequence[Answered], rival: Rows, by_share: Mapping[float, Rows], sources: SourceOf
-) -> str:
-    """Return why the curve needs no more points; empty if it does, or if limits of cost or latency may exclude rungs later."""
-    if spec.advise.limited:
-        return ""
-    if leads(spec, answered, rival, by_share[max(by_share)], sources):
-        return "it already beats the best simpler rung significantly"
-    expected = extrapolate(spec, by_share, rival, shared_sources(rival, sources))
-    if expected is not None and expected.gain_interval[1] < 0:
-        return "even with all rows it would not reach the best simpler rung"
-    return ""

@@ -1,14 +1,12 @@
-"""Functions shared by the rungs of the ladder: rows, answers, and whether a rung is already good enough."""
+"""Functions shared by the rungs of the ladder: their rows and answers."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.decision import enough_rungs
 from finetune_pipeline.baseline.ladder import Answered, rung_answers
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.predictions import read_by_model
 from finetune_pipeline.planning.serving_costs import Call
@@ -40,14 +38,6 @@ def answered_rungs(context: StepContext) -> list[Answered]:
 
 def call_of(tokens: Row) -> Call:
     return Call(tokens["mean_prompt_tokens"], tokens["mean_new_tokens"])
-
-
-def good_enough(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> str:
-    """Return why no further rung is needed: one significantly exceeds baseline.ceiling, and no limit of cost or latency can
-    exclude it. Otherwise empty."""
-    for rung in () if spec.advise.limited else enough_rungs(spec, answered, sources):
-        return f"{rung.title} significantly exceeds baseline.ceiling"
-    return ""
 
 
 def answers_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, stage: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.baseline.decision import ladder, leads
+from finetune_pipeline.baseline.decision import conclusive, ladder, leads, no_pilot_needed
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, cross_fitted, fold_of, rung_answers, score_rungs
 from finetune_pipeline.baseline.learning_curve import extrapolate, rows_for
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -17,7 +17,6 @@ from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.ladder_page import cost_plot, frontier, ladder_lines, ladder_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.rungs import good_enough
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import answers as some_answers
 from finetune_pipeline_tests.unit.evaluation.rows import register_mirrored, spec
@@ -134,9 +133,9 @@ def test_limits_exclude_a_rung_and_say_what_it_would_have_changed() -> None:
     none = ladder(limited(max_latency_ms=0.1), rungs, terms, pilot_rows=curve({0.25: 0.3, 0.5: 0.3}))
     assert (none.decision, none.sentence) == ("undecided", "Not sure yet. Every rung is out of the question.")
     excellent = [rung("prompt", 0.99)]
-    assert "significantly exceeds baseline.ceiling" in good_enough(spec(), excellent)
-    assert good_enough(spec(), [rung("prompt", 0.6)]) == ""
-    assert good_enough(limited(max_latency_ms=10.0), excellent) == "", "its latency is not known yet"
+    assert "significantly exceeds baseline.ceiling" in no_pilot_needed(spec(), excellent)
+    assert no_pilot_needed(spec(), [rung("prompt", 0.6)]) == ""
+    assert no_pilot_needed(limited(max_latency_ms=10.0), excellent) == "", "its latency is not known yet"
 
 
 def curve(shares: Mapping[float, float], n: int = 300) -> dict[float, list[dict[str, Any]]]:
@@ -155,7 +154,7 @@ def test_rows_of_a_few_sources_make_nothing_sure() -> None:
     assert score_rungs(spec(), rungs, NO_TERMS, sources).stands.name == "linear"
     assert leads(spec(), rungs, rows[False], rows[True]) and not leads(spec(), rungs, rows[False], rows[True], sources)
     always = [Answered("prompt", "prompt", "It", answers([True] * 200))]
-    assert good_enough(spec(), always) and not good_enough(spec(), always, sources)
+    assert no_pilot_needed(spec(), always) and not no_pilot_needed(spec(), always, sources)
     curve_ = {0.25: rows[False], 0.5: rows[True]}
     alone, shared = (extrapolate(spec(), curve_, rows[False], c) for c in (None, list(sources.values())))
     assert alone and shared and shared.gain_interval[0] < alone.gain_interval[0]
@@ -216,6 +215,15 @@ def test_each_shape_of_evidence_gets_its_answer() -> None:
     assert answer(0.6, {}).decision == answer(0.6, {0.5: 0.6}).decision == "undecided"
     assert "without a pilot" in answer(0.6, {}).sentence and "from this pilot" in answer(0.6, {0.5: 0.6}).sentence
     assert answer(0.6, {}, learnable=False).decision == "no_signal"
+
+
+def test_a_pilot_ends_where_its_curve_says_enough() -> None:
+    rungs, slow = [rung("prompt", 0.6)], limited(max_latency_ms=10.0)
+    for values, why in (((0.85,), "already beats"), ((0.3, 0.3), "would not reach"), ((0.55,), ""), ((0.5, 0.55), "")):
+        points = curve(dict(zip((0.125, 0.25), values, strict=False)))
+        reason = conclusive(spec(), rungs, rungs[0].rows, points)
+        assert why in reason and bool(why) is bool(reason), (values, reason)
+        assert conclusive(slow, rungs, rungs[0].rows, points) == "", "the rival may turn out to be too slow"
 
 
 def test_an_answer_says_what_would_change_it() -> None:
