@@ -2,7 +2,7 @@
 
     python benchmarks/ray_data.py [--rows 100000 1000000]
 
-Rows are made by chat_rows.py (fixed seed, planted duplicates and broken lines). The cluster is that of `finetune cluster up`
+Rows are made by chat_rows.py (fixed seed, planted duplicates and broken lines). The cluster is started
 on this machine, so both use the same cores and the difference is the cluster's overhead. Exit code 1 if any file of
 validated_examples or clean_examples differs.
 """
@@ -23,7 +23,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline.trainers.ray_cluster import start_cluster, stop_cluster
+from finetune_pipeline_tests.ray_cluster import local_cluster
 
 COMPARED = ("validated_examples", "clean_examples")
 SPEC = """\
@@ -33,12 +33,13 @@ system_prompt: {prompt}
 output: {{kind: text}}
 data: {{raw: [raw/*.jsonl], contradictions: warn}}
 compute: {{data: {place}}}
+training: {{ray: {{address: '{address}'}}}}
 """
 
 
-def run(folder: Path, place: str) -> tuple[dict[str, Artifact], dict[str, float]]:
+def run(folder: Path, place: str, address: str) -> tuple[dict[str, Artifact], dict[str, float]]:
     """Run the compared steps. Returns the artifact and the seconds of each."""
-    (folder / "bench/task.yaml").write_text(SPEC.format(prompt=json.dumps(SYSTEM_PROMPT), place=place))
+    (folder / "bench/task.yaml").write_text(SPEC.format(prompt=json.dumps(SYSTEM_PROMPT), place=place, address=address))
     task, store = load_task(folder / "bench"), ArtifactStore(folder / place)
     key = folder / "local" / "scrubbing.key"
     if place == "ray":
@@ -65,14 +66,14 @@ def main() -> int:
     arguments, differ = parser.parse_args(), False
     with tempfile.TemporaryDirectory(prefix="ray-data-") as home:
         os.environ["FINETUNE_HOME"] = home
-        start_cluster(Path(home))
-        try:
+        with local_cluster() as cluster:
             print(f"{os.cpu_count()} cores\n{'rows':>9} {'step':20} {'local, s':>9} {'Ray, s':>9}  files")
             for rows in arguments.rows:
                 folder = Path(home) / str(rows)
                 (folder / "bench/raw").mkdir(parents=True)
                 write_chat_rows(folder / "bench/raw/a.jsonl", rows)
-                (local, local_seconds), (ray, ray_seconds) = run(folder, "local"), run(folder, "ray")
+                local, local_seconds = run(folder, "local", cluster.address)
+                ray, ray_seconds = run(folder, "ray", cluster.address)
                 for name in COMPARED:
                     same = digests(local[name]) == digests(ray[name]) and local[name].facts == ray[name].facts
                     differ |= not same
@@ -82,8 +83,6 @@ def main() -> int:
                 print(
                     f"{'':9} kept {facts['kept']}, near-duplicates {facts['near_duplicates']}, {facts['clusters']} clusters"
                 )
-        finally:
-            stop_cluster(Path(home))
     return int(differ)
 
 

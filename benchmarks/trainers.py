@@ -7,10 +7,8 @@ every trainer should reach the same score. Ray is a real cluster on this machine
 """
 
 import argparse
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline_tests.graph.project import Project, easy_rows
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
+from finetune_pipeline_tests.ray_cluster import local_cluster
 from finetune_pipeline_tests.service_server import KEY
 from finetune_pipeline_tests.together_server import TogetherServer, adapter_archive
 from finetune_pipeline_tests.unit.trainers.orders import QUICK
@@ -46,17 +45,6 @@ def project_for(root: Path, trainer: str, base: Path | None, **sections: Any) ->
 def adapter_files(project: Project) -> dict[str, bytes]:
     folder = project.artifact("adapter") / "adapter"
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-@contextlib.contextmanager
-def cluster(project: Project) -> Iterator[None]:
-    """A Ray cluster on this machine, as `finetune cluster up` starts it."""
-    up = project.finetune("cluster", "up")
-    assert up.returncode == 0, up.stderr[-2000:]
-    try:
-        yield
-    finally:
-        project.finetune("cluster", "down")
 
 
 def row_of(name: str, project: Project) -> list[str]:
@@ -92,8 +80,8 @@ def main() -> None:
         local = project_for(root, "local", None)
         base = root / "local" / "base"
         rows = [row_of("local", local)]
-        on_ray = project_for(root, "ray", base)
-        with cluster(on_ray):
+        with local_cluster() as cluster:
+            on_ray = project_for(root, "ray", base, ray={"address": cluster.address})
             rows.append(row_of("ray, a cluster on this machine", on_ray))
         nebius, together = OpenAiJobsServer(nebius=True), TogetherServer()
         nebius.adapter, together.archive = adapter_files(local), adapter_archive(adapter_files(local))

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.engine.files import hold
-from finetune_pipeline_tests import warm_workers, wheel
+from finetune_pipeline_tests import ray_cluster, warm_workers, wheel
 from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.shared import Shared, disable_fsync
 
 # torch's compiler imports setuptools, which fails in a process that has already imported the standard library's distutils
 os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
+ray_cluster.require_token()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

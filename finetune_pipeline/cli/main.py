@@ -29,7 +29,6 @@ COMMANDS = {
     "serve": "tickets --port 8001",
     "forget": "tickets --user u17",
     "automate": "tickets --on",
-    "cluster": "up",
     "doctor": "--json",
 }
 """Each names a function and its module (- becomes _, and a Python keyword gets a trailing _), and has the arguments of an
@@ -40,6 +39,7 @@ GONE = {
     "ask-data": "finetune report TASK --ask-data",
     "costs": "finetune plan TASK --costs",
     "versus": "finetune report TASK --versus",
+    "cluster": "ray start --head",
     "schema": "finetune show --schema task.yaml",
     "verify": "finetune export TASK --verify URL",
 }

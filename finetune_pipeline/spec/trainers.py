@@ -18,8 +18,9 @@ class RaySection(TrainerSection):
 
     without_effect = frozenset({"address", "storage", "workers", "resources", "max_failures", "runtime_env"})
 
-    address: str | None = Field(
-        None, description="Address of the dashboard (`http://head:8265`). Unset: the cluster of `finetune cluster up`."
+    address: str = Field(
+        "http://127.0.0.1:8265",
+        description="Address of the dashboard. Unset: that of a cluster on this machine, which `ray start --head` starts.",
     )
     storage: str | None = Field(
         None,

@@ -9,14 +9,13 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.model_files import MODEL_FILE, text_files, weight_files
 from finetune_pipeline.reporting import say
-from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
-from finetune_pipeline.trainers.ray_cluster import answers, finds_clusters, is_platform, started_cluster
-from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, cluster_of, storage_of
+from finetune_pipeline.trainers.ray_cluster import answers, finds_clusters, is_platform
+from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, storage_of
 from finetune_pipeline.trainers.storage import Storage, storage_findings
 
 _PLACE = "task.yaml: training.ray"
@@ -78,10 +77,9 @@ def cluster_findings(section: RaySection) -> list[Finding]:
         message, fix = "the package ray is not installed", "pip install 'finetune-pipeline[ray]'"
         return [*findings, Finding("training.ray_missing", "error", "task.yaml: training.trainer", message, fix)]
     findings += _environment_findings(section)
-    cluster = cluster_of(section)
-    if cluster and not any(f.severity == "error" for f in findings) and not answers(cluster.address):
-        message = f"no Ray cluster answers at {cluster.address}"
-        fix = "start it (`finetune cluster up` starts one here), or correct training.ray.address"
+    if not any(f.severity == "error" for f in findings) and not answers(section.address):
+        message = f"no Ray cluster answers at {section.address}"
+        fix = "start it (`ray start --head` starts one here, see docs/training.md), or correct training.ray.address"
         findings.append(Finding("training.ray_away", "error", f"{_PLACE}.address", message, fix))
     return findings
 
@@ -102,17 +100,12 @@ def _environment_findings(section: RaySection) -> list[Finding]:
 def _address_findings(section: RaySection) -> list[Finding]:
     address, place = section.address, f"{_PLACE}.address"
     try:
-        parts = urlsplit(address or "")
+        parts = urlsplit(address)
         _ = parts.port
     except ValueError as error:
         message, fix = f"the address is no URL: {error}", "write http://HEAD:8265"
         return [Finding("training.ray_address", "error", place, message, fix)]
-    if address is None:
-        if started_cluster(read_settings().home):
-            return []
-        message = "there is no Ray cluster to train on"
-        fix = "start one here with `finetune cluster up`, or give the address of one: http://HEAD:8265"
-    elif parts.username or parts.password:
+    if parts.username or parts.password:
         message = "the address contains credentials"
         fix = "remove them, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN in the environment"
     elif is_platform(address):
@@ -135,7 +128,7 @@ def _storage_findings(section: RaySection) -> list[Finding]:
     place = f"{_PLACE}.storage"
     if section.storage:
         return storage_findings("training.ray.storage", section.storage)
-    if section.address and not is_local(section.address):
+    if not is_local(section.address):
         message = "a cluster elsewhere cannot reach FINETUNE_HOME on this machine"
         fix = "give a shared folder or an fsspec URL (s3://bucket/folder) that both can reach"
         return [Finding("training.storage", "error", place, message, fix)]

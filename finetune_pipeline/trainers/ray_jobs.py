@@ -27,7 +27,7 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.trainers.base import on_interrupt
-from finetune_pipeline.trainers.ray_cluster import Cluster, started_cluster
+from finetune_pipeline.trainers.ray_cluster import connect
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.worker.entry import DEFAULTS, ENVIRONMENT
 from finetune_pipeline.worker.process import NO_RETRY
@@ -43,11 +43,6 @@ _UNREACHABLE_SECONDS = 600.0
 _AGENT_SECONDS = 120.0
 """Time limit for a newly started cluster to accept jobs."""
 _STOP_SECONDS = 60.0
-
-
-def cluster_of(section: RaySection) -> Cluster | None:
-    """Return the cluster that task.yaml names, else the one that `finetune cluster up` started here."""
-    return Cluster(section.address) if section.address else started_cluster(read_settings().home)
 
 
 def storage_of(section: RaySection) -> str:
@@ -91,20 +86,13 @@ class RayJob:
         """Return the job's folder in the storage."""
         return Storage(storage_of(self.section)).below(self.name)
 
-    @property
-    def cluster(self) -> Cluster:
-        """Return the cluster of the job. Raises OutsideError if there is none."""
-        if cluster := cluster_of(self.section):
-            return cluster
-        raise OutsideError("there is no Ray cluster", "`finetune cluster up`, or set training.ray.address")
-
     def begin(self, bring_inputs: Callable[[Storage], None]) -> None:
         """Find the job, or submit a new attempt. bring_inputs: uploads the inputs, and job.json, to the job's folder."""
         place = self.place
         if self._collected_mark.exists() or place.has_folder("result"):
             say(f"{self.stage}: the Ray job has already ended; collecting its result")
             return
-        with _connected(self.cluster) as client:
+        with _connected(self.section.address) as client:
             attempts = _attempts(client, self.name)
             running = [number for number, is_running in attempts.items() if is_running]
             if running:
@@ -115,7 +103,7 @@ class RayJob:
             self.submission = f"{self.name}-{max(attempts, default=0) + 1}"
             with on_interrupt(lambda _: self.stop()):  # the cluster may have the job already
                 self._submit(client)
-            say(f"{self.stage}: submitted the Ray job {self.submission} to {self.cluster.address}")
+            say(f"{self.stage}: submitted the Ray job {self.submission} to {self.section.address}")
 
     def has_ended(self) -> bool:
         """Whether the job has ended; forwards its new log lines."""
@@ -125,7 +113,7 @@ class RayJob:
             say(line)
             tell(self.stage, line)
         try:
-            with _connected(self.cluster) as client:
+            with _connected(self.section.address) as client:
                 info = _job_info(client, self.submission)
         except OutsideError as error:
             self.unreachable_since = self.unreachable_since or time.monotonic()
@@ -141,7 +129,7 @@ class RayJob:
         if self.submission is None:
             return
         try:
-            with _connected(self.cluster) as client:
+            with _connected(self.section.address) as client:
                 if _job_info(client, self.submission) is None:
                     return
                 client.stop_job(self.submission)
@@ -237,24 +225,24 @@ class RayJob:
 
 
 @contextlib.contextmanager
-def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
+def _connected(address: str) -> Iterator[JobSubmissionClient]:
     """Yield a client of the cluster's job server; its failures become OutsideError."""
     import requests
     from ray.exceptions import AuthenticationError
 
     try:
-        yield cluster.client()
+        yield connect(address)
     except (ConnectionError, requests.RequestException) as error:
-        raise OutsideError(f"the Ray cluster at {cluster.address} does not answer ({type(error).__name__})") from error
+        raise OutsideError(f"the Ray cluster at {address} does not answer ({type(error).__name__})") from error
     except AuthenticationError as error:
         raise OutsideError(
-            f"the Ray cluster at {cluster.address} rejected our credentials",
+            f"the Ray cluster at {address} rejected our credentials",
             "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, in the environment",
         ) from error
     except RuntimeError as error:
         if isinstance(error, OutsideError):
             raise
-        raise OutsideError(f"the Ray cluster at {cluster.address} reports an error: {_reason(error)}") from error
+        raise OutsideError(f"the Ray cluster at {address} reports an error: {_reason(error)}") from error
 
 
 def _attempts(client: JobSubmissionClient, name: str) -> dict[int, bool]:

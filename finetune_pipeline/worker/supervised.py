@@ -64,11 +64,6 @@ def run_supervised(
     return code
 
 
-def end_marked(marker: str) -> None:
-    """End every process that inherited this value of the variable :data:`MARKER`: SIGTERM, and SIGKILL 5 seconds later."""
-    _end(-1, marker, lambda: None, (0.0, 5.0), lambda message: None)
-
-
 def _living(group: int, marker: str) -> list[psutil.Process]:
     """Return the processes of the child's group, and descendants outside it (compiler pools), which inherit the marker."""
     processes = []

@@ -1,5 +1,6 @@
 """Training on a Ray cluster leaves what training here leaves, whoever dies meanwhile. One small cluster serves all tests."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -7,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from safetensors.numpy import load_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
 from finetune_pipeline.trainers.ray import job_name
-from finetune_pipeline.trainers.ray_cluster import Cluster, start_cluster, started_cluster, stop_cluster
+from finetune_pipeline.trainers.ray_cluster import connect
 from finetune_pipeline.trainers.ray_jobs import runtime_env
 from finetune_pipeline.trainers.storage import Storage
+from finetune_pipeline_tests.ray_cluster import LocalCluster, local_cluster
 from finetune_pipeline_tests.s3_server import BUCKET, SECRET, make_bucket, s3_server
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
 from finetune_pipeline_tests.unit.trainers.test_local import Starter
@@ -44,19 +45,16 @@ train(order_of(Path(sys.argv[1]), Path(sys.argv[2]), **__import__("json").loads(
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """FINETUNE_HOME with a running cluster of two CPUs, whose environment leads to an S3 server."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A running cluster of two CPUs, whose environment leads to an S3 server and a FINETUNE_HOME."""
     folder = tmp_path_factory.mktemp("home")
     with s3_server(folder) as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in {**environment, "FINETUNE_HOME": str(folder)}.items():
             patch.setenv(name, value)
         patch.delenv("PYTHONPATH", raising=False)  # what a job finds on its path is what it was given
         make_bucket()
-        try:
-            start_cluster(folder, cpus=2)
-            yield folder
-        finally:
-            stop_cluster(folder)
+        with local_cluster(cpus=2) as cluster:
+            yield cluster
 
 
 def order_of(inputs: Path, place: Path, **changes: Any) -> TrainingOrder:
@@ -79,16 +77,10 @@ def submitted(inputs: Path, place: Path, **changes: Any) -> subprocess.Popen[str
     )  # fmt: skip
 
 
-def attempts(home: Path, order: TrainingOrder) -> dict[str, str]:
+def attempts(cluster: LocalCluster, order: TrainingOrder) -> dict[str, str]:
     """Every job of a training that the cluster knows, and how it stands."""
-    jobs = cluster(home).client().list_jobs()
+    jobs = connect(cluster.address).list_jobs()
     return {str(j.submission_id): str(j.status) for j in jobs if str(j.submission_id).startswith(job_name(order))}
-
-
-def cluster(home: Path) -> Cluster:
-    running = started_cluster(home)
-    assert running is not None
-    return running
 
 
 def first_checkpoint(storage: Path, process: subprocess.Popen[str]) -> None:
@@ -101,16 +93,12 @@ def first_checkpoint(storage: Path, process: subprocess.Popen[str]) -> None:
     wait_until(there, WAIT)
 
 
-def training_workers(home: Path) -> list[psutil.Process]:
-    marker = json.loads((home / "ray/cluster.json").read_text())["marker"]
+def training_workers(cluster: LocalCluster) -> list[psutil.Process]:
     workers = []
-    for process in psutil.process_iter():
-        try:
-            title = " ".join(process.cmdline())
-            if "RayTrainWorker" in title and process.environ().get("FINETUNE_SUPERVISED") == marker:
+    for process in cluster.processes():
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
                 workers.append(process)
-        except psutil.Error:
-            continue
     return workers
 
 
@@ -118,8 +106,8 @@ def losses(facts: Mapping[str, Any]) -> list[float]:
     return [entry[key] for entry in facts["history"] for key in ("loss", "eval_loss") if key in entry]
 
 
-def test_one_worker_trains_what_this_machine_trains_through_an_object_store(inputs, home, tmp_path) -> None:
-    order = order_of(inputs, tmp_path / "ray", ray={"storage": f"s3://{BUCKET}/jobs"})
+def test_one_worker_trains_what_this_machine_trains_through_an_object_store(inputs, cluster, tmp_path) -> None:
+    order = order_of(inputs, tmp_path / "ray", ray={"address": cluster.address, "storage": f"s3://{BUCKET}/jobs"})
     assert [f for f in preflight(order.spec, tmp_path) if f.severity == "error"] == []
     facts, expected = train(order), trained_here(inputs, tmp_path / "here")
     assert losses(facts) == losses(expected) and facts["best_eval_loss"] < facts["first_eval_loss"]
@@ -132,35 +120,36 @@ def test_one_worker_trains_what_this_machine_trains_through_an_object_store(inpu
     stored_paths = [str(path) for path in storage.fs.find(storage.root)]
     assert stored_paths and all(path.startswith(f"{BUCKET}/jobs/bases/") for path in stored_paths), stored_paths
 
-    (submission,) = attempts(home, order)
-    info = cluster(home).client().get_job_info(submission)
+    (submission,) = attempts(cluster, order)
+    info = connect(cluster.address).get_job_info(submission)
     assert SECRET not in repr(info)
-    session = Path(json.loads((home / "ray/cluster.json").read_text())["folder"])
-    for folder in (order.out, order.work, session, home / "ray"):
+    for folder in (order.out, order.work, cluster.folder, Path(os.environ["FINETUNE_HOME"])):
         for path in folder.rglob("*"):
             if path.is_file() and not path.is_socket():
                 assert SECRET.encode() not in path.read_bytes(), path
 
     # the result was taken into the work folder: an attempt that died before its artifact was there needs no job
-    second_facts = train(order_of(inputs, tmp_path / "ray", ray={"storage": f"s3://{BUCKET}/jobs"}))
-    assert second_facts == facts and list(attempts(home, order)) == [submission]
+    second_facts = train(
+        order_of(inputs, tmp_path / "ray", ray={"address": cluster.address, "storage": f"s3://{BUCKET}/jobs"})
+    )
+    assert second_facts == facts and list(attempts(cluster, order)) == [submission]
 
 
 @pytest.mark.ray
-def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(inputs, home, tmp_path) -> None:
+def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(inputs, cluster, tmp_path) -> None:
     shared = tmp_path / "shared"
-    two = {"workers": 2, "storage": str(shared), "runtime_env": QUICK}
+    two = {"address": cluster.address, "workers": 2, "storage": str(shared), "runtime_env": QUICK}
     changes = {"epochs": 6, "dropout": 0.0, "micro_batch_size": 2, "ray": two}
     process = submitted(inputs, tmp_path / "ray", **changes)
     first_checkpoint(shared, process)
     process.kill()
     process.communicate()
-    workers = training_workers(home)
+    workers = training_workers(cluster)
     assert len(workers) == 2
     workers[1].kill()
     order = order_of(inputs, tmp_path / "ray", **changes)
     facts = train(order)
-    assert len(attempts(home, order)) == 1, "the orphaned job was adopted"
+    assert len(attempts(cluster, order)) == 1, "the orphaned job was adopted"
     measured = json.loads((order.out / "measured.json").read_text())
     assert measured["resumed_from"] is not None
     assert (facts["processes"], facts["strategy"]) == (2, "ddp")
@@ -174,53 +163,45 @@ def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(inp
 
 
 @pytest.mark.ray
-def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpoint(inputs, home, tmp_path) -> None:
+def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpoint(inputs, cluster, tmp_path) -> None:
     shared = tmp_path / "shared"
-    changes = {"epochs": 6, "ray": {"storage": str(shared), "runtime_env": QUICK}}
+    changes = {"epochs": 6, "ray": {"address": cluster.address, "storage": str(shared), "runtime_env": QUICK}}
     process = submitted(inputs, tmp_path / "ray", **changes)
     first_checkpoint(shared, process)
-    workers = training_workers(home)
+    workers = training_workers(cluster)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=WAIT)
     assert "stopped the Ray job" in errors
     order = order_of(inputs, tmp_path / "ray", **changes)
-    (first,) = attempts(home, order).items()
+    (first,) = attempts(cluster, order).items()
     assert first[1] == "STOPPED"
     wait_until(lambda: not any(is_running(worker.pid) for worker in workers))
 
     train(order)
-    assert set(attempts(home, order)) == {f"{job_name(order)}-1", f"{job_name(order)}-2"}
+    assert set(attempts(cluster, order)) == {f"{job_name(order)}-1", f"{job_name(order)}-2"}
     assert json.loads((order.out / "measured.json").read_text())["resumed_from"] is not None
     trained_here(inputs, tmp_path / "here", epochs=6)
     assert (order.out / ADAPTER).read_bytes() == (tmp_path / "here/out" / ADAPTER).read_bytes()
 
 
 @pytest.mark.ray
-def test_what_the_workers_refuse_is_told_once(inputs: Path, home: Path, tmp_path: Path) -> None:
-    order = order_of(inputs, tmp_path, max_tokens=16, ray={"storage": str(tmp_path / "shared")})
+def test_what_the_workers_refuse_is_told_once(inputs: Path, cluster: LocalCluster, tmp_path: Path) -> None:
+    order = order_of(
+        inputs, tmp_path, max_tokens=16, ray={"address": cluster.address, "storage": str(tmp_path / "shared")}
+    )
     with pytest.raises(JobError, match="training.over_length|max_tokens"):
         train(order)
-    (submission,) = attempts(home, order)
-    assert "started again" not in cluster(home).client().get_job_logs(submission)
+    (submission,) = attempts(cluster, order)
+    assert "started again" not in connect(cluster.address).get_job_logs(submission)
 
 
 @pytest.mark.ray
-def test_two_who_start_a_cluster_at_once_get_the_same(tmp_path: Path) -> None:
-    try:
-        with ThreadPoolExecutor(2) as threads:
-            first, second = threads.map(lambda _: start_cluster(tmp_path, cpus=1), range(2))
-        assert first == second == started_cluster(tmp_path)
-    finally:
-        stop_cluster(tmp_path)
-
-
-@pytest.mark.ray
-def test_driver_and_workers_run_the_package_that_was_sent(home: Path, tmp_path: Path) -> None:
+def test_driver_and_workers_run_the_package_that_was_sent(cluster: LocalCluster, tmp_path: Path) -> None:
     code = (
         "import ray\n@ray.remote\ndef where():\n    import finetune_pipeline; return finetune_pipeline.__file__\n"
         "import finetune_pipeline\nprint(finetune_pipeline.__file__, ray.get(where.remote()))"
     )
-    client = cluster(home).client()
+    client = connect(cluster.address)
     job = client.submit_job(entrypoint=f"python -c {shlex.quote(f'exec({code!r})')}", runtime_env=runtime_env({}))
     wait_until(lambda: client.get_job_status(job).is_terminal(), WAIT)
     logs = client.get_job_logs(job)

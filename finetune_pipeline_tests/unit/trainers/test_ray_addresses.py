@@ -10,7 +10,7 @@ import yaml
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.trainers.ray import cluster_findings
-from finetune_pipeline.trainers.ray_cluster import Cluster
+from finetune_pipeline.trainers.ray_cluster import connect
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import RayJobsServer
 
@@ -23,7 +23,7 @@ def get_job_submission_client_cluster_info(address, **_):
 """
 
 
-def rules(address: str | None, storage: Path | str, **more: Any) -> dict[str, str]:
+def rules(address: str, storage: Path | str, **more: Any) -> dict[str, str]:
     """Rule and fix of every finding about a cluster at an address."""
     section = RaySection(address=address, storage=str(storage), **more)
     return {f.rule: f"{f.message}; {f.fix}" for f in cluster_findings(section)}
@@ -32,7 +32,6 @@ def rules(address: str | None, storage: Path | str, **more: Any) -> dict[str, st
 @pytest.mark.parametrize(
     ("address", "rule", "message"),
     [
-        (None, "training.ray_address", "finetune cluster up"),
         ("https://me:secret@head:8265", "training.ray_address", "RAY_AUTH_TOKEN"),
         ("head:8265", "training.ray_address", "http://HEAD:8265"),
         ("http://127.0.0.1:99999", "training.ray_address", "Port out of range"),
@@ -40,12 +39,12 @@ def rules(address: str | None, storage: Path | str, **more: Any) -> dict[str, st
         ("nosuchplatform://project/cluster", "training.ray_address", "no package nosuchplatform is installed"),
         ("json://project/cluster", "training.ray_address", "finds Ray clusters"),
         ("http://head.invalid:8265", "training.ray_clear", "unencrypted"),
-        ("http://127.0.0.1:1", "training.ray_away", "no Ray cluster answers"),
+        ("http://127.0.0.1:1", "training.ray_away", "`ray start --head` starts one here"),
         (f"http://{'a' * 70}:8265", "training.ray_away", "no Ray cluster answers"),
     ],
 )
 def test_an_address_that_will_not_do_is_told_before_anything_is_sent(
-    address: str | None, rule: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, rule: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     found_rules = rules(address, tmp_path)
@@ -66,7 +65,7 @@ def test_a_platforms_package_finds_its_cluster(tmp_path: Path, monkeypatch: pyte
         (tmp_path / "cloudofmine.py").write_text(PLATFORM.format(address=server.address))
         monkeypatch.syspath_prepend(str(tmp_path))
         assert not rules("cloudofmine://project/cluster", tmp_path)
-        submitted = Cluster("cloudofmine://project/cluster").client().submit_job(entrypoint="true", submission_id="one")
+        submitted = connect("cloudofmine://project/cluster").submit_job(entrypoint="true", submission_id="one")
         assert submitted == "one" and server.running() == ["one"]
 
 

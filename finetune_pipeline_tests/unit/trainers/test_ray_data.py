@@ -11,7 +11,7 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline.trainers.ray_cluster import start_cluster, stop_cluster
+from finetune_pipeline_tests.ray_cluster import local_cluster
 
 pytest.importorskip("ray")
 STAGES = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
@@ -24,6 +24,7 @@ system_prompt: {prompt}
 output: {{kind: text}}
 data: {{raw: [raw/*.jsonl], benchmarks: [asked.jsonl], contradictions: warn}}
 compute: {{data: {place}}}
+training: {{ray: {{address: '{address}'}}}}
 """
 
 
@@ -38,18 +39,16 @@ def test_the_same_rows_are_kept_in_the_same_clusters(tmp_path: Path, monkeypatch
     (tmp_path / "bench/asked.jsonl").write_text(json.dumps({"question": question}) + "\n")
     key = ArtifactStore(tmp_path / "local").root / "scrubbing.key"
     results: dict[str, dict[str, Any]] = {}
-    start_cluster(tmp_path, cpus=2)
-    try:
+    with local_cluster(cpus=2) as cluster:
         for place in ("local", "ray"):
-            (tmp_path / "bench/task.yaml").write_text(SPEC.format(prompt=json.dumps(SYSTEM_PROMPT), place=place))
+            spec = SPEC.format(prompt=json.dumps(SYSTEM_PROMPT), place=place, address=cluster.address)
+            (tmp_path / "bench/task.yaml").write_text(spec)
             task, store = load_task(tmp_path / "bench"), ArtifactStore(tmp_path / place)
             if place == "ray":
                 (store.root / "scrubbing.key").write_bytes(key.read_bytes())
                 (store.root / "scrubbing.key").chmod(0o600)
             world = collect_run_inputs(task, None, store)
             results[place] = {name: PIPELINE.run(name, task, world, store) for name in STAGES}
-    finally:
-        stop_cluster(tmp_path)
     for name in STAGES[1:]:
         local, remote = results["local"][name], results["ray"][name]
         assert remote.version == local.version and remote.facts == local.facts, name

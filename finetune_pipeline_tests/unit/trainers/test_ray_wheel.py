@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from finetune_pipeline import __version__
-from finetune_pipeline.trainers import ray_cluster
-from finetune_pipeline.trainers.ray_cluster import Cluster, start_cluster, stop_cluster
+from finetune_pipeline.trainers.ray_cluster import connect
 from finetune_pipeline.trainers.ray_job import _install_fix
+from finetune_pipeline_tests.ray_cluster import LocalCluster, local_cluster
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.wheel import ROOT, build
 
@@ -35,7 +35,7 @@ def test_every_recipe_names_the_wheel_that_is_built_and_no_index() -> None:
 
 
 @pytest.fixture
-def empty_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def empty_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
     """A cluster of a Python that has Ray and the dependencies, but not the package."""
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False, symlinks=True)
@@ -44,18 +44,17 @@ def empty_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     ray = environment / "bin" / "ray"
     ray.write_text(f"#!{environment}/bin/python\nfrom ray.scripts.scripts import main\n\nmain()\n")
     ray.chmod(0o755)
-    monkeypatch.setattr(ray_cluster, "_RAY", ray)
     for name in ("PYTHONPATH", "VIRTUAL_ENV"):
         monkeypatch.delenv(name, raising=False)
-    try:
-        yield start_cluster(tmp_path / "home", cpus=1)
-    finally:
-        stop_cluster(tmp_path / "home")
+    with local_cluster(cpus=1, ray=ray) as cluster:
+        yield cluster
 
 
 @pytest.mark.ray
-def test_ray_installs_the_uploaded_wheel_where_the_package_is_missing(empty_cluster: Cluster, tmp_path: Path) -> None:
-    client = empty_cluster.client()
+def test_ray_installs_the_uploaded_wheel_where_the_package_is_missing(
+    empty_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    client = connect(empty_cluster.address)
 
     def logs(**runtime_env: Any) -> str:
         job = client.submit_job(entrypoint=WHERE, runtime_env=runtime_env)
