@@ -431,7 +431,7 @@ STEPS = [
         needs=("evaluation_report", "adapter", "merged_model"),
         after=("base_model",),
         settings=lambda spec, run: {"card": spec.card.model_dump(), "description": spec.description},
-        code_version="8",
+        code_version="9",
         checks=(
             evaluation_check.nothing_forgotten,
             evaluation_check.aliases_consistent,

@@ -9,7 +9,7 @@ the adapter stays separate, and prediction starts from a cache that contains it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,10 @@ class PrefixedModel:
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
+
+    def register_forward_pre_hook(self, hook: Callable[..., None]) -> Any:
+        """Have `hook` called before each forward pass, as by a module of torch. Returns its handle."""
+        return self.model.register_forward_pre_hook(hook)
 
     def eval(self) -> PrefixedModel:
         self.model.eval()

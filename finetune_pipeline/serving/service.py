@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from asyncio import CancelledError
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import BoundedSemaphore, Event, Lock, Thread
@@ -19,92 +17,14 @@ from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, append_line
 from finetune_pipeline.data.readers.records import RawStream, read_lines
 from finetune_pipeline.engine.files import hold
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
+from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.spec.model import Task
 
 WAITING = 64
 """Maximum number of requests that wait for the model; more are refused with status 503."""
 _POLL_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Champion:
-    """The model to serve.
-
-    Attributes:
-        model: Folder of the model, see models.identity.Served.
-        adapter: Folder of the adapter, or None.
-        precision: That of the evaluation (evaluation.precision).
-    """
-
-    task: str
-    version: int
-    model: Path
-    adapter: Path | None
-    system_prompt: str
-    max_new_tokens: int
-    precision: str = "serving"
-
-    @property
-    def name(self) -> str:
-        """The model's name for clients and in the logs."""
-        return f"{self.task}:{self.version}"
-
-
-class LoadedModel:
-    """A champion in memory. Callers of `answer` must hold `turn`: one answer is generated at a time."""
-
-    def __init__(self, champion: Champion) -> None:
-        from transformers.utils.logging import disable_progress_bar
-
-        from finetune_pipeline.models.chat import load_tokenizer
-        from finetune_pipeline.models.loading import load_for_prediction, pick_device
-
-        self.champion = champion
-        disable_progress_bar()  # the operator's terminal is for requests and errors
-        self._model = load_for_prediction(champion.model, pick_device(), champion.adapter, champion.precision)
-        self._tokenizer = load_tokenizer(champion.model)
-        self.turn = Lock()
-
-    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
-        """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed.
-
-        Raises:
-            BadRequest: Prompt and answer do not fit into the model's context, or the client has `gone`.
-            FindingsError: The chat template refuses the turns.
-            RuntimeError: The model fails.
-        """
-        from finetune_pipeline.models.chat import encode_prompt
-        from finetune_pipeline.models.inference.generation import generate_and_score
-
-        turns = [{"role": "system", "content": self.champion.system_prompt}, *(dict(m) for m in messages)]
-        limit = min(max_new_tokens or self.champion.max_new_tokens, self.champion.max_new_tokens)
-        prompt = encode_prompt(self._tokenizer, turns)
-        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        if context and len(prompt) + limit > context:
-            message = (
-                f"the prompt has {len(prompt)} tokens and the answer up to {limit}: more than the model's {context}"
-            )
-            raise BadRequest(message, "messages", code="context_length_exceeded")
-
-        def stop_if_gone(*_: object) -> None:
-            if gone.is_set():
-                raise CancelledError  # no Exception, which would count as a failed row and be repeated
-
-        try:
-            with self._model.register_forward_pre_hook(stop_if_gone):  # before each token
-                (reply,) = generate_and_score(
-                    self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.champion.name
-                )
-        except CancelledError:
-            raise BadRequest("the client has closed the connection", status=499, code="cancelled") from None
-        except MemoryError as error:
-            raise RuntimeError(str(error)) from None
-        if reply.status == "error":
-            raise RuntimeError(reply.error)
-        return reply
 
 
 class Service:
@@ -117,7 +37,11 @@ class Service:
     """
 
     def __init__(
-        self, task: Task, find: Callable[[], Champion], writer: LogWriter, tell: Callable[[str], None] = lambda _: None
+        self,
+        task: Task,
+        find: Callable[[], ServedModel],
+        writer: LogWriter,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.task, self._find, self._writer, self._tell = task, find, writer, tell
         self.loaded = LoadedModel(find())
@@ -130,7 +54,7 @@ class Service:
 
     @property
     def model(self) -> str:
-        return self.loaded.champion.name
+        return self.loaded.served.name
 
     def health(self) -> dict[str, Any]:
         status = "degraded" if self.problems else "ok"
@@ -144,8 +68,8 @@ class Service:
     def chat(self, body: Any, gone: Event) -> tuple[Chat, dict[str, Any]]:
         """Return the request and its completion, logged unless the client sets ``store: false``. Raises BadRequest."""
         loaded = self.loaded  # read once: the champion may change meanwhile
-        name = loaded.champion.name
-        chat = parse_chat(body, loaded.champion.system_prompt, [name, self.task.name])
+        name = loaded.served.name
+        chat = parse_chat(body, loaded.served.system_prompt, [name, self.task.name])
         if not self._waiting_slots.acquire(blocking=False):
             raise BadRequest(f"{WAITING} requests are already waiting: try again later", status=503, code="overloaded")
         try:
@@ -209,7 +133,7 @@ class Service:
         """
         try:
             champion = self._find()
-            has_changed = champion.version != self.loaded.champion.version
+            has_changed = champion.name != self.loaded.served.name
             if has_changed:
                 self.loaded = LoadedModel(champion)
         except Exception as error:  # noqa: BLE001 - the registry may be unreachable; answering continues

@@ -34,7 +34,6 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "base_identity": dict(context.run_inputs.base),
         "system_prompt": context.spec.system_prompt,
         "max_new_tokens": context.spec.answer_length,
-        "dtype": merged.facts.get("dtype", "float32"),
         "precision": context.spec.evaluation.precision,
         "gates_passed": bool(report.facts["passed"]),
         "gates": {gate["name"]: gate["status"] for gate in report.facts["gates"]},
@@ -53,7 +52,7 @@ def _card(context: StepContext) -> str:
     merged, adapter, base = inputs["merged_model"], inputs["adapter"], inputs["base_model"]
     report = inputs["evaluation_report"]
     source = Source(spec.name, spec.description, spec.card.model_dump(), merged, adapter, base, report)
-    weights = merged if KINDS[merged.facts["kind"]].stored_whole else base
+    weights = merged if KINDS[merged.facts["kind"]].plain else base
     return card_of(source.report, describe(source, model_folder(weights.folder), REGISTERED))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.files import digest_file, write_json
-from finetune_pipeline.models import control_tokens, hardware
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.model_files import TEXTS
+from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.tracking.mlflow_store import redact, redact_field, suppress_error
 from finetune_pipeline.tracking.registry import (
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 LOGGED_MODEL = "finetune.logged_model"
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _HOSTED_MODEL = Path(__file__).with_name("hosted_model.py")
-_PACKAGES_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
+_PACKAGES_TO_SERVE = ("finetune-pipeline", "mlflow", "torch", "transformers")
 _PACKAGES_TO_ASK = ("mlflow", "openai")
-_SERVING_KEYS = ("kind", "adapter_version", "system_prompt", "max_new_tokens", "dtype", "precision")
+_SERVING_KEYS = ("name", "kind", "adapter_version", "system_prompt", "max_new_tokens", "precision")
 """Parts of a request that the served model needs."""
 
 
@@ -45,8 +47,8 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
     Registering an adapter_version again returns its existing version, with updated tags and texts. A version that was promoted
     is no candidate any more: another evaluation of it changes nothing.
 
-    The adapter is copied. The model folder to serve (`merged` for the kinds full and prompt, else `base`) is not, but referred
-    to by path and digests; of a hosted model only the endpoint is stored. The card becomes README.md in the model's folder;
+    The adapter is copied. The model folder to serve (`merged`, for the kind prefix `base`) is not, but referred to by path and
+    digests; of a hosted model only the endpoint is stored. The card becomes README.md in the model's folder;
     the verdict is shown on the version's page, the purpose on the model's.
 
     Args:
@@ -92,15 +94,16 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
 
 def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the folder to serve, with digests of its files, for a model with local weights."""
-    stored_whole, identity = KINDS[kind].stored_whole, request["base_identity"]
-    folder = model_folder(merged if stored_whole else Path(request["base"]))
-    files = {path.name: digest_file(path) for path in sorted(folder.iterdir()) if _affects_answers(path, stored_whole)}
+    identity, home = request["base_identity"], read_settings().home
+    folder = model_folder(merged if KINDS[kind].plain else Path(request["base"]))
+    files = {path.name: digest_file(path) for path in sorted(folder.iterdir()) if _affects_answers(path)}
     if not any(name.endswith(".safetensors") for name in files):
         raise ValueError(f"{folder} contains no safetensors file: the served model would have no weights")
     return {
         "base_model": str(identity.get("base_model") or identity.get("name") or folder.name),
         "base_identity": dict(identity),
-        "folder": str(folder.absolute()),
+        "home": str(home),
+        "folder": os.path.relpath(folder, home),
         "files": files,
     }
 
@@ -145,7 +148,6 @@ def _create(
         write_json(description_file, dict(description))
         files: dict[str, str | Path] = {
             "model": description_file,
-            **({} if hosted else {"control_tokens": control_tokens.__file__, "hardware": hardware.__file__}),
             **({"adapter": adapter} if adapter is not None else {}),
         }
         with warnings.catch_warnings():
@@ -184,16 +186,13 @@ def _create(
     return int(model_version.version)
 
 
-def _affects_answers(path: Path, stored_whole: bool) -> bool:
+def _affects_answers(path: Path) -> bool:
     """Whether a served model's answers depend on this file.
 
     The two configurations do not count, since an export, from which the model may be served, rewrites them.
     """
-    if not path.is_file():
-        return False
-    return path.suffix == ".safetensors" or (
-        stored_whole and path.name not in ("config.json", "generation_config.json")
-    )
+    configurations = ("config.json", "generation_config.json")
+    return path.is_file() and path.suffix in (*TEXTS, ".safetensors") and path.name not in configurations
 
 
 def _redacted_tags(tags: Mapping[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError, shortened
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
-from finetune_pipeline.serving.service import Champion
+from finetune_pipeline.serving.loaded_model import ServedModel
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.mlflow_store import locked, mlflow_errors, redact, suppress_error
 from finetune_pipeline.tracking.tracking import Tracking
@@ -302,7 +302,7 @@ def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
     return None
 
 
-def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Champion:
+def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> ServedModel:
     """Return the model with the alias `champion`, to serve it as it was evaluated.
 
     Raises OutsideError if there is none, if its trainer hosts it, or if its files are missing from the artifact store, and
@@ -335,4 +335,4 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
     record = read_json(store.check(released[-1]).path("model_version.json"))
     prompt, limit = record["system_prompt"], int(record["max_new_tokens"])
     model, precision = served(merged, store.check(base)), record.get("precision", "float32")
-    return Champion(task.name, version, model.model, model.adapter, prompt, limit, precision)
+    return ServedModel(f"{task.name}:{version}", model.model, model.adapter, prompt, limit, precision)

@@ -62,7 +62,6 @@ class Kind:
         trained, served: Names of the trained and the served model in merge_parity.
         sentence: Beginning of a sentence on the served model.
         adapter: Whether it is an adapter folder; else a whole model, or one at an endpoint.
-        stored_whole: Whether the registry refers to the stored model; else it stores the adapter and refers to the base.
         plain: Whether any server can load the served model.
     """
 
@@ -73,7 +72,6 @@ class Kind:
     served: str
     sentence: str
     adapter: bool = True
-    stored_whole: bool = False
     plain: bool = True
 
 

@@ -29,7 +29,6 @@ class Full(Method):
         "stored model",
         "The trained weights, used without a merge",
         adapter=False,
-        stored_whole=True,
     )
 
     def trainable(self, settings: Settings, shape: ModelShape) -> int:

@@ -38,7 +38,6 @@ class Prompt(SoftPrompt):
         "prompt under PEFT",
         "plain model with added tokens",
         "A plain model whose added tokens are the trained prompt",
-        stored_whole=True,
     )
     defaults = {  # noqa: RUF012
         "learning_rate": Default(

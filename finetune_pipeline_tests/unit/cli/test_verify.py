@@ -24,9 +24,10 @@ from finetune_pipeline.evaluation.verification import (
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.serving.loaded_model import ServedModel
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
-from finetune_pipeline.serving.service import Champion, LogWriter, Service
+from finetune_pipeline.serving.service import LogWriter, Service
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.shared import copy_database, copy_skilled_model
@@ -125,7 +126,7 @@ def test_finetune_serve_is_the_model_that_was_judged(skilled: Path, judged: list
     folder = tmp_path / "colours"
     folder.mkdir()
     (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "output": {"kind": "labels", "labels": LABELS}}))
-    champion = Champion("colours", 1, skilled / "right", None, SYSTEM, LONGEST)
+    champion = ServedModel("colours:1", skilled / "right", None, SYSTEM, LONGEST)
     service = Service(load_task(folder), lambda: champion, LogWriter(folder / "logs"))
     with LocalServer(chat_app(service)) as server:
         endpoint = Endpoint(f"{server.url}/v1", "colours")

@@ -19,9 +19,10 @@ import yaml
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.log_merging import read_logs
+from finetune_pipeline.serving.loaded_model import ServedModel
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import MAX_BODY, chat_app
-from finetune_pipeline.serving.service import WAITING, Champion, LogWriter, Service
+from finetune_pipeline.serving.service import WAITING, LogWriter, Service
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.processes import wait_until
@@ -47,7 +48,7 @@ def task(tmp_path: Path) -> Task:
 class Running:
     """A server, and a client that speaks HTTP to it."""
 
-    def __init__(self, task: Task, champion: Champion) -> None:
+    def __init__(self, task: Task, champion: ServedModel) -> None:
         self.champion = champion
         self.service = Service(task, lambda: self.champion, LogWriter(task.folder / "logs"))
         self.server = LocalServer(chat_app(self.service))
@@ -82,7 +83,7 @@ class Running:
 
 @pytest.fixture
 def running(task: Task, models: Path) -> Iterator[Running]:
-    server = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6))
+    server = Running(task, ServedModel("tickets:1", models / "one", None, SYSTEM, 6))
     with server.server:
         yield server
 
@@ -265,17 +266,17 @@ def test_a_server_with_too_many_waiting_requests_says_so_and_recovers(running: R
 
 def test_another_champion_is_loaded_and_one_that_cannot_be_leaves_the_old(running: Running, models: Path) -> None:
     before = running.chat()[1]["choices"][0]["message"]["content"]
-    running.champion = replace(running.champion, version=2, model=models / "two")
+    running.champion = replace(running.champion, name="tickets:2", model=models / "two")
     assert running.service.renew()
     status, completion = running.chat()
     assert (status, completion["model"]) == (200, "tickets:2")
     assert completion["choices"][0]["message"]["content"] != before
-    running.champion = replace(running.champion, version=3, model=models / "gone")
+    running.champion = replace(running.champion, name="tickets:3", model=models / "gone")
     assert not running.service.renew()
     assert running.chat()[1]["model"] == "tickets:2"
     health = running.ask("/health")[1]
     assert health["status"] == "degraded" and "champion" in health["problems"]
-    running.champion = replace(running.champion, version=2, model=models / "two")
+    running.champion = replace(running.champion, name="tickets:2", model=models / "two")
     running.service.renew()
     assert running.ask("/health")[1]["status"] == "ok"
 
@@ -320,7 +321,7 @@ def test_a_server_that_stops_keeps_nobody_waiting_for_the_model(task: Task, runn
 
 @pytest.mark.parametrize("while_waiting", [False, True])
 def test_a_client_that_goes_frees_the_model(task: Task, models: Path, while_waiting: bool) -> None:
-    running = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 900))
+    running = Running(task, ServedModel("tickets:1", models / "one", None, SYSTEM, 900))
     waiting, passes, client = running.service._waiting_slots, 0, socket.socket()
 
     def leave_after_two_tokens(*_: object) -> None:

@@ -1,0 +1,89 @@
+"""Loads a model and answers conversations as in the evaluation."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.serving.requests import BadRequest
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model to serve.
+
+    Attributes:
+        name: For clients and in the logs: TASK:VERSION.
+        model: Folder of the model, see models.identity.Served.
+        adapter: Folder of the adapter, or None.
+        precision: That of the evaluation (evaluation.precision).
+    """
+
+    name: str
+    model: Path
+    adapter: Path | None
+    system_prompt: str
+    max_new_tokens: int
+    precision: str = "serving"
+
+
+class LoadedModel:
+    """A model in memory, for ``finetune serve`` and for MLflow's registered models.
+
+    Callers of `answer` must hold `turn`: one answer is generated at a time.
+    """
+
+    def __init__(self, served: ServedModel) -> None:
+        from transformers.utils.logging import disable_progress_bar
+
+        from finetune_pipeline.models.chat import load_tokenizer
+        from finetune_pipeline.models.loading import load_for_prediction, pick_device
+
+        self.served = served
+        disable_progress_bar()  # the operator's terminal is for requests and errors
+        self._model = load_for_prediction(served.model, pick_device(), served.adapter, served.precision)
+        self._tokenizer = load_tokenizer(served.model)
+        self.turn = Lock()
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
+        """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed.
+
+        Raises:
+            BadRequest: Prompt and answer do not fit into the model's context, or the client has `gone`.
+            FindingsError: The chat template refuses the turns.
+            RuntimeError: The model fails.
+        """
+        from finetune_pipeline.models.chat import encode_prompt
+        from finetune_pipeline.models.inference.generation import generate_and_score
+
+        turns = [{"role": "system", "content": self.served.system_prompt}, *(dict(m) for m in messages)]
+        limit = min(max_new_tokens or self.served.max_new_tokens, self.served.max_new_tokens)
+        prompt = encode_prompt(self._tokenizer, turns)
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        if context and len(prompt) + limit > context:
+            message = (
+                f"the prompt has {len(prompt)} tokens and the answer up to {limit}: more than the model's {context}"
+            )
+            raise BadRequest(message, "messages", code="context_length_exceeded")
+
+        def stop_if_gone(*_: object) -> None:
+            if gone.is_set():
+                raise CancelledError  # no Exception, which would count as a failed row and be repeated
+
+        try:
+            with self._model.register_forward_pre_hook(stop_if_gone):  # before each token
+                (reply,) = generate_and_score(
+                    self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.served.name
+                )
+        except CancelledError:
+            raise BadRequest("the client has closed the connection", status=499, code="cancelled") from None
+        except MemoryError as error:
+            raise RuntimeError(str(error)) from None
+        if reply.status == "error":
+            raise RuntimeError(reply.error)
+        return reply
