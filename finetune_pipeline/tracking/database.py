@@ -1,25 +1,26 @@
-"""MLflow's SQLite database: migrates it under a lock, reads it without MLflow, and repairs it after a home was moved or copied.
-
-MLflow stores absolute paths: of artifacts, of a version's source, and in tags. Without a repair, new runs would write to
-the old place, and models would be loaded from there.
-"""
+"""MLflow's SQLite database: migrates it under a lock, reads it without MLflow, and follows a home that was moved or copied."""
 
 import contextlib
 import logging
 import os
-import re
 import sqlite3
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from finetune_pipeline.engine.files import make_private, replace_text
-from finetune_pipeline.settings import PROJECT_HOME, read_settings
+from finetune_pipeline.engine.files import make_private
+from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.mlflow_store import TrackingError, fix_file, mlflow_errors, set_environment, unusable
 
 log = logging.getLogger(__name__)
-_WITH_PATHS = ("model.json", "MLmodel")
-"""Files of a registered model that contain paths."""
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Columns with locations of artifacts."""
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -106,51 +107,26 @@ def read_database(file: Path, query: str, *values: object) -> list[tuple[Any, ..
         raise unusable(f"sqlite:///{file}", error, "cannot be read", fix_file(error)) from None
 
 
-def follow_home(database: Path, experiment: str, home: Path) -> None:
-    """Replace the old place by the current one in a SQLite database of MLflow and in files beside it.
+def follow_home(database: Path, experiment: str) -> None:
+    """Correct MLflow's locations of artifacts, which are absolute, after the folder of its SQLite database was moved or copied.
 
-    database: `<place>/mlflow.db`, with artifacts in `<place>/artifacts`. If `place` is in `home`, the whole home has moved; if
-    home is and was a project's `.finetune`, the whole project, if the old place no longer exists. Experiments with a custom
-    artifact location are not changed. If it is killed, the next call continues.
+    Otherwise new runs would write to the old place. database: `<place>/mlflow.db`, with artifacts in `<place>/artifacts`.
+    Experiments with a custom artifact location are not changed; texts with paths, such as tags, are not either.
     """
-    place, artifacts = database.parent, database.parent / "artifacts"
+    artifacts = database.parent / "artifacts"
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
         row = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (experiment,)).fetchone()
-        old_artifacts = Path(unquote(urlsplit(row[0]).path)) if row and row[0].startswith(("file:", "/")) else None
-        if old_artifacts is None or old_artifacts == artifacts or old_artifacts.parts[-2:] != (place.name, "artifacts"):
+        old = Path(unquote(urlsplit(row[0]).path)) if row and row[0].startswith("file:") else None
+        if old is None or old == artifacts or old.parts[-2:] != artifacts.parts[-2:]:
             return
-        if old_artifacts.exists() and (not artifacts.exists() or artifacts.samefile(old_artifacts)):
+        if old.exists() and (not artifacts.exists() or artifacts.samefile(old)):
             return  # only the database was copied, or it is the same folder under another name
-        before, after = (old_artifacts.parent.parent, home) if place.parent == home else (old_artifacts.parent, place)
-        if before.name == after.name == PROJECT_HOME and not before.parent.exists():
-            before, after = before.parent, after.parent  # such as a base model in the project
-        log.warning("%s was moved to %s: MLflow's records follow it", before, after)
-        connection.create_function("moved", 1, lambda text: _moved(text, before, after))
-        for path in (p for name in _WITH_PATHS for p in artifacts.rglob(name)):
-            text = path.read_text("utf-8")
-            if (replaced := _moved(text, before, after)) != text:
-                replace_text(path, replaced)
+        log.warning(
+            "%s was moved to %s: MLflow's locations follow, paths in its texts do not", old.parent, database.parent
+        )
         with connection:  # one transaction
-            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            for table in tables:
-                for _, column, kind, *_rest in connection.execute(f'PRAGMA table_info("{table}")').fetchall():
-                    if "CHAR" in kind.upper() or "TEXT" in kind.upper():
-                        connection.execute(
-                            f'UPDATE "{table}" SET "{column}" = moved("{column}") '  # noqa: S608
-                            f'WHERE instr("{column}", ?) OR instr("{column}", ?)',
-                            (str(before), quote(str(before))),
-                        )
-
-
-def _moved(text: str, before: Path, after: Path) -> str:
-    """Replace the old place at the start of paths and file addresses, but not in the middle of other paths.
-
-    Paths that an earlier, killed attempt has replaced stay as they are, even if the new place begins with the old one.
-    """
-    for begin, old, new in (
-        (r"(?<=file://)", quote(str(before)), quote(str(after))),
-        (r"(?<![\w.~%/-])", str(before), str(after)),
-    ):
-        replaced = f"(?!{re.escape(new.removeprefix(old))}/)" if new.startswith(f"{old}/") else ""
-        text = new.join(re.split(f"{begin}{re.escape(old)}{replaced}(?=/)", text))
-    return text
+            for table, column in _LOCATIONS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",  # noqa: S608
+                    (artifacts.as_uri(), len(row[0]) + 1, len(row[0]), row[0]),
+                )

@@ -78,7 +78,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         with locked(self.place(), "prepare"):
             migrate(uri)
             if file is not None:
-                follow_home(file, self.experiment, read_settings().home)
+                follow_home(file, self.experiment)
             is_server = uri.startswith(("http://", "https://"))
             with mlflow_errors(uri):
                 experiment_id(open_client(uri), self.experiment, None if is_server else self.place() / "artifacts")

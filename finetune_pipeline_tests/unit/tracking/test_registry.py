@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -21,7 +22,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
 from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
-from finetune_pipeline.tracking.database import follow_home
+from finetune_pipeline.tracking.database import _LOCATIONS, follow_home
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.dagster_dev import reserved_port
 from finetune_pipeline_tests.shared import copy_database
@@ -298,65 +299,49 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, load: Any) ->
             server.wait(timeout=30)
 
 
-def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
+def test_a_moved_home_loads_its_models_and_writes_nothing_to_the_old_place(
     tmp_path: Path, models: Path, load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The models lie beside the home, in the project that moves with it."""
-    old, new = tmp_path / "old place", tmp_path / "new place"
+    from mlflow.tracking._tracking_service import utils
+
+    old, new = tmp_path / "old place", tmp_path / "new #1"
     home = new / PROJECT_HOME
     shutil.copytree(models, old / "models")
     monkeypatch.setenv("FINETUNE_HOME", str(old / PROJECT_HOME))
     copy_database(old / PROJECT_HOME / "mlflow")
-    assert register(Tracking(), old / "models", note=str(old / PROJECT_HOME / "artifacts/demo")) == 1
+    for adapter in ("aaaa", "bbbb"):
+        registry.promote(Tracking(), "tickets", register(Tracking(), old / "models", adapter))
     old.rename(new)
     monkeypatch.setenv("FINETUNE_HOME", str(home))
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())  # a process of its own has seen no other place
     moved = Tracking()
     moved.prepare()
-    with sqlite3.connect(home / "mlflow/mlflow.db") as database:
-        dump = "\n".join(database.iterdump())
-    leftovers = [
-        p for p in (home / "mlflow/artifacts").rglob("*") if p.is_file() and str(old).encode() in p.read_bytes()
-    ]
-    assert "old place" not in dump and "old%20place" not in dump and not leftovers
-    assert registry.version_tags(moved, "tickets", 1)["note"] == str(home / "artifacts/demo")
-    answers = load(moved, "models:/tickets@candidate").predict(texts(TEXT))
+    answers = load(moved, "models:/tickets@champion").predict(texts(TEXT))
     assert answers == [answer(new / "models/base", new / "models/adapter", PROMPT, TEXT, 8)]
-    assert register(moved, new / "models", "bbbb") == 2 and not old.exists()
+    assert register(moved, new / "models", "bbbb", card="# A later card\n") == 2
+    assert register(moved, new / "models", "cccc") == 3
+    assert registry.rollback(moved, "tickets") == 1 and not old.exists()
+    assert len([p for p in home.rglob("README.md") if p.read_text() == "# A later card\n"]) == 1
 
 
-def test_only_what_lies_in_the_old_place_moves(tmp_path: Path) -> None:
-    old, home = tmp_path / "old", tmp_path / "new #1"
-    (home / "mlflow").mkdir(parents=True)
+def test_a_copied_home_is_its_own_and_a_copied_database_alone_stays_with_the_old_one(
+    three: Path, tmp_path: Path
+) -> None:
+    def locations(folder: Path) -> list[Any]:
+        with sqlite3.connect(folder / "mlflow.db") as database:
+            rows = [r for t, c in _LOCATIONS for (r,) in database.execute(f"SELECT {c} FROM {t} WHERE {c} != ''")]
+        return [row for row in rows if row.startswith("file:")]
 
-    def stored() -> list[str]:
-        follow_home(home / "mlflow/mlflow.db", "demo", home)
-        with sqlite3.connect(home / "mlflow/mlflow.db") as database:
-            return [value for row in database.execute("SELECT * FROM experiments") for value in row]
-
-    note = f"{old}/base, not /backup{old}/base or {old}er/base"
-    with sqlite3.connect(home / "mlflow/mlflow.db") as database:
-        database.execute("CREATE TABLE experiments (name TEXT, artifact_location TEXT, note TEXT)")
-        database.execute("INSERT INTO experiments VALUES ('demo', ?, ?)", (f"file://{old}/mlflow/artifacts", note))
-    (old / "mlflow/artifacts").mkdir(parents=True)
-    assert stored() == ["demo", f"file://{old}/mlflow/artifacts", note], "a copy of the database alone: nothing moved"
-    shutil.rmtree(old)
-    note = f"{home}/base, not /backup{old}/base or {old}er/base"
-    assert stored() == ["demo", (home / "mlflow/artifacts").as_uri(), note]
-
-
-def test_a_move_into_a_folder_of_a_longer_path_goes_on_after_a_kill(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    old = Path("/", *home.parts[2:])  # the new path ends with it
-    folders = [home / "mlflow/artifacts" / name for name in "ab"]
-    for folder, place in zip(folders, (home, old), strict=True):  # the first was replaced before the kill
-        folder.mkdir(parents=True)
-        (folder / "model.json").write_text(f"{place}/base")
-    with sqlite3.connect(home / "mlflow/mlflow.db") as database:
-        database.execute("CREATE TABLE experiments (name TEXT, artifact_location TEXT)")
-        database.execute("INSERT INTO experiments VALUES ('demo', ?)", (f"{old}/mlflow/artifacts",))
-    follow_home(home / "mlflow/mlflow.db", "demo", home)
-    assert [(folder / "model.json").read_text() for folder in folders] == [f"{home}/base"] * 2
-    assert database.execute("SELECT artifact_location FROM experiments").fetchall() == [(f"{home}/mlflow/artifacts",)]
+    before = locations(three)
+    assert len(before) > 9 and all(place.startswith((three / "artifacts").as_uri()) for place in before)
+    copied, alone = shutil.copytree(three, tmp_path / "copy/mlflow"), tmp_path / "alone/mlflow"
+    alone.mkdir(parents=True)
+    shutil.copy2(three / "mlflow.db", alone)
+    for folder in (copied, alone):
+        follow_home(folder / "mlflow.db", "finetune")
+    assert locations(copied) == [place.replace(three.as_uri(), copied.as_uri()) for place in before]
+    assert locations(alone) == before
 
 
 def test_turns_forged_in_a_text_are_text_for_the_registered_model(
