@@ -122,8 +122,8 @@ def main() -> None:
     if arguments.run:
         arguments.result.write_text(json.dumps(run_stage(arguments.run)))
         return
-    from benchmarks.chat_rows import SYSTEM_PROMPT, write_chat_rows
     from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
+    from finetune_pipeline_tests.chat_rows import SYSTEM_PROMPT, write_chat_rows
 
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="data-stage-"))
     raw = folder / "bench" / "raw"

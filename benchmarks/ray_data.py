@@ -17,12 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.chat_rows import SYSTEM_PROMPT, write_chat_rows
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline_tests.chat_rows import SYSTEM_PROMPT, write_chat_rows
 from finetune_pipeline_tests.ray_cluster import local_cluster
 
 COMPARED = ("validated_examples", "clean_examples")

@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 from benchmarks.null_simulation import null_report
-from benchmarks.planted_world import run
-from benchmarks.verdict_list import WORLDS
-from benchmarks.verdict_tasks import make_verdict_base
-from benchmarks.verdict_worlds import KnownWorld, given_verdict, problems_of
+from finetune_pipeline_tests.worlds.planted_world import run
+from finetune_pipeline_tests.worlds.verdict_list import WORLDS
+from finetune_pipeline_tests.worlds.verdict_tasks import make_verdict_base
+from finetune_pipeline_tests.worlds.verdict_worlds import KnownWorld, given_verdict, problems_of
 
 
 def judge(world: KnownWorld, folder: Path, base: Path) -> bool:

@@ -9,12 +9,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.planted_world import World, run
-from benchmarks.verdict_list import WORLDS
-from benchmarks.verdict_worlds import given_verdict, problems_of
 from finetune_pipeline.tracking import registry
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.skilled_model import make_skilled_model
+from finetune_pipeline_tests.worlds.planted_world import World, run
+from finetune_pipeline_tests.worlds.verdict_list import WORLDS
+from finetune_pipeline_tests.worlds.verdict_worlds import given_verdict, problems_of
 
 
 @pytest.fixture(scope="module")

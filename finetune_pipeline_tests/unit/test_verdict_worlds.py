@@ -6,9 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.planted_world import CheckOutcome, Outcome
-from benchmarks.verdict_list import WORLDS
-from benchmarks.verdict_worlds import advice_problems, given_verdict, problems_of
+from finetune_pipeline_tests.worlds.planted_world import CheckOutcome, Outcome
+from finetune_pipeline_tests.worlds.verdict_list import WORLDS
+from finetune_pipeline_tests.worlds.verdict_worlds import advice_problems, given_verdict, problems_of
 
 STOP = CheckOutcome("advice", "learnable", False, "blocks", "m")
 BASELINE = CheckOutcome("evaluation_report", "beats_baseline", False, "gate", "m")

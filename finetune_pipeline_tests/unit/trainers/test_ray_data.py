@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chat_rows import SYSTEM_PROMPT, write_chat_rows
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline_tests.chat_rows import SYSTEM_PROMPT, write_chat_rows
 from finetune_pipeline_tests.ray_cluster import local_cluster
 
 pytest.importorskip("ray")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.planted_world import ROWS, Outcome, World, run
-from benchmarks.verdict_tasks import NONE, ORDER, KnownTask, shaken_text
 from finetune_pipeline.baseline.decision import DECISIONS
 from finetune_pipeline_tests.skilled_model import LABELS, WORDS, other_label
+from finetune_pipeline_tests.worlds.planted_world import ROWS, Outcome, World, run
+from finetune_pipeline_tests.worlds.verdict_tasks import NONE, ORDER, KnownTask, shaken_text
 
 FORCED = {"learnable": "warn", "worth_training": "warn"}
 """Gates of a user who trains whatever the checks before training say."""

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from benchmarks.planted_world import independent_split_world, swapped_file_world
-from benchmarks.verdict_tasks import (
+from finetune_pipeline_tests.worlds.planted_world import independent_split_world, swapped_file_world
+from finetune_pipeline_tests.worlds.verdict_tasks import (
     EIGHT_SUBJECTS,
     FIELD,
     FIRST_WORDS,
@@ -14,7 +14,15 @@ from benchmarks.verdict_tasks import (
     ORDER,
     SUBJECT_LABELS,
 )
-from benchmarks.verdict_worlds import FORCED, KnownWorld, by_file, one_answer, shuffled, unrelated, world_of
+from finetune_pipeline_tests.worlds.verdict_worlds import (
+    FORCED,
+    KnownWorld,
+    by_file,
+    one_answer,
+    shuffled,
+    unrelated,
+    world_of,
+)
 
 STOPPED = [
     KnownWorld(

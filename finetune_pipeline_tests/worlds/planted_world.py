@@ -1,4 +1,4 @@
-"""A small project for planted_evidence.py and verdicts.py: its rows, planted faults, runs and their outcomes.
+"""A small project: its rows, planted faults, runs and their outcomes.
 
 The base is the tests' tiny model with a skill (finetune_pipeline_tests/skilled_model.py): it answers in the right format, at
 chance level, and knows 120 facts that have nothing to do with the task. So there is a baseline to beat, a format to break and
@@ -9,25 +9,20 @@ import contextlib
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.planted_faults import text_fails
 from finetune_pipeline_tests.graph.project import Project, easy_rows
-from finetune_pipeline_tests.openai_server import completion
 from finetune_pipeline_tests.skilled_model import SYSTEM, facts, other_label, raw_rows
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TASK = "colours"
 ROWS = 400
 COMMAND_SECONDS = 3600.0
 """Time limit of a command: other processes may hold the only device meanwhile."""
-SILENCE_SECONDS = 8.0
-"""How long a silent endpoint waits: longer than the client's timeout."""
 CLEAN: dict[str, Any] = {
     "method": "lora",
     "epochs": 8,
@@ -71,7 +66,9 @@ class World(Project):
             return environment
         site = self.root / "site"
         site.mkdir(exist_ok=True)
-        (site / "sitecustomize.py").write_text("from benchmarks.planted_faults import plant\n\nplant()\n")
+        (site / "sitecustomize.py").write_text(
+            "from finetune_pipeline_tests.worlds.planted_faults import plant\n\nplant()\n"
+        )
         path = [str(site), str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
         return {**environment, "PYTHONPATH": os.pathsep.join(path), "PLANTED_FAULT": self.fault}
 
@@ -110,38 +107,6 @@ def swapped_file_world(folder: Path, base: Path) -> World:
     world.write_rows(easy_rows(ROWS - 120, 0))
     world.write_rows([{**row, "label": other_label(row["label"])} for row in easy_rows(120, 1)], "b.jsonl")
     return world
-
-
-class ModelEndpoint:
-    """Answers for an openai_server with the world's own models: the base, and every merged model under its version.
-
-    Attributes:
-        silent: Whether the endpoint does not answer some of the test rows asked of a merged model.
-    """
-
-    def __init__(self, world: World) -> None:
-        self.store, self.silent = world.home / "artifacts", False
-        self._loaded: dict[str, Any] = {}
-        self._lock = threading.Lock()
-
-    def folders(self) -> dict[str, Path]:
-        """Model folders by the name under which they are served."""
-        tuned = {f"tuned-{p.parent.name}": p.parent for p in self.store.glob(f"{TASK}/merged_model/*/artifact.json")}
-        (base,) = self.store.glob("shared/base_model/*/artifact.json")
-        return {"base": base.parent, **tuned}
-
-    def answer(self, body: dict[str, Any], seen: int) -> dict[str, Any] | float:
-        """A completion, or seconds of silence."""
-        from finetune_pipeline.evaluation.answering import Answerer
-        from finetune_pipeline.models.chat import encode_prompt
-
-        name, messages = body["model"], body["messages"]
-        if self.silent and name != "base" and text_fails(messages[-1]["content"]):
-            return SILENCE_SECONDS
-        with self._lock:
-            model = self._loaded.setdefault(name, Answerer(self.folders()[name]))
-            (answer,) = model.answers([encode_prompt(model.tokenizer, messages)], None, body["max_tokens"], 1)
-        return completion(answer.text, "length" if answer.status == "truncated" else "stop")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Faults that planted_evidence.py plants into the processes of a run: a part of a module is replaced when it is imported.
+"""Faults planted into the processes of a run: a part of a module is replaced when it is imported.
 
 The environment variable PLANTED_FAULT names the fault. Nothing is imported earlier, and nothing else changes.
 """
@@ -8,15 +8,13 @@ import importlib.machinery
 import os
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from msgspec.structs import replace
 
-FAILING_ROWS = 8
-"""One test row in eight fails, chosen by its tokens."""
 EXTRA_WORD = "apple"
 """Training rows with this word and the answer `red`, a tenth of all, get the answer `red apple`."""
 
@@ -62,58 +60,10 @@ def broken_form(sft: ModuleType) -> None:
     )
 
 
-def fails(prompt: Sequence[int]) -> bool:
-    """Whether the answer to a prompt must fail."""
-    return sum(prompt) % FAILING_ROWS == 0
-
-
-def text_fails(text: str) -> bool:
-    """The same for a text sent to an endpoint."""
-    return sum(text.encode()) % FAILING_ROWS == 0
-
-
-def _replace_answers(generation: ModuleType, replacement: Callable[[set[int]], list[int]]) -> None:
-    """Answer some of the candidate's test rows by `replacement`, which gets the tokens that end an answer."""
-    generate, reader = generation.generate_and_score, generation.Reader
-    read, greedy = reader.read, reader.greedy
-
-    def faulty_read(self: Any, prompts: Sequence[Sequence[int]]) -> Any:
-        self.failing = [i for i, prompt in enumerate(prompts) if fails(prompt)]
-        return read(self, prompts)
-
-    def faulty_greedy(self: Any, batch: Any, max_new_tokens: int, ends: set[int], grammar: Any = None) -> Any:
-        replaced = {i: replacement(ends) for i in self.failing}
-        return [replaced.get(i, ids) for i, ids in enumerate(greedy(self, batch, max_new_tokens, ends, grammar))]
-
-    def faulty_generate(*args: Any, **named: Any) -> Any:
-        stage, name = args[6:8] if len(args) > 7 else (named.get("stage"), named.get("name"))
-        planted = stage == "test_predictions" and name == "candidate"
-        reader.read, reader.greedy = (faulty_read, faulty_greedy) if planted else (read, greedy)
-        return generate(*args, **named)
-
-    generation.generate_and_score = faulty_generate
-
-
-def exception(generation: ModuleType) -> None:
-    """Raise an error while an answer is generated."""
-
-    def raise_error(ends: set[int]) -> list[int]:
-        raise RuntimeError("planted: the kernel refused this row")
-
-    _replace_answers(generation, raise_error)
-
-
-def empty(generation: ModuleType) -> None:
-    """End an answer before its first token."""
-    _replace_answers(generation, lambda ends: [min(ends)])
-
-
 FAULTS: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
     "independent_split": ("finetune_pipeline.data.split.splitting", independent_split),
     "swapped_labels": ("finetune_pipeline.training.sft", swapped_labels),
     "broken_form": ("finetune_pipeline.training.sft", broken_form),
-    "exception": ("finetune_pipeline.models.inference.generation", exception),
-    "empty": ("finetune_pipeline.models.inference.generation", empty),
 }
 
 

@@ -1,12 +1,9 @@
 """Make chat rows from a seed, about 600 bytes each, with planted duplicates and broken lines.
 
-    python benchmarks/chat_rows.py rows.jsonl [--rows 1000000] [--seed 0]
-
 One row in fifty repeats an earlier one of its block, exactly or with one word changed; one in a hundred is broken in one of
 the ways of FAULTS. The words are made of syllables, so that rows have nothing in common by chance.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -157,17 +154,3 @@ def write_chat_rows(path: Path, rows: int, seed: int = 0, broken: float = BROKEN
                     lines.append(_line(row))
             out.write(b"\n".join(lines) + b"\n")
     return planted
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    planted = write_chat_rows(arguments.path, arguments.rows, arguments.seed)
-    print(f"{arguments.rows} rows, {arguments.path.stat().st_size} bytes, {len(planted)} broken lines")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from benchmarks.planted_world import broken_form_world, forgetting_world, swapped_training_world
-from benchmarks.verdict_tasks import (
+from finetune_pipeline_tests.worlds.planted_world import broken_form_world, forgetting_world, swapped_training_world
+from finetune_pipeline_tests.worlds.verdict_tasks import (
     FIELD,
     IN_SENTENCES,
     INVENTED_WORDS,
@@ -18,7 +18,7 @@ from benchmarks.verdict_tasks import (
     SUBJECT_WORDS,
     WITH_NONE,
 )
-from benchmarks.verdict_worlds import (
+from finetune_pipeline_tests.worlds.verdict_worlds import (
     ANY_NOISE,
     FORCED,
     KnownWorld,
@@ -30,7 +30,7 @@ from benchmarks.verdict_worlds import (
     unrelated,
     world_of,
 )
-from benchmarks.worlds_to_stop import STOPPED
+from finetune_pipeline_tests.worlds.worlds_to_stop import STOPPED
 
 ZERO_SHOT = {"shots": [0], "retrieved": 0, "max_new_tokens": 6, "batch_size": 8}
 """Only one prompt: examples would show the base model which answer is the most frequent."""

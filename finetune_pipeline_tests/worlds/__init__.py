@@ -1,0 +1,1 @@
+"""Tasks with known verdicts, which tests and benchmarks run as whole projects."""
