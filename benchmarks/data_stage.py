@@ -1,6 +1,6 @@
 """The whole data stage at scale, from the raw file to certified splits.
 
-    python benchmarks/data_stage.py [--rows 300000] [--compare]
+    python benchmarks/data_stage.py [--rows 300000]
 
 Rows are made by chat_rows.py (fixed seed, about 600 bytes each, planted duplicates and broken lines). Measured in a fresh
 process: seconds of wall clock and CPU (of all the stage's processes), and the peak of their summed resident memory, sampled
@@ -114,7 +114,6 @@ def measure(folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=300_000)
-    parser.add_argument("--compare", action="store_true", help="also compare near_duplicates.py with datasketch")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
@@ -145,10 +144,6 @@ def main() -> None:
         print(name, figures["steps"][name]["facts"])
     if not arguments.folder:
         shutil.rmtree(folder)
-    if arguments.compare:
-        print(flush=True)
-        script = Path(__file__).with_name("near_duplicates.py")
-        subprocess.run([sys.executable, str(script), "--rows", "100000", "--datasketch"], check=True)
 
 
 if __name__ == "__main__":

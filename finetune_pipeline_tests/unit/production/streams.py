@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from benchmarks.log_kills import make_task
 from finetune_pipeline.production.drift import DriftReport
 from finetune_pipeline.spec import Task, TaskSpec, load_task
 
@@ -17,6 +16,20 @@ _COMMON = [f"common{i}" for i in range(400)]
 _TOPICS = {label: [f"{label}{i}" for i in range(150)] for label in LABELS}
 _NEW = [f"novel{i}" for i in range(150)]
 START = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def make_task(root: Path) -> Path:
+    """Make a task folder without rows."""
+    folder = root / "demo"
+    (folder / "logs").mkdir(parents=True)
+    spec = {
+        "name": "demo",
+        "description": "d",
+        "system_prompt": "s",
+        "output": {"kind": "labels", "labels": ["a", "b"]},
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+    return folder
 
 
 def task_of(folder: Path, **sections: Any) -> Task:

@@ -1,6 +1,6 @@
-"""Hostile lines through every way in; benchmarks/fuzz_rows.py sends a million each."""
+"""Hostile lines through every way in."""
 
-from benchmarks.fuzz_rows import fuzz
+from finetune_pipeline_tests.unit.production.hostile_lines import fuzz
 
 
 def test_no_hostile_line_crashes_or_is_lost_and_sound_ones_are_kept() -> None:

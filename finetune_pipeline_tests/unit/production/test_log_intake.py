@@ -14,13 +14,13 @@ import fsspec
 import pyarrow
 import pytest
 
-from benchmarks.log_kills import play
 from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production import log_intake, log_store
 from finetune_pipeline.production.erasure import forget
 from finetune_pipeline.spec import Task
+from finetune_pipeline_tests.unit.production.killed_intakes import play
 from finetune_pipeline_tests.unit.production.streams import task_of
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.log_kills import make_task
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.production import log_intake
@@ -17,6 +16,7 @@ from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import trace_logs
 from finetune_pipeline.tracking.trace_logs import ingest_traces
 from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.unit.production.streams import make_task
 
 
 @pytest.fixture

@@ -1,16 +1,12 @@
 """Fuzz log intake, `POST /feedback` and the reading of raw files: no crash, and every line accounted for.
 
-    python benchmarks/fuzz_rows.py [--lines 1000000] [--seed 0]
-
 A hostile line is a valid row in which values are replaced (numbers that JSON does not have, integers of 400 and 5,000 digits,
 times at the edges of the calendar, lone surrogates, deep nesting, text that looks like JSON, control tokens or personal data),
 keys are dropped, doubled or added, and bytes damaged; or it is noise. Valid rows between them must all be kept.
 """
 
-import argparse
 import json
 import random
-import sys
 import tempfile
 import time
 import traceback
@@ -19,9 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.log_kills import make_task
 from finetune_pipeline.data.json_lines import decode_line, is_blank
 from finetune_pipeline.data.raw_files import container_facts
 from finetune_pipeline.data.readers.any_file import read_records
@@ -31,8 +24,8 @@ from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.production.log_rows import parse_line
 from finetune_pipeline.serving.requests import BadRequest, parse_feedback
 from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline_tests.unit.production.streams import make_task
 
-FILE_LINES = 20_000
 VALID_EVERY = 100
 """Every 100th line of a file is valid, from the first on."""
 _LOG = {"id": "r", "timestamp": "2026-05-01T10:00:00Z", "input": "where is it", "output": "a", "model_version": "1"}
@@ -171,7 +164,7 @@ def through_raw(task: Task, folder: Path, lines: list[bytes], tally: Tally) -> N
         tally.rules.update(result.by_rule)
 
 
-def fuzz(lines: int, seed: int, file_lines: int = FILE_LINES) -> dict[str, Tally]:
+def fuzz(lines: int, seed: int, file_lines: int) -> dict[str, Tally]:
     """Send `lines` lines through each entry point. After a crash, which is printed, the lines of its file count as lost."""
     tallies = {way: Tally() for way in _VALID}
     for way, tally in tallies.items():
@@ -195,23 +188,3 @@ def fuzz(lines: int, seed: int, file_lines: int = FILE_LINES) -> dict[str, Tally
                     tally.crashes += 1
                 tally.seconds += time.process_time() - began
     return tallies
-
-
-def main() -> int:
-    """Print a table. Returns 1 if a line crashed or was lost, or a valid one was refused."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    tallies = fuzz(arguments.lines, arguments.seed)
-    for way, tally in tallies.items():
-        print(
-            f"{way:9} {tally.lines} lines = {tally.kept} kept + {tally.refused} refused, {tally.lost} lost; "
-            f"{tally.valid_kept} of {tally.valid} valid ones kept; {tally.crashes} crashes; {tally.seconds:.0f} s of CPU"
-        )
-        print(f"          refused for: {', '.join(f'{n} {rule}' for rule, n in tally.rules.most_common(9))}")
-    return 0 if all(tally.good for tally in tallies.values()) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

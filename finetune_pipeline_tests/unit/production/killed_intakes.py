@@ -1,13 +1,10 @@
 """Exactly-once log intake: intakes are killed at random while a process writes and rotates logs; no row is lost or doubled.
 
-    python benchmarks/log_kills.py [--kills 200] [--seed 0]
-
 A process writes rows to several files, flushing in the middle of lines, and rotates the files: by renaming, by copying and
 truncating, by gzipping (while intakes read), and by date. Meanwhile intakes run, each killed with SIGKILL after a random time.
 At the end one undisturbed intake runs. Every written row must be in the store exactly once.
 """
 
-import argparse
 import gzip
 import json
 import multiprocessing
@@ -15,37 +12,20 @@ import os
 import random
 import shutil
 import signal
-import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production import log_intake
 from finetune_pipeline.production.log_intake import ingest_new_lines
 from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.spec import load_task
+from finetune_pipeline_tests.unit.production.streams import make_task
 
 ROTATIONS = ("rename", "copytruncate", "rename_gzip", "dated", "copytruncate_gzip")
 _TEXT = "the courier left the parcel at the wrong door and nobody answers the telephone " * 4
-
-
-def make_task(root: Path) -> Path:
-    """Make a task folder without rows."""
-    folder = root / "demo"
-    (folder / "logs").mkdir(parents=True)
-    spec = {
-        "name": "demo",
-        "description": "d",
-        "system_prompt": "s",
-        "output": {"kind": "labels", "labels": ["a", "b"]},
-    }
-    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
-    return folder
 
 
 def write_logs(folder: Path, summary: Path, stop: Path, seed: int, pause: float) -> None:
@@ -165,22 +145,3 @@ def _segments(state: Path) -> tuple[int, bool]:
     named = {s["name"] for s in json.loads(ledger.read_text())["segments"]} if ledger.exists() else set()
     files = list((state / "segments").iterdir()) if (state / "segments").is_dir() else []
     return len(named), any(path.stem not in named for path in files)
-
-
-def main() -> int:
-    """Print the counts. Returns 1 if a row was lost or doubled."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="finetune-logs-") as root:
-        counts = play(Path(root), arguments.kills, arguments.seed)
-    for key, value in counts.items():
-        print(f"{key:26} {value}")
-    exactly_once = counts["rows_in"] == counts["rows_out"] and not counts["lost"] and not counts["twice"]
-    print("rows in = rows out" if exactly_once else "ROWS WERE LOST OR DOUBLED")
-    return 0 if exactly_once else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
