@@ -1,12 +1,12 @@
-"""Disturb a whole project on a tiny random model with faults of every kind; its artifacts must come out the same.
+"""Disturb a whole project on a tiny random model by kills and a full disk; its artifacts must come out the same.
 
-    python -m benchmarks.chaos --work DIR [--faults kills,disk,…] [--kills 2] [--assets adapter,…] [--seed 0]
+    python -m benchmarks.chaos --work DIR [--faults 'kills,killed with a waiter,disk'] [--kills 2] [--assets adapter,…] [--seed 0]
 
 An undisturbed run from nothing comes first and is kept in DIR. Each fault starts from its result, without some assets, in
-DIR/now. The fault happens, its cause is repaired (there is space again, the server is up), `finetune run` is started once
-more, and then every file of every artifact must have the digest of the undisturbed run (except for measured values, see
-`chaos_runs.contents`). At no time may an artifact differ from its manifest; every row of the production log must be in
-production_logs exactly once; nothing unfinished may be left behind. Needs Linux; `disk` needs the right to mount.
+DIR/now. The fault happens, its cause is repaired (there is space again), `finetune run` is started once more, and then every
+file of every artifact must have the digest of the undisturbed run (except for measured values, see `comparable.contents`). At
+no time may an artifact differ from its manifest; every row of the production log must be in production_logs exactly once;
+nothing unfinished may be left behind. Needs Linux; `disk` needs the right to mount.
 """
 
 import argparse
@@ -25,30 +25,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.chaos_runs import (
-    Run,
-    contents,
-    has_artifact,
-    left_in_pool,
-    problems_left,
-    remove,
-    run_id_of,
-    stage_of,
-)
-from benchmarks.chaos_servers import Proxy, kill_dagster, mlflow_server
+from finetune_pipeline_tests.graph.comparable import contents
 from finetune_pipeline_tests.graph.disturbed import (
     LOG_ROWS,
     check_artifacts,
-    heavy_child,
+    has_artifact,
     kill_in,
-    kill_run,
     last_output,
+    left_in_pool,
     logged_ids,
     new_project,
+    problems_left,
+    remove,
+    run_id_of,
     run_in_progress,
+    stage_of,
     stop_run,
-    wait_for,
 )
+from finetune_pipeline_tests.graph.forked import Run
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -160,36 +154,6 @@ def kills(chaos: Chaos) -> tuple[Project, int, str]:
     return project, finish(project), f"{total} kills"
 
 
-def signals(chaos: Chaos) -> tuple[Project, int, str]:
-    """Send a signal to a whole run at a random moment and start it again, ten times `kills`: to the command alone, or to its
-    process group, as a terminal does."""
-    rng, sent = random.Random(chaos.seed), 0
-    key = chaos.finished / "home" / "artifacts" / "scrubbing.key"
-    project = new_project(chaos.now, chaos.base, key)
-    project.cold = False
-    for number in range(10 * chaos.kills):
-        name = ("SIGKILL", "SIGINT", "SIGTERM", "SIGHUP")[number % 4]
-        (project.root / "run.log").unlink(missing_ok=True)
-        run = Run(project)
-        wait_for(run, lambda run=run: run_in_progress(project, run))
-        end = time.monotonic() + rng.uniform(0, 25)
-        while time.monotonic() < end and run.poll() is None:
-            time.sleep(0.01)
-        if run.poll() is not None:
-            break
-        where, group = "+".join(run_in_progress(project, run)) or "between two", rng.random() < 0.5
-        seconds = stop_run(run, signal.Signals[name], group=group)
-        check_artifacts(project)
-        output = last_output(project)
-        if name in ("SIGINT", "SIGTERM") and "warm_workers" not in output:  # which answer signals while they start
-            assert "Traceback" not in output and "locked" not in output, output
-            assert output.count("stopped; what was made") == 1, output
-        sent += 1
-        victim = "group" if group else "command"
-        print(f"  {name} for the {victim} in {where}, which ended {seconds:.1f} s later", flush=True)
-    return project, finish(project), f"{sent} signals"
-
-
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Callable[[str], object]]:
     """Mount a file system of `size` bytes at `folder`, with its files; yields a function that changes the size. The files are
@@ -229,52 +193,6 @@ def disk(chaos: Chaos) -> tuple[Project, int, str]:
         resize("1g")
         code = finish(project)
     return project, code, "; ".join(events)
-
-
-def mlflow(chaos: Chaos) -> tuple[Project, int, str]:
-    """The tracking server refuses, is silent, or is slow, each from a random moment on; then it is back."""
-    rng, project, events = random.Random(chaos.seed), chaos.project_without(REMOVED), []
-    environment = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-    with mlflow_server(chaos.work / "mlflow") as port, Proxy(port) as proxy:
-        environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{proxy.port}"
-        for mode in ("refuse", "silent"):
-            run, asset = Run(project, **environment), rng.choice(REMOVED)
-            wait_for(run, lambda asset=asset, run=run: asset in run_in_progress(project, run))
-            proxy.mode = mode
-            code, output = run.wait(900), last_output(project)
-            events.append(f"{mode} in {asset}: exit code {code}")
-            assert code == 1 and "MLflow at http" in output and "fix:" in output, output
-            check_artifacts(project)
-            proxy.mode = "open"
-        proxy.mode = "slow"
-        began = time.monotonic()
-        code = finish(project, **environment)
-        events.append(f"then each answer 0.2 s late: exit code {code} after {time.monotonic() - began:.0f} s")
-    return project, code, "; ".join(events)
-
-
-def checkpoint(chaos: Chaos) -> tuple[Project, int, str]:
-    """Kill the training after a checkpoint, and change a byte of one of the checkpoint's files."""
-    rng, project = random.Random(chaos.seed), chaos.project_without(["adapter"])
-    run = Run(project)
-    work = project.home / "artifacts" / project.folder.name / ".work" / "adapter"
-    pattern = "*/**/checkpoint-*/trainer_state.json"
-    assert wait_for(run, lambda: list(work.glob(pattern)) and heavy_child(run)), "no checkpoint"
-    kill_run(run)
-    newest = max(work.glob(pattern), key=lambda path: path.stat().st_mtime).parent
-    file = rng.choice(sorted(path for path in newest.iterdir() if path.is_file() and path.stat().st_size))
-    content = bytearray(file.read_bytes())
-    content[rng.randrange(len(content))] ^= 0xFF
-    file.write_bytes(content)
-    return project, finish(project), f"one byte of {newest.name}/{file.name} changed"
-
-
-def two_at_once(chaos: Chaos) -> tuple[Project, int, str]:
-    """Start two runs of the same task at the same moment."""
-    project = chaos.project_without(REMOVED)
-    runs = [Run(project), Run(project)]
-    codes = [run.wait(900) for run in runs]
-    return project, finish(project), f"exit codes {codes[0]} and {codes[1]}"
 
 
 def killed_with_a_waiter(chaos: Chaos) -> tuple[Project, int, str]:
@@ -320,13 +238,8 @@ def _end_undisturbed(chaos: Chaos, project: Project, runs: list[Run]) -> int:
 
 FAULTS: dict[str, Callable[[Chaos], tuple[Project, int, str]]] = {
     "kills": kills,
-    "signals": signals,
-    "checkpoint": checkpoint,
-    "two at once": two_at_once,
     "killed with a waiter": killed_with_a_waiter,
     "disk": disk,
-    "mlflow": mlflow,
-    "dagster": lambda chaos: kill_dagster(chaos.project_without([*REMOVED, "adapter"]), random.Random(chaos.seed)),
 }
 """Each makes a fault happen and returns the project, the exit code of the last run, and what happened."""
 

@@ -1,11 +1,14 @@
 """Helpers to kill runs at random moments, and to check the result: complete artifacts, no lost rows, identical bytes."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -193,3 +196,76 @@ def new_project(root: Path, base: Path, key: Path | None = None, log_rows: int =
         target.parent.mkdir(parents=True)
         shutil.copy2(key, target)
     return project
+
+
+def problems_left(project: Project) -> list[str]:
+    """What an ended run must not leave: records of runs that go on or are doubled, slots, locks, doubled model versions."""
+    mlflow, history = project.home / "mlflow" / "mlflow.db", project.home / "dagster" / "history" / "history"
+    tag = "(SELECT value FROM tags WHERE run_uuid = runs.run_uuid AND key = '{}')"
+    tags = ", ".join(map(tag.format, ("dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version")))
+    queries = {
+        "MLflow runs that go on": (mlflow, "SELECT name FROM runs WHERE status = 'RUNNING'"),
+        "doubled MLflow runs": (mlflow, f"SELECT name FROM runs GROUP BY {tags} HAVING count(*) > 1"),
+        "more than one version": (mlflow, "SELECT version FROM model_versions WHERE version > 1"),
+        "Dagster runs that go on": (
+            history / "runs.db",
+            "SELECT run_id FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')",
+        ),
+        "slots": (
+            history / "runs" / "index.db",
+            "SELECT run_id, step_key FROM concurrency_slots WHERE run_id IS NOT NULL",
+        ),
+        "places in a pool": (history / "runs" / "index.db", "SELECT run_id, step_key FROM pending_steps"),
+    }
+    problems = []
+    for name, (file, query) in queries.items():
+        with contextlib.closing(sqlite3.connect(file)) as database:
+            rows = database.execute(query).fetchall()
+        problems += [f"{name}: {rows}"] if rows else []
+    locks = [
+        *(project.home / "artifacts").glob("*/.locks/*"),
+        *(project.home / "locks").glob("*"),
+        mlflow.parent / ".runs.lock",
+    ]
+    for path in locks:
+        with path.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                problems.append(f"lock held: {path}")
+    return problems
+
+
+def run_id_of(project: Project, run: Running) -> str:
+    """The id of a run in Dagster; "" if it has not begun yet."""
+    names = [path.stem for path in (project.home / "progress").glob(f"*-{run.pid}-*.jsonl")]
+    return names[0].partition(f"-{run.pid}-")[2] if names else ""
+
+
+def left_in_pool(project: Project, run_id: str) -> list[str]:
+    """The rows of a run in Dagster's pools: `claimed` for a slot that it has, `assigned` for the next one, `waiting` for none."""
+    index = project.home / "dagster" / "history" / "history" / "runs" / "index.db"
+    with contextlib.closing(sqlite3.connect(index, timeout=60)) as database:
+        claimed = database.execute("SELECT step_key FROM concurrency_slots WHERE run_id = ?", (run_id,)).fetchall()
+        rows = database.execute("SELECT step_key, assigned_timestamp FROM pending_steps WHERE run_id = ?", (run_id,))
+        return [
+            "claimed" if (step,) in claimed else "assigned" if assigned else "waiting"
+            for step, assigned in rows.fetchall()
+        ]
+
+
+def stage_of(asset: str) -> str:
+    """The stage whose job makes an asset."""
+    from finetune_pipeline.orchestration.assets import STAGES, stage_assets
+
+    return next(stage for stage in STAGES if asset in stage_assets(stage))
+
+
+def remove(project: Project, asset: str) -> None:
+    """Delete all artifacts of an asset."""
+    for folder in (project.home / "artifacts").glob(f"*/{asset}"):
+        shutil.rmtree(folder)
+
+
+def has_artifact(project: Project, asset: str) -> bool:
+    return any((project.home / "artifacts").glob(f"*/{asset}/*/artifact.json"))
