@@ -15,6 +15,7 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import failed_baseline_rows, failed_test_rows, unscored_items
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.answering import asking_settings
+from finetune_pipeline.plugins import plugin_versions
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.training import decisive_settings
@@ -86,7 +87,7 @@ STEPS = [
         "Canonical examples as JSON Lines. Bad rows go to quarantine with file, line, rule and fix.",
         data.make_validated,
         needs=("raw_examples",),
-        settings=lambda spec, run: validation_settings(spec),
+        settings=lambda spec, run: {**validation_settings(spec), **plugin_versions("formats")},
         code_version="21",
         checks=(
             data_check.files_read,
@@ -184,7 +185,11 @@ STEPS = [
         baseline.make_few_shot_baseline,
         needs=("train_split", "validation_split", "base_model"),
         after=("data_quality",),
-        settings=lambda spec, run: {**baseline.baseline_settings(spec), "passages": run.documents},
+        settings=lambda spec, run: {
+            **baseline.baseline_settings(spec),
+            "passages": run.documents,
+            **plugin_versions("metrics"),
+        },
         code_version="19",
         checks=(training_check.baseline_answered,),
         kinds=("huggingface", "parquet"),
@@ -200,7 +205,7 @@ STEPS = [
         "Whether fine-tuning is worth it, and whether the test can show the gain. Stops if something simpler is good enough.",
         baseline.make_advice,
         needs=("train_split", "validation_split", "few_shot_baseline"),
-        settings=lambda spec, run: baseline.advice_settings(spec),
+        settings=lambda spec, run: {**baseline.advice_settings(spec), **plugin_versions("gates")},
         code_version="14",
         checks=(
             training_check.learnable,
@@ -415,6 +420,7 @@ STEPS = [
             "never_break": run.never_break,
             "promoted": run.promoted,
             "champion_forgotten": run.champion_forgotten,
+            **plugin_versions("metrics", "gates"),
         },
         code_version="27",
         checks=evaluation_check.GATE_CHECKS,

@@ -1,6 +1,7 @@
 """The gates a candidate must pass to become `champion`. A gate without its measurement fails.
 
-Every module of this package that decorates a function with :func:`~.base.gate` is part of the registry.
+Every module of this package that decorates a function with :func:`~.base.gate` is part of the registry, and so is every
+installed package's with an entry point of the group ``finetune_pipeline.gates``.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +11,13 @@ from typing import Literal
 
 from finetune_pipeline.evaluation.gates.base import GATES, Gate, GateResult, GateStatus, LeastRows, Outcome, gate
 from finetune_pipeline.evaluation.result import DefaultGate, EvaluationResult
+from finetune_pipeline.plugins import load_plugins
 from finetune_pipeline.spec.looseness import with_defaults
 from finetune_pipeline.spec.model import TaskSpec
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
+load_plugins("gates", GATES)
 
 __all__ = [
     "GATES",
