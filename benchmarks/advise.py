@@ -7,6 +7,8 @@ model: `finetune advise` (without training), with `--measure` (a pilot), then `f
 whether the fine-tuned model significantly beats everything simpler (a win). Advice is right if it says "fine-tune" and
 training wins, or "no" and training does not win; undecided advice is counted separately. Finished sets are read from FOLDER,
 so an interrupted run continues. Exit code 1 if a certain "fine-tune" lost to something simpler.
+
+Measures: finetune_pipeline/baseline.
 """
 
 import argparse

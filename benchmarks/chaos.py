@@ -7,6 +7,8 @@ DIR/now. The fault happens, its cause is repaired (there is space again), `finet
 file of every artifact must have the digest of the undisturbed run (except for measured values, see `comparable.contents`). At
 no time may an artifact differ from its manifest; every row of the production log must be in production_logs exactly once;
 nothing unfinished may be left behind. Needs Linux; `disk` needs the right to mount.
+
+Measures: finetune_pipeline/engine, finetune_pipeline/orchestration, finetune_pipeline/tracking.
 """
 
 import argparse

@@ -5,6 +5,8 @@
 Rows are made by chat_rows.py (fixed seed, about 600 bytes each, planted duplicates and broken lines). Measured in a fresh
 process: seconds of wall clock and CPU (of all the stage's processes), and the peak of their summed resident memory, sampled
 ten times a second. The kernels are compiled beforehand.
+
+Measures: finetune_pipeline/data.
 """
 
 import argparse

@@ -5,6 +5,9 @@
 Each stream has its own training rows and 30 windows of 100 production rows. A change comes at the start of window 11. False
 alarm: any alarm of any signal in a stream without a change, or before it. Delay: windows from the change to the first alarm of
 a signal that can detect it.
+
+Measures: finetune_pipeline/production/drift.py, finetune_pipeline/production/signals.py,
+finetune_pipeline/production/token_distance.py.
 """
 
 import argparse

@@ -7,6 +7,8 @@ FOLDER holds the public sets (see public_sets.py). NAME: clinc150, snips, bitext
 kind of edit of the leakage certificate, none twice. Prints by kind how many copies ended in another split than their
 original, of the pairs of which cleaning kept both rows, without and with the links that keep similar rows together; and the
 CPU seconds of the data stage, the splits' shares, the links cut, and the largest unit.
+
+Measures: finetune_pipeline/data/split.
 """
 
 import argparse

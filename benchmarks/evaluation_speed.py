@@ -13,6 +13,8 @@ Without shots, the baseline of likelihoods reads fewer than 20 times our tokens 
 limit; it stays. Before the clocks start, both sides answer a few rows, since a virtual machine is slow on first use of memory.
 CPU seconds count, since the machine may be shared. The base model is not trained on the task and does not stop, so both sides
 write all new tokens.
+
+Measures: finetune_pipeline/models/inference.
 """
 
 from __future__ import annotations

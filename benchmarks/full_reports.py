@@ -8,6 +8,8 @@ JSON), ticket_triage, order_intake; by default the first three. Each becomes a t
 with one thread; artifacts are kept in DIR/home, so an interrupted run continues. The pages are copied to DIR/reports.
 `--set training.epochs=4` changes a task.yaml; `--shuffle` shuffles the labels, so that there is nothing to learn. Prints for
 each task: time, exit code, verdict, every model's score, and every gate's result.
+
+Measures: finetune_pipeline/data, finetune_pipeline/baseline, finetune_pipeline/training, finetune_pipeline/evaluation.
 """
 
 import argparse

@@ -6,6 +6,9 @@ Right and wrong answers are drawn; each candidate is judged by `beats_baseline` 
 significance level that its look at the test leaves. Decisions depend on the discordant counts alone and are cached, so that
 thousands of simulations take seconds. Beside every figure stands the usual practice: an ordinary 95% interval at every look,
 and an unpaired z test of two accuracies; for macro-F1 a percentile bootstrap over the labels that occur in the test.
+
+Measures: finetune_pipeline/evaluation/gates, finetune_pipeline/evaluation/deciding.py,
+finetune_pipeline/evaluation/statistics.
 """
 
 import argparse

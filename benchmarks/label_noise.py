@@ -14,6 +14,8 @@ is sometimes wrong where it is most confident.
 run, `labels_believable` (label noise, files, trigger phrases) and `learnable`. `triggers` plants trigger phrases into samples of
 2,000 rows: a token, three words, a word of two or more rows of the set, and a word of 2 to 8% of its rows; into rows of another
 label or of all others, which get the target label; and a token into rows that have the label already.
+
+Measures: finetune_pipeline/data/quality.
 """
 
 import argparse

@@ -6,6 +6,8 @@ PUBLIC: folder of the public sets (see public_sets.py). Independent answers: rea
 equally frequent or each 1.5 times as frequent as the next one, 60 to 2,000 rows), and text and JSON sets with shuffled
 answers; --sets is the number of each kind. At most 5% of these may be called learnable. Dependent answers: public sets and the
 shipped tasks, whole and as small samples, beside the same rows with shuffled answers.
+
+Measures: finetune_pipeline/baseline.
 """
 
 import argparse

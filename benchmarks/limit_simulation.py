@@ -5,6 +5,8 @@
 Every simulation is at the limit: a gain of 0, or exactly the largest allowed share of lost rows or invalid answers. A gate
 then passes a candidate only by chance; 95% intervals promise that in at most 2.5% of simulations. The second figure is that
 of the same interval over rows, as if each were its own source.
+
+Measures: finetune_pipeline/evaluation/statistics.
 """
 
 import argparse

@@ -9,6 +9,8 @@ equal: the tracker runs models of two and three blocks and extrapolates, as for 
 minutes of one core). Neither column includes the CUDA context (the plan adds 700 MiB for it). The second table: memory that
 the packed attention of one layer keeps for its backward pass, and its peak, with buckets and FlexAttention, with a quarter of
 the tokens as the shared prefix of 16 rows. Rules of thumb: the hardware table in LLaMA-Factory's README.
+
+Measures: finetune_pipeline/planning.
 """
 
 import argparse

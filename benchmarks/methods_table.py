@@ -6,6 +6,8 @@ Each method is trained with its own defaults by the jobs that the graph runs, on
 result is merged where that is possible, and answers the sealed test as a candidate does in the graph. `--passes`: epochs over
 the training split (default: the method's own); qlora's are divided between its two phases as by default. Everything is kept
 in DIR, so an interrupted run continues. CPU time is printed beside the wall clock, which says little on a busy machine.
+
+Measures: finetune_pipeline/training, finetune_pipeline/spec/methods, finetune_pipeline/models/merging.py.
 """
 
 import argparse

@@ -6,6 +6,8 @@ Everything is the product's own: `finetune run`, `finetune automate --on`, `fine
 script only plays the outside world: it sends requests, labels answers and plants two faults. A day is a block of 60
 requests; the times in the logs are real. Afterwards the timeline is read from Dagster's history, MLflow and the artifact
 store. FOLDER must be empty. Exit code 1 if an expected event did not happen.
+
+Measures: finetune_pipeline/production, finetune_pipeline/orchestration.
 """
 
 import argparse

@@ -6,6 +6,8 @@ Takes the newest trained model of TASK in a FINETUNE_HOME, else the base model, 
 prompt: in the serving precision and in float32, in batches of 64, 8 and 1, batches of several rows twice. Every line is
 compared with the first: texts, and rows that change from right to wrong or back, which matter for a verdict. Gates judge base
 and candidate with one batch size and precision, and the same batches give the same answers.
+
+Measures: finetune_pipeline/models/inference, finetune_pipeline/models/loading.py.
 """
 
 import argparse

@@ -11,6 +11,8 @@ defaults of a task. All see the same rows for the same number of epochs, each in
 the whole process, from the start of Python to the saved adapter. `Training loop` is that alone, with our validation passes
 in it (the baselines make none); the limit is about it. One code judges all adapters: the mean cross-entropy of the
 assistant's tokens of the validation rows, in float32.
+
+Measures: finetune_pipeline/training.
 """
 
 import argparse

@@ -8,6 +8,8 @@ processes, Dagster and MLflow on SQLite, on a model of two layers that was taugh
 if any verdict is wrong, or the advice before training: a "no" that the run refutes, or a "yes" although a gate then lacks rows.
 --null trains nothing: it simulates candidates that are exactly as good as their strongest rival,
 and lets the gates judge them (null_simulation.py).
+
+Measures: finetune_pipeline/data, finetune_pipeline/baseline, finetune_pipeline/evaluation.
 """
 
 import argparse
