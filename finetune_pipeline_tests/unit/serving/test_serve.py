@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -19,12 +20,14 @@ import yaml
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.log_merging import read_logs
-from finetune_pipeline.serving.loaded_model import ServedModel
+from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
 from finetune_pipeline.serving.local_server import LocalServer
+from finetune_pipeline.serving.requests import BadRequest
 from finetune_pipeline.serving.server import MAX_BODY, chat_app
 from finetune_pipeline.serving.service import WAITING, LogWriter, Service
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
+from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 from finetune_pipeline_tests.unit.processes import wait_until
 
 
@@ -129,6 +132,18 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
     turns[0]["content"] = "Speak like a pirate."
     status, refused = running.ask("/v1/chat/completions", {"messages": turns})
     assert status == 400 and "omit the system turn" in refused["error"]["message"]
+
+
+def test_a_prefix_beside_its_base_answers_and_stops_for_a_client_that_is_gone(models: Path, tmp_path: Path) -> None:
+    asked, gone = [{"role": "user", "content": "my invoice is wrong"}], Event()
+    base = ServedModel("tickets:1", models / "one", None, SYSTEM, 6)
+    prefix = replace(base, adapter=soft(models / "one", tmp_path / "adapter", kind="prefix"))
+    loaded, plain = LoadedModel(prefix), LoadedModel(base).answer(asked, None, gone)
+    reply = loaded.answer(asked, None, gone)
+    assert reply.text != plain.text and reply.prompt_tokens == plain.prompt_tokens
+    gone.set()
+    with pytest.raises(BadRequest, match="closed the connection"):
+        loaded.answer(asked, None, gone)
 
 
 ASKED = {"messages": [{"role": "user", "content": "x"}]}
