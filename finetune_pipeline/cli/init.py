@@ -125,7 +125,7 @@ def write_task(draft: Draft, sources: Sequence[GivenFile], folder: Path, store: 
 
     placed: list[str] = []
     try:
-        place_files(sources, folder, draft.converted, draft.reading.containers, placed)
+        place_files(sources, folder, draft.reading.containers, placed)
         if draft.schema is not None:
             write_json(folder / "schema.json", draft.schema)
         file_list = listed([Path(file.name).name for file in sources], 3)

@@ -34,17 +34,10 @@ ASSISTANTS = tuple(
     service employee seller doctor tutor teacher berater""".split()
 )
 USERS = ("user", "human", "customer", "client", "kunde", "visitor", "guest", "patient", "student", "buyer", "caller")
-HEADINGS = {
-    **dict.fromkeys(("instruction", "input", "question", "q"), "user"),
-    **dict.fromkeys(("response", "output", "answer", "a"), "assistant"),
-}
-"""Headings in a text that mean a role, as in Alpaca's template: `### Instruction:`, `### Response:`."""
 GROUPS = (
     *("group", "group_id", "conversation_id", "dialogue_id", "dialog_id", "thread_id", "session_id", "chat_id"),
     *("customer_id", "user_id", "document_id", "doc_id", "case_id", "patient_id"),
 )
-TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket", "ticket_id", "call_id", "case")
-"""Columns with the conversation id, in tables of turns."""
 GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "suggestions"))
 """Words in names of columns with a machine's proposal; an annotator's answer in another column is preferred."""
 ASKED = frozenset(("input", "inputs", "request", "prompt", "question"))
@@ -52,8 +45,6 @@ SAID = frozenset("output outputs response responses reply replies generations an
 """Keys above a request (ASKED), and above the reply to it or the annotations of it (SAID)."""
 REJECTED = frozenset(("rejected", "non_preferred_output", "rejected_response"))
 """Columns with the rejected answer of preference data."""
-FLAGS = ("was_cancelled", "is_impossible")
-"""Keys that are true if an element of a list has no answer: an annotator skipped it, or the question has none."""
 CONTEXTS = ("context", "passage", "paragraph")
 """Columns with the text that a question is about."""
 INTERNAL = {"public": ("false", "0"), "private": ("true", "1"), "internal": ("true", "1"), "part_type": ("note",)}

@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,9 +30,8 @@ _SUBJECTS = ("input", *names.CONTEXTS, "schema", "sentence", "document", "articl
 _CHOICES = ("choices", "options", "endings", "alternatives")
 _CHOICE = re.compile(r"[a-e]|(option|opt|choice|op|ending|sol)_?([a-e]|[0-5])")
 _LETTERS = "ABCDEFGHIJ"
-_VERDICTS = ("winner", "preference", "preferred", "choice", "chosen", "better", "best", "label")
 _SIDES = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"))
-"""Ends of the names of two answers to compare. A verdict for the second one has the same end, in lower case."""
+"""Ends of the names of two answers to compare."""
 
 
 def texts_of(columns: Mapping[str, Column]) -> list[Column]:
@@ -72,14 +71,21 @@ def answers_of(
     answers = [c for c in possible if names.rank(c.name, names.WRITTEN) is not None and c.path != text_path]
     answers = [c for c in answers if c.filled >= 0.5 * c.rows and not c.is_id and c not in named]
     answers = [c for c in answers if not text_path.startswith(f"{c.path}.")]  # what contains the text is no answer
-    written = _ranked([c for c in answers if c.is_text or c.is_json or c.is_label or c.numeric], names.WRITTEN)
+    answers = [c for c in answers if c.is_text or c.is_json or c.is_label or c.numeric]
+    written = _ranked(answers, names.WRITTEN)
     unnamed, unpredictable = [c for c in labels if c not in named and c not in written], []
-    if text_path and not named and not written and (len(unnamed) > 1 or len(texts) > 1):
+    if (
+        text_path
+        and not named
+        and not written
+        and (len(unnamed) > 1 or len(texts) > 1 or any(c.numeric for c in unnamed))
+    ):
         scores = {c.path: _predictability(rows, text_path, c.path) for c in unnamed}
         unpredictable = [c for c in unnamed if scores[c.path] <= _PREDICTABLE or (c.is_reference and len(texts) > 1)]
         unnamed = [c for c in unnamed if c not in unpredictable]
+        unpredictable = [c for c in unpredictable if not c.numeric]  # amounts
         unnamed.sort(key=lambda c: (-round(scores[c.path], 1), c.numeric))
-    structured = [c for c in possible if c.is_json and c.is_top and c not in written]
+    structured = [c for c in possible if c.is_json and c.is_top and c not in written and not c.is_record]
     structured = [c for c in structured if f"{c.path}[]" not in (segments or "")]
     replies = [c for c in texts[1:] if c.is_below(names.SAID) and c.name in ("text", "content")] + _replies(texts)
     other_texts = [c for c in texts[1:] if c not in written]
@@ -143,20 +149,12 @@ def labels_of(columns: list[Column]) -> str:
     return f"join(', ', [{', '.join(conditions)}][?@]) || 'none'"
 
 
-def better_of_two(columns: Mapping[str, Column]) -> tuple[Column, list[str]] | None:
-    """Return the better of two answers, and the columns of both and of the verdict: `response_a`, `response_b` and `winner`.
-    Of two equally good answers it is the first."""
-    for verdict in (c for c in columns.values() if names.plain_name(c.name) in _VERDICTS):
-        for first, second in _SIDES:
-            second_wins = [
-                value for value in verdict.values if names.plain_name(value).rpartition("_")[2] == second.lower()
-            ]
-            for column in columns.values():
-                other = columns.get(f"{column.path.removesuffix(first)}{second}")
-                if second_wins and column.is_text and column.path.endswith(f"_{first}") and other and other.is_text:
-                    value = f"'{second_wins[0]}'" if verdict.kind == "text" else f"`{second_wins[0]}`"
-                    path = f"{verdict.path} == {value} && {other.path} || {column.path}"
-                    return replace(column, path=path), [column.path, other.path, verdict.path]
+def rival_of(answer: Column, columns: Mapping[str, Column]) -> Column | None:
+    """Return another answer to the same text, of which one is better: `response_b` of `response_a`; None if there is none."""
+    for first, second in (pair for a, b in _SIDES for pair in ((a, b), (b, a))):
+        rival = columns.get(f"{answer.path.removesuffix(first)}{second}")
+        if answer.is_text and answer.path.endswith(f"_{first}") and rival and rival.is_text:
+            return rival
     return None
 
 

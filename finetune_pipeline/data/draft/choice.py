@@ -7,10 +7,16 @@ from typing import Any
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft import candidates
-from finetune_pipeline.data.draft.columns import ELEMENT, KEY, MOST_VALUES, SAMPLE, Column, columns_of
-from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat, with_answer
+from finetune_pipeline.data.draft.columns import ELEMENT, KEY, MOST_VALUES, SAMPLE, Column, Refusal, columns_of
+from finetune_pipeline.data.draft.conversations import (
+    Chat,
+    chat_of,
+    numbered_turns,
+    single_messages,
+    turns_in_elements,
+    whole_chat,
+)
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.draft.turns import numbered_turns, roles_of, single_messages, speaker_id_key, transcript_of
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.findings import listed
 
@@ -24,7 +30,6 @@ class Choice:
         text, answer: The chosen columns.
         texts, answers: All candidate columns, the chosen one first.
         unused: Columns that nothing reads.
-        flag: (list, key): elements of that list are left out where the key is true.
         chat: The turns, if the rows are conversations.
     """
 
@@ -34,61 +39,82 @@ class Choice:
     texts: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
-    flag: tuple[str, str] | None = None
     chat: Chat | None = None
 
 
-def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | str:
-    """Choose the columns with the user's text and the answer, or take the named ones. Returns a message if there are none."""
+def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | Refusal:
+    """Choose the columns with the user's text and the answer, or take the named ones. Returns the reason if there are none."""
     if not (text or answer) and (chat := whole_chat(rows)):
         keys = dict.fromkeys(key for row in rows if isinstance(row.value, dict) for key in row.value)
         return Choice(chat=chat, unused=[names.key_path(key) for key in keys if key not in chat.columns])
     columns = columns_of(rows)
     if unknown := [name for name in (text, answer) if name and _find_column(columns, name) is None]:
-        return f"there is no column {', '.join(map(repr, unknown))}; {_describe_columns(columns)}"
+        return _refusal(f"there is no column {', '.join(map(repr, unknown))}", columns)
     if text and text == answer:
-        return f"the column {text!r} cannot be both the text and its answer; {_describe_columns(columns)}"
-    chat = None if text or answer else chat_of(rows, columns)
-    if chat and (chat := with_answer(chat, rows, columns)):
-        return Choice(chat.fields, chat=chat, unused=_unused(columns, [*chat.columns, *chat.fields.values()]))
-    lists = [c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "["]
-    segments = _segments(rows, columns) or ""
-    keys_in = {c.path: {key for row in exploded(rows[:SAMPLE], c.path) for key in row.value} for c in lists}
-    flags = {path: flag for path, keys in keys_in.items() for flag in names.FLAGS if flag in keys}
-    for column in lists if not answer else ():
-        if key := speaker_id_key(rows, column.path):
-            return f"{column.path} holds turns whose speakers are ids: {key}; put the speaker, customer or agent, into `role`"
+        return _refusal(f"the column {text!r} cannot be both the text and its answer", columns)
+    conversation = None if text or answer else chat_of(rows, columns)
+    if isinstance(conversation, Refusal):
+        return conversation
+    if conversation:
+        used = [*conversation.columns, *conversation.fields.values()]
+        return Choice(conversation.fields, chat=conversation, unused=_unused(columns, used))
     choice = _choose_pair(rows, columns, text, answer)
-    if not answer and (why := single_messages(columns, columns.get(choice.answer) if choice else None)):
-        return why
-    if choice and not text and (why := numbered_turns(columns, choice.texts[0])):
-        return why
-    is_certain = choice and (answer or choice.answer not in columns or names.is_answer(columns[choice.answer].name))
-    if choice and is_certain and not flags:
+    if isinstance(choice, Refusal):
         return choice
-    for column in sorted(lists, key=lambda c: c.path not in flags):
-        flag = flags.get(column.path)
-        element_rows = [row for row in exploded(rows, column.path) if not (flag and row.value.get(flag))]
+    if not answer and (refusal := single_messages(columns, columns.get(choice.answer) if choice else None)):
+        return refusal
+    if choice and not text and (refusal := numbered_turns(columns, choice.texts[0])):
+        return refusal
+    if choice and (answer or choice.answer not in columns or names.is_answer(columns[choice.answer].name)):
+        return choice
+    in_elements = _choose_in_elements(rows, columns, text, answer, choice)
+    return in_elements or choice or _refusal("no two columns look like a text and its answer", columns)
+
+
+def _choose_in_elements(
+    rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None, choice: Choice | None
+) -> Choice | Refusal | None:
+    """Choose the columns of text and answer among the elements of a list, if they fit better than the row's own `choice`."""
+    segments = _segments(rows, columns) or ""
+    for column in (
+        c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "["
+    ):
+        element_rows = exploded(rows, column.path)
+        if len(element_rows) < len(rows) / 2:
+            continue
         element_columns = columns_of(element_rows)
-        pair = _choose_pair(element_rows, element_columns, text, answer) if len(element_rows) >= len(rows) / 2 else None
-        if pair is None:
+        pair = _choose_pair(element_rows, element_columns, text, answer)
+        if not isinstance(pair, Choice):
             continue
         is_named = pair.answer in element_columns and names.is_answer(element_columns[pair.answer].name)
-        is_better = choice is None or bool(flag) or is_named
+        is_better = choice is None or is_named
         if f"{column.path}[]" in segments:  # pieces of one text, unless the row has a label for each of them
             is_better = is_named and pair.answer in columns
-        if is_better:
-            if not answer and (why := single_messages(element_columns, element_columns.get(pair.answer))):
-                return why
-            each = f"{column.path}[?!{flag}]" if flag else column.path
-            return replace(pair, fields={"each": each, **pair.fields}, flag=(column.path, flag) if flag else None)
-    if choice is not None:
-        return choice
-    if not (text or answer) and (transcript_and_speakers := transcript_of(columns)):
-        transcript, speakers = transcript_and_speakers
-        chat = Chat({}, roles_of(speakers), (transcript.path,), transcript=True)
-        return Choice(chat=chat, unused=_unused(columns, [transcript.path]))
-    return f"no two columns look like a text and its answer; {_describe_columns(columns)}"
+        if not is_better:
+            continue
+        own_keys = {str(key) for row in rows[:SAMPLE] for key in row.value if isinstance(row.value, dict)}
+        if refusal := turns_in_elements(column, [c.name for c in element_columns.values() if c.name not in own_keys]):
+            return refusal
+        if not answer and (refusal := single_messages(element_columns, element_columns.get(pair.answer))):
+            return refusal
+        if not answer and pair.texts[0] in columns and pair.answer not in columns:
+            refusal = _refusal(f"{column.path} holds several answers to each {pair.texts[0]}", columns)
+            fields = {"prompt": pair.texts[0], "completion": f"{column.path}[0].{pair.answer}"}
+            is_label = element_columns[pair.answer].is_label
+            fix = f"to learn the first, write task.yaml with {names.declare(fields, expressions=fields)}"
+            return refusal if is_label else replace(refusal, fix=fix)
+        return replace(pair, fields={"each": column.path, **pair.fields})
+    return None
+
+
+def _refusal(message: str, columns: Mapping[str, Column]) -> Refusal:
+    """Name the columns, and the line of task.yaml that maps the two likeliest."""
+    paths = [c.path for c in sorted(columns.values(), key=lambda c: (not c.is_text, -c.mean_words)) if c.path != KEY]
+    fix = "name them with --text COLUMN --answer COLUMN"
+    if len(paths) > 1:
+        fields = dict(zip(("prompt", "completion"), paths, strict=False))
+        fix += f", or write task.yaml with {names.declare(fields, expressions=fields)}, or others of these columns"
+    return Refusal(f"{message}; {_describe_columns(columns)}", fix)
 
 
 def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
@@ -135,7 +161,7 @@ def _describe_columns(columns: Mapping[str, Column]) -> str:
 
 def _choose_pair(
     rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None
-) -> Choice | None:
+) -> Choice | Refusal | None:
     """Choose the columns of text and answer; None if no columns look like them."""
     segments, choices = _segments(rows, columns), None if text else candidates.choices_of(rows, columns, answer)
     choice_paths = choices.paths if choices else frozenset[str]()
@@ -150,18 +176,19 @@ def _choose_pair(
         answers = _outside_text(answers, likely_text, [] if text else texts)
         answers = [choices.answer, *(c for c in answers if c is not choices.answer)] if choices else answers
     answer_column = _find_column(columns, answer) if answer else next(iter(answers), None)
-    compared: list[str] = []
-    if not answer and (better := candidates.better_of_two(useful)):
-        answer_column, compared = better
-        texts, answers = ([c for c in candidate if c.path not in compared] for candidate in (texts, answers))
     if answer_column is None:
         return None
+    if not answer and (rival := candidates.rival_of(answer_column, useful)):
+        message = f"{answer_column.path} and {rival.path} are two answers to one text; put the better one into a column"
+        return _refusal(message, columns)
     text_column = likely_text if text else _text_beside(texts, answer_column, columns)
     if text_column is None and (segments is None or text):
         return None
+    if not answer and text_column and text_column.kind == "object" and not answer_column.is_label:
+        return None
     other_texts = [c for c in texts if c.path not in (answer_column.path, text_column.path if text_column else "")]
     fields, expression, used = _fields(useful, text_column, answer_column, other_texts, segments or "", bool(text))
-    answer_names = f"the better of {compared[0]} and {compared[1]}" if compared else answer_column.path
+    answer_names = answer_column.path
     if label_columns := [] if answer else candidates.indicators(useful, answer_column):
         fields = {"text": expression, "label": candidates.labels_of(label_columns)}
         answer_names = ", ".join(c.path for c in label_columns)

@@ -1,5 +1,4 @@
-"""The columns of raw rows of any shape: each leaf with its JMESPath and a description of its values. Of an API's response and
-of an annotation tool's export, the leaf is the text of the answer."""
+"""The columns of raw rows of any shape: each leaf with its JMESPath and a description of its values."""
 
 import json
 import re
@@ -8,19 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import cache
 from typing import Any, Literal
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.fields import EXPRESSION_ERRORS, Getter, compile_expression
-from finetune_pipeline.data.formats.messages import REASONING_PARTS, TEXT_PARTS
 from finetune_pipeline.data.names import key_path, plain_name, rank
 
 KEY, ELEMENT = "$key", "element"
-_ITEMS = frozenset((*TEXT_PARTS, *REASONING_PARTS, "message", "redacted_thinking"))
-"""Types of the parts of an API's response."""
-_SCORES = ("score", "overall_score", "rating", "votes", "upvotes")
 SAMPLE = 2_000
 """Rows used to compare columns without a known name."""
 _DEEPEST = 6
@@ -31,6 +24,14 @@ _SPLITS = re.compile(r"(oos_)?(train|val|valid|validation|dev|test|eval|all|data
 
 Kind = Literal["text", "number", "bool", "object", "list", "mixed"]
 _KINDS: dict[type, Kind] = {bool: "bool", int: "number", float: "number", str: "text", dict: "object", list: "list"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why rows make no task, and what to do."""
+
+    message: str
+    fix: str
 
 
 @dataclass
@@ -159,12 +160,20 @@ class Column:
         first_values = list(self.values)[:50]
         return bool(first_values) and (self.kind in ("object", "list") or all(map(is_json_answer, first_values)))
 
+    @property
+    def is_record(self) -> bool:
+        """Whether the values are JSON that says who made it or where it is stored, or lists with lists in their elements, such
+        as annotations and comments: no answers."""
+        return any(_RECORD.search(value) or _NESTED.search(value) for value in list(self.values)[:50])
+
 
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*(e[-+]?\d+)?", re.IGNORECASE)
 # Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean, and emoji: two characters count as a word
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U0001f000-\U0001faff]"
 )
+_RECORD = re.compile(r'"(id|uuid|\w{1,40}_id|\w{0,40}[a-z]Id|created_at|updated_at|completed_by)": ')
+_NESTED = re.compile(r"\[(\[|\{[^\[\]{}]{0,1000}[\[{])")
 _WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
 
 
@@ -191,11 +200,8 @@ def as_text(value: Any) -> str:
 
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
     """Yield (path, name, value) of everything in a row. An object comes as a whole and by its keys; a list as a whole, by index
-    if it is the row itself, by its element if it has only one, and by the names of labels; an API's response as the text of the
-    answer only."""
-    if path and (answer := answer_in(value, path)):
-        yield answer[0], name, answer[1]
-        return
+    if it is the row itself, by its element if it has only one that holds no further list or object, and by the names of
+    labels."""
     if path:
         yield path, name, value
     if isinstance(value, dict):
@@ -205,37 +211,13 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
     elif isinstance(value, list) and not path and len(value) <= 20:
         for i, item in enumerate(value):
             yield from leaves(item, f"[{i}]", f"[{i}]", depth + 1)
-    elif isinstance(value, list) and value and all(isinstance(item, dict) and _control(item) for item in value):
-        yield from _controls(value, path, depth)
-    elif isinstance(value, list) and value and all(isinstance(i, dict) and {"id", "value"} == i.keys() for i in value):
-        for field in value:  # custom fields of tickets
-            key_expression = f"{path}[?id == `{json.dumps(field['id']).replace('`', '')}`] | [0].value"
-            yield from leaves(field["value"], key_expression, str(field["id"]), depth + 1)
     elif isinstance(value, list):
         if value and rank(name, names.LABELS) is not None and all(isinstance(i, dict) and "name" in i for i in value):
             yield f"{path}[].name", name, [item["name"] for item in value]  # issues' labels have a colour each
-        if len(value) == 1:
+        if len(value) == 1 and not isinstance(value[0], list) and not holds_more(value[0]):
             yield from leaves(value[0], f"{path}[0]", name, depth)
     elif not path:
         yield "@", "text", value
-
-
-def _control(result: dict[str, Any]) -> str:
-    """The name of the control that a result of Label Studio comes from."""
-    name = result.get("from_name")
-    return name if isinstance(name, str) and name.isprintable() and not {"'", "\\"} & {*name} else ""
-
-
-def _controls(results: list[dict[str, Any]], path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
-    """Yield the leaves of Label Studio's controls. Each holds one choice, text or number, or regions of the text."""
-    for control in dict.fromkeys(map(_control, results)):
-        values = [result.get("value") for result in results if result["from_name"] == control]
-        control_path = f"{path}[?from_name == '{control}']"
-        if isinstance(value := values[0], dict) and len(values) == len(value) == 1:
-            key = next(iter(value))
-            yield from leaves(value[key], f"{control_path} | [0].value.{key_path(key)}", control, depth + 1)
-        else:
-            yield f"{control_path}.value", "entities", values
 
 
 def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:
@@ -249,7 +231,7 @@ def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:
                 longer.add(f"{path}[0]")
             elif value == [] and rank(name, names.LABELS) is None:  # without labels a row is unlabelled
                 empty.add(f"{path}[0]")
-            elif isinstance(value, list) and any(map(_holds_more, value)):
+            elif isinstance(value, list) and any(map(holds_more, value)):
                 nested.add(f"{path}[0]")
         if row.key is not None:
             columns.setdefault(KEY, Column(KEY, KEY)).add(row.key)
@@ -259,51 +241,6 @@ def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:
     return {path: c for path, c in columns.items() if not path.startswith(lists)}
 
 
-def _holds_more(element: Any) -> bool:
+def holds_more(element: Any) -> bool:
     """Whether an element of a list is an object with lists or objects of its own, as annotations are."""
     return isinstance(element, dict) and any(isinstance(value, dict | list) for value in element.values())
-
-
-def answer_in(value: Any, path: str) -> tuple[str, Any] | None:
-    """Return (expression, text) of the answer in the value at `path`; None if the value has no known form."""
-    if not (form := _form_of_object(value) if isinstance(value, dict) else _form_of_list(value)):
-        return None
-    try:
-        text = _reader(form)(value, "", None)
-    except EXPRESSION_ERRORS:
-        return None
-    return (form.format(path), text) if text or "answer_start" in value else None  # SQuAD has unanswered questions
-
-
-@cache
-def _reader(form: str) -> Getter:
-    return compile_expression(form.format("@"))[0]
-
-
-def _form_of_object(value: dict[str, Any]) -> str:
-    """Return the expression of the answer in an object, with {} for its path; empty for any other object."""
-    if "candidates" in value:
-        return "join('', {}.candidates[0].content.parts[].text)"  # Gemini
-    if "choices" in value:
-        return "{}.choices[0].message.content"  # OpenAI's chat completions
-    if isinstance(value.get("text"), list) and "answer_start" in value:
-        return "{}.text[0]"  # SQuAD's answers in the form of the Hugging Face hub
-    is_named = {"feature_id", "name"} <= value.keys() and not any("answer" in key for key in value)
-    return "{}.name" if is_named else ""  # the answer to a radio question of Labelbox
-
-
-def _form_of_list(value: Any) -> str:
-    """Return the same for a list: SQuAD's answers, content parts of the assistant only, or answers with scores."""
-    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
-        return ""
-    keys = set(value[0]).intersection(*value)
-    if {"text", "answer_start"} <= keys:
-        return "{}[0].text"
-    if all(str(item.get("type")) in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
-        inner = any(isinstance(item.get("content"), list) for item in value)
-        return f"join('', {{}}{'[].content' * inner}[].text)"
-    scores = [key for key in _SCORES if key in keys and all(type(item[key]) in (int, float) for item in value)]
-    known_keys = [key for key in (*names.WRITTEN, *names.TEXTS) if key in keys]
-    texts = [key for key in known_keys if all(isinstance(item[key], str) for item in value)]
-    is_answers = scores and texts and keys.isdisjoint(("start", *names.SPEAKERS[:3]))  # no spans, and no turns
-    return f"max_by({{}}, &{scores[0]}).{texts[0]}" if is_answers else ""

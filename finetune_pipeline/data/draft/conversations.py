@@ -1,24 +1,23 @@
-"""Finds conversations in raw rows: lists of turns under any keys, and tables with one turn a row."""
+"""Finds conversations in raw rows: rows that a registered format reads as conversations, and lists of turns under any key."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
-import msgspec
-
 from finetune_pipeline.data import names
-from finetune_pipeline.data.draft.columns import Column, as_text, leaves
+from finetune_pipeline.data.draft.columns import Column, Refusal
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.draft.turns import are_speakers, pair_expression, roles_of, turn_keys, turn_text, turns_in
 from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.formats import format_of
 from finetune_pipeline.data.formats.messages import SHAREGPT_ROLES
 from finetune_pipeline.data.formats.tool_calls import unpacked
 
-_CHATS = ("messages", "sharegpt")
+_CHATS = {"messages": ("messages",), "sharegpt": ("conversations", "conversation")}
+"""Formats of lists of turns, and the keys that hold them."""
 _SINGLE = ("instruction", "prompt_completion")
 _COMPARED = {"messages": "[input.messages[?role != 'system'], preferred_output][]", "tools": "input.tools"}
 _WHOLE: dict[str | None, tuple[tuple[str, str], dict[str, str]]] = {
@@ -26,12 +25,14 @@ _WHOLE: dict[str | None, tuple[tuple[str, str], dict[str, str]]] = {
     "chatgpt": (("mapping", "current_node"), {}),
 }
 """Formats whose rows are conversations without a list of turns: the keys they read, and Chat.whole."""
-_ANSWERS = (*names.WRITTEN, "choices", "chosen", "result", "outputs", "candidates")
-_REQUESTS = ("input", "question", "query", "message", "prompt", "instruction", "request", "utterance")
-_ASKING = 0.95
-"""Smallest share of conversations that end with the user's turn for the answer to be read from another column."""
-_BESIDES = {"system": ("system", "instructions", "systemInstruction", "system_instruction"), "tools": ("tools",)}
-"""Fields whose value may be beside a list of turns, and its possible keys."""
+_MOST_SPEAKERS = 200
+_SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
+"""Common speaker names by role."""
+_REPLIES = ("reply_to", "in_response_to", "reference_message", "thread_ts", "parent_id", "parent_message")
+"""Parts of names of columns with the id of the message that a row replies to."""
+_WRITERS = ("user", "username", "user_name", "sender", "speaker", "participant", "from", "inbound", *names.SPEAKER_IDS)
+_DIALOGUES = ("conversation", "dialogue", "dialog", "history", "turns", "rounds", "chat")
+_ONE_ROW = 'write all turns of a conversation into one row: {"messages": [{"role": "user", "content": "…"}, …]}'
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,7 @@ class Chat:
     Attributes:
         fields, roles: For task.yaml.
         columns: The columns they read.
-        speaker, text_key: Keys of a turn, or columns of a table with one turn per row.
-        thread: Column with the conversation id, in a table of turns; otherwise the first of `columns` is the list of turns.
-        answer: Column of the answer, where the turns end with the user's.
-        transcript: Whether the first of `columns` holds each conversation as one text.
-        internal: Whether some turns are notes among colleagues, which are left out.
+        speaker: Key of a turn with its speaker.
         whole: The fields that leave out system turns, if a format reads the rows as they are and no column holds the turns.
     """
 
@@ -53,11 +50,6 @@ class Chat:
     roles: dict[str, str] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     speaker: str = "role"
-    text_key: str = "content"
-    thread: str = ""
-    answer: str = ""
-    transcript: bool = False
-    internal: bool = False
     whole: Mapping[str, str] | None = None
 
 
@@ -78,188 +70,145 @@ def whole_chat(rows: Sequence[RawRow]) -> Chat | None:
     return Chat({}, columns=_WHOLE[format_name][0], whole=_WHOLE[format_name][1]) if format_name in _WHOLE else None
 
 
-def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | None:
-    """Detect how these rows store conversations; None if they do not."""
+def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Refusal | None:
+    """Detect how these rows store conversations; None if they do not. Returns the reason if the answers are elsewhere."""
     objects, format_name = _objects(rows)
-    lists = [c for c in columns.values() if c.kind == "list" and not c.is_rejected]
+    registered = _CHATS.get(format_name or "", ())
+    lists = [c for c in columns.values() if (c.kind == "list" or c.path in registered) and not c.is_rejected]
     for column in sorted(lists, key=lambda c: not c.is_top):
-        turns = [turn for turns in _turns(objects[:500], column.path) for turn in turns]
-        if not turns or not all(isinstance(turn, dict) for turn in turns):
-            continue
-        if pairs := pair_expression(turns, column.name):
-            return Chat({"messages": f"{column.path}{pairs}"}, columns=(f"{column.path}{pairs}",))
-        by_key, flat = [_by_expression(turn) for turn in turns], [_flattened(turn) for turn in turns]
-        keys, turns = (own_keys, by_key) if (own_keys := turn_keys(by_key)) else (turn_keys(flat), flat)
-        if keys is None:
+        chats = _turns(objects[:500], column.path)
+        turns = [turn for chat in chats for turn in chat]
+        if not turns or not all(isinstance(turn, dict) for turn in turns) or not (keys := turn_keys(turns)):
             continue
         speaker, text_key = keys
         speakers = dict.fromkeys(str(turn.get(speaker)) for turn in turns)
         if len({(str(turn.get(speaker)), str(turn.get(text_key))) for turn in turns}) == len(speakers) < len(turns):
             continue  # each name always has the same text: these are labels with their meanings
-        if (len(speakers) == 1 or not column.is_top or turns is flat) and not names.by_name(speakers, names.USERS):
+        if (len(speakers) == 1 or not column.is_top) and not names.by_name(speakers, names.USERS):
             continue
         roles = roles_of(speakers)
-        if format_name in _CHATS and column.is_top and (speaker, text_key) in (("role", "content"), ("from", "value")):
-            are_known = set(roles) <= {*ROLES, "human", "gpt", "function", "function_call", "observation", "developer"}
-            return Chat({}, {} if are_known else roles, (column.path,), speaker, text_key)
-        path, to_messages = column.path, _messages_expression(speaker, text_key)
-        objects_beside = [p for p, c in columns.items() if c.kind == "object" and c.is_top and "." in speaker]
-        openings = [p for p in objects_beside if {f"{p}.{speaker}", f"{p}.{text_key}"} <= columns.keys()]
-        if opening := next(iter(openings), ""):  # it holds the first turn, as Intercom's `source` does
-            path = f"[[{opening}], {path}[]]"
-        fields = {"messages": path + (to_messages or ("[]" if opening else ""))}
+        speaker_path, text_path = names.key_path(speaker), names.key_path(text_key)
+        has_own_names = keys not in (("role", "content"), ("from", "value"))
+        messages = column.path + f"[].{{role: {speaker_path}, content: {text_path}}}" * (keys != ("role", "content"))
+        unanswered = sum(roles[str(chat[-1].get(speaker))] == "user" for chat in chats if chat)
+        has_chosen = column.path in registered and any("chosen" in row for row in objects)
+        if 2 * unanswered > len(chats) and not has_chosen:
+            return _unanswered(column, messages, columns)
+        if column.path in registered and not has_own_names:
+            are_known = set(roles) <= {*SHAREGPT_ROLES}
+            return Chat({}, {} if are_known else roles, (column.path,), speaker)
+        fields = {"messages": messages}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
         parent_path = column.path.rpartition(".")[0]
-        for name, keys_beside in _BESIDES.items():
-            paths = [f"{parent_path}.{key}" if parent_path else key for key in keys_beside]
-            value_paths = [f"{path}.parts" if f"{path}.parts" in columns else path for path in paths]
-            if existing_paths := [path for path in value_paths if {path, f"join('', {path}[].text)"} & columns.keys()]:
-                fields[name] = " || ".join(existing_paths)
-        columns_read = (f"{path}[]", column.path, opening) if opening else (path,)
-        return Chat(fields, {k: v for k, v in roles.items() if k != v}, columns_read, speaker, text_key)
-    return _table_of_turns(columns)
+        beside = {name: f"{parent_path}.{name}" if parent_path else name for name in ("system", "tools")}
+        fields |= {name: path for name, path in beside.items() if path in columns}
+        return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker)
+    return None
 
 
 def _turns(objects: Iterable[Any], path: str) -> list[list[Any]]:
     """Return the lists that an expression finds in these rows."""
     find = compile_expression(path)[0]
-    return [turns for row in objects if isinstance(turns := find(row, "", None), list)]
+    return [turns for row in objects if isinstance(turns := unpacked(find(row, "", None)), list)]
 
 
-def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | None:
-    """Add the answer from another column to a chat whose turns end with the user's, as in logs of requests. Other chats are
-    returned as they are. Returns None if there is no answer and only the user speaks."""
-    lists = _turns((row.value for row in rows), chat.columns[0]) if not chat.thread else []
-    turns = [[_flattened(turn) for turn in conversation if isinstance(turn, dict)] for conversation in lists]
-    speaker_lists = [[str(turn.get(chat.speaker)) for turn in conversation] for conversation in turns]
-    roles = roles_of(name for speakers in speaker_lists for name in speakers)
-    ending_with_user = [speakers for speakers in speaker_lists if speakers and roles[speakers[-1]] == "user"]
-    texts = [c for c in columns.values() if c.kind == "text" and not any(path in c.path for path in chat.columns)]
+def _unanswered(column: Column, messages: str, columns: Mapping[str, Column]) -> Refusal:
+    """Say that the answers to conversations are not in the list of turns, with the likeliest column that holds them."""
+    texts = [
+        c for c in columns.values() if c.kind == "text" and len(c.values) > 1 and not c.path.startswith(column.path)
+    ]
     texts = [c for c in texts if not (c.is_rejected or c.is_guess or c.is_id)]
-    is_history = names.rank(chat.columns[0], ("history",)) is not None and len(ending_with_user) < len(lists) / 2
-    if is_history and (with_history := _chat_after_history(chat, texts)):
-        return with_history
-    answers = _answers_of(texts, columns)
-    if len(ending_with_user) < _ASKING * len(lists) or not answers:
-        return None if len(roles) == 1 else chat
-    answer = min(answers, key=lambda c: (names.rank(c.name, (*_ANSWERS, *names.TEXTS)) is None, -c.longest))
-    turn_list = chat.fields.get("messages", chat.columns[0] + _messages_expression(chat.speaker, chat.text_key))
-    turn_list = turn_list if turn_list.endswith("}") else f"{turn_list}[]"  # `[]` decodes JSON text
-    turn = answer.path.removesuffix(".content")  # whole turns are read as they are: they may hold calls
-    turn_roles = columns[f"{turn}.role"].values.keys() if f"{turn}.role" in columns else set()
-    if not turn.endswith(".message") and turn_roles != {"assistant"}:
-        answer_expression = re.sub(r"join\('', ([^(]+)\.text\)", r"\1", answer.expression)
-        turn = f"{{role: 'assistant', content: {answer_expression}}}"
-    messages = f"[{turn_list}, [{turn}]][]"
-    roles = {name: role for name, role in roles.items() if name not in ROLES}
-    return replace(chat, fields={**chat.fields, "messages": messages}, roles=roles, answer=answer.path)
+    texts.sort(key=lambda c: (names.rank(c.name, names.WRITTEN) is None, -c.longest))
+    answer = texts[0].path if texts else "ANSWER"
+    turn_list = messages if messages.endswith("}") else f"{messages}[]"
+    expression = f"[{turn_list}, [{{role: 'assistant', content: {answer}}}]][]"
+    line = names.declare({"messages": expression}, expressions=("messages",))
+    return Refusal(
+        f"the turns in {column.path} end with the user, and the answer is elsewhere", f"write task.yaml with {line}"
+    )
 
 
-def _answers_of(texts: Sequence[Column], columns: Mapping[str, Column]) -> list[Column]:
-    """Return the columns outside the turns that may hold the answer: those below an assistant's turn or an answer's key."""
-    roles = {path: column.values.keys() for path, column in columns.items() if path.endswith(".role")}
-    by_assistant = tuple(path.removesuffix("role") for path, values in roles.items() if values == {"assistant"})
-
-    def may_answer(c: Column) -> bool:
-        matches = (names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))
-        return c.path.startswith(by_assistant) or any(matches)
-
-    return [c for c in texts if len(c.values) > 1 and c.filled >= 0.5 * c.rows and may_answer(c)]
-
-
-def _chat_after_history(chat: Chat, texts: Sequence[Column]) -> Chat | None:
-    """Return the chat of rows whose list holds only the earlier turns, and whose request and answer have columns."""
-    columns_by_name = {names.plain_name(c.name): c for c in texts if c.is_top}
-    request = next((columns_by_name.pop(name) for name in _REQUESTS if name in columns_by_name), None)
-    reply = next((columns_by_name[name] for name in (*names.WRITTEN, "text") if name in columns_by_name), None)
-    if not request or not reply:
-        return None
-    last = f"{{role: 'user', content: {request.path}}}, {{role: 'assistant', content: {reply.path}}}"
-    history = chat.fields.get("messages", chat.columns[0] + _messages_expression(chat.speaker, chat.text_key))
-    fields = {**chat.fields, "messages": f"[{history} || `[]`, [{last}]][]"}
-    return replace(chat, fields=fields, columns=(*chat.columns, request.path, reply.path))
-
-
-def _messages_expression(speaker: str, text_key: str) -> str:
-    """Return the expression suffix that turns these keys into `role` and `content`."""
-    if (speaker, text_key) == ("role", "content"):
-        return ""
-    content = "parts[].{type: 'text', text: text || content}" if text_key == "parts" else text_key
-    return f"[].{{role: {speaker}, content: {content}}}"
-
-
-def _by_expression(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a turn by the expressions of its keys."""
-    return {names.key_path(key): value for key, value in turn.items()}
-
-
-def _flattened(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a turn by the expressions of its keys, and of those one level below: `author.role`."""
-    inner = [(key, _by_expression(value)) for key, value in turn.items() if isinstance(value, dict)]
-    return _by_expression(turn) | {f"{names.key_path(key)}.{k}": v for key, values in inner for k, v in values.items()}
-
-
-def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
-    """Detect a table with one turn per row: speaker, text and conversation."""
-    top_columns = {c.path: c for c in columns.values() if c.is_top}
-    label_paths = [p for p, c in top_columns.items() if c.is_label and len(c.values) <= 20 and c.kind == "text"]
-    speaker_paths = [p for p in label_paths if are_speakers(top_columns[p])]
-    id_paths = [p for p, c in top_columns.items() if names.rank(c.name, names.TURNS) is not None]
-    threads = [p for p in id_paths if 1.5 * len(top_columns[p].values) <= top_columns[p].filled]
-    texts = [p for p, c in top_columns.items() if c.is_text]
-    if not speaker_paths or not threads or not texts:
-        return None
-    text_column = names.by_name(texts, names.TEXTS) or max(texts, key=lambda p: top_columns[p].mean_words)
-    columns_read = (speaker_paths[0], text_column, threads[0])
-    speaker, text, thread = (top_columns[path].name for path in columns_read)
-    return Chat({}, roles_of(iter(top_columns[speaker_paths[0]].values)), columns_read, speaker, text, thread=thread)
-
-
-def joined_turns(rows: Iterable[RawRow], chat: Chat, left_out: Counter[str]) -> Iterator[bytes]:
-    """Yield conversations in OpenAI's format, one per line. Consecutive turns of one role are joined; each conversation starts
-    with the user and ends with an answer. Other turns are dropped and counted in `left_out` by reason."""
-    if not chat.thread:
-        for row in rows:
-            chats = _turns([row.value], chat.columns[0])
-            if chat.transcript:
-                find = compile_expression(chat.columns[0])[0]
-                chats = [turns_in(text, chat.roles)] if isinstance(text := find(row.value, "", None), str) else []
-            left_out["rows without turns"] += not chats
-            for conversation in chats:
-                flat = [_flattened(turn) if isinstance(turn, dict) else turn for turn in conversation]
-                yield from _conversation(flat, chat, None, left_out)
-        return
-    threads: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        values = {name: value for _, name, value in leaves(row.value)}
-        threads.setdefault(f"{as_text(values.get(chat.thread, ''))}", []).append(values)
-    for thread, turns in threads.items():
-        yield from _conversation(turns, chat, thread, left_out)
-
-
-def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None, left_out: Counter[str]) -> Iterator[bytes]:
-    joined: list[dict[str, str]] = []
-    unanswered = 0
+def turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return the keys of the speaker and of the text; None if these are not turns."""
+    if all(turn.get("role") in ROLES and not turn.keys().isdisjoint(("content", "tool_calls")) for turn in turns):
+        return "role", "content"  # an assistant may call tools without any text
+    texts: dict[str, list[str]] = {}
     for turn in turns:
-        if isinstance(turn, dict) and names.is_internal(turn):
-            left_out["internal notes"] += 1
-            continue
-        text = turn_text(turn.get(chat.text_key)) if isinstance(turn, dict) else ""
-        role = {**SHAREGPT_ROLES, **chat.roles}.get(str(turn.get(chat.speaker))) if text else None
-        if role not in ("user", "assistant"):
-            left_out["turns of neither side, or without text"] += 1
-            continue
-        unanswered = unanswered + 1 if role == "user" else 0
-        if joined and joined[-1]["role"] == role:
-            joined[-1]["content"] += f"\n{text}"
-        elif joined or role == "user":
-            joined.append({"role": role, "content": text})
-        else:
-            left_out["turns before the user speaks"] += 1
-    if unanswered:
-        joined.pop()
-        left_out["turns after the last answer"] += unanswered if joined else 0
-        left_out["conversations without an answer"] += not joined
-    if joined:
-        yield msgspec.json.encode({"messages": joined, **({"group": thread} if thread else {})}) + b"\n"
+        for key, value in turn.items():
+            if isinstance(value, str) or (key == "content" and isinstance(value, list | type(None))):
+                texts.setdefault(key, []).append(str(value))
+    texts = {key: values for key, values in texts.items() if len(values) >= 0.8 * len(turns)}
+    counts = {key: len(set(values)) for key, values in texts.items()}
+    keys = [k for k, n in counts.items() if 1 < n <= _MOST_SPEAKERS and (len(texts[k]) < 8 or n <= len(texts[k]) / 2)]
+    keys += [k for k in counts if k not in keys and set(texts[k]) <= {*ROLES}]
+    speaker = names.by_name(keys, names.SPEAKERS)
+    bodies = {k: v for k, v in texts.items() if k != speaker and names.plain_name(k) not in names.IDS}
+    if speaker is None or not bodies:
+        return None
+    text_key = names.by_name(bodies, (*names.TEXTS, "content")) or max(bodies, key=lambda k: sum(map(len, bodies[k])))
+    return speaker, text_key
+
+
+def roles_of(speakers: Iterable[str]) -> dict[str, str]:
+    """Return the role of each speaker by name. If only users have known names, all others are assistants; if no name is known,
+    only the second speaker is."""
+    roles: dict[str, str] = {}
+    for speaker in dict.fromkeys(speakers):
+        sides = [role for role, side_names in _SIDES.items() if names.rank(speaker, side_names) is not None]
+        roles[speaker] = speaker.casefold() if speaker.casefold() in ROLES else sides[0] if sides else ""
+    known_roles = {"user", "assistant"} & {*roles.values()}
+    for number, speaker in enumerate([speaker for speaker, role in roles.items() if not role]):
+        is_assistant = known_roles == {"user"} or (not known_roles and number == 1)
+        roles[speaker] = "assistant" if is_assistant else "user"
+    if "user" in roles.values() and "assistant" not in roles.values():  # dialogue corpora call the machine "system"
+        return {speaker: "assistant" if role == "system" else role for speaker, role in roles.items()}
+    return roles
+
+
+def _names_both_sides(column: Column) -> bool:
+    """Whether most rows of a column name a user or an assistant, and both occur. Two of 150 intents, `user_name` and
+    `are_you_a_bot`, do not make a column of speakers."""
+    sides = [[v for v in column.values if names.rank(v, side_names) is not None] for side_names in _SIDES.values()]
+    return all(sides) and 2 * sum(column.values[v] for v in {*chain(*sides)}) > column.values.total()
+
+
+def single_messages(columns: Mapping[str, Column], answer: Column | None) -> Refusal | None:
+    """Return why no column can be the answer if each row is one message of a conversation; else None."""
+    replies = [p for p in columns if any(part in names.plain_name(p) for part in _REPLIES)]
+    why = f"{replies[0]} says what it answers" if replies else ""
+    if answer:
+        name = names.plain_name(answer.name)
+        is_answer = name in {*names.LABELS, *names.WRITTEN} - {"type"}  # the exact name: `author_type` is no label
+        # `Author` beside `AuthorID`
+        ids = {f"{name}_id"}.intersection(names.SPEAKER_IDS, map(names.plain_name, columns))
+        is_writer = ids or name in _WRITERS or re.search(r"\b(from|author|user|sender)\.", answer.path)
+        if is_writer or (not is_answer and _names_both_sides(answer)):
+            why = f"{answer.path} says who wrote it"
+        elif is_answer:
+            return None
+    return Refusal(f"each row is one message of a conversation: {why}", _ONE_ROW) if why else None
+
+
+def turns_in_elements(column: Column, element_keys: Sequence[str]) -> Refusal | None:
+    """Return why the elements of a list are no rows of their own if they are turns of a conversation."""
+    if ids := [key for key in element_keys if names.plain_name(key) in names.SPEAKER_IDS]:
+        return Refusal(f"{column.path} holds turns whose speakers are ids: {ids[0]}", _ONE_ROW)
+    sides = [names.by_name(element_keys, side_names) for side_names in (names.USERS, names.ASSISTANTS)]
+    if names.rank(column.name, _DIALOGUES) is None and not all(sides):
+        return None
+    user, assistant = (names.key_path(side or default) for side, default in zip(sides, ("USER", "ANSWER"), strict=True))
+    pair = f"[{{role: 'user', content: {user}}}, {{role: 'assistant', content: {assistant}}}]"
+    line = names.declare({"messages": f"{column.path}[].{pair}[]"}, expressions=("messages",))
+    return Refusal(
+        f"{column.path} holds the turns of a conversation in an unknown form", f"write task.yaml with {line}"
+    )
+
+
+def numbered_turns(columns: Mapping[str, Column], text: str) -> Refusal | None:
+    """Return why a column is only part of the text if keys number the turns: `prompt.0.content`, `prompt.1.content`; else None."""
+    before, number, after = [*re.split(r"\.(\d+)\.", text, maxsplit=1), "", ""][:3]
+    siblings = [p for p in columns if re.fullmatch(re.escape(before) + r"\.\d+\." + re.escape(after), p) and p != text]
+    if not number or not siblings:
+        return None
+    return Refusal(f"the turns of a conversation are in numbered keys: {text}, {', '.join(siblings[:2])}", _ONE_ROW)

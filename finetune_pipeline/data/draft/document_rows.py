@@ -5,7 +5,7 @@ from typing import Any
 
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.formats import format_of
-from finetune_pipeline.data.names import CONTEXTS, is_known_name, key_path, plain_name
+from finetune_pipeline.data.names import is_known_name, key_path
 
 _DEEPEST = 4
 _LEAST_KEYS = 20
@@ -31,17 +31,12 @@ def is_columns(document: Any) -> bool:
 
 def rows_path(document: Any) -> str | None:
     """Return the JMESPath of a document's rows; None if the reader finds them without it."""
-    if isinstance(document, list) and (paragraphs_path := _paragraphs(document)):
-        return f"[].{paragraphs_path}"
     if not isinstance(document, dict) or not document or _is_row(document):
         return None
     lists = [v for v in document.values() if isinstance(v, list) and v]
     if lists and all(isinstance(v, list) for v in document.values()) and _same_kind(lists):
         return None  # lists of rows under their keys
     lists_within = sorted(_lists(document, ()), key=lambda found_list: (-found_list[0], found_list[1]))
-    for _, _, path in lists_within[:1]:
-        if paragraphs_path := _paragraphs(compile_expression(path)[0](document, "", None)):
-            return f"{path}[].{paragraphs_path}"
     if lists_within and lists_within[0][0] > 1:
         first_path = lists_within[0][2]
         paths = [path for _, _, path in lists_within if _keys_at(document, path) == _keys_at(document, first_path)]
@@ -49,15 +44,6 @@ def rows_path(document: Any) -> str | None:
     values = list(document.values())
     if len(values) > 1 and all(isinstance(v, dict) for v in values) and len({frozenset(v) for v in values}) <= 3:
         return "values(@)"
-    return None
-
-
-def _paragraphs(articles: Sequence[Any]) -> str | None:
-    """Return the expression of the paragraphs of articles, as in SQuAD: each a text with a list of its questions."""
-    for key, value in articles[0].items() if articles and isinstance(articles[0], dict) else ():
-        item = value[0] if isinstance(value, list) and value else None
-        if isinstance(item, dict) and any(plain_name(k) in CONTEXTS and isinstance(v, str) for k, v in item.items()):
-            return f"{key_path(key)}[]"
     return None
 
 

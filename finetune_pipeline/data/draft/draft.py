@@ -1,7 +1,6 @@
 """Drafts a task from raw files: how to read them, the kind of answers, and the resulting spec."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,13 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
-from finetune_pipeline.data.draft.choice import Choice, choose, exploded, keys_read, word_tags
-from finetune_pipeline.data.draft.conversations import Chat, joined_turns
-from finetune_pipeline.data.draft.reading import RawRow, Reading, are_few, decoded, read_raw, spec_of, with_json_texts
+from finetune_pipeline.data.draft.choice import Choice, choose, keys_read, word_tags
+from finetune_pipeline.data.draft.columns import Refusal
+from finetune_pipeline.data.draft.conversations import Chat
+from finetune_pipeline.data.draft.reading import RawRow, Reading, are_few, read_raw, spec_of
 from finetune_pipeline.data.examples import Message
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
@@ -30,7 +28,6 @@ from finetune_pipeline.spec.rules import STUB
 _ROWS_TO_CHOOSE_BY = 5_000
 _ROWS_TRIED = 400
 _CONSTANT_SHARE = 0.95
-_ORDER_RULES = {"data.role_order", "data.no_assistant_last", "data.unknown_role"}
 Files = Sequence[tuple[str, Path]]
 
 
@@ -42,7 +39,6 @@ class Draft:
         data, output: These sections of task.yaml.
         system_prompt: Holds STUB wherever a person has to describe something.
         schema: JSON schema of JSON answers.
-        converted: By file: converted rows that replace it.
     """
 
     reading: Reading
@@ -52,7 +48,6 @@ class Draft:
     output: dict[str, Any] = field(default_factory=dict)
     system_prompt: str = ""
     schema: dict[str, Any] | None = None
-    converted: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -79,23 +74,20 @@ def draft(
         reading.refuse("no_rows", file_names, "no row could be read", "see the findings for each file")
         return None, reading.problems
     choice = choose(reading.rows[:: max(1, len(reading.rows) // _ROWS_TO_CHOOSE_BY)], text, answer)
-    if isinstance(choice, str):
-        rule, why, fix = "no_columns", choice, "name them with --text COLUMN --answer COLUMN"
+    if isinstance(choice, Refusal):
+        rule, why, fix = "no_columns", choice.message, choice.fix
         if tags := word_tags(reading.rows):
             rule, fix = "word_tags", TAGGED_WORDS[1]
             why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
         reading.refuse(rule, file_names, why, fix)
         return None, reading.problems
-    chat = choice.chat
-    keys = keys_read([*choice.fields.values(), *(chat.columns if chat else ())])
+    keys = keys_read([*choice.fields.values(), *(choice.chat.columns if choice.chat else ())])
     objects = [row.value for row in reading.rows if isinstance(row.value, dict)]
     if noted := [key for key in sorted(keys) if any(names.holds_internal(value.get(key)) for value in objects)]:
-        if not chat or chat.answer or chat.whole is not None:
-            message = f"{' and '.join(noted)} has notes among colleagues, which a model would learn to write"
-            fix = "remove these elements, or name other columns with --text COLUMN --answer COLUMN"
-            reading.refuse("internal_notes", file_names, message, fix)
-            return None, reading.problems
-        choice = replace(choice, chat=replace(chat, internal=True))
+        message = f"{' and '.join(noted)} has notes among colleagues, which a model would learn to write"
+        fix = "remove these elements, or name other columns with --text COLUMN --answer COLUMN"
+        reading.refuse("internal_notes", file_names, message, fix)
+        return None, reading.problems
     task = _with_answers(files, reading, choice)
     text_field, answer_field = ("text", "label") if "label" in choice.fields else ("prompt", "completion")
     has_label_columns = choice.fields.get(answer_field, "").startswith("join(")
@@ -150,13 +142,6 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     task = Draft(reading, choice, Answers(()), notes=[*reading.notes])
     if choice.chat:
         return _with_chat(files, task, choice.chat)
-    name, flag = choice.flag or ("", "")
-    elements = exploded(reading.rows, name) if flag else []
-    if flagged := sum(bool(row.value.get(flag)) for row in elements):
-        note = f"{flagged:,} of {len(elements):,} elements of {name} are marked {flag}"
-        task.notes.append(f"{note}: data.fields.each leaves them out")
-    if "max_by(" in str(choice.fields):
-        task.notes.append("of several answers to a question, the one with the highest score is learnt")
     declared = _merge_fields(reading.data, choice.fields)
     detected = _merge_fields(reading.data, {k: v for k, v in choice.fields.items() if k in ("each", "group")})
     csv = {k: v for k, v in detected.pop("csv", {}).items() if k != "header"}
@@ -187,31 +172,10 @@ def _validated(
 
 
 def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
-    """Complete the draft of a conversation task: its roles, its system prompt, and conversations that must be rewritten."""
+    """Complete the draft of a conversation task: its roles and its system prompt."""
     data = _merge_fields(task.reading.data, chat.fields)
-    converts = bool(chat.thread) or chat.transcript or chat.internal
-    if chat.roles and not converts:
+    if chat.roles:
         data["roles"] = dict(chat.roles)
-    if chat.answer:
-        task.notes.append(f"the conversations end with the user: {chat.answer} is the answer")
-    rows = list(_validated(files, data)) if not converts else []
-    misordered = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
-    samples = [row.value for row in task.reading.rows[:200] if isinstance(row.value, dict)]
-    has_calls = any("tools" in value or re.search("tool_call|function_call", str(value)[:5_000]) for value in samples)
-    if converts or (len(misordered) > 0.2 * len(rows) and not (has_calls or chat.answer or chat.whole is not None)):
-        left_out: Counter[str] = Counter()
-        for name, path in files:
-            records = (r for r in read_records(path, name, spec_of(task.reading.data)) if r.about != "file")
-            values = [RawRow(r.key, decoded(r)) for r in records]
-            readable = with_json_texts([row for row in values if row.value is not None])
-            left_out["rows that cannot be read"] += len(values) - len(readable)
-            task.converted[name] = b"".join(joined_turns(readable, chat, left_out))
-        task.data = {"inject": True}
-        note = "written as conversations, one a line: turns of one side are joined, and each ends with an answer"
-        task.notes.append(f"{listed([*task.reading.containers], 3)}: {note}")
-        if reasons := ", ".join(f"{n:,} {why}" for why, n in left_out.items() if n):
-            task.notes.append(f"left out: {reasons}")
-        return task
     sample = task.reading.rows[:: max(1, len(task.reading.rows) // _ROWS_TRIED)]
     system_turns = Counter(_system_turns(sample, data))
     common_turn, common_rows = system_turns.most_common(1)[0] if system_turns else ("", 0)
@@ -224,7 +188,8 @@ def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
         if chat.whole is not None:
             task.data = {**_merge_fields(data, chat.whole), "inject": True}
             return _with_unused(files, task)
-        tools = {"tools": "tools"} if any("tools" in value for value in samples) else {}
+        objects = [row.value for row in sample if isinstance(row.value, dict)]
+        tools = {"tools": "tools"} if any("tools" in value for value in objects) else {}
         messages, speaker = chat.columns[0], chat.speaker
         if "messages" in chat.fields:
             messages, speaker = f"{chat.fields['messages']} | ", "role"
@@ -255,13 +220,9 @@ def _system_turns(rows: Sequence[RawRow], data: Mapping[str, Any]) -> Iterator[s
 
 def _conversations(files: Files, task: Draft, limit: int | None = None) -> Iterator[list[Message]]:
     """Yield the messages of all examples, or of the first `limit` of each file."""
-    if task.converted:
-        lines = (line for name, _ in files for line in task.converted[name].splitlines()[:limit])
-        yield from (msgspec.json.decode(line)["messages"] for line in lines)
-    else:
-        unlimited = {**task.data, "max_chars": 1 << 30, "min_chars": 0}
-        rows = _validated(files, unlimited, limit, task.system_prompt or "-")
-        yield from (row.example.messages for row in rows if row.example is not None)
+    unlimited = {**task.data, "max_chars": 1 << 30, "min_chars": 0}
+    rows = _validated(files, unlimited, limit, task.system_prompt or "-")
+    yield from (row.example.messages for row in rows if row.example is not None)
 
 
 def _answer_text(message: Message) -> str:

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import count
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
@@ -129,36 +129,21 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
     return problems
 
 
-def place_files(
-    files: Sequence[GivenFile],
-    folder: Path,
-    converted: Mapping[str, bytes],
-    containers: Mapping[str, str],
-    written: list[str],
-) -> None:
-    """Copy each file below `folder` atomically; write `converted` rows as JSON Lines instead of their file. A name that `raw/*`
-    does not read gets the suffix of its container. The name of each new file is added to `written` at once. Raises
-    FindingsError for files that are already in `folder` and would be converted: the pipeline would read both."""
-    in_place = (file for file in files if file.path.resolve() == (folder / file.name).resolve())
-    if clashes := [file for file in in_place if file.name in converted]:
-        message = "its rows are rewritten as conversations, and in this folder the pipeline would read both"
-        fix = "move it out of the task's folder, and name it there"
-        raise FindingsError([Finding("draft.in_place", "error", str(file.path), message, fix) for file in clashes])
+def place_files(files: Sequence[GivenFile], folder: Path, containers: Mapping[str, str], written: list[str]) -> None:
+    """Copy each file below `folder` atomically. A name that `raw/*` does not read gets the suffix of its container. The name of
+    each new file is added to `written` at once."""
     for file in files:
-        name = str(PurePath(file.name).with_suffix(".jsonl")) if file.name in converted else file.name
+        name = file.name
         if not has_raw_suffix(Path(name)):
             container = containers[file.name]
             name += {"json_lines": ".jsonl", "workbook": ".xlsx"}.get(container, f".{container}")
-        name = f"{file.name}.jsonl" if name in written else name
+        name = f"raw/2_{Path(name).name}" if name in written else name
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             continue
         part = target.with_name(f".{target.name}.part")
-        if file.name in converted:
-            part.write_bytes(converted[file.name])
-        else:
-            shutil.copyfile(file.path, part)
+        shutil.copyfile(file.path, part)
         os.replace(part, target)
         written.append(name)
 

@@ -21,7 +21,7 @@ from finetune_pipeline.data.readers.containers import Container
 from finetune_pipeline.data.readers.encoding import other_text
 from finetune_pipeline.data.readers.records import RawStream, Record
 from finetune_pipeline.data.readers.workbooks import sheet_names, sheets_of
-from finetune_pipeline.findings import Finding, errors, listed
+from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.loading import validated_spec
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -116,26 +116,12 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
     else:
         reading.problems += reading.bad_documents
     reading.rows = with_json_texts(reading.rows)
-    if _is_half_a_batch([row.value for row in reading.rows]):
-        message = "requests of a batch API and their responses are in separate rows"
-        fix = "join them by id: jq -c -s 'group_by(.custom_id)[] | add' requests.jsonl responses.jsonl > joined.jsonl"
-        reading.refuse("batch", listed([name for name, _ in files], 3), message, fix)
     return reading
 
 
 def are_few(bad: Sequence[object], files: Sequence[object]) -> bool:
     """Whether there are bad files of one row, and no larger share of all files than a task may lose of its rows by default."""
     return 0 < len(bad) <= spec_of({}).data.max_quarantine_share * len(files)
-
-
-def _is_half_a_batch(rows: Sequence[Any]) -> bool:
-    """Whether each row is a request or a response of a batch API, and none is both."""
-
-    def is_half(row: Mapping[str, Any]) -> bool:
-        object_keys = {key for key, value in row.items() if isinstance(value, dict)}
-        return object_keys.isdisjoint(("body", "params")) != object_keys.isdisjoint(("response", "result"))
-
-    return bool(rows) and all(isinstance(row, dict) and "custom_id" in row and is_half(row) for row in rows)
 
 
 def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:

@@ -56,8 +56,7 @@ _OTHER_TEXT_STARTS = {
     rb"(((#|---|[\w-]+: ).*|[ \t\r]*)\n)*[\w-]+:[ \t]*\r?\n[ \t]*- |- [\w-]+: .*\r?\n  [\w-]+:":
         ("YAML", "write a row for each of its entries, as CSV or JSON Lines"),
     _E_MAIL: ("e-mail", "write a row for each message, with its text and the answer to it, as CSV or JSON Lines"),
-    _MESSENGER: ("the log of a messenger", "write a row for each message, with conversation_id, role (customer or agent) and "
-                 "text, as CSV or JSON Lines"),
+    _MESSENGER: ("the log of a messenger", 'write each conversation as a line {"messages": [{"role": "user", "content": "…"}, …]}'),
 }  # fmt: skip
 """Text files that may look like tables but are not: pattern of their beginning, description, and fix."""
 _WORDS = {

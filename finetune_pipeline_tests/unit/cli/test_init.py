@@ -75,10 +75,9 @@ def test_a_task_is_made_whole_however_often_it_is_begun(
 
 
 def test_init_can_be_stopped_anywhere(tmp_path: Path, finetune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before task.yaml is there, the same command begins again; rows written as conversations were files that nobody had
-    named. Afterwards the task is made, and the same command would refuse it."""
-    rows = [[f"c{i}", {"q": "customer", "a": "agent"}[s], m] for i, chat in enumerate(CHATS) for s, m in chat]
-    file = of(tmp_path, "chat.csv", table([["conversation_id", "sender", "message"], *rows]))[1]
+    """Before task.yaml is there, the same command begins again; a copy under another name was a file that nobody had named.
+    Afterwards the task is made, and the same command would refuse it."""
+    file = of(tmp_path, "chat.txt", table([["text", "label"], *map(list, pairs(60))]))[1]
     folder = tmp_path / "data" / "chat"
     with monkeypatch.context() as patch:
         patch.setattr("finetune_pipeline.cli.init.least_per_label", mock.Mock(side_effect=KeyboardInterrupt))
@@ -94,7 +93,7 @@ def test_init_can_be_stopped_anywhere(tmp_path: Path, finetune: Any, monkeypatch
             result = finetune("init", file)
         assert result.returncode == 1 and result.stderr.startswith(words), result.stderr
         assert "`finetune check chat` continues from there" in result.stderr
-    assert (folder / "task.yaml").exists() and [p.name for p in (folder / "raw").iterdir()] == ["chat.jsonl"]
+    assert (folder / "task.yaml").exists() and [p.name for p in (folder / "raw").iterdir()] == ["chat.txt.csv"]
     again = finetune("init", file)
     assert again.returncode == 1 and "go on with `finetune check chat`" in again.stderr
     assert finetune("check", "chat").returncode == 2
@@ -144,12 +143,12 @@ def test_what_holds_no_task_is_one_json_document_with_every_reason(tmp_path: Pat
     assert "other.csv: the file does not exist" in result.stderr
 
 
-def test_a_chat_export_ends_as_conversations(tmp_path: Path, finetune: Any) -> None:
+def test_an_export_with_a_turn_a_row_is_refused_with_what_to_write(tmp_path: Path, finetune: Any) -> None:
     rows = [{"thread_id": i, "author": s, "text": m} for i, c in enumerate(CHATS) for s, m in [("a", "hello"), *c]]
     rows = [{**row, "author": {"q": "visitor", "a": "support"}[row["author"]]} for row in rows]
-    printed = finetune("init", of(tmp_path, "export.json", json.dumps({"chat": rows}))[1], "--json").json
-    assert printed["validated"]["kept"] == 60 and printed["draft"]["kind"] == "text"
-    assert printed["copied"] == ["raw/export.jsonl"]
+    result = finetune("init", of(tmp_path, "export.json", json.dumps({"chat": rows}))[1], "--json")
+    assert result.returncode == 1 and "each row is one message of a conversation: author" in result.json["error"]
+    assert '{"messages": [{"role": "user", "content": "' in result.json["error"] and not (tmp_path / "data").exists()
 
 
 def test_a_task_that_another_command_makes_meanwhile_is_not_overwritten(

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from finetune_pipeline.data.draft.conversations import roles_of
 from finetune_pipeline.data.draft.draft import Draft, draft
 from finetune_pipeline.data.draft.files import GivenFile, given_files, name_problems, place_files, task_name, task_yaml
-from finetune_pipeline.data.draft.turns import roles_of
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, validate_file, workbook
@@ -72,9 +72,9 @@ def drafted(*files: tuple[str, Path], **options: Any) -> Draft:
     return task
 
 
-def placed(files: Sequence[GivenFile], folder: Path, converted: dict[str, bytes]) -> list[str]:
+def placed(files: Sequence[GivenFile], folder: Path) -> list[str]:
     names: list[str] = []
-    place_files(files, folder, converted, {}, names)
+    place_files(files, folder, {}, names)
     return names
 
 
@@ -347,7 +347,6 @@ def turns(who: str, said: str, names: dict[str, str]) -> list[list[dict[str, str
 
 def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     logs = turns("who", "msg", {"q": "Customer", "a": "Agent"})
-    google = turns("who", "msg", {"q": "user", "a": "model"})
     draft = drafted(of(tmp_path, "a.json", [{"chat": i, "log": log} for i, log in enumerate(logs)]))
     assert draft.data["fields"]["messages"] == "log[].{role: who, content: msg}" and draft.data["inject"] is True
     assert draft.data["roles"] == {"Customer": "user", "Agent": "assistant"} and draft.answers.rows == 60
@@ -362,9 +361,6 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     assert draft.data["fields"]["rows"] == "conversations" and draft.answers.rows == 60
     shares = [{"conversations": chat} for chat in turns("from", "value", {"q": "human", "a": "gpt"})]
     assert drafted(of(tmp_path, "b.json", shares)).data == {"inject": True}
-    parts = [{"contents": [{"role": t["who"], "parts": [{"text": t["msg"]}]} for t in log]} for log in google]
-    draft = drafted(of(tmp_path, "f.jsonl", parts))
-    assert draft.data["roles"] == {"model": "assistant"} and draft.answers.rows == 60
     own = turns("role", "content", {"q": "user", "a": "assistant"})
     kind = [{"messages": [{"role": "system", "content": "Be kind."}, *chat]} for chat in own]
     draft = drafted(of(tmp_path, "c.jsonl", kind))
@@ -383,27 +379,10 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     compared = [{"input": {"messages": c[:3]}, "preferred_output": c[3:], "non_preferred_output": c[1:2]} for c in own]
     draft = drafted(of(tmp_path, "h.jsonl", compared))
     assert sorted(draft.answers.values) == sorted({c[3]["content"] for c in own})
-    system = {"role": "system", "content": "Be kind."}
-    asked = [{"input": [system, *c[:3]], "output": c[3], "model": "ab"[len(c[2]) % 2]} for c in own]
-    draft = drafted(of(tmp_path, "i.jsonl", asked))
-    assert (draft.answers.rows, draft.system_prompt) == (60, "Be kind.")
-    assert sorted(draft.answers.values) == sorted({c[3]["content"] for c in own})
-    greeted = [{"messages": [{"role": "assistant", "content": "Hello"}, *chat]} for chat in own]
-    assert drafted(of(tmp_path, "k.jsonl", greeted)).answers.rows == 60
-    preferred = [{"prompt": c[:3], "chosen": c[3:], "rejected": c[1:2]} for c in own]
-    assert sorted(drafted(of(tmp_path, "j.jsonl", preferred)).answers.values) == sorted(draft.answers.values)
 
 
 def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
-    """Exports of tracing services: whole chats in the cells of a table. They were learnt as JSON, or refused."""
     own = turns("role", "content", {"q": "user", "a": "assistant"})
-    traced = [[json.dumps({"messages": c[:3]}), json.dumps({"output": c[3]["content"]})] for c in own]
-    generated = [[json.dumps(c[:3]), json.dumps(c[3])] for c in own]
-    shown = [[str(c[:3]), str(c[3])] for c in own]  # pandas writes Python's notation
-    for rows in (traced, generated, shown):
-        draft = drafted(of(tmp_path, "a.csv", [["input", "output"], *rows]))
-        assert (draft.answers.kind, draft.answers.rows) == ("text", 60)
-        assert set(draft.answers.values) == {c[3]["content"] for c in own}
     whole = drafted(of(tmp_path, "b.jsonl", [{"id": i, "dialog": json.dumps(c)} for i, c in enumerate(own)]))
     assert whole.data["fields"] == {"messages": "dialog"} and whole.answers.rows == 60
     events = [[json.dumps({"code": f"{y[:2]}{i % 7}", "n": i}), y] for i, _, y in ROWS]
@@ -427,39 +406,7 @@ def test_calls_alone_are_answers_and_results_of_functions_are_no_users(tmp_path:
     old.append({"role": "function", "name": "route", "content": "ok"})
     said = [{"messages": [q, *old, {"role": "assistant", "content": f"Done {i}"}]} for i, q in enumerate(asked)]
     draft = drafted(of(tmp_path, "b.jsonl", said))
-    assert draft.data == {"inject": True} and not draft.converted
-    sums = [{"prompt": [q], "ground_truth": str(i), "source": "x"} for i, q in enumerate(asked)]
-    assert drafted(of(tmp_path, "c.jsonl", sums)).answers.values == [str(i) for i in range(240)]
-
-
-def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
-    own = turns("role", "content", {"q": "user", "a": "assistant"})
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
-    rows: dict[str, list[Any]] = {name: [] for name in ("openai", "batch", "anthropic", "anthropic batch", "responses")}
-    for i, chat in enumerate(own):
-        asked, said, text = [{"role": "system", "content": f"It is {i}."}, *chat[:3]], chat[3], chat[3]["content"]
-        choices = [{"index": 0, "message": said if i else call}]
-        failed = [{"request": {"messages": asked}, "response": None}] if i % 2 else []
-        rows["openai"] += [{"request": {"messages": asked}, "response": {"id": f"r{i}", "choices": choices}}, *failed]
-        rows["batch"].append({"body": {"messages": asked[:2]}, "response": {"code": 200, "body": {"choices": choices}}})
-        parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": text}]
-        parts += [] if i else [{"type": "tool_use", "name": "f"}]
-        request = {"system": [{"type": "text", "text": "Be kind."}], "messages": chat[:3]}
-        rows["anthropic"].append({"request": request, "response": {"role": "assistant", "content": parts}})
-        result = {"type": "succeeded", "message": {"role": "assistant", "content": parts[1:2]}}
-        rows["anthropic batch"].append({"custom_id": f"r{i}", "params": {"messages": chat[:3]}, "result": result})
-        message = {"type": "message", "content": [{"type": "output_text", "text": text}]}
-        items = [{"type": "reasoning", "summary": []}, message]
-        rows["responses"].append({"request": {"input": chat[2]["content"]}, "response": {"output": items}})
-    draft = {name: drafted(of(tmp_path, f"{name}.jsonl", some)) for name, some in rows.items()}
-    assert {name: of.answers.rows for name, of in draft.items()} == {**dict.fromkeys(rows, 60), "anthropic": 59}
-    for name in ("openai", "batch"):
-        answer = "response.choices[0].message" if name == "openai" else "response.body.choices[0].message"
-        assert answer in draft[name].data["fields"]["messages"] and draft[name].choice.unused == []
-        assert set(draft[name].answers.values) == {"f({})", *(chat[3]["content"] for chat in own)}
-    assert set(draft["anthropic batch"].answers.values) == {chat[3]["content"] for chat in own}
-    assert draft["anthropic"].system_prompt == "Be kind." and "</think>" in draft["anthropic"].answers.values[0]
-    assert sorted(draft["responses"].answers.labels) == sorted({chat[3]["content"] for chat in own})
+    assert draft.data == {"inject": True}
 
 
 def test_rows_that_an_annotator_rejected_are_no_examples(tmp_path: Path) -> None:
@@ -471,37 +418,11 @@ def test_rows_that_an_annotator_rejected_are_no_examples(tmp_path: Path) -> None
     judged = drafted(of(tmp_path, "b.jsonl", [row | {"label": 1} for row in decided]))
     assert judged.data["fields"]["label"] == "answer" and judged.answers.rows == 240
     good = [{"prompt": t, "completion": f"{y} {i}", "label": i % 3 > 0} for i, t, y in ROWS]
-    asked = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in good]
-    for name, rows in (("d.jsonl", good), ("e.jsonl", asked)):  # data for KTO
-        draft = drafted(of(tmp_path, name, lines(rows)))
-        assert set(draft.answers.values) == {row["completion"] for row in good if row["label"]}
-    assert row_rules({**asked[0], "label": 0}, draft.spec) == [] and row_rules(asked[0], draft.spec) == ["rejected_row"]
+    draft = drafted(of(tmp_path, "d.jsonl", lines(good)))  # data for KTO
+    assert set(draft.answers.values) == {row["completion"] for row in good if row["label"]}
+    assert row_rules(good[0], draft.spec) == ["rejected_row"]
     questions = [{"question": t, "answer": "ignore" if i % 2 else f"It is {i}"} for i, t, _ in ROWS]
     assert drafted(of(tmp_path, "c.jsonl", questions)).answers.rows == 240
-
-
-def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None:
-    rows = [
-        [f"c{i}", {"q": "customer", "a": "agent"}[s], m]
-        for i, c in enumerate(CHATS)
-        for s, m in [("a", "welcome"), c[0], ("q", "quick"), *c[1:], ("q", "thanks")]
-    ]
-    rows += [
-        ["c1", "agent", "hello", "one cell too many"],
-        *(["alone", "customer", f"nobody answers {n}"] for n in "ab"),
-    ]
-    file = of(tmp_path, "chat.csv", [["conversation_id", "sender", "message"], *rows])
-    draft = drafted(file)
-    placed(given_files([file[1]]), tmp_path / "task", draft.converted)
-    first = json.loads((tmp_path / "task" / "raw" / "chat.jsonl").read_text().splitlines()[0])
-    assert [m["role"] for m in first["messages"]] == ["user", "assistant", "user", "assistant"]
-    assert first["messages"][0]["content"].endswith("\nquick") and first["group"] == "c0"
-    assert draft.answers.rows == 60 and "written as conversations" in " ".join(draft.notes)
-    (name,) = placed(given_files([file[1]]), tmp_path / "other", {})
-    with pytest.raises(FindingsError, match="would read both"):
-        placed(given_files([tmp_path / "other" / name]), tmp_path / "other", draft.converted)
-    lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns after the last answer"
-    assert draft.notes[-1] == f"left out: {lost}, 1 conversations without an answer"
 
 
 def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
@@ -526,8 +447,6 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
 
 
 TRIPLES = [f"{a} sails to{i}" for i, a in enumerate(("Ann", "Bob", "Cy", "Di"))]
-ASKED = [{"custom_id": t, "body": {"messages": [{"role": "user", "content": t}]}} for t, _ in PAIRS]
-SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, _ in PAIRS]
 
 
 @pytest.mark.parametrize(
@@ -547,7 +466,6 @@ SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, 
         ),
         ("draft.word_tags", {"a.jsonl": [{"tokens": t.split(), "ner_tags": [0, 1, 0]} for t in TRIPLES]}),
         ("draft.word_tags", {"a.jsonl": [{"id": 1, "words": t.split(), "t": ["O", "B-X", "O"]} for t in TRIPLES]}),
-        ("draft.batch", {"a.jsonl": ASKED[:9], "b.jsonl": SAID_IN_BATCH}),
         ("draft.map", {"b.json": dict(PAIRS)}),
         ("draft.files_differ", {"a.csv": HEADED, "b.jsonl": [{"message": t, "topic": y} for t, y in PAIRS[:60]]}),
         ("draft.columns", {"b.json": {"text": ["a b", "c d"], "label": ["x", "y"]}}),
@@ -569,9 +487,10 @@ def test_no_file_takes_the_name_of_another(tmp_path: Path) -> None:
     first, second = given_files([tmp_path])
     assert (first.name, second.name) == ("raw/train_a.1.csv", "raw/2_train_a.1.csv")
     assert given_files([first.path, first.path.parent / ".." / "train" / "a.1.csv"])[0].name == "raw/a.1.csv"
-    given = [first, first._replace(name="raw/train_a.2.csv"), first._replace(name="raw/train_a.2.tsv")]
-    names = placed(given, tmp_path / "task", {file.name: file.name.encode() for file in given})
-    assert names == ["raw/train_a.1.jsonl", "raw/train_a.2.jsonl", "raw/train_a.2.tsv.jsonl"]
+    given = [first._replace(name=name) for name in ("raw/a.csv", "raw/a", "raw/b")]
+    names: list[str] = []
+    place_files(given, tmp_path / "task", dict.fromkeys(("raw/a", "raw/b"), "csv"), names)
+    assert names == ["raw/a.csv", "raw/2_a.csv", "raw/b.csv"]
 
 
 def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Path) -> None:
@@ -594,7 +513,7 @@ def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Pat
     with pytest.raises(FindingsError, match=r"draft\.no_files"):
         given_files([tmp_path / "empty"])
     folder = tmp_path / "data" / "mine"
-    placed(given_files([file]), folder, {})
+    placed(given_files([file]), folder)
     assert name_problems("mine", folder, given_files([file])) == []
     (folder / "raw" / "other.csv").write_text("x")
     (folder / "raw" / "a.csv").write_text("changed")

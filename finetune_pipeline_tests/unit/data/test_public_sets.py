@@ -182,17 +182,6 @@ def test_labels_of_issues_are_their_names(tmp_path: Path) -> None:
     assert sorted(drafted(of(tmp_path, "b.json", alone)).answers.labels) == sorted(THINGS)
 
 
-@pytest.mark.parametrize(
-    "values", [("A", "B", "tie"), ("model_a", "model_b", "tie (bothbad)"), ("response_a", "response_b", "")]
-)
-def test_the_better_of_two_answers_is_learnt(tmp_path: Path, values: tuple[str, str, str]) -> None:
-    """The first one was, whichever won."""
-    said = [{"response_a": f"one {t}", "response_b": f"two {t}"} for t, _ in PAIRS]
-    rows = [{"question": t, **said[i], "winner": values[i % 3]} for i, t, _ in ROWS]
-    better = {(t, f"{'two' if i % 3 == 1 else 'one'} {t}") for i, t, _ in ROWS}
-    assert pairs_in(tmp_path, rows) == better
-
-
 def test_rows_below_a_header_that_name_the_columns_again_are_told(tmp_path: Path) -> None:
     """Surveys have them; they are rows all the same, because a value may be missing."""
     rows = [["StartDate", "Q1", "Q2"], ["Start Date", "Topic?", "What is it?"], ['{"I":1}', '{"I":2}', '{"I":3}']]
@@ -201,16 +190,6 @@ def test_rows_below_a_header_that_name_the_columns_again_are_told(tmp_path: Path
     assert draft.answers.rows == 242
     assert "the first 2 rows below the header may repeat the column names" in draft.notes[0]
     assert drafted(of(tmp_path, "b.csv", [rows[0], *rows[3:]])).notes == []
-
-
-def test_the_best_of_several_answers_is_learnt(tmp_path: Path) -> None:
-    """All of them were, or their whole list was the answer."""
-    best = [{"model": "x", "score": i % 2, "response": a} for i, (_, a) in enumerate(ASKED)]
-    several = [[one, {"model": "y", "score": 0.5, "response": f"no {i}"}] for i, one in enumerate(best)]
-    rows = [{"instruction": q, "completions": some} for (q, _), some in zip(ASKED, several, strict=True)]
-    draft = drafted(of(tmp_path, "a.jsonl", rows))
-    assert "the one with the highest score is learnt" in draft.notes[-1]
-    assert pairs_in(tmp_path, rows) == {(q, a if i % 2 else f"no {i}") for i, (q, a) in enumerate(ASKED)}
 
 
 def test_a_question_and_its_schema_ask_for_the_query(tmp_path: Path) -> None:
