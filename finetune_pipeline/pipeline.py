@@ -78,7 +78,7 @@ STEPS = [
             "corrections": run.corrections,
             **spec.data.model_dump(include={"raw", "benchmarks", "fields", "csv", "sheet", "max_unpacked_gib"}),
         },
-        code_version="6",
+        code_version="7",
         kinds=("jsonl",),
     ),
     Step(

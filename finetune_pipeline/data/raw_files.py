@@ -1,13 +1,17 @@
 """Copies the raw files that a task declares. Later steps read these copies, which do not change."""
 
-import shutil
-from collections.abc import Sequence
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
+
+import msgspec
 
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.json_lines import combine_digests
 from finetune_pipeline.data.readers.any_file import look_at
+from finetune_pipeline.data.readers.encoding import Survey, survey
 from finetune_pipeline.data.readers.records import is_utf8
 from finetune_pipeline.engine.files import SeenFiles, digest_file
 from finetune_pipeline.faults import files_below
@@ -107,7 +111,7 @@ def collect_raw(
     task: Task, out: Path, production: Path | None = None, ability_benchmarks: NamedFiles = ()
 ) -> dict[str, Any]:
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``, and
-    the benchmark and ability files to ``out/benchmarks/<name>``.
+    the benchmark and ability files to ``out/benchmarks/<name>``. Each file is copied, digested and surveyed in one pass.
 
     Returns facts. Their digest is :func:`raw_digest` of the copied bytes; if the two differ, a file changed during the copy.
     """
@@ -115,27 +119,65 @@ def collect_raw(
     files: list[dict[str, Any]] = []
     for name, path in [*raw_paths(task), *([(PRODUCTION_FILE, production)] if production else [])]:
         copy = out / FILES / name
-        digest = _copy(path, copy)
+        with _Copying(path, copy) as source:
+            surveyed = survey(path, name, task.spec, source)
         if name != PRODUCTION_FILE:
-            digests.append((name, digest))
-        container = container_facts(copy, name, task.spec)
-        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **container})
+            digests.append((name, source.digest))
+        kind = container_facts(copy, name, task.spec, surveyed)
+        size = {"sha256": source.digest, "bytes": copy.stat().st_size}
+        files.append({"file": name, **size, **kind, "survey": msgspec.to_builtins(surveyed)})
     benchmarks = [*benchmark_paths(task), *ability_benchmarks]
-    digests += [(f"{BENCHMARKS}/{name}", _copy(path, out / BENCHMARKS / name)) for name, path in benchmarks]
-    size, names = sum(f["bytes"] for f in files), [name for name, _ in benchmarks]
-    return {"files": files, "bytes": size, "benchmarks": names, "digest": combine_digests(digests)}
+    for name, path in benchmarks:
+        with _Copying(path, out / BENCHMARKS / name) as source:
+            pass
+        digests.append((f"{BENCHMARKS}/{name}", source.digest))
+    total, names = sum(f["bytes"] for f in files), [name for name, _ in benchmarks]
+    return {"files": files, "bytes": total, "benchmarks": names, "digest": combine_digests(digests)}
 
 
-def _copy(path: Path, copy: Path) -> str:
-    """Copy a file. Returns the digest of the copy."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, copy)
-    return digest_file(copy)
+class _Copying(io.RawIOBase):
+    """Reads a file, and copies and digests what it reads; when it is closed, also the rest. digest: hex SHA-256."""
+
+    def __init__(self, path: Path, copy: Path) -> None:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        self._source, self._copy = path.open("rb", buffering=0), copy.open("wb")
+        self._hash, self._at = hashlib.sha256(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        size: int = self._source.readinto(buffer) or 0
+        self._copy.write(memoryview(buffer)[:size])
+        self._hash.update(memoryview(buffer)[:size])
+        self._at += size
+        return size
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        buffer = bytearray(1 << 20)
+        with self._source, self._copy:
+            while self.readinto(buffer):
+                pass
+        super().close()
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
 
 
-def container_facts(path: Path, file: str, spec: TaskSpec) -> dict[str, str]:
+def container_facts(path: Path, file: str, spec: TaskSpec, surveyed: Survey | None = None) -> dict[str, str]:
     """Return the type of a file (see :class:`~.containers.Container`) and the evidence for it."""
-    container, survey = look_at(path, file, spec)
-    encoding = "" if is_utf8(survey.encoding) else f"; in {survey.encoding}"
-    why = f"{'gzip; ' if survey.compressed else ''}{container.why}{encoding}"
+    container, surveyed = look_at(path, file, spec, surveyed)
+    encoding = "" if is_utf8(surveyed.encoding) else f"; in {surveyed.encoding}"
+    why = f"{'gzip; ' if surveyed.compressed else ''}{container.why}{encoding}"
     return {"container": container.kind, "reason": why}
+
+
+def surveys_of(facts: Mapping[str, Any]) -> dict[str, Survey]:
+    """Return the surveys of the raw files, by name, from the facts of :func:`collect_raw`."""
+    return {file["file"]: msgspec.convert(file["survey"], Survey) for file in facts["files"]}

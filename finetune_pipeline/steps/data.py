@@ -10,7 +10,7 @@ from finetune_pipeline.data.dedup.benchmarks import is_benchmark
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import examples_of, seal, seal_key
 from finetune_pipeline.data.losses import Losses, validation_losses
-from finetune_pipeline.data.raw_files import collect_raw
+from finetune_pipeline.data.raw_files import collect_raw, surveys_of
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.split.ledger import mark_begun, record_assignments
@@ -75,9 +75,10 @@ def make_raw(context: StepContext) -> dict[str, Any]:
 def make_validated(context: StepContext) -> dict[str, Any]:
     raw = context.inputs["raw_examples"]
     if context.spec.compute.data == "ray":
-        facts = validate_on_ray(raw.folder, context.spec, context.out, context.builder.work, raw.version)
+        work, surveys = context.builder.work, surveys_of(raw.facts)
+        facts = validate_on_ray(raw.folder, context.spec, context.out, work, raw.version, surveys)
     else:
-        facts = validate(raw.folder, context.spec, context.out)
+        facts = validate(raw.folder, context.spec, context.out, surveys_of(raw.facts))
     return {**facts, "losses": asdict(validation_losses(facts))}
 
 

@@ -15,9 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import EXAMPLES, examples_file
 from finetune_pipeline.data.raw_files import BENCHMARKS, FILES
+from finetune_pipeline.data.readers.encoding import Survey
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.data.workers import Item, Result, spread_by
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
@@ -31,9 +34,11 @@ _BLOCKS_A_CPU = 4
 _FACTS = "facts.json"
 
 
-def validate_on_ray(raw: Path, spec: TaskSpec, out: Path, work: Path, version: str) -> dict[str, Any]:
+def validate_on_ray(
+    raw: Path, spec: TaskSpec, out: Path, work: Path, version: str, surveys: Mapping[str, Survey]
+) -> dict[str, Any]:
     """Run :func:`validate` on a raw artifact's folder on the cluster of `training.ray`; version: identifies the rows."""
-    return _run("validate", {FILES: raw / FILES}, spec, out, work, version)
+    return _run("validate", {FILES: raw / FILES}, spec, out, work, version, surveys=surveys)
 
 
 def clean_on_ray(
@@ -54,6 +59,7 @@ def _run(
     work: Path,
     version: str,
     key: bytes = b"",
+    surveys: Mapping[str, Survey] | None = None,
 ) -> dict[str, Any]:
     section = spec.training.ray
     if blocking := errors(cluster_findings(section)):
@@ -68,6 +74,7 @@ def _run(
             else:
                 place.put(path, input_name)
         request = {"action": action, "spec": settings, "inputs": list(inputs), "key": key.hex()}
+        request["surveys"] = msgspec.to_builtins(surveys or {})
         place.write_json("job.json", request)
 
     stage = {"validate": "validated_examples", "clean": "clean_examples"}[action]
@@ -94,7 +101,8 @@ def make(place: Storage, request: Mapping[str, Any]) -> None:
         bring = partial(_bring_benchmarks, place, benchmarks) if benchmarks else None
         with spread_by(partial(_map_blocks, bring)):
             if request["action"] == "validate":
-                facts = validate(root, spec, result_folder)
+                surveys = msgspec.convert(request["surveys"], dict[str, Survey])
+                facts = validate(root, spec, result_folder, surveys)
             else:
                 facts = clean(root, spec, result_folder, raw=root, key=bytes.fromhex(request["key"]))
         write_json(result_folder / _FACTS, facts)

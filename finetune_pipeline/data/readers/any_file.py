@@ -32,9 +32,9 @@ _LEAST_BYTES = 4
 _REPLACEMENT_CHARACTER = "\ufffd".encode()
 
 
-def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
-    """Detect a file's type from its first MiB, and survey the whole file."""
-    surveyed = survey(path, file, spec)
+def look_at(path: Path, file: str, spec: TaskSpec, surveyed: Survey | None = None) -> tuple[Container, Survey]:
+    """Detect a file's type from its first MiB, and survey the whole file, unless it is known."""
+    surveyed = surveyed or survey(path, file, spec)
     if surveyed.problem:
         return Container("unknown", surveyed.problem.message), surveyed
     with RawStream(path, surveyed.encoding, surveyed.returns) as stream:
@@ -42,10 +42,11 @@ def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
         return container_of(head, len(head) < _HEAD_BYTES, file, spec), surveyed
 
 
-def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
+def read_records(path: Path, file: str, spec: TaskSpec, surveyed: Survey | None = None) -> Iterator[Record]:
     """Read the rows of a raw file, without blank lines. Unreadable rows become records with findings and without a value.
-    Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
-    container, surveyed = look_at(path, file, spec)
+    Takes constant memory, except for JSON documents. file: the name used as the rows' source. surveyed: the file's survey, if
+    known."""
+    container, surveyed = look_at(path, file, spec, surveyed)
     if notes := (surveyed.problem,) if surveyed.problem else surveyed.notes:
         yield Record(1, None, b"", notes, about="file")
     if surveyed.problem:

@@ -5,6 +5,7 @@ fit, and one is taken only if common words of a language that is written in it a
 names the key to set, and shows some words as each likely encoding would decode them.
 """
 
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -175,8 +176,8 @@ def other_container(head: bytes) -> str:
     return next((name for mark, name in _UNREADABLE_STARTS.items() if head.startswith(mark)), "")
 
 
-def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
-    """Survey a whole file in constant memory. file: its name in findings."""
+def survey(path: Path, file: str, spec: TaskSpec, opened: io.RawIOBase | None = None) -> Survey:
+    """Survey a whole file in constant memory. file: its name in findings. opened: the file; it may be left unread."""
     limit = int(spec.data.max_unpacked_gib * (1 << 30))
     with RawStream(path, limit=limit) as stream:
         head = stream.buffered().read(1 << 16)
@@ -193,7 +194,7 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
     unquoted = _QUOTED.sub(b"", head)
     has_returns = not wide_encoding and b"\r" in unquoted and b"\n" not in unquoted
     counts, size = _LineCounts(), 0
-    with RawStream(path, wide_encoding or "utf-8", has_returns, limit) as stream:
+    with RawStream(path, wide_encoding or "utf-8", has_returns, limit, opened) as stream:
         source = stream.buffered()
         while block := source.read(_BLOCK):
             block += source.readline(8 * _BLOCK)  # up to the end of a line, if there is one

@@ -30,12 +30,20 @@ class RawStream(io.RawIOBase):
     """Streams a file as UTF-8 in constant memory, and unpacks gzip, recognised by its first bytes. A broken or truncated
     gzip file yields everything before the break; `problem` then describes it."""
 
-    def __init__(self, path: Path, encoding: str = "utf-8", returns: bool = False, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        encoding: str = "utf-8",
+        returns: bool = False,
+        limit: int | None = None,
+        source: io.RawIOBase | None = None,
+    ) -> None:
         """Open a file. encoding: undecodable bytes become U+FFFD; UTF-8 passes through unchanged. returns: lines end with a
-        carriage return only. limit: bytes a gzip file may unpack to; reading stops there and sets `too_large`."""
+        carriage return only. limit: bytes a gzip file may unpack to; reading stops there and sets `too_large`. source: the opened
+        file, which is closed with the stream."""
         self.problem = ""
         self.too_large = False
-        self._file = path.open("rb")
+        self._file = path.open("rb") if source is None else io.BufferedReader(source, _BUFFER)
         self._packed, self._unpacked = path.stat().st_size, 0
         self.compressed = self._file.peek(2)[:2] == GZIP
         self._limit = limit if self.compressed else None

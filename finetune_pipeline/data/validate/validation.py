@@ -1,7 +1,7 @@
 """The validation step: turns raw rows into canonical examples, or puts them into quarantine with all their findings."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from finetune_pipeline.data.names import leaves_out
 from finetune_pipeline.data.quoting import RAW_SHOWN, key_name, quoted, row_finding
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.data.readers.any_file import read_records
+from finetune_pipeline.data.readers.encoding import Survey
 from finetune_pipeline.data.readers.records import Record
 from finetune_pipeline.data.scrub import finder_of, scrub_text
 from finetune_pipeline.data.validate.row_rules import check_row, final_messages
@@ -89,8 +90,8 @@ def validation_settings(spec: TaskSpec) -> dict[str, Any]:
     return {"output": spec.output.model_dump(), "system_prompt": spec.system_prompt, **data}
 
 
-def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Validate every row of the files in ``raw/files``.
+def validate(raw: Path, spec: TaskSpec, out: Path, surveys: Mapping[str, Survey] | None = None) -> dict[str, Any]:
+    """Validate every row of the files in ``raw/files``. surveys: of these files, by name, if known.
 
     Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``. Returns facts: the
     counts of :class:`ValidatedBlock`, and the rows of each file.
@@ -101,7 +102,9 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     total_bytes = sum(p.stat().st_size for p in paths.values())
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
     totals = ValidatedBlock(labels=Counter(dict.fromkeys(spec.labels, 0)))
-    blocks = (block for name, path in paths.items() for block in in_blocks(read_records(path, name, spec), name))
+    known = surveys or {}
+    records = ((name, read_records(path, name, spec, known.get(name))) for name, path in paths.items())
+    blocks = (block for name, of_file in records for block in in_blocks(of_file, name))
     with (
         (out / "examples.jsonl").open("wb") as examples,
         (out / "quarantine.jsonl").open("wb") as quarantine,

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 from dataclasses import asdict
@@ -15,7 +16,9 @@ from finetune_pipeline.data.documents import (
     write_passages,
 )
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.raw_files import benchmark_paths, collect_raw, raw_digest, raw_paths
+from finetune_pipeline.data.raw_files import benchmark_paths, collect_raw, raw_digest, raw_paths, surveys_of
+from finetune_pipeline.data.readers.encoding import survey
+from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.evaluation.prompts import Prompt, Retriever, conversations
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec import Task
@@ -46,6 +49,37 @@ def test_snapshot_counts_and_guesses(tmp_path: Path) -> None:
     assert b["sha256"] == hashlib.sha256(text.encode()).hexdigest() and b["bytes"] == len(text)
     assert a["container"] == b["container"] == "json_lines" and "JSON values" in b["reason"]
     assert facts["digest"] == raw_digest(task(home))
+
+
+FILES = {
+    "lines.jsonl": b'{"text": "x", "label": "y"}\n' * 9000,
+    "western.csv": "text;label\nCafé créé;a\nDéjà là, été;b\n".encode("cp1252"),
+    "wide.csv": "text,label\nCafé,a\n".encode("utf-16"),
+    "packed.jsonl.gz": gzip.compress(b'{"text": "x", "label": "y"}\n' * 90_000),
+    "cut.jsonl.gz": gzip.compress(bytes(range(256)) * 2000)[:-50],
+    "binary.parquet": b"PAR1" + bytes(300_000) + b"PAR1",
+    "empty.jsonl": b"",
+}
+
+
+def test_a_file_is_copied_digested_and_surveyed_as_a_whole(tmp_path: Path) -> None:
+    """Whatever the survey reads of it: a kind it does not read, a broken stream, one that unpacks to more than allowed."""
+    home, spec = tmp_path / "task", make_spec(raw=["raw/*"], max_unpacked_gib=0.001)
+    for name, data in FILES.items():
+        lay(home, f"raw/{name}", "").write_bytes(data)
+    facts = collect_raw(Task(spec=spec, folder=home), tmp_path / "out")
+    surveys = surveys_of(json.loads(json.dumps(facts)))
+    assert len(facts["files"]) == len(surveys) == len(FILES)
+    for file in facts["files"]:
+        path, data = home / file["file"], FILES[Path(file["file"]).name]
+        assert (tmp_path / "out/files" / file["file"]).read_bytes() == data
+        assert (file["sha256"], file["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
+        assert surveys[file["file"]] == survey(path, file["file"], spec)
+    assert surveys["raw/packed.jsonl.gz"].problem and surveys["raw/wide.csv"].encoding.startswith("utf-16")
+    validate(tmp_path / "out", spec, tmp_path / "with", surveys)
+    validate(tmp_path / "out", spec, tmp_path / "without")
+    for name in ("examples.jsonl", "quarantine.jsonl", "findings.jsonl"):
+        assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
 
 
 def test_the_digest_follows_content_and_names_and_no_production_rows(tmp_path: Path) -> None:
