@@ -6,6 +6,7 @@ The qlora run is that of ``finished``; it covers lora's training and merge in it
 
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,7 @@ def test_the_registry_tells_the_kinds_apart_and_keeps_the_weights_of_each(chain:
     weights = {}
     for path in (chain.project.home / "mlflow" / "artifacts").rglob("model.json"):
         model = json.loads(path.read_text())
-        source = "base" if model["folder"] == chain.project.spec["base_model"] else Path(model["folder"]).parts[-3]
+        folder = os.path.normpath(Path(model["home"]) / model["folder"])
+        source = "base" if folder == chain.project.spec["base_model"] else Path(folder).parts[-3]
         weights[model["kind"]] = source, len(list((path.parent / "adapter").glob("*.safetensors")))
     assert weights == {"prefix": ("base", 1), "prompt": ("merged_model", 1), "full": ("merged_model", 0)}
