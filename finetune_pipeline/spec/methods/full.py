@@ -20,7 +20,7 @@ class Full(Method):
     trains_inputs = True
     smaller = "lora"
     on_quantized = "full fine-tuning trains the weights, but these have too few bits for training"
-    defaults = {"learning_rate": Default(1e-5, f"47.2% on GSM8K in {COMPARISON}")}  # noqa: RUF012
+    defaults = {"learning_rate": Default(1e-5, f"47.2% on GSM8K in {COMPARISON}")}
     kind = Kind(
         "full",
         r"^(?!.*(lora_|prompt_embeddings))",

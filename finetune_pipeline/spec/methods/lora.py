@@ -12,7 +12,7 @@ class Lora(LowRank):
     trains = "the same matrices; the base in 16 (or 32) bits"
     gives = "adapter, merged into a model"
     when = "the base fits into memory unquantized: faster than qlora, and one phase instead of two"
-    defaults = {  # noqa: RUF012
+    defaults = {
         "learning_rate": Default(
             5e-4, f"like qlora, whose second phase it is; for bases from 3B use 1e-4: 47.8% on GSM8K in {COMPARISON}"
         )

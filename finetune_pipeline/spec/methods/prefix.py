@@ -44,7 +44,7 @@ class Prefix(SoftPrompt):
         "The prefix as an adapter on the base",
         plain=False,
     )
-    defaults = {  # noqa: RUF012
+    defaults = {
         "learning_rate": Default(
             5e-3, f"41.6% on GSM8K in {COMPARISON} with 50 tokens initialised from a real text, 1e-3: 18.6%"
         )

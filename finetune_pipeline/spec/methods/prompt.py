@@ -39,7 +39,7 @@ class Prompt(SoftPrompt):
         "plain model with added tokens",
         "A plain model whose added tokens are the trained prompt",
     )
-    defaults = {  # noqa: RUF012
+    defaults = {
         "learning_rate": Default(
             3e-3,
             f"between 1e-3, which gave 34.3% on GSM8K in {COMPARISON} initialised from vocabulary tokens (1e-4 and random: 5.7%), "

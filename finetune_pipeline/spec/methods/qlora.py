@@ -26,7 +26,7 @@ class QLora(LowRank):
     holds = "four_bit"
     smaller = None
     on_quantized = "qlora quantizes the base itself, and merges into the unquantized one"
-    defaults = {  # noqa: RUF012
+    defaults = {
         "learning_rate": Default(
             5e-4,
             "for bases well under 1B parameters and a few hundred steps; the QLoRA paper uses 2e-4 for 7B and 13B, 1e-4 "
