@@ -1,6 +1,6 @@
 """Maps rows of any shape to a known format with the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
 is the file's name, ``$key`` the key of the list that holds the row, ``='text'`` the text itself, and
-``split(tags, ';')`` a list of a text's parts. A text that holds JSON is decoded if an expression looks into it."""
+``split(tags, ';')`` a list of a text's parts, and ``from_json(cell)`` the value of a text that holds JSON."""
 
 import math
 import re
@@ -104,7 +104,15 @@ class FieldMapping:
     def _no_value(self, name: str, row: Any, place: str, result: str) -> Finding:
         keys = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
         message = f"data.fields.{name}: {self.expressions[name]!r} gives {result} ({keys})"
-        return row_finding("missing_field", place, message, "fill it in, or correct the expression")
+        fix = "fill it in, or correct the expression"
+        read = self.names or frozenset[str]()
+        if (
+            packed := [key for key in row if key in read and unpacked(row[key]) is not row[key]]
+            if isinstance(row, dict)
+            else []
+        ):
+            fix += f"; {quoted(packed[0])} holds JSON as text: write from_json({packed[0]}) in its place"
+        return row_finding("missing_field", place, message, fix)
 
 
 def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
@@ -124,8 +132,8 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
     if not text:
         raise ValueError("the expression is empty")
     parsed = jmespath.compile(text).parsed  # its ParseError is a ValueError
-    keys, decoding = _keys_read(parsed), _with_json_decoding(parsed)
-    return lambda row, file, key: _INTERPRETER.visit(decoding, row), keys
+    keys = _keys_read(parsed)
+    return lambda row, file, key: _INTERPRETER.visit(parsed, row), keys
 
 
 class _OwnFunctions(Functions):  # type: ignore[misc]
@@ -138,24 +146,14 @@ class _OwnFunctions(Functions):  # type: ignore[misc]
     def _func_split(self, text: str, mark: str) -> list[str]:
         return [part.strip() for part in text.split(mark) if part.strip()]
 
+    @signature({"types": []})  # type: ignore[untyped-decorator]
+    def _func_from_json(self, value: Any) -> Any:
+        return unpacked(value)
 
-class _Interpreter(TreeInterpreter):  # type: ignore[misc]
-    def visit_unpacked(self, node: dict[str, Any], value: Any) -> Any:
-        return unpacked(self.visit(node["children"][0], value))
 
-
-_INTERPRETER = _Interpreter(jmespath.Options(custom_functions=_OwnFunctions()))
+_INTERPRETER = TreeInterpreter(jmespath.Options(custom_functions=_OwnFunctions()))
 _CHAIN = "subexpression index_expression projection value_projection filter_projection flatten pipe".split()
 """Nodes whose first child reads the row and whose other children read the first one's result."""
-
-
-def _with_json_decoding(node: dict[str, Any]) -> dict[str, Any]:
-    """Return the expression with a step that decodes JSON texts before the expression looks into them."""
-    children = [_with_json_decoding(c) if isinstance(c, dict) else c for c in node.get("children", ())]
-    if node.get("type") in _CHAIN and node["type"] != "pipe":
-        decoded = len(children) - 1 if node["type"] == "subexpression" else 1  # `a.b.c` is one node of three
-        children[:decoded] = [{"type": "unpacked", "children": [child]} for child in children[:decoded]]
-    return {**node, "children": children}
 
 
 def _keys_read(node: dict[str, Any]) -> frozenset[str] | None:

@@ -65,6 +65,9 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return refusal
     if choice and not text and (refusal := numbered_turns(columns, choice.texts[0])):
         return refusal
+    if choice and not text and (column := columns.get(choice.texts[0])) and column.kind == "text" and column.is_json:
+        refusal = _refusal(f"{column.path} holds JSON as text", columns)
+        return replace(refusal, fix=f"{refusal.fix}; --text {column.path} keeps the JSON")
     if choice and (answer or choice.answer not in columns or names.is_answer(columns[choice.answer].name)):
         return choice
     in_elements = _choose_in_elements(rows, columns, text, answer, choice)
@@ -114,6 +117,8 @@ def _refusal(message: str, columns: Mapping[str, Column]) -> Refusal:
     if len(paths) > 1:
         fields = dict(zip(("prompt", "completion"), paths, strict=False))
         fix += f", or write task.yaml with {names.declare(fields, expressions=fields)}, or others of these columns"
+    if packed := [c.path for c in columns.values() if c.kind == "text" and c.is_json]:
+        fix += f"; `from_json({packed[0]}).KEY` in data.fields reads what the JSON in {packed[0]} holds"
     return Refusal(f"{message}; {_describe_columns(columns)}", fix)
 
 

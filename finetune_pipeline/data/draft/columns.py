@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.reading import RawRow
+from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.names import key_path, plain_name, rank
 
 KEY, ELEMENT = "$key", "element"
@@ -81,7 +82,7 @@ class Column:
         all_items = self.path if self.path.startswith("join(") else re.sub(r"(?<=.)\[0\]", "[]", self.path)
         if all_items != self.path and self.is_label:  # reads all items: two of them make no label
             return f"join(', ', {all_items if plain else f'{all_items}.to_string(@)'})"
-        return self.path if plain else f"to_string({self.path})"
+        return self.path if plain and not self.is_json else f"to_string({self.path})"
 
     @property
     def numeric(self) -> bool:
@@ -178,9 +179,8 @@ _WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
 
 
 def is_json_answer(text: str) -> bool:
-    with suppress(ValueError, RecursionError):
-        return text.lstrip()[:1] in ("{", "[") and isinstance(json.loads(text), dict | list)
-    return False
+    """Whether a text is a JSON object or list, or one as Python writes it."""
+    return not isinstance(unpacked(text), str)
 
 
 def _is_time(text: str) -> bool:

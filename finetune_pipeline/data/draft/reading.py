@@ -4,7 +4,7 @@ readers refuse files that can be read in two ways; this module chooses the likel
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from finetune_pipeline.data.draft.document_rows import is_columns, is_map, rows_path
 from finetune_pipeline.data.fields import check_fields
-from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.names import is_known_name
 from finetune_pipeline.data.quoting import quoted, row_finding
@@ -28,7 +27,6 @@ from finetune_pipeline.spec.model import TaskSpec
 _ROWS_LOOKED_AT = 500
 _HEAD_BYTES = 2_000
 """Bytes at the start of a file, by which text without rows is recognised."""
-_DEEPEST = 4
 MOST_ROWS = 50_000
 """Rows of a file used to judge its columns; labels are counted over all rows."""
 _READABLE_FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
@@ -115,33 +113,12 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
         reading.notes.append(f"{note}; {first.place}: {first.message}")
     else:
         reading.problems += reading.bad_documents
-    reading.rows = with_json_texts(reading.rows)
     return reading
 
 
 def are_few(bad: Sequence[object], files: Sequence[object]) -> bool:
     """Whether there are bad files of one row, and no larger share of all files than a task may lose of its rows by default."""
     return 0 < len(bad) <= spec_of({}).data.max_quarantine_share * len(files)
-
-
-def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
-    """Decode the columns whose texts are all JSON objects or lists, as `data.fields` does."""
-    plain = {path for row in rows for path, text in _texts_in(row.value, ()) if isinstance(unpacked(text), str)}
-
-    def decoded_in(value: Any, path: tuple[str, ...]) -> Any:
-        if isinstance(value, dict):
-            return {k: decoded_in(v, (*path, k)) for k, v in value.items()}
-        return value if path in plain or not path else unpacked(value)
-
-    return [RawRow(row.key, decoded_in(row.value, ())) for row in rows]
-
-
-def _texts_in(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield (keys, text) of the texts in an object and in the objects below it."""
-    for key, item in value.items() if isinstance(value, dict) and len(path) < _DEEPEST else ():
-        if isinstance(item, str) and item.strip():
-            yield (*path, key), item
-        yield from _texts_in(item, (*path, key))
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:

@@ -21,6 +21,7 @@ from finetune_pipeline.data.draft.files import GivenFile, given_files, name_prob
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, validate_file, workbook
+from finetune_pipeline_tests.unit.data.rows import make_spec
 from finetune_pipeline_tests.unit.data.test_stage_properties import BOUNDED, JSON, KEY
 
 THINGS = {
@@ -134,7 +135,6 @@ FILES: dict[str, tuple[str, Any]] = {
     "one value for all": ("a.jsonl", [{"text": t, "intent": y, "entities": []} for t, y in PAIRS]),
     "tags": ("a.csv", [["text", "tags"], *PAIRS]),
     "accents in names": ("a.csv", [["Lösung", "catégorie"], *PAIRS]),
-    "lists as Python shows them": ("a.csv", [["text", "labels"], *([t, str([y])] for t, y in PAIRS)]),
     "quotes behind a backslash": ("a.csv", "text,label\n" + "".join(f'"a \\"{t}\\", ok",{y}\n' for t, y in PAIRS)),
     "no blanks": ("a.jsonl", [{"文本": "".join(chr(0x4E00 + ord(c)) for c in t), "标签": y} for t, y in PAIRS]),
     "title": ("a.xlsx", {"Data": [["Tickets of 2026"], [], ["Message", "Topic"], *PAIRS]}),
@@ -381,16 +381,28 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     assert sorted(draft.answers.values) == sorted({c[3]["content"] for c in own})
 
 
-def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
+def test_texts_that_hold_json_are_read_as_declared(tmp_path: Path) -> None:
+    """Exports of tracing services: whole chats in the cells of a table. They were learnt as JSON."""
     own = turns("role", "content", {"q": "user", "a": "assistant"})
-    whole = drafted(of(tmp_path, "b.jsonl", [{"id": i, "dialog": json.dumps(c)} for i, c in enumerate(own)]))
-    assert whole.data["fields"] == {"messages": "dialog"} and whole.answers.rows == 60
+    traced = [[json.dumps({"messages": c[:3]}), json.dumps({"output": c[3]["content"]})] for c in own]
+    file = of(tmp_path, "a.csv", [["input", "output"], *traced])
+    task, problems = draft([file])
+    assert task is None and "input holds JSON as text" in problems[-1].message
+    assert "`from_json(input).KEY` in data.fields" in problems[-1].fix
+    messages = "[from_json(input).messages, [{role: 'assistant', content: from_json(output).output}]][]"
+    spec = make_spec({"kind": "text"}, fields={"messages": messages}, inject=True)
+    result = validate_file(file[1], spec)
+    assert [row["messages"][1:] for row in result.rows] == own
+    implicit = make_spec(
+        {"kind": "text"}, fields={"prompt": "input.messages[0].content", "completion": "output.output"}
+    )
+    fault = validate_file(file[1], implicit).findings[0]
+    assert fault["rule"] == "data.missing_field" and "write from_json(input) in its place" in fault["fix"]
     events = [[json.dumps({"code": f"{y[:2]}{i % 7}", "n": i}), y] for i, _, y in ROWS]
-    assert drafted(of(tmp_path, "d.csv", [["event", "label"], *events])).data["fields"]["text"] == "to_string(event)"
-    cells = [[json.dumps({"text": t, "label": y}), "{}" if i else "{broken"] for i, t, y in ROWS]
-    draft = drafted(of(tmp_path, "c.csv", [["payload", "note"], *cells]))
-    assert draft.data["fields"] == {"text": "payload.text", "label": "payload.label"}
-    assert draft.choice.unused == ["note"]
+    file = of(tmp_path, "d.csv", [["event", "label"], *events])
+    assert draft([file])[0] is None and drafted(file, text="event").answers.kind == "labels"
+    lists = [["text", "labels"], *([t, str([y])] for t, y in PAIRS)]  # as pandas writes them
+    assert [*map(json.loads, drafted(of(tmp_path, "e.csv", lists)).answers.values)] == [[y] for y in THINGS]
 
 
 def test_calls_alone_are_answers_and_results_of_functions_are_no_users(tmp_path: Path) -> None:
