@@ -38,7 +38,11 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.argument("files", metavar="FILE…", nargs=-1, required=True, type=_path),
         click.option("--text", help="Column with the user's text. Unset: detected."),
-        click.option("--answer", help="Column with the label or answer. Unset: detected."),
+        click.option(
+            "--answer",
+            multiple=True,
+            help="Column with the label or answer; several make one JSON object. Unset: detected.",
+        ),
         click.option("--sheet", help="Sheet of workbooks. Unset: the one with the most rows."),
         click.option("--encoding", help="Encoding of files that are not UTF-8, such as cp1251. Unset: detected."),
     ]
@@ -52,7 +56,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--name", help="Name of the task. Unset: taken from the files.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 @as_json
-def init(files: Sequence[Path], name: str | None, yes: bool, **options: str | None) -> int:
+def init(files: Sequence[Path], name: str | None, yes: bool, **options: Any) -> int:
     """Make a task from raw FILES: copy them, draft task.yaml, check every row, and score the simplest model.
 
     Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns. Of a folder, all files outside hidden folders
@@ -100,7 +104,7 @@ def init(files: Sequence[Path], name: str | None, yes: bool, **options: str | No
     return checked.code
 
 
-def draft_task(sources: list[GivenFile], options: dict[str, str | None], asking: bool) -> tuple[Draft, list[Finding]]:
+def draft_task(sources: list[GivenFile], options: dict[str, Any], asking: bool) -> tuple[Draft, list[Finding]]:
     """Draft a task from raw files; ask for its columns if several are possible. Raises FindingsError if no task can be made."""
     from finetune_pipeline.data.draft.draft import draft
 

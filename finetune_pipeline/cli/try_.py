@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,7 +26,7 @@ NAME = "trial"
 @click.command("try")
 @reading_options
 @as_json
-def try_(files: Sequence[Path], **options: str | None) -> int:
+def try_(files: Sequence[Path], **options: Any) -> int:
     """Check FILES in a minute: their faults and duplicates, a linear model's score, and what fine-tuning would need.
 
     Works in a temporary folder and leaves nothing behind; no model is loaded. `finetune init` makes a task from the files.

@@ -105,7 +105,7 @@ def json_schema_of(values: Sequence[str], rows: int) -> dict[str, Any]:
         rows: How many rows they answer.
     """
     answers = [json.loads(value) for value in values if is_json_answer(value)]
-    schema = _schema(answers, 0)
+    schema = _schema(answers, 0, rows / max(1, len(answers)))
     if all(isinstance(answer, list) for answer in answers):
         names = dict.fromkeys(item for answer in answers for item in answer if isinstance(item, str))
         if len(names) <= _MOST_ENUM and rows >= 10 * len(names) and schema.get("items") == {"type": "string"}:
@@ -113,7 +113,7 @@ def json_schema_of(values: Sequence[str], rows: int) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:
+def _schema(values: Sequence[Any], depth: int, rows_a_value: float) -> dict[str, Any]:
     kinds = sorted({_TYPES.get(type(value), "null") for value in values})
     if {"integer", "number"} <= set(kinds):
         kinds.remove("integer")
@@ -122,15 +122,18 @@ def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:
     if objects and depth < 6:
         keys = list(dict.fromkeys(key for o in objects for key in o))
         if len(keys) <= 100:
-            schema["properties"] = {key: _schema([o[key] for o in objects if key in o], depth + 1) for key in keys}
+            schema["properties"] = {
+                key: _schema([o[key] for o in objects if key in o], depth + 1, rows_a_value) for key in keys
+            }
             schema["required"] = [key for key in keys if all(key in o for o in objects)]
             schema["additionalProperties"] = False
     items = [item for v in values if isinstance(v, list) for item in v]
     if items and depth < 6:
-        schema["items"] = _schema(items, depth + 1)
+        schema["items"] = _schema(items, depth + 1, rows_a_value)
     texts = Counter(v for v in values if isinstance(v, str))
-    if depth and kinds == ["string"] and len(texts) <= _MOST_ENUM and len(values) >= 10 * len(texts):
-        return {"enum": list(texts)}
+    is_few = len(texts) <= _MOST_ENUM and rows_a_value * len(values) >= 10 * len(texts)
+    if depth and kinds in (["string"], ["null", "string"]) and is_few:
+        return {"enum": [*texts, *([None] if "null" in kinds else [])]}
     return schema
 
 

@@ -1,5 +1,6 @@
 """Chooses the columns that hold the user's text and the answer, in the terms of `data.fields`."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, permutations
@@ -42,16 +43,20 @@ class Choice:
     chat: Chat | None = None
 
 
-def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | Refusal:
-    """Choose the columns with the user's text and the answer, or take the named ones. Returns the reason if there are none."""
+def choose(rows: Sequence[RawRow], text: str | None = None, answers: Sequence[str] = ()) -> Choice | Refusal:
+    """Choose the columns with the user's text and the answer, or take the named ones. Several answers become one JSON object.
+    Returns the reason if there are none."""
+    answer = next(iter(answers), None)
     if not (text or answer) and (chat := whole_chat(rows)):
         keys = dict.fromkeys(key for row in rows if isinstance(row.value, dict) for key in row.value)
         return Choice(chat=chat, unused=[names.key_path(key) for key in keys if key not in chat.columns])
     columns = columns_of(rows)
-    if unknown := [name for name in (text, answer) if name and _find_column(columns, name) is None]:
+    if unknown := [name for name in (text, *answers) if name and _find_column(columns, name) is None]:
         return _refusal(f"there is no column {', '.join(map(repr, unknown))}", columns)
-    if text and text == answer:
+    if text and text in answers:
         return _refusal(f"the column {text!r} cannot be both the text and its answer", columns)
+    if len(answers) > 1:
+        return _choose_object(rows, columns, text, [c for name in answers if (c := _find_column(columns, name))])
     conversation = None if text or answer else chat_of(rows, columns)
     if isinstance(conversation, Refusal):
         return conversation
@@ -72,6 +77,27 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return choice
     in_elements = _choose_in_elements(rows, columns, text, answer, choice)
     return in_elements or choice or _refusal("no two columns look like a text and its answer", columns)
+
+
+def _choose_object(
+    rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answers: Sequence[Column]
+) -> Choice | Refusal:
+    """Choose the column of the text beside an answer that is a JSON object of several columns."""
+    first, *others = answers
+    choice = _choose_pair(rows, {p: c for p, c in columns.items() if c not in others}, text, first.path)
+    if not isinstance(choice, Choice):
+        return choice or _refusal("no column looks like the text; name it with --text", columns)
+    unique_names = Counter(c.name for c in answers)
+    keys = [names.key_path(c.name if unique_names[c.name] == 1 else c.path) for c in answers]
+    values = [
+        f"{c.path} || `null`" if c.kinds.keys() <= {"text"} else c.path for c in answers
+    ]  # an empty cell has no value
+    expression = f"to_string({{{', '.join(f'{key}: {value}' for key, value in zip(keys, values, strict=True))}}})"
+    fields = {{"text": "prompt", "label": "completion"}.get(name, name): path for name, path in choice.fields.items()}
+    fields["output" if "output" in fields else "completion"] = expression
+    named = ", ".join(c.path for c in answers)
+    unused = _unused(columns, [*fields.values(), KEY])
+    return replace(choice, fields=fields, answer=named, answers=[named], unused=unused)
 
 
 def _choose_in_elements(

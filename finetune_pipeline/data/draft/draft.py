@@ -61,11 +61,12 @@ def draft(
     files: Files,
     *,
     text: str | None = None,
-    answer: str | None = None,
+    answer: str | Sequence[str] | None = None,
     encoding: str | None = None,
     sheet: str | None = None,
 ) -> tuple[Draft | None, list[Finding]]:
     """Draft a task from raw files, each (name, path). Columns, encoding and sheet are detected unless given.
+    Several answers become one JSON object.
     Returns (the draft, or None if the files hold no recognisable task; every finding about them)."""
     reading, file_names = read_raw(files, encoding, sheet), listed([name for name, _ in files], 3)
     if errors(reading.problems):
@@ -73,7 +74,8 @@ def draft(
     if not reading.rows:
         reading.refuse("no_rows", file_names, "no row could be read", "see the findings for each file")
         return None, reading.problems
-    choice = choose(reading.rows[:: max(1, len(reading.rows) // _ROWS_TO_CHOOSE_BY)], text, answer)
+    answers = (answer,) if isinstance(answer, str) else tuple(answer or ())
+    choice = choose(reading.rows[:: max(1, len(reading.rows) // _ROWS_TO_CHOOSE_BY)], text, answers)
     if isinstance(choice, Refusal):
         rule, why, fix = "no_columns", choice.message, choice.fix
         if tags := word_tags(reading.rows):

@@ -55,6 +55,11 @@ def test_answers_in_json_get_a_schema_and_no_least_per_label(tmp_path: Path, fin
     folder = tmp_path / "data" / "mine"
     assert json.loads((folder / "schema.json").read_text())["required"] == ["kind", "words"]
     assert "min_per_label" not in yaml.safe_load((folder / "task.yaml").read_text())["data"]
+    columns = [["text", "queue", "urgent"], *([t, y, "yn"[i % 2]] for i, (t, y) in enumerate(pairs(60)))]
+    file = of(tmp_path, "both.csv", table(columns))[1]
+    result = finetune("init", file, "--answer", "queue", "--answer", "urgent", "--json")
+    assert result.json["draft"]["kind"] == "json" and result.json["draft"]["columns"]["answer"] == ["queue, urgent"]
+    assert json.loads((tmp_path / "data" / "both" / "schema.json").read_text())["required"] == ["queue", "urgent"]
 
 
 def test_a_task_is_made_whole_however_often_it_is_begun(

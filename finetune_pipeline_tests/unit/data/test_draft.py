@@ -335,6 +335,33 @@ def test_answers_in_json_get_a_schema(tmp_path: Path, written: Callable[[Any], A
     assert drafted(of(tmp_path, "b.jsonl", named)).choice.answer == "extracted"
 
 
+def test_several_answers_are_one_json_object_with_a_schema(tmp_path: Path) -> None:
+    """An expression was needed for it, and `--answer a,b` found no column."""
+    rows = [[t, y, ["low", "high", ""][i % 3], i, "x"] for i, t, y in ROWS]
+    file = of(tmp_path, "a.csv", [["text", "queue", "first priority", "number", "more"], *rows])
+    made = drafted(file, answer=["queue", "first priority", "number"])
+    assert made.answers.kind == "json" and made.schema is not None and made.choice.unused == ["more"]
+    properties = made.schema["properties"]
+    assert sorted(properties["queue"]["enum"]) == sorted(THINGS) and made.schema["additionalProperties"] is False
+    assert properties["first priority"] == {"enum": ["low", "high", None]}
+    assert made.schema["required"] == ["queue", "first priority", "number"]
+    answers = [json.loads(row["messages"][-1]["content"]) for row in validate_file(file[1], made.spec).rows]
+    assert answers[:3] == [
+        {"queue": y, "first priority": p, "number": str(i)}
+        for (i, _, y), p in zip(ROWS[:3], ("low", "high", None), strict=True)
+    ]
+    assert "queue: # describe (one of" in made.system_prompt
+    nested = [{"q": {"ask": t}, "out": {"code": i, "ok": i % 2 > 0}, "input": t[::-1]} for i, t, _ in ROWS]
+    made = drafted(of(tmp_path, "b.jsonl", nested), text="q.ask", answer=("out.code", "ok"))
+    assert [json.loads(answer) for answer in made.answers.values[:2]] == [
+        {"code": 0, "ok": False},
+        {"code": 1, "ok": True},
+    ]
+    task, problems = draft([file], answer=("queue", "urgency"))
+    assert task is None and "there is no column 'urgency'" in problems[-1].message
+    assert "cannot be both" in draft([file], text="queue", answer=("queue", "more"))[1][-1].message
+
+
 CHATS = [
     [("q", f"my {t}"), ("a", f"try {y} {i}"), ("q", f"and {t[::-1]}"), ("a", f"then {y}")] for i, t, y in ROWS[:60]
 ]
