@@ -1,4 +1,4 @@
-"""Whether this pipeline works on a GPU, as Markdown: kernels, memory against the plan, speed against plain TRL, answers.
+"""Whether this pipeline works on a GPU, as Markdown: kernels, memory against the plan, speed against plain TRL, merges, answers.
 
     python benchmarks/gpu_acceptance.py > CARD.md     # at most 8 minutes on one GPU; exit code 2 without one
     python benchmarks/gpu_acceptance.py --tiny        # every path with tiny models, on the CPU too; its speeds mean nothing
@@ -8,8 +8,9 @@ model and the shape of Mistral-7B or smaller ones. Rows: a shared system prompt 
 answers of one word, from a small vocabulary with a fixed seed. Plain TRL is the guide's script of training_throughput.py
 (float16, 4 rows a batch, with gradient checkpointing, which this size needs); ours is the real training job with its
 defaults. `tokens/s` counts the tokens of the rows, so what packing saves counts. `MFU`: 4 operations per parameter and token
-(frozen weights have no gradients), relative to a large matrix product in the same precision on the same GPU. Exit code 1: a
-kernel is wrong, or memory is more than 15% off the plan.
+(frozen weights have no gradients), relative to a large matrix product in the same precision on the same GPU.
+The adapter of the smallest model is merged and compared as the step `merged_model` does. Exit code 1: a kernel or the merge is
+wrong, or memory is more than 15% off the plan.
 """
 
 import argparse
@@ -26,9 +27,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu_kernels import check_kernels
-from benchmarks.training_tasks import make_base
+from benchmarks.training_tasks import make_base, run_job
 from benchmarks.training_throughput import in_child, ours
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.models.chat import common_prefix, encode_prompt
 from finetune_pipeline.models.hardware import cpu_model
@@ -38,6 +40,7 @@ from finetune_pipeline.planning.answering import PromptBatch, answering_memory
 from finetune_pipeline.planning.planner import Planner, compute_width
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.training import TrainingSpec
+from finetune_pipeline.worker.jobs import merge_job
 
 
 def shape_of(hidden: int, inner: int, layers: int, heads: int, key_heads: int, head: int) -> dict[str, int]:
@@ -197,6 +200,28 @@ class Acceptance:
                 plan = (f"{planned:.0f}", self.check_memory(peak, planned)) if trainer == "ours" else ("–", "–")
                 row(f"{name} {method}", trainer, f"{tokens / seconds:.0f}", mfu, ratio, f"{peak:.0f}", *plan)
 
+    def merge(self, model: Path, name: str, method: str) -> None:
+        table("Merge", "model", "right", "mean KL, nats per token", "same answers", "stored in", "s", "peak MiB")
+        place = self.folder / name / method
+        job = merge_job(
+            base=model,
+            adapter=place / "ours/out/adapter",
+            examples=self.folder / "validation.jsonl",
+            labels=[],
+            max_new_tokens=8,
+            batch_size=4,
+            out=place / "merged",
+            parity_rows=8,
+        )
+        began = time.perf_counter()
+        measured = run_job(job, place / "merge")
+        seconds, facts = time.perf_counter() - began, read_json(place / "merged/result.json")
+        parity = facts["parity"]
+        self.accepted &= bool(parity["right"])
+        shown = f"{parity['mean_kl']:.1e}", f"{parity['same_greedy_share']:.0%}", facts["dtype"], f"{seconds:.0f}"
+        peak = measured.get("peak_gpu_memory_mib" if self.gpu else "peak_memory_mib") or 0
+        row(f"{name} {method}", parity["right"], *shown, f"{peak:.0f}" if peak else "–")
+
     def answers(self, model: Path) -> None:
         import torch
 
@@ -240,14 +265,16 @@ def main() -> int:
     report.kernels()
     table("Training", "model", "trainer", "tokens/s", "MFU", "times as fast", "peak MiB", "plan MiB", "off")
     shapes = TINY if arguments.tiny else SHAPES
-    last = list(shapes)[-1]
+    first, last = next(iter(shapes)), list(shapes)[-1]
     for name, shape in shapes.items():
         model = make_model(folder / "models" / name, shape)
         rows = 32 if arguments.tiny or name != last else arguments.rows
         report.train(model, name, rows, ("qlora", "lora") if name == last else ("qlora",), with_trl=name == last)
         if name == last:
             report.answers(model)
-        shutil.rmtree(model)
+        if name != first:
+            shutil.rmtree(model)
+    report.merge(folder / "models" / first / "random", first, "qlora")
     print(f"\n{'Accepted' if report.accepted else 'NOT accepted'}, after {time.monotonic() - began:.0f} s.")
     return 0 if report.accepted else 1
 

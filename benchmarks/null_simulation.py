@@ -44,22 +44,10 @@ class NullWorld:
 
 
 NULL_WORLDS = (
-    NullWorld("the base model leads", 200, {"free": 0.7, "restricted": 0.6}, {"commonest": 0.4, "linear": 0.5}, 0.5),
     NullWorld("its restricted answers lead", 200, {"restricted": 0.8}, {"commonest": 0.5, "nearest": 0.6}, 0.8),
-    NullWorld("TF-IDF leads", 200, {"free": 0.6, "restricted": 0.7}, {"commonest": 0.3, "linear": 0.85}, 0.8),
     NullWorld("TF-IDF leads, few rows", 60, {"free": 0.5}, {"commonest": 0.5, "nearest": 0.6, "linear": 0.8}, 0.5),
-    NullWorld("TF-IDF leads, many rows", 1000, {"free": 0.6}, {"commonest": 0.2, "linear": 0.9}, 0.9),
-    NullWorld("the nearest row leads", 200, {"restricted": 0.5}, {"nearest": 0.7, "linear": 0.6}, 0.0),
-    NullWorld("the most frequent label leads", 200, {"free": 0.7}, {"commonest": 0.95, "linear": 0.9}, 0.9),
     NullWorld(
         "all five alike", 200, {"free": 0.7, "restricted": 0.7}, {"commonest": 0.7, "nearest": 0.7, "linear": 0.7}, 0.5
-    ),
-    NullWorld(
-        "all five nearly the same answers",
-        500,
-        {"free": 0.8, "restricted": 0.8},
-        {"commonest": 0.8, "nearest": 0.8, "linear": 0.8},
-        0.97,
     ),
 )
 MIN_STANDARD_ERRORS = 1.5
