@@ -24,7 +24,16 @@ import numpy as np
 from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.gates.beats_champion import beats_champion
-from finetune_pipeline.evaluation.result import BaseMode, Decision, Decisions, EvaluationResult, Level, RivalGain, Seal
+from finetune_pipeline.evaluation.result import (
+    BaseMode,
+    Decision,
+    Decisions,
+    EvaluationResult,
+    Level,
+    RivalGain,
+    Seal,
+    Task,
+)
 from finetune_pipeline.evaluation.statistics.power import paired_power, rows_needed_for_gain
 from finetune_pipeline.evaluation.statistics.proportions import crossing, mcnemar_exact, tango_interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
@@ -64,6 +73,7 @@ def _judged(b: int, c: int, n: int, look: int, champion: bool, not_worse: bool) 
 def evaluation_of(n: int, level: Level, **decisions: Decision) -> EvaluationResult:
     """An evaluation of n rows with the fields that the gates on gains read."""
     return EvaluationResult.model_construct(
+        task=Task.model_construct(kind=SPEC.output.kind),
         n=n,
         versions={},
         champion_forgotten=False,
