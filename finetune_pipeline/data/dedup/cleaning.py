@@ -28,7 +28,7 @@ from finetune_pipeline.data.dedup.row_table import (
     write_kept,
 )
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file, stream_examples
-from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
+from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.raw_files import BENCHMARKS
 from finetune_pipeline.data.scrub import KINDS, finder_of
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen_samples
@@ -62,7 +62,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     removed = scrubbed.removed | {
         row: quarantine_row(repeating[row][0], f, find) for row, f in benchmark_findings.items()
     }
-    own_boilerplate = find_boilerplate(example.user_text for example in _sample(path))
+    own_boilerplate = find_boilerplate(example.user_text for example in _sample(path, scrubbed.rows))
     result = remove_duplicates(path, scrubbed.rows, own_boilerplate.with_known(), removed, spec, out)
     findings = [*scrubbed.findings, *benchmark_findings.values(), *(finding for _, finding in result.contradictions)]
     finder = finder_of(spec.data)
@@ -125,17 +125,16 @@ def cluster_rows(table: RowTable, normal_keys: np.ndarray, spec: TaskSpec) -> di
     return {"clusters": len(smallest_id), "prompts": len(hashes), "similar_pairs": len(pairs)}
 
 
-def _sample(source: Path) -> Iterator[Example]:
-    """Yield the examples of a file: all, or in a large set those whose id (a hash) starts with enough zeros."""
-    rows = sum(block.count(b"\n") for block in read_blocks_of_lines(source))
+def _sample(path: Path, rows: int) -> Iterator[Example]:
+    """Yield the examples of a file with this many rows: all, or in a large set those whose id (a hash) starts with enough zeros."""
     zeros = 0  # every line begins with its id, a hexadecimal hash: each zero asked for leaves a sixteenth
     while rows / 16**zeros > SAMPLE:
         zeros += 1
     beginning = b'{"id":"' + b"0" * zeros
-    with source.open("rb") as lines:
+    with path.open("rb") as lines:
         for line in lines:
             if line.startswith(beginning):
-                yield decode_examples(line, str(source))[0]
+                yield decode_examples(line, str(path))[0]
 
 
 def _clusters_of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
