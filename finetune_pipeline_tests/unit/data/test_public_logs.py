@@ -30,7 +30,7 @@ def test_single_messages_are_no_examples(tmp_path: Path, of_message: Any) -> Non
     assert "each row is one message of a conversation" in refusal(tmp_path, rows, "a.json")
     spoken = [[{"speakerId": who, "sentences": [{"text": t}]} for who, t in chat] for chat in CHATS]
     calls = [{"callId": f"{i}", "transcript": some} for i, some in enumerate(spoken)]
-    assert "speakerId says who wrote it" in refusal(tmp_path, calls, "c.json")
+    assert "turns whose speakers are ids: speakerId" in refusal(tmp_path, calls, "c.json")
     told = [row | {"stance": "yes" if i % 3 else "no"} for i, row in enumerate(rows)]
     assert {answer for _, answer in pairs_in(tmp_path, told, "b.json", answer="stance")} == {"yes", "no"}
 
