@@ -171,7 +171,7 @@ def measure(name: str, work: Path, public: Path, rows: int) -> Result:
     advice, ladder, run = (answer.content for answer in answers.values())
     if "steps" not in run:
         raise RuntimeError(f"a check stopped the run before the training: {json.dumps(run)[:500]}")
-    report = read_json(Path(run["steps"]["evaluation_report"]["folder"]) / "evaluation.json")
+    report = read_json(Path(run["steps"]["evaluation_report"]["folder"]) / "report.json")
     comparisons = report["comparisons"]
     gains = {key: gain for key, gain in comparisons.items() if gain and key != "champion" and gain.get("interval")}
     rival = min(gains, key=lambda key: float(gains[key]["gain"]))

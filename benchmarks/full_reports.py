@@ -215,7 +215,7 @@ def collect(name: str, work: Path) -> tuple[Path, dict[str, Any]] | None:
     for page in PAGES:
         if (report / page).exists():
             shutil.copyfile(report / page, out / page)
-    return out, json.loads((report / "evaluation.json").read_text("utf-8"))
+    return out, json.loads((report / "report.json").read_text("utf-8"))
 
 
 def print_outcome(name: str, answer: Answer, report: tuple[Path, dict[str, Any]] | None) -> None:

@@ -13,8 +13,8 @@ from finetune_pipeline.evaluation.wording import level
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
-from finetune_pipeline.report.stored import read_evaluation
-from finetune_pipeline.report.verdict import gate_counts, next_steps
+from finetune_pipeline.report.stored import read_report
+from finetune_pipeline.report.verdict import gate_counts
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
@@ -138,15 +138,15 @@ def verdict_lines(project: Project) -> list[str]:
     for model in report.facts["models"].values():
         score = score_text(project.task.spec.metric, model.get("value"), model.get("value_interval"))
         lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
-    evaluation, gates = read_evaluation(project.store.check(report))
+    evaluation = read_report(project.store.check(report))
     return [
         *lines,
         "",
-        f"gates: {gate_counts(gates)}",
-        *map(gate_line, gates),
+        f"gates: {gate_counts(evaluation.gates)}",
+        *map(gate_line, evaluation.gates),
         "",
         report.facts["verdict"],
-        *(f"next: {step}" for step in next_steps(evaluation, gates)[:1]),
+        *(f"next: {step}" for step in evaluation.next_steps[:1]),
         f"champion in MLflow: {champion_words(project)}",
         "",
         f"report      {report.path('report.html')}",

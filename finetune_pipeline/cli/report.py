@@ -17,8 +17,8 @@ from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.report.failures import by_priority, group_title, request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
-from finetune_pipeline.report.stored import read_evaluation, read_shown_rows
-from finetune_pipeline.report.verdict import SOUND, next_steps
+from finetune_pipeline.report.stored import read_report, read_shown_rows
+from finetune_pipeline.report.verdict import SOUND
 from finetune_pipeline.report.versus import versus as put_side_by_side
 from finetune_pipeline.report.versus import versus_lines
 from finetune_pipeline.settings import read_settings
@@ -65,22 +65,29 @@ def report(
         problem(
             f"data, spec or release changed since: this is an earlier report; `finetune run {loaded.name}` makes a new one"
         )
-    evaluation, gates = read_evaluation(project.store.check(artifact))
+    evaluation = read_report(project.store.check(artifact))
     passed = bool(artifact.facts["passed"])
     facts = {
         "task": loaded.name,
         "version": artifact.version,
         "passed": passed,
         "verdict": artifact.facts["verdict"],
-        "gates": [gate.to_dict() for gate in gates],
+        "gates": [gate.model_dump(mode="json") for gate in evaluation.gates],
         "html": str(artifact.path("report.html")),
         "audit": str(page or ""),
         "markdown": str(artifact.path("report.md")),
         "evaluation": evaluation.to_json(),
     }
-    steps = [f"next: {step}" for step in next_steps(evaluation, gates)[:1]]
+    steps = [f"next: {step}" for step in evaluation.next_steps[:1]]
     champion = f"champion in MLflow: {champion_words(project)}"
-    lines = [facts["verdict"], *map(gate_line, gates), *steps, champion, f"page: {facts['html']}", *audit_line]
+    lines = [
+        facts["verdict"],
+        *map(gate_line, evaluation.gates),
+        *steps,
+        champion,
+        f"page: {facts['html']}",
+        *audit_line,
+    ]
     if markdown:
         lines = [artifact.path("report.md").read_text("utf-8")]
     if versus or calls_per_month:

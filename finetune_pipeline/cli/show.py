@@ -10,22 +10,22 @@ import yaml
 
 from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, emit, get_task, tell
 from finetune_pipeline.cli.project import Project, champion_words, edited_copies, recall_lines
-from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.chat_templates import template_origin
+from finetune_pipeline.report.stored import Report
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import check_task, find_tasks
 from finetune_pipeline.spec.loading import json_schema
 
-TASK_FILE, EVALUATION_FILE = "task.yaml", "evaluation.json"
+TASK_FILE, REPORT_FILE = "task.yaml", "report.json"
 
 
 @click.command()
 @click.argument("task", required=False)
 @click.option(
     "--schema",
-    type=click.Choice([TASK_FILE, EVALUATION_FILE]),
-    help="Print the keys of task.yaml, with --json as a JSON schema for editors; or the JSON schema of evaluation.json.",
+    type=click.Choice([TASK_FILE, REPORT_FILE]),
+    help="Print the keys of task.yaml, with --json as a JSON schema for editors; or the JSON schema of report.json.",
 )
 @as_json
 def show(task: str | None, schema: str | None) -> int:
@@ -33,8 +33,8 @@ def show(task: str | None, schema: str | None) -> int:
     broken ones."""
     if schema and task:
         raise click.UsageError("--schema is the same for every task: omit TASK")
-    if schema == EVALUATION_FILE:
-        emit(EvaluationResult.model_json_schema())
+    if schema == REPORT_FILE:
+        emit(Report.model_json_schema(mode="serialization"))
         return DONE
     if schema:
         spec_schema = json_schema()

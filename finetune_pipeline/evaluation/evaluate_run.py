@@ -154,7 +154,7 @@ def evaluate_task(
         robustness=robustness(spec, predictions, sources),
         production=recent_rows(spec, predictions, production_rows),
         versions=dict(versions),
-        gates=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
+        gate_settings=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
         promoted=promoted,
         champion_forgotten=champion_forgotten,
         champion_learned=len(champion_learned),

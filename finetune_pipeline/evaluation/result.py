@@ -287,7 +287,7 @@ class EvaluationResult(StepFacts):
         comparison: The main one: the candidate against the base model at its best, without ids.
         comparisons: `baseline`, `champion` (None without one), `base_restricted`, `api`, `simple_NAME`.
         versions: Of every artifact used; `champion`: the version in service, if any.
-        gates: The settings of the gates.
+        gate_settings: The settings of the gates.
         promoted: Set if the model was promoted earlier: then nothing is decided about it.
         loosened: Thresholds of the spec that ask for less than the defaults.
         champion_learned: Number of test rows that the champion was trained on, as after split.restart. They are left out wherever
@@ -319,12 +319,12 @@ class EvaluationResult(StepFacts):
     robustness: Robustness | None
     production: Production | None
     versions: dict[str, str | None]
-    gates: dict[str, JsonValue]
+    gate_settings: dict[str, JsonValue]
     promoted: Promoted | None = None
     champion_forgotten: bool = False
     champion_learned: int = 0
     loosened: Loosened = Loosened()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON under the published names, as in evaluation.json."""
+        """Plain JSON under the published names, as in report.json."""
         return dict(json.loads(self.model_dump_json(by_alias=True, exclude_unset=True)))  # NaN reads null

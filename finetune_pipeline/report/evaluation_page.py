@@ -1,23 +1,15 @@
-"""Builds the report on a candidate from one list of sections, as a page and as JSON."""
+"""Builds the page of the report on a candidate from one list of sections."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
-from finetune_pipeline.evaluation.gates import GateResult, verdict
+from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report import answers, background, comparison, failures, judgements
 from finetune_pipeline.report.blocks import Blocks, Page, Section
 from finetune_pipeline.report.ladder_page import ladder_section
-from finetune_pipeline.report.verdict import (
-    caveats,
-    decision_on,
-    gates_section,
-    next_steps,
-    page_verdict,
-    verdict_sentences,
-)
+from finetune_pipeline.report.verdict import gates_section, page_verdict
 
 SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("models", "Models side by side", comparison.models_section),
@@ -47,10 +39,6 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
 """Anchor, title and content of every section on the evaluation, in the order of the page."""
 SHOW_ROWS = (failures.rows_section, failures.atlas_section)
 """Sections that receive and show texts of rows; no others do."""
-SCHEMA_VERSION = 4
-"""Version of report.json. It increases when a key is removed or changes its meaning; new keys may be added at any time."""
-_ELSEWHERE = {"task", "training", "versions", "gates", "baseline", "comparison", "sources"}
-"""Parts of the evaluation that report.json has in another form or leaves out."""
 
 
 def evaluation_page(
@@ -77,27 +65,3 @@ def evaluation_page(
 def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
     plots = (comparison.models_plot, comparison.gains_plot, background.learning_plot)
     return {drawn.name: drawn.document for plot in plots if (drawn := plot(evaluation))}
-
-
-def evaluation_json(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> dict[str, Any]:
-    """Return the report as plain JSON values, for programs; docs/report.md lists the keys."""
-    stored = evaluation.to_json()
-    answer, sentence = verdict_sentences(evaluation, gates)
-    training = stored["training"]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "task": stored["task"],
-        "verdict": {
-            "decision": decision_on(evaluation, gates),
-            "passed": verdict(gates) == "promote",
-            "answer": answer,
-            "sentence": sentence,
-            "caveats": caveats(evaluation),
-        },
-        "gates": [gate.to_dict() for gate in gates],
-        "next_steps": next_steps(evaluation, gates),
-        **{key: value for key, value in stored.items() if key not in _ELSEWHERE},
-        "learning_curve": training.get("history") or [],
-        "training": {key: value for key, value in training.items() if key not in ("history", "adapter_tensors")},
-        "lineage": stored["versions"],
-    }

@@ -15,7 +15,7 @@ from finetune_pipeline.evaluation.wording import level, number
 from finetune_pipeline.report.blocks import Block, Table, figure, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import markdown_templates, tidy
-from finetune_pipeline.report.stored import read_evaluation
+from finetune_pipeline.report.stored import read_report
 
 Manifest = Mapping[str, Any]
 REGISTERED = "registered"
@@ -26,7 +26,8 @@ _LINK = re.compile(r"(?:https?://)?(?<![\w.\-])[\w.\-]+\.[a-z]{2,}/[\w./\-]+")
 
 
 def card_of(report: Artifact | None, manifest: Manifest) -> str:
-    return model_card(manifest, *(read_evaluation(report) if report else ()))
+    evaluated = read_report(report) if report else None
+    return model_card(manifest, evaluated, evaluated.gates if evaluated else ())
 
 
 def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, gates: Sequence[GateResult] = ()) -> str:

@@ -224,7 +224,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
         return "answers with tool calls need a chat template, which a simple model does not have"
     report = store.newest(task.name, "evaluation_report", few_shot_baseline=baseline.version)
     validation_scores = baseline.facts["simple"]
-    test_scores = read_json(store.check(report).path("evaluation.json"))["scores"] if report else {}
+    test_scores = read_json(store.check(report).path("report.json"))["scores"] if report else {}
     name = max(validation_scores, key=lambda name: rank_of(test_scores.get(SIMPLE + name, validation_scores[name])))
     scores = {"validation": validation_scores[name]}
     if SIMPLE + name in test_scores:

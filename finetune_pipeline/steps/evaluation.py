@@ -19,7 +19,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
-from finetune_pipeline.evaluation.gates import decide, held_back_by_defaults, verdict
+from finetune_pipeline.evaluation.gates import decide, held_back_by_defaults
 from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, read_test_rows, write_test_rows
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
@@ -32,10 +32,9 @@ from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import Call, request_prices
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
-from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
+from finetune_pipeline.report.evaluation_page import evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
-from finetune_pipeline.report.stored import SHOWN_ROWS
-from finetune_pipeline.report.verdict import caveats, decision_on, verdict_sentences
+from finetune_pipeline.report.stored import REPORT, SHOWN_ROWS, Report
 from finetune_pipeline.steps.asked_models import (
     add_api_answers,
     base_set,
@@ -189,24 +188,23 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         held_back = held_back_by_defaults(context.spec, gates, evaluate)
         loosened = evaluation.loosened.model_copy(update={"held_back_by": held_back})
         evaluation = evaluation.model_copy(update={"loosened": loosened})
-    decision = decision_on(evaluation, gates)
-    verdict_text = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
+    report = Report.of(evaluation, gates)
+    verdict_text = " ".join([report.verdict.answer, report.verdict.sentence, *report.verdict.caveats])
     shown = shown_rows(evaluation, rows, output, test_rows.texts, training)
-    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates, shown, _current_ladder(context))
+    stored, page = report.to_json(), evaluation_page(evaluation, gates, shown, _current_ladder(context))
     (context.out / SHOWN_ROWS).write_text(shown.model_dump_json(), "utf-8")
-    write_json(context.out / "evaluation.json", stored)
-    write_json(context.out / "gates.json", [g.to_dict() for g in gates])
-    write_json(context.out / "report.json", evaluation_json(evaluation, gates))
+    write_json(context.out / REPORT, stored)
+    write_json(context.out / "gates.json", stored["gates"])
     (context.out / "report.html").write_text(page_html(page), "utf-8")
     (context.out / "report.md").write_text(page_markdown(page), "utf-8")
     for name, plot in evaluation_plots(evaluation).items():
         (context.out / PLOTS).mkdir(exist_ok=True)
         (context.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
     return {
-        "decision": decision,
-        "passed": verdict(gates) == "promote",
+        "decision": report.verdict.decision,
+        "passed": report.verdict.passed,
         "verdict": verdict_text,
-        "gates": [g.to_dict() for g in gates],
+        "gates": stored["gates"],
         "loosened": "; ".join(evaluation.loosened.thresholds),
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},

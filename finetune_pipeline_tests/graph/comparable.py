@@ -12,13 +12,12 @@ _MONEY = {"dollars", "dollars_between", "hours", "hours_between"}
 _MEASUREMENTS = {"seconds", "cpu_seconds", "train_seconds", "peak_memory_mib", "planned", *_MONEY}
 MEASURED = {
     "plan.json": {"available_mib", "sentence", *_MEASUREMENTS},
-    "evaluation.json": {"measured", "time", *_MEASUREMENTS},
     "report.json": {"measured", "time", *_MEASUREMENTS},
 }
 """Keys by file whose values are durations, memory in use, estimates made from these, or dates."""
 _MEASUREMENT = re.compile(r"\d (s|min|h|MiB|GiB)\b")
 _PAGES = ("report.html", "report.md")
-"""Show measured values in many places; they follow from evaluation.json, which is compared."""
+"""Show measured values in many places; they follow from report.json, which is compared."""
 
 
 def contents(project: Project) -> dict[str, str]:

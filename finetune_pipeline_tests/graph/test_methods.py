@@ -120,7 +120,7 @@ def test_each_candidate_is_compared_with_a_champion_of_another_kind(chain: Chain
         assert summary["champion"]["model_version"] == chain.version(before)
         # same rows, same prompts and decoding
         assert chain.answers(method, "champion") == chain.answers(before, "candidate")
-        evaluation = json.loads((chain.folders[method]["evaluation_report"] / "evaluation.json").read_text())
+        evaluation = json.loads((chain.folders[method]["evaluation_report"] / "report.json").read_text())
         assert evaluation["comparisons"]["champion"]["n"] == summary["rows"]
         right = evaluation["models"]["champion"]["correct"]
         assert right == chain.facts[before]["evaluation_report"]["models"]["candidate"]["correct"]

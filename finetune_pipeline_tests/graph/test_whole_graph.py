@@ -71,7 +71,7 @@ def test_the_run_ends_with_a_verdict(finished: Finished) -> None:
 
 def test_a_changed_report_is_named_and_not_shown(finished: Finished) -> None:
     project = finished.project
-    for name, arguments in (("evaluation.json", ("report", "colours", "--json")), ("gates.json", ("run", "colours"))):
+    for name, arguments in (("report.json", ("report", "colours", "--json")), ("gates.json", ("run", "colours"))):
         path = project.artifact("evaluation_report") / name
         original = path.read_bytes()
         path.write_text("[]")
@@ -101,7 +101,7 @@ def test_the_registered_model_has_its_card(finished: Finished) -> None:
     (registered,) = [p for p in (project.home / "mlflow").rglob("README.md") if (p.parent / "MLmodel").is_file()]
     assert registered.read_text("utf-8") == own.read_text("utf-8")
     card = ModelCard.load(registered)
-    scores = json.loads((project.artifact("evaluation_report") / "evaluation.json").read_text())["scores"]["candidate"]
+    scores = json.loads((project.artifact("evaluation_report") / "report.json").read_text())["scores"]["candidate"]
     result = {r.metric_type: r.metric_value for r in card.data.eval_results if r.dataset_type == "colours"}
     assert result["accuracy"] == round(scores["accuracy"], 4)
     assert ("did not pass its gates" in card.text) is (code == 2)

@@ -20,11 +20,14 @@ returns the status `not_asked`, which passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import computed_field
+
 from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.result_parts import Part
 from finetune_pipeline.evaluation.wording import is_number
 from finetune_pipeline.spec.evaluation import GatesSpec
 from finetune_pipeline.spec.model import TaskSpec
@@ -64,8 +67,7 @@ class LeastRows:
     to_do: str
 
 
-@dataclass(frozen=True, slots=True)
-class GateResult:
+class GateResult(Part):
     """One gate's result.
 
     Attributes:
@@ -82,17 +84,10 @@ class GateResult:
     message: str
     what_to_do: str = ""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
         return self.status != "failed"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, as in gates.json."""
-        return {**asdict(self), "passed": self.passed}
-
-    @classmethod
-    def from_dict(cls, gate: Mapping[str, Any]) -> GateResult:
-        return cls(**{key: value for key, value in gate.items() if key != "passed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +121,14 @@ class Gate:
             status = "passed" if status else "failed"
         measured = float(outcome.measured) if is_number(outcome.measured) else None
         to_do = (outcome.to_do or self.what_to_do) if status in ("failed", "warned") else ""
-        return GateResult(self.name, status, measured, outcome.threshold, outcome.message, to_do)
+        return GateResult(
+            name=self.name,
+            status=status,
+            measured=measured,
+            threshold=outcome.threshold,
+            message=outcome.message,
+            what_to_do=to_do,
+        )
 
 
 GATES: dict[str, Gate] = {}

@@ -12,6 +12,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.merging import merge_and_compare
+from finetune_pipeline.report.stored import Report
 from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, write_tiny_examples
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
@@ -58,15 +59,19 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
 def add_refusal(store: ArtifactStore) -> None:
     """Store an evaluation that refuses the merged model, and its registration as version 3."""
     inputs = {"merged_model": store.all_versions(TASK, "merged_model")[-1].version}
-    result = evaluation().to_json()
-    gates = [
-        GateResult("beats_baseline", "failed", 0.2, 0.0, "It wins by 27.5 points.", "Train on more rows.").to_dict()
-    ]
-    facts = {"passed": False, "verdict": "Better by 27.5 points.", "gates": gates, "models": result["models"]}
+    gate = GateResult(
+        name="beats_baseline",
+        status="failed",
+        measured=0.2,
+        threshold=0.0,
+        message="It wins by 27.5 points.",
+        what_to_do="Train on more rows.",
+    )
+    result = Report.of(evaluation(), [gate]).to_json()
+    facts = {"passed": False, "verdict": "Better by 27.5 points.", "gates": result["gates"], "models": result["models"]}
 
     def write(builder: Builder) -> None:
-        write_json(builder.folder / "evaluation.json", result)
-        write_json(builder.folder / "gates.json", gates)
+        write_json(builder.folder / "report.json", result)
         builder.facts.update(facts)
 
     store.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=None, make=write)

@@ -18,9 +18,12 @@ import yaml
 from finetune_pipeline.cli.check import check_task
 from finetune_pipeline.cli.main import COMMANDS, GONE, _summary, cli
 from finetune_pipeline.engine.store import ArtifactStore, Builder
+from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.production.erasure import forget as remove
+from finetune_pipeline.report.stored import Report
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
+from finetune_pipeline_tests.unit.evaluation.rows import spec as make_spec
 from finetune_pipeline_tests.unit.processes import as_reader
 
 SPEC = {
@@ -286,7 +289,7 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
         assert result.stderr.startswith(f"{folder / place} may not be read or written by this user\nfix: ")
 
 
-@pytest.mark.parametrize("older", [{"evaluation.json": "{}"}, {"gates.json": '[{"name": "robust"}]'}])
+@pytest.mark.parametrize("older", [{"report.json": "{}"}, {"report.json": '{"schema_version": 4, "gates": []}'}])
 def test_an_evaluation_of_another_release_is_named(
     folder: Path, tmp_path: Path, finetune: Any, older: dict[str, str]
 ) -> None:
@@ -304,8 +307,7 @@ def evaluated(root: Path, files: dict[str, str] | None = None) -> Path:
     def evaluate(builder: Builder) -> None:
         result, rows = evaluation_and_rows()
         required = {
-            "evaluation.json": json.dumps(result.to_json()),
-            "gates.json": "[]",
+            "report.json": json.dumps(Report.of(result, decide(make_spec(), result)).to_json()),
             "rows.json": rows.model_dump_json(),
             "report.html": "",
             "report.md": "",

@@ -223,7 +223,7 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
 
 
 @pytest.mark.parametrize(
-    ("step", "name"), [("evaluation_report", "evaluation.json"), ("merged_model", "model/model.safetensors")]
+    ("step", "name"), [("evaluation_report", "report.json"), ("merged_model", "model/model.safetensors")]
 )
 def test_a_flipped_byte_is_refused_and_named(run: Run, project: Path, tmp_path: Path, step: str, name: str) -> None:
     add_refusal(store(project))

@@ -76,7 +76,7 @@ def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | N
             | {"primary": {"name": "accuracy", "value": share, "interval": [0.1, 0.9]}}
             for name, share in (evaluated or {}).items()
         }
-        write_json(builder.folder / "evaluation.json", {"scores": scores})
+        write_json(builder.folder / "report.json", {"scores": scores})
         builder.facts["verdict"] = "Better than prompting, but not significantly better than that."
 
     splits = store.build("demo", "splits", code_version="1", inputs={}, settings=None, make=split)

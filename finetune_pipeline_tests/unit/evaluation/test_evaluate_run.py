@@ -52,7 +52,7 @@ def test_it_is_strict_json_and_the_published_schema_describes_it():
     assert training["best_eval_loss"] is None and training["scale"] == 0.5, "facts that nobody reads are kept"
     unread = odd.model_copy(update={"training": Training.model_validate({"scale": math.nan})})
     assert unread.to_json()["training"] == {"scale": None}
-    assert {"scores", "decisions", "gates"} <= set(schema["required"])
+    assert {"scores", "decisions", "gate_settings"} <= set(schema["required"])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(stored | {"decisions": None}, schema)
 

@@ -45,7 +45,7 @@ def test_a_good_candidate_passes_every_gate():
     assert {g.name for g in gates if g.status == "passed"} >= ASKED
     refused = decide(spec(), changed(usual(), {"parity": {}}))
     assert [verdict(results) for results in (gates, refused, [])] == ["promote", "refuse", "refuse"]
-    assert [GateResult.from_dict(g.to_dict()) for g in gates] == gates
+    assert [GateResult.model_validate(g.model_dump(mode="json")) for g in gates] == gates
 
 
 def test_a_tie_does_not_beat_the_baseline():

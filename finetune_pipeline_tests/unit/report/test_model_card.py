@@ -133,7 +133,16 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
 
 def test_a_model_whose_gates_failed_says_so_first() -> None:
     result = usual()
-    gates = [GateResult("beats_baseline", "failed", 0.0, 0.0, "It is not better.", "Collect more rows.")]
+    gates = [
+        GateResult(
+            name="beats_baseline",
+            status="failed",
+            measured=0.0,
+            threshold=0.0,
+            message="It is not better.",
+            what_to_do="Collect more rows.",
+        )
+    ]
     text = read(model_card(manifest(), result, gates)).text
     first = text[: text.index("## What it is")]
     assert "did not pass its gates" in first and "Refused by beats" in first
