@@ -10,7 +10,7 @@ answers of one word, from a small vocabulary with a fixed seed. Plain TRL is the
 defaults. `tokens/s` counts the tokens of the rows, so what packing saves counts. `MFU`: 4 operations per parameter and token
 (frozen weights have no gradients), relative to a large matrix product in the same precision on the same GPU.
 The adapter of the smallest model is merged and compared as the step `merged_model` does. Exit code 1: a kernel or the merge is
-wrong, or memory is more than 15% off the plan.
+wrong, or memory is more than 25% off the plan.
 """
 
 import argparse
@@ -62,7 +62,7 @@ SHAPES = {
     "7B": shape_of(4096, 14336, 32, 32, 8, 128),
 }
 TINY = {name: shape_of(64 * n, 128 * n, 2, 4, 2, 16) for n, name in enumerate(SHAPES, 1)}
-MEMORY_OFF = 0.15
+MEMORY_OFF = 0.25
 NEW_TOKENS = 32
 WORDS = "ticket order pump valve invoice login page error phone team plan site crew".split()
 

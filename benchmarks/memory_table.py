@@ -39,7 +39,7 @@ TRAININGS = [
 ]
 ANSWERS = [("mistral-7b", "answer"), ("mistral-7b", "compare"), ("llama-3-8b", "compare")]
 ATTENTION = (2048, 4096, 8192, 16384)
-LIMIT = 0.1
+LIMIT = 0.25
 
 
 def measure(case: dict[str, Any], whole: bool) -> tuple[int, int]:

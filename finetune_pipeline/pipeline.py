@@ -257,7 +257,7 @@ STEPS = [
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
         settings=lambda spec, run: {**spec.training.model_dump(exclude={"budget_usd"}), "asked": asking_settings(spec)},
-        code_version="17",
+        code_version="18",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),

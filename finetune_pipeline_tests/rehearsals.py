@@ -26,8 +26,8 @@ from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import way_of_reading
 from finetune_pipeline.planning.answering import PromptBatch, answering_memory, comparison_memory
-from finetune_pipeline.planning.batches import batch_of
-from finetune_pipeline.planning.memory import GPU_OVERHEAD, evaluation_memory, training_memory
+from finetune_pipeline.planning.memory import GPU_OVERHEAD, training_memory
+from finetune_pipeline.planning.planner import batch_of
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
@@ -84,7 +84,7 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
     with rehearsal() as device, _train_on(device.device), tempfile.TemporaryDirectory() as work:
         tokenizer = load_tokenizer(base)
         built = build(base, settings, torch.bfloat16 if width == 2 else torch.float32, device.device, tokenizer, [])
-        with device.read(same=not shape.own_norms):
+        with device.read(same="gemma" not in base.name):
             packed = settings["shared_prefix"] and packing.supports_shared_prefix(built.model)[0]
             fused.fuse(built.model)
         collator = packing.packed_collator(built.model) if packed else packing.padded_batch
@@ -95,7 +95,7 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
         plain = examples.plain_rows()
         # two optimizer steps, since the optimizer's states are allocated in the first
         batches = [collator(plain[i : i + size]) for i in range(0, number, size)] * 2
-        if settings["method"] != "full" and width == 2:
+        if settings["method"] not in ("full", "prompt") and width == 2:
             # float32 by design: sums of norms over the hidden states, logits of the loss, trained weights
             device.wide = max(batch["input_ids"].numel() for batch in batches) * shape.hidden
             device.allowed = {(shape.vocabulary,)}
@@ -125,14 +125,15 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
         assert waits, "no optimizer step ran"
         batch = batch_of(plain[:size], settings, bool(packed))
         memory = training_memory(shape, settings, batch, width=width, device="cuda")
-        validation = evaluation_memory(shape, settings, batch_of(plain, settings, bool(packed)), memory, width=width)
+        passed = batch_of(plain, settings, bool(packed))
+        validation = training_memory(shape, settings, passed, width=width, device="cuda", validating=True)
         return {
             "packed": bool(packed),
             "peak": peaks["train"],
-            "planned": memory.needed - GPU_OVERHEAD,
+            "planned": memory.total - GPU_OVERHEAD,
             "parts": asdict(memory),
             "validation_peak": peaks["validation"],
-            "validation_planned": validation.needed - GPU_OVERHEAD,
+            "validation_planned": validation.total - GPU_OVERHEAD,
             "waits": waits[-1],
         }
 
@@ -158,7 +159,7 @@ def answer(base: Path, number: int, new_tokens: int) -> dict[str, Any]:
         memory = answering_memory(model_shape(base), batch, width=2, device="cuda")
         return {
             "peak": device.peak,
-            "planned": memory.needed - GPU_OVERHEAD,
+            "planned": memory.total - GPU_OVERHEAD,
             "waits": device.waits - waits_before,
         }
 
@@ -219,7 +220,7 @@ def compare(base: Path, number: int, new_tokens: int, plant: str = "") -> dict[s
             )  # fmt: skip
         batch = PromptBatch(number, len(examples[0].ids) - ANSWER, PREFIX, new_tokens, ANSWER)
         memory = comparison_memory(model_shape(base), batch, device="cuda")
-        return {"peak": device.peak, "planned": memory.needed - GPU_OVERHEAD, "models": held}
+        return {"peak": device.peak, "planned": memory.total - GPU_OVERHEAD, "models": held}
 
 
 def attend(base: Path, kernel: str, tokens: int) -> dict[str, Any]:

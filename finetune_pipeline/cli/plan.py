@@ -253,6 +253,6 @@ def _show(facts: dict[str, Any]) -> None:
     if not nearest["fits"]:
         say("no setting of task.yaml makes it fit: use a smaller base_model or more memory")
         return
-    say(f"\nthe nearest plan that fits ({nearest['memory_mib']['needed']:,} MiB), for task.yaml:\n{nearest['yaml']}")
+    say(f"\nthe nearest plan that fits ({nearest['memory_mib']['total']:,} MiB), for task.yaml:\n{nearest['yaml']}")
     for reason in nearest["reasons"]:
         say(f"  {reason}")

@@ -29,49 +29,34 @@ class PromptBatch:
     scored: int
 
 
-def answering_memory(
-    shape: ModelShape, batch: PromptBatch, *, width: int, device: str = "cpu", tokenizer_bytes: int = 0
-) -> Memory:
+def answering_memory(shape: ModelShape, batch: PromptBatch, *, width: int, device: str = "cpu") -> Memory:
     """Return the peak memory of models.inference.generation on that batch; width: bytes of the inference dtype.
 
-    Keys and values of the batch are in memory twice: as read, and in a copy that grows with the answer or the labels. Each row
-    counts with a copy of the shared prefix, although models that :mod:`models.inference.prefix_attention` supports have none.
+    Keys and values of the batch are in memory twice: as read, and in a copy that grows with the answer or the labels.
     """
-    row_tokens = batch.rows * (batch.prompt - batch.shared)
-    per_token = 2 * shape.layers * shape.key_heads * shape.head_dim * width
-    grown_tokens = batch.rows * (batch.prompt + max(batch.new, batch.scored))
-    cache_bytes = per_token * (batch.shared + batch.rows * batch.prompt + grown_tokens)
-    tokens_at_once = max(row_tokens, batch.shared, batch.rows * batch.scored)
-    working_bytes = tokens_at_once * (4 * shape.hidden + 3 * shape.inner) * width + row_tokens * batch.prompt
-    logits = batch.rows * (1 + 2 * batch.scored) * shape.vocabulary * width
-    working_bytes = max(0, working_bytes - logits)  # no logits exist yet while prompts are read
+    grown = max(batch.new, batch.scored)
+    cache = 2 * shape.layers * shape.key_heads * shape.head_dim * batch.rows * (2 * batch.prompt + grown)
+    at_once = batch.rows * max(batch.prompt - batch.shared, batch.scored)
+    working = at_once * (4 * shape.hidden + 3 * shape.inner)
+    logits = batch.rows * (1 + 2 * batch.scored) * shape.vocabulary
     return Memory(
         weights=shape.parameters * width,
-        activations=int((cache_bytes + working_bytes) * SLACK),
-        logits=int(logits * SLACK),
-        overhead=process_overhead(device, tokenizer_bytes),
+        activations=int((cache + working) * width * SLACK),
+        logits=int(logits * width * SLACK),
+        overhead=process_overhead(device),
     )
 
 
-def comparison_memory(
-    shape: ModelShape, batch: PromptBatch, *, device: str = "cpu", tokenizer_bytes: int = 0
-) -> Memory:
+def comparison_memory(shape: ModelShape, batch: PromptBatch, *, device: str = "cpu") -> Memory:
     """Return the peak memory of one model in models.parity, reading right and served answers of that batch.
 
     It computes in float32 from weights as they are stored: a block, or the output head, is held in float32 at a time.
     """
     texts = batch.scored + batch.new
     at_once = max(texts, min(COMPARED_TOKENS, batch.rows * texts))
-    read = replace(batch, new=0, scored=-(-at_once // batch.rows))
-    memory = answering_memory(shape, read, width=4, device=device, tokenizer_bytes=tokenizer_bytes)
+    memory = answering_memory(shape, replace(batch, new=0, scored=-(-at_once // batch.rows)), width=4, device=device)
     block = (shape.linear + shape.other) // shape.layers
-    # PEFT computes the change of a layer twice to merge it, before the block computes
-    merging = 8 * max(layer.parameters for layer in shape.linears) - memory.logits
-    return replace(
-        memory,
-        weights=shape.stored_bytes + 4 * max(block, shape.vocabulary * shape.hidden),
-        activations=max(memory.activations, merging),
-    )
+    return replace(memory, weights=shape.stored_bytes + 4 * max(block, shape.vocabulary * shape.hidden))
 
 
 @dataclass(frozen=True)
@@ -119,13 +104,10 @@ def answering_steps(
     width = 4 if full_width else compute_width("auto", device)
 
     def answering(batch: PromptBatch) -> int:
-        return answering_memory(
-            shape, batch, width=width, device=device, tokenizer_bytes=planner.tokenizer_bytes
-        ).needed
+        return answering_memory(shape, batch, width=width, device=device).total
 
     def comparing(batch: PromptBatch) -> int:  # one model after the other: answers, and then logits
-        compared = comparison_memory(shape, batch, device=device, tokenizer_bytes=planner.tokenizer_bytes)
-        return max(compared.needed, answering(replace(batch, scored=0)))
+        return max(comparison_memory(shape, batch, device=device).total, answering(replace(batch, scored=0)))
 
     def step(name: str, full_batch: PromptBatch, memory: Callable[[PromptBatch], int]) -> StepMemory:
         def needed(rows: int) -> int:

@@ -1,16 +1,15 @@
-"""Estimates the memory of a training in bytes, by formulas whose sources the functions name."""
+"""Estimates the peak memory of a training in bytes, one formula a method, to about 25%; and reads how much is free."""
 
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.planning.batches import Batch
 from finetune_pipeline.settings import shown_gpus
 from finetune_pipeline.spec.methods import METHODS, Method
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE, ModelShape
@@ -26,39 +25,38 @@ NF4 = 0.5 + 0.127 / 8
 """Bytes per parameter in 4-bit NormalFloat with double quantization (Dettmers et al. 2023, section 3)."""
 SLACK = 1.06
 """Factor for the allocator's overhead on memory that is allocated and freed within a step."""
-_TOKENIZER_FACTOR = 6
-"""Bytes in memory for each byte of tokenizer.json."""
 _ROW_TOKEN_BYTES = 53
 """Bytes in memory for each token of the rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The size of one forward pass. tokens: those that pass through every layer; longest: the tokens that one of them attends to
+    at most; logits: positions whose logits are computed."""
+
+    rows: int = 0
+    tokens: int = 0
+    longest: int = 0
+    logits: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Parts of the peak memory. resident: mapped pages of the weight file that are not needed (the system reclaims them when
-    memory is short); everything else is needed."""
+    """Parts of the peak memory in bytes. trained: the trained weights with their gradients and optimiser states."""
 
     weights: int
     trained: int = 0
-    gradients: int = 0
-    optimiser: int = 0
     activations: int
     logits: int
     overhead: int
-    resident: int = 0
-
-    @property
-    def needed(self) -> int:
-        return self.total - self.resident
 
     @property
     def total(self) -> int:
-        """The peak memory that the system reports for the process."""
         return sum(asdict(self).values())
 
     def in_mib(self) -> dict[str, int]:
-        """Return the parts, the needed part and the total, in MiB."""
-        parts = {**asdict(self), "needed": self.needed, "total": self.total}
-        return {name: round(part / MIB) for name, part in parts.items()}
+        """Return the parts and the total, in MiB."""
+        return {name: round(part / MIB) for name, part in {**asdict(self), "total": self.total}.items()}
 
 
 def checkpoints(shape: ModelShape, settings: Mapping[str, Any]) -> bool:
@@ -76,78 +74,10 @@ def weight_bytes(shape: ModelShape, method: Method, width: int) -> int:
     return shape.parameters * (4 if method.holds == "float32" else width)
 
 
-def _norm_width(shape: ModelShape, method: Method, width: int) -> int:
-    """Return the bytes that a norm saves per element: the fused norm saves its result; others save the input and (if trained) the
-    normed input, in float32."""
-    if method.holds == "float32":
-        return 8
-    return 4 if shape.own_norms else width
-
-
-def layer_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
-    """Return the bytes that a block saves for its backward pass, with the modules of training.fused and .attention.
-
-    Follows Korthikanti et al. 2022, section 4.1, adapted to these modules: the norms' inputs, every trained layer's input (and
-    its dropout mask), the gated MLP's three products, and attention's queries, keys, values and weights.
-    """
-    method, tokens = METHODS[settings["method"]], batch.tokens
-    query_width, key_width = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
-    norm_width = _norm_width(shape, method, width)
-    normed = shape.norms * shape.hidden + (query_width + key_width if shape.head_norms else 0)
-    saved = tokens * norm_width * normed
-    saved += method.kept_bytes(settings, shape, tokens, width) + 3 * tokens * shape.inner * width
-    if batch.scores or not batch.mask:  # packed attention
-        return saved + width * (batch.queries * query_width + 2 * batch.keys * key_width + batch.scores * shape.heads)
-    # torch's attention saves queries, keys and values for every head, its result, and a mask in the compute dtype
-    saved += width * (query_width * (batch.queries + 2 * batch.keys) + batch.mask) + 4 * batch.queries * shape.heads
-    return saved + (0 if method.keeps_attention(settings, shape) else width * tokens * query_width)
-
-
-def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
-    """Return the bytes all blocks save; with gradient checkpointing, each block's input and one block's activations."""
-    block, method = layer_bytes(shape, settings, batch, width), METHODS[settings["method"]]
-    in_float32 = method.holds == "float32"
-    # autocast's 16-bit copies of the trained weights
-    outside_blocks = 2 * (shape.linear + shape.vocabulary * shape.hidden) if in_float32 and width == 2 else 0
-    if method.trains_inputs:  # otherwise the first norm saves nothing, which offsets the last one
-        outside_blocks += batch.tokens * shape.hidden * _norm_width(shape, method, width)
-    if not checkpoints(shape, settings):
-        return shape.layers * block + outside_blocks
-    return shape.layers * batch.tokens * shape.hidden * (4 if in_float32 else width) + block + outside_blocks
-
-
-def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int, device: str = "cpu") -> int:
-    """Return the temporary bytes of a block's backward pass: gradients of its widest tensors, and a weight dequantized from
-    four bits (two on the CPU)."""
-    four_bit = METHODS[settings["method"]].holds == "four_bit"
-    dequantized = shape.inner * shape.hidden * width * (2 if device == "cpu" else 1) if four_bit else 0
-    return 4 * batch.tokens * shape.inner * width + dequantized
-
-
-def logit_bytes(
-    shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int, *, training: bool = True
-) -> int:
-    """Return the bytes of the logits: with their float32 gradient, the loss's largest copy, and the output head's memory."""
-    total = batch.learned * shape.vocabulary * (width + (8 if width == 2 else 4))
-    if not batch.scores and batch.mask:
-        # padded: logits of all positions from the first learned one on, and their gradient
-        total += 2 * batch.logits * shape.vocabulary * width
-    head_weights, holds = shape.vocabulary * shape.hidden, METHODS[settings["method"]].holds
-    if holds == "float32":
-        autocast_copy = 2 if width == 2 else 0
-        # in training also the gradients of the copy and of the head, which is separate from the embedding's
-        total += head_weights * (4 + 2 * autocast_copy if training else autocast_copy)
-    elif holds == "four_bit" and width == 4:
-        total += head_weights * 4  # the bfloat16 head, converted to float32
-    return total
-
-
-def process_overhead(device: str, tokenizer_bytes: int, tokens: int = 0) -> int:
+def process_overhead(device: str, tokens: int = 0) -> int:
     """Return the bytes that a process needs besides the model; tokens: of the rows kept in memory. On a GPU only device memory
     counts."""
-    if device != "cpu":
-        return GPU_OVERHEAD
-    return CPU_OVERHEAD + _TOKENIZER_FACTOR * tokenizer_bytes + _ROW_TOKEN_BYTES * tokens
+    return GPU_OVERHEAD if device != "cpu" else CPU_OVERHEAD + _ROW_TOKEN_BYTES * tokens
 
 
 def training_memory(
@@ -157,56 +87,47 @@ def training_memory(
     *,
     width: int,
     device: str = "cpu",
-    tokenizer_bytes: int = 0,
     tokens: int = 0,
     sizes: int = 1,
+    validating: bool = False,
 ) -> Memory:
     """Return the peak memory of a training with largest batch `batch`, in one process on one device.
 
-    width: bytes of the compute dtype (4: float32, 2: bfloat16). tokenizer_bytes: size of tokenizer.json; tokens: of both
-    splits, which are kept in memory. sizes: how many different numbers of tokens batches have. On a GPU only device memory counts.
+    A block saves attention's weights, and a number of vectors per token that depends on the method (Korthikanti et al. 2022,
+    section 4.1; Method.saved_widths). Checkpointing saves every block's input and recomputes one block at a time. The backward
+    pass of a block takes about as much again. Pages of the weight file that the system can reclaim do not count.
+
+    Args:
+        width: Bytes of the compute dtype (4: float32, 2: bfloat16).
+        tokens: Of both splits, which are kept in memory.
+        sizes: How many different numbers of tokens batches have.
+        validating: During a validation pass, which keeps nothing for a backward pass and has no gradients.
     """
     method, on_cpu = METHODS[settings["method"]], device == "cpu"
-    trainable, full_fine_tuning = method.trainable(settings, shape), method.holds == "float32"
-    weights = weight_bytes(shape, method, width)
-    # weights in the file's dtype are mapped pages of it: all of them, or those not stored in four bits
-    stored_per_weight = shape.stored_bytes / shape.parameters
-    four_bit = method.holds == "four_bit"
-    loaded_width = {"four_bit": 2, "float32": 4, "compute": width}[method.holds]
-    is_mapped = loaded_width == round(stored_per_weight)
-    mapped = int(stored_per_weight * shape.linear) if on_cpu and four_bit and is_mapped else 0
-    activations = activation_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width, device)
-    activations, logits = int(activations * SLACK), int(logit_bytes(shape, settings, batch, width) * SLACK)
-    gradients = 4 * trainable
-    if full_fine_tuning and on_cpu:
-        gradients *= 2  # the best checkpoint is loaded while everything else is still in memory
-    elif full_fine_tuning and settings["micro_batch_size"] == settings["batch_size"]:
-        # a block's activations and 16-bit weights are freed before its gradients exist
-        gradients = max(0, gradients - activations - logits)
+    whole = method.holds == "float32"
+    hidden, inner = method.saved_widths(settings)
+    block = batch.tokens * width * (hidden * shape.hidden + inner * shape.inner + batch.longest * shape.heads)
+    blocks, inputs = 1.0 + shape.layers, 0
+    if validating:
+        blocks = 1.0
+    elif checkpoints(shape, settings):
+        blocks, inputs = 2.0, shape.layers * batch.tokens * shape.hidden * width
+    # logits, their float32 copy and its gradient; weights of the head in both dtypes, with gradients
+    logits = batch.logits * shape.vocabulary * (width + (8 if width == 2 else 4))
+    if whole and not validating:
+        logits += shape.vocabulary * shape.hidden * (8 if width == 2 else 4)
+    # AdamW's two states; the float32 copy of an adapter; the gradients
+    per_trained = 8 + (0 if whole else 4) + (0 if validating else 4)
+    if whole and on_cpu:
+        per_trained += 4  # the best checkpoint is loaded while everything else is still in memory
     kernels = min(sizes * CPU_KERNELS, _MOST_CPU_KERNELS) if on_cpu and width == 2 else 0
-    memory = Memory(
-        weights=weights,
-        trained=0 if full_fine_tuning else 4 * trainable,
-        gradients=gradients,
-        optimiser=8 * trainable,
-        activations=activations,
-        logits=logits,
-        overhead=process_overhead(device, tokenizer_bytes, tokens) + kernels,
-        resident=mapped,
+    return Memory(
+        weights=weight_bytes(shape, method, width),
+        trained=per_trained * method.trainable(settings, shape),
+        activations=int((blocks * block + inputs) * SLACK),
+        logits=int(logits * SLACK),
+        overhead=process_overhead(device, tokens) + kernels,
     )
-    loading = weights + memory.overhead + (0 if is_mapped else shape.stored_bytes)
-    if on_cpu and loading > memory.total:  # with a large base and few trained weights, loading is the peak
-        return replace(memory, resident=memory.resident + loading - memory.total)
-    return memory
-
-
-def evaluation_memory(
-    shape: ModelShape, settings: Mapping[str, Any], batch: Batch, training: Memory, *, width: int
-) -> Memory:
-    """Return the peak memory of a validation pass within that training: one block at a time, without gradients."""
-    block = layer_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width) // 2
-    logits = logit_bytes(shape, settings, batch, width, training=False)
-    return replace(training, gradients=0, activations=int(block * SLACK), logits=int(logits * SLACK))
 
 
 VARIABLE = "FINETUNE_MEMORY_GIB"
@@ -244,10 +165,10 @@ def _free_within(group: Path) -> int:
     return max(0, limit - used + int(stat.get("inactive_file", 0)))
 
 
-def gpu_memory(kind: Literal["free", "total"] = "free") -> list[int]:
-    """Return the bytes of each GPU visible to this process (CUDA_VISIBLE_DEVICES), from nvidia-smi; loads no GPU library.
+def gpu_memory() -> list[int]:
+    """Return the free bytes of each GPU visible to this process (CUDA_VISIBLE_DEVICES), from nvidia-smi; loads no GPU library.
     Raises OutsideError if nvidia-smi is missing, fails or shows no GPU: a plan must not guess."""
-    command = ["nvidia-smi", f"--query-gpu=index,uuid,memory.{kind}", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
     fix = f"set {VARIABLE}, or FINETUNE_DEVICES=cpu"
     try:
         output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout

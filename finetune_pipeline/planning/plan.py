@@ -24,7 +24,7 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 MARGIN = 1.1
-"""A plan fits if its estimated peak plus 10% is free; the estimate's error is at most 15%, mostly below 5%."""
+"""A plan fits if its estimated peak plus 10% is free. The estimate may be 25% off: training halves passes that do not fit."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def training_plan(
     if rows.findings:
         raise FindingsError(rows.findings)
     tokens = {"total": rows.tokens, **spread(np.array([len(row["ids"]) for row in rows.rows] or [0]))}
-    training_fits = memory.needed * MARGIN <= available
+    training_fits = memory.total * MARGIN <= available
     other_steps = answering_steps(spec, planner, validation, device, available, MARGIN)
     prices, today = load_prices(home=home, task_folder=task_folder), datetime.datetime.now(datetime.UTC).date()
     plan = TrainingPlan(
@@ -152,7 +152,7 @@ def training_plan(
 
 def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) -> NearestPlan:
     """Return the first settings on the ladder of costs that fit into `available` bytes."""
-    fitting = next((s for s in ladder(settings) if planner.memory(s).needed * MARGIN <= available), None)
+    fitting = next((s for s in ladder(settings) if planner.memory(s).total * MARGIN <= available), None)
     if fitting is None:
         return NearestPlan(False, "", {}, None, [])
     change = changes(settings, fitting)
@@ -169,19 +169,19 @@ def method_row(planner: Planner, spec: TaskSpec, method: str, available: int) ->
         chosen=method == spec.training.method,
         trainable_parameters=trainable,
         memory_mib=round(memory.total / 2**20),
-        fits=memory.needed * MARGIN <= available,
+        fits=memory.total * MARGIN <= available,
         result_bytes=4 * trainable if METHODS[method].kind.adapter else planner.shape.stored_bytes,
     )
 
 
 def _sentence(plan: TrainingPlan) -> str:
-    nearest, needed = plan.nearest, plan.memory_mib["needed"] / 1024
+    nearest, needed = plan.nearest, plan.memory_mib["total"] / 1024
     sentence = f"{plan.steps} steps over {plan.rows} rows of {plan.tokens['mean']} tokens; about {needed:.1f} GiB at the peak, "
     sentence += f"{plan.available_mib / 1024:.1f} GiB free"
     if nearest and nearest.memory_mib is None:
         sentence += ": it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model"
     elif nearest and nearest.memory_mib:
         change = ", ".join(f"training.{k}: {v}" for k, v in nearest.change.items())
-        change += f" ({nearest.memory_mib['needed'] / 1024:.1f} GiB)"
+        change += f" ({nearest.memory_mib['total'] / 1024:.1f} GiB)"
         sentence += f": it does not fit. The nearest plan that does: {change}"
     return ". ".join([sentence, *(step.sentence for step in plan.others if not step.fits)]) + "."

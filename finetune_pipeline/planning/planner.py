@@ -1,23 +1,28 @@
 """Computes the rows, batches, phases and memory of a task's training for any settings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import read_config
-from finetune_pipeline.planning.batches import Batch, batch_of, count_steps, drawn_batches
-from finetune_pipeline.planning.memory import Memory, evaluation_memory, training_memory
+from finetune_pipeline.planning.memory import Batch, Memory, training_memory
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.training.prefix_tree import Row
+from finetune_pipeline.training.prefix_tree import Row, prefix_tree, segments
 from finetune_pipeline.training.processes import validation_rows_per_pass
 from finetune_pipeline.training.rows import encode_split, longest_allowed, training_examples
+
+_MAX_BATCHES = 400
+"""Maximum number of batches drawn to find the largest one."""
 
 
 def compute_width(precision: str, device: str = "cpu") -> int:
@@ -25,6 +30,35 @@ def compute_width(precision: str, device: str = "cpu") -> int:
     if precision == "auto":
         precision = "bfloat16" if device != "cpu" or cpu_has_bfloat16() else "float32"
     return 2 if precision == "bfloat16" else 4
+
+
+def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> Batch:
+    """Return the batch that training makes from these rows (training.shared_prefix): packed after shared prefixes, or padded."""
+    leading, virtual = METHODS[settings["method"]].virtual_tokens(settings)
+    longest = leading + max(len(row["ids"]) for row in rows)
+    first_loss = min(row["loss"].index(True) for row in rows if True in row["loss"])
+    tokens, logits = len(rows) * longest, len(rows) * (longest - leading - first_loss + 1)
+    if packed:
+        tokens = sum(segments(*prefix_tree(sorted(rows, key=lambda row: -len(row["ids"]))), leading)[0])
+        logits = sum(sum(row["loss"][1:]) for row in rows)
+    return Batch(rows=len(rows), tokens=tokens, longest=longest + virtual, logits=logits)
+
+
+class Steps(NamedTuple):
+    """Numbers of optimiser steps and validation passes of one phase."""
+
+    steps: int
+    steps_per_epoch: int
+    evaluations: int
+
+
+def count_steps(rows: int, settings: Mapping[str, Any]) -> Steps:
+    """Count steps as transformers' Trainer does, which rounds an epoch up to whole steps. Validation runs before the first step,
+    every `every` steps, and after the last step."""
+    per_epoch = max(1, math.ceil(rows / settings["batch_size"]))
+    every = max(1, round(per_epoch / settings["evals_per_epoch"]))
+    steps = math.ceil(per_epoch * settings["epochs"])
+    return Steps(steps, per_epoch, 1 + math.ceil(steps / every))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +102,6 @@ class Planner:
         self.config = read_config(self.folder)
         self._rows: dict[Any, Rows] = {}
         self._batches: dict[Any, list[Batch]] = {}
-        tokenizer = self.folder / "tokenizer.json"
-        self.tokenizer_bytes = tokenizer.stat().st_size if tokenizer.exists() else 0
 
     def rows(self, split: str, settings: Mapping[str, Any]) -> Rows:
         """Return a split's rows under these settings, encoded by the function that training uses."""
@@ -86,18 +118,18 @@ class Planner:
         return "bfloat16" if compute_width(settings["precision"], self.device) == 2 else "float32"
 
     def batches(self, split: str, settings: Mapping[str, Any]) -> list[Batch]:
-        """Return the batches of a split. Training batches are drawn at random (from `seed`); validation batches are exact."""
+        """Return batches of a split, in a random order (from `seed`) for training: the trainer's differs, but is random too."""
         rows = [r for r in self.rows(split, settings).rows if True in r["loss"]]
         micro = settings["micro_batch_size"]
         size = micro if split == "train" else validation_rows_per_pass(micro)
         virtual = METHODS[settings["method"]].virtual_tokens(settings)
-        packed = settings["shared_prefix"] and self.shape.packs  # after shared prefixes
+        packed = settings["shared_prefix"] and self.shape.packs
         key = (split, size, virtual, packed, len(rows), settings["max_tokens"])
         if key not in self._batches:
-            groups: Iterable[Sequence[Row]] = (rows[i : i + size] for i in range(0, len(rows), size))
             if split == "train":
-                groups = drawn_batches(rows, size, max(1.0, settings["epochs"]), settings["seed"])
-            self._batches[key] = [batch_of(batch, settings, packed) for batch in groups]
+                rows = random.Random(settings["seed"]).sample(rows, len(rows))  # noqa: S311 - an order, no secret
+            starts = range(0, len(rows), size)[:_MAX_BATCHES]
+            self._batches[key] = [batch_of(rows[i : i + size], settings, packed) for i in starts]
         return self._batches[key]
 
     def phases(self, settings: Mapping[str, Any]) -> list[Phase]:
@@ -116,25 +148,23 @@ class Planner:
     def memory(self, settings: Mapping[str, Any]) -> Memory:
         """Return the peak memory of training and validation over all phases."""
         peaks: list[Memory] = []
-        width = compute_width(settings["precision"], self.device)
+        tokens = sum(self.rows(split, settings).tokens for split in self.examples)
         for phase in METHODS[settings["method"]].phases(settings):
             batches = self.batches("train", phase)
-            training = training_memory(
+            estimate = partial(
+                training_memory,
                 self.shape,
                 phase,
-                _largest(batches),
-                width=width,
+                width=compute_width(settings["precision"], self.device),
                 device=self.device,
-                tokenizer_bytes=self.tokenizer_bytes,
-                tokens=sum(self.rows(split, settings).tokens for split in self.examples),
+                tokens=tokens,
                 sizes=len({batch.tokens for batch in batches}),
             )
-            peaks.append(training)
-            if validation := self.batches("validation", phase):
-                peaks.append(evaluation_memory(self.shape, phase, _largest(validation), training, width=width))
-        return max(peaks, key=lambda m: m.total)
+            peaks.append(estimate(_largest(batches)))
+            peaks.append(estimate(_largest(self.batches("validation", phase)), validating=True))
+        return max(peaks, key=lambda memory: memory.total)
 
 
 def _largest(batches: Sequence[Batch]) -> Batch:
-    """Return the batch that probably needs the most memory; a score counts as a 500th of a token."""
-    return max(batches, key=lambda b: (b.tokens + b.scores / 500, b.logits), default=Batch())
+    """Return the batch that probably needs the most memory."""
+    return max(batches, key=lambda batch: (batch.tokens, batch.logits), default=Batch())

@@ -15,10 +15,6 @@ from finetune_pipeline.models.model_files import (
 from finetune_pipeline.spec.methods.base import Linear, ModelShape
 from finetune_pipeline.spec.methods.low_rank import expert_blocks
 
-_OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
-"""Architectures whose RMSNorm multiplies by 1 + weight, which training's fused norm does not support."""
-_FOUR_NORMS = ("gemma2", "gemma3_text")
-_HEAD_NORMS = ("qwen3", "gemma3_text")
 _PADDED = ("deepseek_v3", "falcon", "falcon_h1", "gpt_oss", "nemotron", "stablelm")
 """Architectures whose batches training pads, as its trial (training.shared_prefix) refuses to pack them."""
 
@@ -45,9 +41,6 @@ def model_shape(folder: Path) -> ModelShape:
         embedding=embedding,
         head=head,
         other=other,
-        norms=4 if kind in _FOUR_NORMS else 2,
-        head_norms=2 if kind in _HEAD_NORMS else 0,
-        own_norms=kind in _OWN_NORMS,
         packs=kind not in _PADDED
         and not text.get("attention_dropout")
         and not text.get("attn_logit_softcapping")

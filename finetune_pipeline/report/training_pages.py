@@ -23,7 +23,7 @@ from finetune_pipeline.report.blocks import (
 )
 from finetune_pipeline.report.page import page_html
 
-PARTS = ("weights", "trained", "gradients", "optimiser", "activations", "logits", "overhead", "resident")
+PARTS = ("weights", "trained", "activations", "logits", "overhead")
 """Parts of the memory at the peak, in the order of the table."""
 
 

@@ -97,9 +97,6 @@ class ModelShape:
         linears: Linear layers of the blocks, which adapters can target and which can be stored in four bits.
         head: Of a separate output head; 0 if it is tied to the embedding.
         other: Norms, biases and the rest.
-        norms: RMSNorms of full width in a block.
-        head_norms: RMSNorms of one head's width (queries, keys) in a block.
-        own_norms: Whether the norms' formula prevents fusing.
         packs: Whether rows can be packed after shared prefixes.
         stored_bytes: Bytes of the weight files.
     """
@@ -115,9 +112,6 @@ class ModelShape:
     embedding: int
     head: int
     other: int
-    norms: int
-    head_norms: int
-    own_norms: bool
     packs: bool
     stored_bytes: int
 
@@ -149,7 +143,6 @@ class Method(ABC):
         defaults: Defaults of unset settings that differ from :data:`COMMON`.
         holds: How the base is stored in memory: in 4 bits, in the compute dtype, or (if all of it is trained) in float32.
         checkpointing: Whether gradient checkpointing works with it.
-        trains_inputs: Whether gradients reach the embeddings, so that the first layer saves what others do.
         smaller: The method to use instead when memory is short.
         on_quantized: Why an already quantized base cannot be used.
     """
@@ -165,7 +158,6 @@ class Method(ABC):
     holds: ClassVar[Literal["four_bit", "compute", "float32"]] = "compute"
     kind: ClassVar[Kind]
     checkpointing: ClassVar[bool] = True
-    trains_inputs: ClassVar[bool] = False
     smaller: ClassVar[str | None] = "qlora"
     on_quantized: ClassVar[str] = "a model trained on rounded weights would have to be served with the same rounding"
 
@@ -199,13 +191,12 @@ class Method(ABC):
     def trainable(self, settings: Settings, shape: ModelShape) -> int:
         """Return the number of trained parameters."""
 
-    def kept_bytes(self, settings: Settings, shape: ModelShape, tokens: int, width: int) -> int:
-        """Return the bytes one block saves for the backward pass of its trained weights; width: bytes of the compute dtype."""
-        return 0
+    def saved_widths(self, settings: Settings) -> tuple[float, float]:
+        """Return the vectors that a block saves per token for its backward pass: (of the hidden width, of the MLP's width).
 
-    def keeps_attention(self, settings: Settings, shape: ModelShape) -> bool:
-        """Whether :meth:`kept_bytes` counts attention's result."""
-        return False
+        With a frozen block: the inputs of two norms; queries, keys, values and attention's result; the gated MLP's three products.
+        """
+        return 5.5, 3.0
 
     @abstractmethod
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:

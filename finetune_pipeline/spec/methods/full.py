@@ -17,7 +17,6 @@ class Full(Method):
         "forgets most easily"
     )
     holds = "float32"  # its steps are smaller than the resolution of 16 bits
-    trains_inputs = True
     smaller = "lora"
     on_quantized = "full fine-tuning trains the weights, but these have too few bits for training"
     defaults = {"learning_rate": Default(1e-5, f"47.2% on GSM8K in {COMPARISON}")}
@@ -34,17 +33,9 @@ class Full(Method):
     def trainable(self, settings: Settings, shape: ModelShape) -> int:
         return shape.parameters
 
-    def kept_bytes(self, settings: Settings, shape: ModelShape, tokens: int, width: int) -> int:
-        """Return the bytes of each linear layer's input; under autocast, layers with the same input have separate copies."""
-        autocast = width == 2
-        query_key_value = shape.hidden * (3 if autocast else 1)
-        output = shape.heads * shape.head_dim
-        gate_up = shape.hidden * (2 if autocast else 1)
-        down = shape.inner
-        return tokens * width * (query_key_value + output + gate_up + down)
-
-    def keeps_attention(self, settings: Settings, shape: ModelShape) -> bool:
-        return True
+    def saved_widths(self, settings: Settings) -> tuple[float, float]:
+        """Return also each linear layer's input, and the norms' inputs in float32."""
+        return 14.0, 4.0
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
         return model.requires_grad_(True), {}

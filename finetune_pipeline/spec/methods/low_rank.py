@@ -13,8 +13,6 @@ from finetune_pipeline.spec.outputs import Section
 
 NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out")
 """Embeddings and output heads, which low-rank adapters do not change."""
-_INPUTS = {"q": "qkv", "k": "qkv", "v": "qkv", "qkv": "qkv", "o": "o", "gate": "up", "up": "up", "down": "down"}
-"""Which of a block's four inputs a linear layer reads, by its name without ``_proj``; all others read "up"."""
 LOW_RANK = Kind(
     "lora",
     r"lora_",
@@ -81,25 +79,12 @@ class LowRank(Method):
         magnitudes: int = sum(layer.fan_out for layer in layers) if lora["dora"] else 0
         return matrices + magnitudes
 
-    def kept_bytes(self, settings: Settings, shape: ModelShape, tokens: int, width: int) -> int:
-        """Return the bytes of one input tensor per group of layers that share it, its dropout mask, and both matrices' products."""
+    def saved_widths(self, settings: Settings) -> tuple[float, float]:
+        """Return also the adapted layers' inputs, with their dropout masks. DoRA keeps float32 copies for every layer."""
         lora = settings[self.section]
-        layers = shape.targeted(lora["target_modules"])
-        if lora["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
-            return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers for layer in layers)
-        widths = {"qkv": shape.hidden, "o": shape.heads * shape.head_dim, "up": shape.hidden, "down": shape.inner}
-        copies = 2 if lora["dropout"] else 1
-        input_bytes = sum(tokens * widths[name] * width * copies for name in self._inputs(settings, shape))
-        products = sum(lora["r"] * width * (tokens + layer.fan_in + layer.fan_out) for layer in layers)
-        return int(input_bytes + products // shape.layers)
-
-    def keeps_attention(self, settings: Settings, shape: ModelShape) -> bool:
-        return "o" in self._inputs(settings, shape)
-
-    def _inputs(self, settings: Settings, shape: ModelShape) -> set[str]:
-        """Return which of a block's four inputs the adapter reads."""
-        names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings[self.section]["target_modules"])}
-        return {_INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
+        if lora["dora"]:
+            return 40.0, 18.0
+        return (10.0, 5.0) if lora["dropout"] else (7.0, 4.0)
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
         """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear. Raises JobError if

@@ -30,7 +30,6 @@ class Prompt(SoftPrompt):
     when = "as for prefix, but even smaller, or for servers of plain models only: the vectors can become tokens"
     section = "prompt"
     options = PromptTuningSpec
-    trains_inputs = True
     kind = Kind(
         "prompt",
         r"^prompt_embeddings$",

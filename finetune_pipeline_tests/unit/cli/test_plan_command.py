@@ -33,7 +33,7 @@ def test_a_plan_from_raw_data_alone(asked: Any) -> None:
     assert [row["method"] for row in facts["methods"]] == ["qlora", "lora", "full", "prefix", "prompt"]
     assert facts["prices"] and all(p["low"] <= p["high"] for p in facts["prices"])
     assert [obstacle["gate"] for obstacle in facts["power"]["obstacles"]] == ["format_compliance"], "24 rows, 73 needed"
-    enough = facts["memory_mib"]["needed"] * 1.1 / 1024
+    enough = facts["memory_mib"]["total"] * 1.1 / 1024
     result = asked("plan", "colours", "--memory", str(enough - 0.001))
     assert result.returncode == 2, result.stdout
     assert "does not fit" in result.stdout and "for task.yaml:\ntraining:" in result.stdout, "the nearest that does"

@@ -7,8 +7,7 @@ import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.planning.batches import count_steps
-from finetune_pipeline.planning.planner import Planner
+from finetune_pipeline.planning.planner import Planner, count_steps
 from finetune_pipeline.planning.search import changes, ladder
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
@@ -92,5 +91,5 @@ def test_a_rung_needs_less_than_the_one_above_it(base: Path, examples: list[Exam
     planner = Planner(base, examples, examples[:8])
     start = settings(method="full", lora={"r": 2})  # a tiny base is no larger than an adapter on it
     rungs = [s for s in ladder(start) if s["micro_batch_size"] == 8 and s["max_tokens"] == 1024]
-    moving = [memory.needed - memory.overhead for memory in map(planner.memory, rungs)]
+    moving = [memory.total - memory.overhead for memory in map(planner.memory, rungs)]
     assert moving == sorted(moving, reverse=True), [(r["method"], m) for r, m in zip(rungs, moving, strict=True)]

@@ -1,5 +1,5 @@
-"""Sizes read from files are those of the models that are built, and the memory formula says what PyTorch really keeps, for
-every method, precision, kind of batch and architecture."""
+"""Sizes read from files are those of the models that are built; how much memory is free is read from what limits it. The formula
+against the peak of real steps: unit/training/test_rehearsal.py."""
 
 import itertools
 from pathlib import Path
@@ -10,13 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.planning.batches import Batch, batch_of
 from finetune_pipeline.planning.memory import (
     MIB,
-    activation_bytes,
+    Batch,
     available_memory,
     gpu_memory,
     training_memory,
@@ -25,15 +23,7 @@ from finetune_pipeline.planning.memory import (
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.training.fused import fuse, token_losses
 from finetune_pipeline.training.model import build
-from finetune_pipeline.training.packing import (
-    logits_to_learn,
-    packed_collator,
-    padded_batch,
-    supports_shared_prefix,
-)
-from finetune_pipeline.training.rows import prepare_split, task_text
 from finetune_pipeline_tests.unit.models.architectures import make_model
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3")
@@ -66,9 +56,6 @@ def test_every_parameter_is_counted_once(models: Models, name: str, tied: bool) 
     model = AutoModelForCausalLM.from_pretrained(models[name, tied])
     assert shape.parameters == sum(p.numel() for p in model.parameters())
     assert (shape.head == 0) == tied and shape.stored_bytes == 4 * shape.parameters
-    norms = [m for n, m in model.named_modules() if type(m).__name__.endswith("RMSNorm") and ".0." in n]
-    widths = [m.weight.numel() for m in norms]
-    assert widths.count(shape.hidden) == shape.norms and widths.count(16) == shape.head_norms
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -89,56 +76,23 @@ def test_adapters_on_some_layers_are_counted(models: Models) -> None:
     assert METHODS["lora"].trainable(settings, model_shape(folder)) == trained(built.model)
 
 
-def saved_tensors(model: Any, batch: dict[str, Any], autocast: torch.dtype | None) -> int:
-    """Bytes of the storages that are kept for the backward pass and are no parameters', up to the loss."""
-    model_storages = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in model_storages:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    alive = []
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-            logits = logits_to_learn(model, batch)
-        alive.append(token_losses(logits, batch["labels"]).sum())
-    return sum(sizes.values())
-
-
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["llama", "gemma3"])  # whose heads have norms, as Qwen 3's have
-def test_activations_are_what_is_kept(models: Models, examples: list[Example], name: str, method: str) -> None:
-    folder, shape = models[name, True], model_shape(models[name, True])
-    tokenizer, examples = load_tokenizer(folder), examples[:6]
-    every = list(itertools.product(("float32", "bfloat16"), (True, False)))
-    for precision, packed in every if name == "gemma3" else every[::3]:
+def test_what_a_method_trains_and_holds_is_known_before(models: Models, method: str) -> None:
+    folder, shape = models["llama", True], model_shape(models["llama", True])
+    for precision in ("float32", "bfloat16"):
         settings, compute = settings_of(method, precision=precision), getattr(torch, precision)
-        built = build(folder, settings, compute, CPU, tokenizer, task_text(examples))
+        built = build(folder, settings, compute, CPU, load_tokenizer(folder), "the task")
         assert METHODS[method].trainable(settings, shape) == trained(built.model)
-        assert not packed or supports_shared_prefix(built.model)[0]
-        fuse(built.model)
-        built.model.train()
-        rows = prepare_split(tokenizer, examples, 1024, "fail", "rows").plain_rows()
-        collator = packed_collator(built.model) if packed else padded_batch
-        saved_bytes, width = saved_tensors(built.model, collator(rows), built.autocast), compute.itemsize
-        batch = batch_of(rows, settings, packed)
-        predicted = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width
-        if method == "qlora" and width == 4:
-            predicted += 4 * shape.vocabulary * shape.hidden
-        assert predicted == pytest.approx(saved_bytes, rel=0.07), (precision, packed, predicted / saved_bytes)
         # quantization constants weigh more where layers are tiny
         close = pytest.approx(built.weights["bytes_loaded"], rel=0.35 if method == "qlora" else 0.001)
-        assert weight_bytes(shape, METHODS[method], width) == close
+        assert weight_bytes(shape, METHODS[method], compute.itemsize) == close
 
 
 def test_bfloat16_on_a_cpu_takes_compiled_kernels_for_each_size_of_batches(models: Models) -> None:
     shape, settings, batch = (
         model_shape(models["llama", True]),
         settings_of("lora"),
-        Batch(tokens=64, scores=64, learned=8),
+        Batch(tokens=64, longest=8, logits=8),
     )
 
     def planned(sizes: int, width: int = 2, device: str = "cpu") -> int:

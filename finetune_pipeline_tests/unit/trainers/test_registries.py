@@ -93,7 +93,7 @@ def trip(inputs: str, code: str) -> None:
         "rate": spec.training.learning_rate,
         "findings": [f.rule for f in preflight(spec, Path("demo"))],
         "refused": [f.fix for f in preflight(other_spec, Path("demo")) if f.rule == "training.trainer"],
-        "planned": [plan.trainable_parameters, plan.memory_mib["needed"], [row.method for row in plan.methods]],
+        "planned": [plan.trainable_parameters, plan.memory_mib["total"], [row.method for row in plan.methods]],
         "trained": [facts["trainable_parameters"], facts["asked"], facts["id"], facts["trained"]["kind"]],
         "loss": [facts["first_eval_loss"], facts["best_eval_loss"]],
         "merged": merge(place / "base", place / "out/adapter", place / "merged")["merged_tensors"],
