@@ -45,6 +45,7 @@ def test_the_same_rows_are_kept_in_the_same_clusters(tmp_path: Path, monkeypatch
             (tmp_path / "bench/task.yaml").write_text(spec)
             task, store = load_task(tmp_path / "bench"), ArtifactStore(tmp_path / place)
             if place == "ray":
+                store.root.mkdir()
                 (store.root / "scrubbing.key").write_bytes(key.read_bytes())
                 (store.root / "scrubbing.key").chmod(0o600)
             world = collect_run_inputs(task, None, store)
