@@ -27,7 +27,7 @@ def beats_baseline(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     }
     result = paired_gain(evaluation, "baseline", spec.gates.min_gain, names)
     base = evaluation.base_at_its_best
-    if evaluation.task.kind == "text" or base.valid_share is None or base.valid_share >= MIN_IN_FORM:
+    if spec.output.kind == "text" or base.valid_share is None or base.valid_share >= MIN_IN_FORM:
         return result
     why = f"Only {percent(base.valid_share)} of the base model's answers are in form"
     if base.mode == "restricted":
