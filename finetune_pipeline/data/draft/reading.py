@@ -2,7 +2,6 @@
 readers refuse files that can be read in two ways; this module chooses the likelier way and notes its choice."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,12 @@ from typing import Any, NamedTuple
 from finetune_pipeline.data.draft.document_rows import is_columns, is_map, rows_path
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.json_lines import decode_line
-from finetune_pipeline.data.names import is_known_name
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.any_file import look_at, read_records
-from finetune_pipeline.data.readers.containers import Container
+from finetune_pipeline.data.readers.containers import with_columns
 from finetune_pipeline.data.readers.encoding import other_text
 from finetune_pipeline.data.readers.records import RawStream, Record
+from finetune_pipeline.data.readers.tables import Dialect
 from finetune_pipeline.data.readers.workbooks import sheet_names, sheets_of
 from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.loading import validated_spec
@@ -32,8 +31,6 @@ MOST_ROWS = 50_000
 _READABLE_FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
 _ROWS_A_LABEL = 20
 """A column with this many rows for each value, on average, holds labels."""
-_GOOD_FIT = 0.8
-"""With a worse fit (see _fit), other delimiters and quoting are tried."""
 
 
 class RawRow(NamedTuple):
@@ -88,7 +85,7 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
     if errors(reading.problems):
         return reading
     for name, path in files:
-        container, survey = look_at(path, name, spec_of(reading.data))
+        container, survey = look_at(path, name, _without_header(reading))
         reading.containers[name] = container.kind
         no_rows = None
         if container.kind in ("csv", "unknown", "json"):
@@ -103,8 +100,13 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
             _choose_sheet(path, name, reading)
         elif container.kind == "json" or (container.kind == "json_lines" and survey.lines <= 1):
             _choose_rows(path, name, survey.encoding, reading)
-        elif container.dialect is not None:
-            _choose_dialect(path, name, container, reading)
+        elif (
+            container.dialect is not None and not container.dialect.problem
+        ):  # else the reader says why it reads nothing
+            reading.containers[name] = "csv"
+            rows = _first_rows(path, name, reading.data)
+            if rows:
+                _add_header(container.dialect.header, rows, name, reading)
         if not errors(reading.problems):
             _add_rows(path, name, reading)
     if are_few(reading.bad_documents, files):
@@ -145,49 +147,21 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
         problems.append(Finding("draft.unreadable", "error", name, message, fix))
 
 
-def _first_rows(path: Path, name: str, data: Mapping[str, Any]) -> tuple[list[list[str]], int]:
-    """Read the start of a table without a header. Returns (cells of the first complete rows, number of rows read)."""
+def _without_header(reading: Reading) -> TaskSpec:
+    """Return the spec for reading the next file, whose header is detected."""
+    csv = {key: value for key, value in reading.data.get("csv", {}).items() if key != "header"}
+    return spec_of({**reading.data, "csv": csv})
+
+
+def _first_rows(path: Path, name: str, data: Mapping[str, Any]) -> list[list[str]]:
+    """Read the first complete rows of a table, its header too."""
     spec = spec_of({**data, "csv": {**data.get("csv", {}), "header": False}})
     records = list(islice((r for r in read_records(path, name, spec) if r.about != "file"), _ROWS_LOOKED_AT))
-    return [list(r.value.values()) for r in records if isinstance(r.value, dict)], len(records)
+    return [list(r.value.values()) for r in records if isinstance(r.value, dict)]
 
 
-def _choose_dialect(path: Path, name: str, container: Container, reading: Reading) -> None:
-    """Choose the delimiter and quoting that give the most complete rows, and whether the first row is a header."""
-    base = {k: v for k, v in reading.data.get("csv", {}).items() if k != "header"}
-    delimiters = [base, *({**base, "delimiter": d} for d in (",", ";", "\t", "|") if "delimiter" not in base)]
-    best_fit, best_csv, best_rows = 0.0, base, list[list[str]]()
-    for csv in [*delimiters, *({**options, "quote": "none"} for options in delimiters if "quote" not in base)]:
-        if best_fit > _GOOD_FIT and (best_csv == base or "quote" in csv):
-            break
-        rows, looked_at = _first_rows(path, name, {**reading.data, "csv": csv})
-        fit = _fit(rows, looked_at)
-        if fit > best_fit + 0.05:
-            best_fit, best_csv, best_rows = fit, csv, rows
-    if best_fit < 0.5 and (not best_rows or (container.dialect and container.dialect.problem)):
-        reading.refuse("no_table", name, f"the file was not read: {container.why}", f"save it as {_READABLE_FORMS}")
-        reading.containers[name] = "unknown"
-        return
-    if best_csv != base:
-        chosen = {k: v for k, v in best_csv.items() if k not in base}
-        reading.notes.append(f"{name}: read with {', '.join(f'{k} {v!r}' for k, v in chosen.items())}")
-    reading.containers[name] = "csv"  # even if the first guess was not sure of the delimiter
-    reading.data["csv"] = {**best_csv, "header": _header(best_rows, name, reading)}
-
-
-def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
-    """Return how well a delimiter fits: the share of complete rows. A delimiter that gives a header fits better; one followed by
-    spaces, like commas in prose, fits worse."""
-    if not rows:
-        return 0.0
-    cells = [cell for row in rows for cell in row[1:]]
-    spaced = sum(cell.startswith(" ") for cell in cells) / max(1, len(cells))
-    return len(rows) / max(1, looked_at) - 0.3 * spaced + 0.1 * is_header(rows[0], rows[1:])
-
-
-def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
-    """Return whether a table has a header, and note what a person should know about it."""
-    header = is_header(rows[0], rows[1:])
+def _add_header(header: bool, rows: Sequence[Sequence[str]], name: str, reading: Reading) -> None:
+    """Declare whether the tables have a header, and note what a person should know about it."""
     earlier_header = reading.data.get("csv", {}).get("header")
     if earlier_header is not None and earlier_header != header:
         message = "some files have a header row and some have none: this one differs from the files before it"
@@ -197,7 +171,7 @@ def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
     elif repeated_rows := _count_repeated_headers(rows):
         note = "repeat the column names, as in surveys: remove rows that are no examples"
         reading.notes.append(f"{name}: the first {repeated_rows} rows below the header may {note}")
-    return header
+    reading.data["csv"] = {**reading.data.get("csv", {}), "header": header}
 
 
 def _count_repeated_headers(rows: Sequence[Sequence[str]]) -> int:
@@ -209,40 +183,20 @@ def _count_repeated_headers(rows: Sequence[Sequence[str]]) -> int:
     return len([*takewhile(lambda row: columns and not any(row[i][:1].isdigit() for i in columns), rows[1:4])])
 
 
-def is_header(first: Sequence[str], rows_below: Sequence[Sequence[str]]) -> bool:
-    """Whether a table's first row names its columns, judged by the cells below."""
-    cells = [cell.strip().strip("\"'") for cell in first]
-    rows_below = [row for row in rows_below if list(row) != list(first)]  # concatenated files repeat it
-    columns = [[row[i].strip() for row in rows_below if i < len(row)] for i in range(len(cells))]
-    named = [cell for cell in cells if cell]
-    if not named or any(len(c) > 60 or _is_number(c) for c in named):
-        return False
-    is_repeated = any(cell and cell in column for cell, column in zip(cells, columns, strict=True))
-    if not is_repeated and any(is_known_name(cell) for cell in named):
-        return True
-    if is_repeated or any(len(c.split()) > 5 or c[-1:] in ".!?" for c in named):
-        label_sets = (set(column) for column in columns if len(column) >= _ROWS_A_LABEL * len(set(column)))
-        return not is_repeated and any(len(labels) > 1 for labels in label_sets)  # labels only below the first row
-    numbers = [sum(map(_is_number, c)) >= 0.8 * len(c) > 0 for c in columns]
-    words = [sum(len(cell.split()) for cell in c) / len(c) if c else 0.0 for c in columns]
-    longest = max(range(len(cells)), key=lambda i: words[i])
-    return any(numbers) or len(cells[longest].split()) <= max(2, words[longest] / 2) or not rows_below
-
-
-def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?\d+([.,]\d+)*%?", text.strip()))
-
-
 def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
     """Choose the sheet with the most rows of two or more cells, and the sheets with the same header. Detects the header too."""
     all_sheets = sheet_names(path)
     visible = [s for s, is_visible in all_sheets.items() if is_visible]
     sheets = sheets_of(reading.data.get("sheet")) or visible or [*all_sheets]
-    rows_of = {sheet: _first_rows(path, name, {**reading.data, "sheet": sheet})[0] for sheet in sheets}
+    rows_of = {sheet: _first_rows(path, name, {**reading.data, "sheet": sheet}) for sheet in sheets}
     sheet = max(rows_of, key=lambda s: sum(len([c for c in row if c]) > 1 for row in rows_of[s]), default=None)
     if sheet is None or not rows_of[sheet]:
         return  # the reader reports what is wrong
-    header = _header(rows_of[sheet], name, reading)
+    rows = rows_of[sheet]
+    dialect = with_columns(Dialect(), rows, len(rows[0]), _without_header(reading))
+    if dialect.problem:
+        return
+    header = dialect.header
     if len(all_sheets) > 1:
         names = [sorted(rows_of[sheet][0])]
         same_header_sheets = [s for s in sheets if s == sheet or (header and [*map(sorted, rows_of[s][:1])] == names)]
@@ -250,7 +204,7 @@ def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
         unread_names = ", ".join(quoted(s) for s in all_sheets if s not in same_header_sheets)
         unread_note = f", and not {unread_names}" if unread_names else ""
         reading.notes.append(f"{name}: {', '.join(map(quoted, same_header_sheets))} of its sheets read{unread_note}")
-    reading.data["csv"] = {**reading.data.get("csv", {}), "header": header}
+    _add_header(header, rows, name, reading)
 
 
 def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import PurePath
 from statistics import median
@@ -27,6 +28,10 @@ _LEAST_REGULAR = 0.6
 """Smallest share of lines that must belong to rows with the same number of fields."""
 _MOST_TITLES = 10
 """More rows above a table than this are not titles."""
+_ROWS_A_LABEL = 20
+"""A column with this many rows for each value, on average, holds labels."""
+_LEAST_ROWS = 20
+"""With fewer rows, only known names and labels decide whether the first row is a header, and regular lines on the delimiter."""
 _MARGIN = 0.1
 """Smallest lead of the best delimiter over the next one, as share of lines."""
 _JSON_LINES, _TABLE_LINES = 50, 1000
@@ -52,6 +57,18 @@ class _Reading:
         """Whether the rows with a delimiter have it within quotes, apart from a last row that is cut off."""
         within_quotes = [len(cells) == 1 for cells in self.rows if len(cells) > 1 or self.delimiter in cells[0]]
         return bool(self.quote) and sum(within_quotes) >= (1 - _MARGIN) * len(within_quotes)
+
+    @cached_property
+    def fit(self) -> float:
+        """The share of regular lines. A delimiter that gives a header fits better; one followed by blanks, like commas in prose,
+        fits worse."""
+        rows = [cells for cells in self.rows if len(cells) == self.fields]
+        if len(rows) <= _LEAST_ROWS:
+            return self.regular / self.lines
+        cells = [cell for row in rows for cell in row[1:]]
+        spaced = sum(cell.startswith(" ") for cell in cells) / max(1, len(cells))
+        has_header = rows[0] == self.rows[0] and _names_columns(rows[0], rows[1:])
+        return self.regular / self.lines - 0.3 * spaced + 0.1 * has_header
 
     def __str__(self) -> str:
         quote = f"quote {self.quote}" if self.quote else "no quoting"
@@ -94,9 +111,8 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
         first = reading.rows[0] if reading.rows else []
         return sum(bare(c).casefold() in names for c in first), prefers_tabs and reading.delimiter == "\t"
 
-    best, *runners_up = sorted(fitting, key=lambda reading: (*rank(reading), reading.regular), reverse=True)
-    least = best.regular - _MARGIN * best.lines
-    rivals = [reading for reading in runners_up if rank(reading) == rank(best) and reading.regular > least]
+    best, *runners_up = sorted(fitting, key=lambda reading: (*rank(reading), reading.fit), reverse=True)
+    rivals = [reading for reading in runners_up if rank(reading) == rank(best) and reading.fit > best.fit - _MARGIN]
     if rivals:
         fix = _fix_by_declaring("delimiter", quoted(best.delimiter), quoted(rivals[0].delimiter))
         return Dialect(problem=f"the delimiter is ambiguous: {best}; {rivals[0]}", fix=fix)
@@ -185,7 +201,34 @@ def _is_header(
     labelled = sum(not labels.isdisjoint(map(bare, row)) for row in rows_below)
     if labels and labelled and labelled >= _LEAST_REGULAR * len(rows_below):
         return True, f"it holds no label, and {labelled} of the next {len(rows_below)} rows do"
-    return None, ""
+    if len(rows_below) < _LEAST_ROWS:
+        return None, ""
+    is_header = _names_columns(cells, rows_below)
+    return is_header, f"it {'differs from' if is_header else 'is like'} the rows below it"
+
+
+def _names_columns(first: Sequence[str], rows_below: Sequence[Sequence[str]]) -> bool:
+    """Whether a table's first row names its columns, judged by the cells below."""
+    cells = [cell.strip().strip("\"'") for cell in first]
+    rows_below = [row for row in rows_below if list(row) != list(first)]  # concatenated files repeat it
+    columns = [[row[i].strip() for row in rows_below if i < len(row)] for i in range(len(cells))]
+    named = [cell for cell in cells if cell]
+    if not named or any(len(c) > 60 or _is_number(c) for c in named):
+        return False
+    is_repeated = any(cell and cell in column for cell, column in zip(cells, columns, strict=True))
+    if not is_repeated and any(is_known_name(cell) for cell in named):
+        return True
+    if is_repeated or any(len(c.split()) > 5 or c[-1:] in ".!?" for c in named):
+        label_sets = (set(column) for column in columns if len(column) >= _ROWS_A_LABEL * len(set(column)))
+        return not is_repeated and any(len(labels) > 1 for labels in label_sets)  # labels only below the first row
+    numbers = [sum(map(_is_number, c)) >= 0.8 * len(c) > 0 for c in columns]
+    words = [sum(len(cell.split()) for cell in c) / len(c) if c else 0.0 for c in columns]
+    longest = max(range(len(cells)), key=lambda i: words[i])
+    return any(numbers) or len(cells[longest].split()) <= max(2, words[longest] / 2) or not rows_below
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"[-+]?\d+([.,]\d+)*%?", text.strip()))
 
 
 @dataclass(frozen=True)

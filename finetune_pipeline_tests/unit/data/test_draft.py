@@ -496,7 +496,7 @@ TRIPLES = [f"{a} sails to{i}" for i, a in enumerate(("Ann", "Bob", "Cy", "Di"))]
         ("draft.answers", {"a.csv": [["text", "label"], *([t, ("same", "Same ")[len(t) % 2]] for t, _ in PAIRS)]}),
         ("draft.no_rows", {"a.jsonl": ""}),
         ("data.csv_dialect", {"a.csv": [["text", "label", "label"], *([t, y, y] for t, y in PAIRS)]}),
-        ("draft.no_table", {"a.csv": "".join(f"{t}\n" for t, _ in PAIRS)}),
+        ("data.csv_dialect", {"a.csv": "".join(f"{t}\n" for t, _ in PAIRS)}),
         ("draft.other_text", {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, t, _ in ROWS)}),
         ("draft.unreadable", {"a.jsonl": "null\n" * 9}),
         (

@@ -107,6 +107,16 @@ def test_a_missing_header_does_not_eat_row_one(tmp_path: Path, first: str, data:
     assert tuple(made[0].values()) == (ROWS[0] if header else tuple(first.split(",")))
 
 
+def test_twenty_rows_say_whether_the_first_names_the_columns(tmp_path: Path) -> None:
+    """With fewer, names that are not known are refused. `init` and the readers decide alike."""
+    rows = [(f"Ticket {i} is slow, and nobody answers", ("a", "b")[i % 2]) for i in range(20)]
+    for first, header in ((("wort", "schlange"), True), (("Ticket 99 is slow", "a"), False)):
+        made = values(tmp_path, table([first, *rows]).encode(), make_spec(TEXT_OUTPUT))
+        assert (len(made), [*made[0]]) == ((20, [*first]) if header else (21, ["c1", "c2"]))
+        few = validate_bytes(tmp_path, table([first, *rows[:19]]).encode(), make_spec(TEXT_OUTPUT), "a.csv")
+        assert (few.rules, few.rows_in) == ({"csv_dialect": 1}, 0)
+
+
 @pytest.mark.parametrize(
     ("data", "csv", "said"),
     [
