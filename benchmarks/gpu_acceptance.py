@@ -32,6 +32,7 @@ from benchmarks.training_throughput import in_child, ours
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.chat import common_prefix, encode_prompt
 from finetune_pipeline.models.hardware import cpu_model
 from finetune_pipeline.models.identity import model_folder
@@ -40,7 +41,6 @@ from finetune_pipeline.planning.answering import PromptBatch, answering_memory
 from finetune_pipeline.planning.planner import Planner, compute_width
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.worker.jobs import merge_job
 
 
 def shape_of(hidden: int, inner: int, layers: int, heads: int, key_heads: int, head: int) -> dict[str, int]:
@@ -203,7 +203,7 @@ class Acceptance:
     def merge(self, model: Path, name: str, method: str) -> None:
         table("Merge", "model", "right", "mean KL, nats per token", "same answers", "stored in", "s", "peak MiB")
         place = self.folder / name / method
-        job = merge_job(
+        job = MergeJob(
             base=model,
             adapter=place / "ours/out/adapter",
             examples=self.folder / "validation.jsonl",

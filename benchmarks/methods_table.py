@@ -13,7 +13,6 @@ Measures: finetune_pipeline/training, finetune_pipeline/spec/methods, finetune_p
 import argparse
 import datetime
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed
+from finetune_pipeline.jobs import BaseJob, Job, MergeJob, ModelSet, PredictJob, job_fields
 from finetune_pipeline.models.chat_templates import read_chat_template
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.pipeline import PIPELINE
@@ -38,16 +38,15 @@ from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.trainers import TrainingOrder, train
-from finetune_pipeline.worker.jobs import base_job, merge_job, predict_job, prompt_set
 
 
-def launch(job: Mapping[str, Any]) -> dict[str, Any]:
+def launch(job: Job) -> dict[str, Any]:
     """Run a job in its own process, unless the same job is done already. Returns its facts."""
-    out = Path(job["out"])
+    out, job_digest = job.out, digest_json(job_fields(job))
     result, digest = out / "result.json", out / "job_digest.json"
-    if not (result.exists() and digest.exists() and read_json(digest) == digest_json(dict(job))):
+    if not (result.exists() and digest.exists() and read_json(digest) == job_digest):
         run_job(job, out)
-        write_json(digest, digest_json(dict(job)))
+        write_json(digest, job_digest)
     return dict(read_json(result))
 
 
@@ -106,7 +105,7 @@ def test_score(
         "batch_size": task.spec.baseline.batch_size,
     }
     merged = launch(
-        merge_job(
+        MergeJob(
             base=base,
             adapter=work / "out" / "adapter",
             examples=examples_of(splits.folder, "validation"),
@@ -130,8 +129,8 @@ def test_score(
             reason="comparison of methods",
         )
         with sealed as examples:
-            sets = [prompt_set(name="candidate", model=loaded.model, adapter=loaded.adapter)]
-            launch(predict_job(sets=sets, examples=examples, out=work / "test", **settings))
+            sets = [ModelSet(name="candidate", model=loaded.model, adapter=loaded.adapter)]
+            launch(PredictJob(sets=sets, examples=examples, out=work / "test", **settings))
     results = score(read_predictions(answers), task.spec)
     return results.model_dump(include={"n", "accuracy", "interval", "macro_f1"})
 
@@ -176,7 +175,7 @@ def main() -> None:
     splits = splits_of(task, store)
     place = arguments.work / Path(name).name
     template = read_chat_template(arguments.chat_template, task.folder)
-    launch(base_job(base_model=name, revision=None, out=place / "base", chat_template=template))
+    launch(BaseJob(base_model=name, revision=None, out=place / "base", chat_template=template))
     rows = []
     for method in arguments.methods.split(","):
         folder = place / (method if arguments.passes is None else f"{method}_{arguments.passes:g}")

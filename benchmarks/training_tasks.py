@@ -5,19 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.jobs import BaseJob, Job, write_job
 from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline.worker.jobs import base_job
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTIONS = {
@@ -36,12 +35,12 @@ def run_python(*arguments: str, threads: int = 1) -> None:
     subprocess.run([sys.executable, *arguments], check=True, env=env, stdout=sys.stderr)
 
 
-def run_job(job: Mapping[str, Any], folder: Path, threads: int = 1) -> dict[str, Any]:
-    """Run a job of finetune_pipeline.worker.jobs in a new process. Returns its measured.json."""
+def run_job(job: Job, folder: Path, threads: int = 1) -> dict[str, Any]:
+    """Run a job in a new process. Returns its measured.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "job.json", dict(job))
+    write_job(folder / "job.json", job)
     run_python("-m", "finetune_pipeline.worker.entry", str(folder / "job.json"), threads=threads)
-    return dict(read_json(Path(job["out"]) / "measured.json"))
+    return dict(read_json(job.out / "measured.json"))
 
 
 def make_base(folder: Path, template: str | None = None, base_model: str = "bundled/smollm2-135m-instruct") -> Path:
@@ -49,7 +48,7 @@ def make_base(folder: Path, template: str | None = None, base_model: str = "bund
     out = folder / (f"base-{template}" if template else "base")
     if not (out / "model.json").exists():
         chat_template = NAMED[template] if template else None
-        run_job(base_job(base_model=base_model, revision=None, out=out, chat_template=chat_template), folder)
+        run_job(BaseJob(base_model=base_model, revision=None, out=out, chat_template=chat_template), folder)
     return out
 
 

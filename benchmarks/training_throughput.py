@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.training_tasks import make_base, make_splits, run_job, run_python
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.worker.jobs import train_job
 
 LIMITS = {"ticket_triage": 0.2, "instructions": 0.5}
 """Largest share of the guide's training loop."""
@@ -139,7 +139,7 @@ def ours(
     base: Path, train: Path, validation: Path, settings: dict[str, Any], folder: Path, threads: int
 ) -> dict[str, Any]:
     """Run the product's training job. Returns its measurements."""
-    job = train_job(
+    job = TrainJob(
         base=base, train=train, validation=validation, settings=settings, out=folder / "out", work=folder / "work"
     )
     began = time.perf_counter()

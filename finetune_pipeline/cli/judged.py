@@ -12,6 +12,7 @@ from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.verification import JudgedRow
+from finetune_pipeline.jobs import ModelSet, PredictJob
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.models.inference.generated import Answer
@@ -21,7 +22,6 @@ from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline.worker.jobs import predict_job, prompt_set
 
 ALIASES = ("candidate", "champion", "previous_champion")
 
@@ -104,8 +104,8 @@ def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequenc
     with tempfile.TemporaryDirectory(prefix="finetune-verify-") as folder:
         out = Path(folder)
         write_examples(out / "examples.jsonl", examples)
-        job = predict_job(
-            sets=[prompt_set(name="candidate", model=model.model, adapter=model.adapter)],
+        job = PredictJob(
+            sets=[ModelSet(name="candidate", model=model.model, adapter=model.adapter)],
             examples=out / "examples.jsonl",
             labels=[],
             max_new_tokens=source.serving["max_new_tokens"],

@@ -3,7 +3,6 @@
 import datetime
 import random
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +18,7 @@ from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompt_without_labels, prompts_to_try
 from finetune_pipeline.evaluation.wording import dollars_range, duration
 from finetune_pipeline.findings import as_rows, errors
+from finetune_pipeline.jobs import Job
 from finetune_pipeline.models.identity import model_folder, model_kind
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.costs import task_costs
@@ -115,7 +115,7 @@ def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None
     return DONE if facts["fits"] else REFUSED
 
 
-def _launch(job: Mapping[str, Any]) -> dict[str, Any]:
+def _launch(job: Job) -> dict[str, Any]:
     """Run a job under separate locks, so that a plan never waits for a training."""
     from finetune_pipeline.orchestration.resources import Compute
 

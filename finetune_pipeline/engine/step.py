@@ -18,13 +18,13 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 SHARED = "shared"
 """Task name for artifacts shared by all tasks: base models."""
 
-Tool = Callable[[Mapping[str, Any]], dict[str, Any]]
+Tool = Callable[[Any], dict[str, Any]]
 """Carries out a request that a step cannot carry out itself, such as running a job, and returns its facts."""
 
 
-def no_tool(request: Mapping[str, Any]) -> dict[str, Any]:
+def no_tool(request: Any) -> dict[str, Any]:
     """Raise RuntimeError: the default where a step is run without a tool."""
-    raise RuntimeError(f"this step needs a tool it was not given, for {sorted(request)}")
+    raise RuntimeError(f"this step needs a tool it was not given, for {request!r:.200}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class StepContext:
     Attributes:
         inputs: Artifacts of the steps it needs.
         builder: The step's output: `out` becomes the artifact, `builder.work` survives a kill.
-        launch: Runs a job of :mod:`finetune_pipeline.worker.jobs` in a child process and returns its facts.
+        launch: Runs a job of :mod:`finetune_pipeline.jobs` in a child process and returns its facts.
         release: Registers a model and moves aliases (:func:`finetune_pipeline.orchestration.release.release`).
         follow: Sends the history.jsonl in a folder to MLflow.
     """

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune_pipeline.engine.files import digest_json
+from finetune_pipeline.jobs import KeptAnswers
 from finetune_pipeline.models.inference.generated import Answer
 
 FOLDER = ".answers"
@@ -54,9 +55,9 @@ class AnswerCache:
         self.problem = ""
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any] | None) -> AnswerCache | None:
-        """The cache a job's settings describe (:func:`finetune_pipeline.worker.jobs.kept_answers`); None without settings."""
-        return cls(Path(settings["file"]), settings["limit_mib"]) if settings else None
+    def of(cls, settings: KeptAnswers | None) -> AnswerCache | None:
+        """The cache that a job's settings describe; None without settings."""
+        return cls(settings.file, settings.limit_mib) if settings else None
 
     def key(self, content: Any) -> bytes:
         """The key of an answer, a digest of `content` (plain JSON)."""

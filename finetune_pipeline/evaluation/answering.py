@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_pipeline.engine.files import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.jobs import KeptAnswers
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.constrained import Restriction
@@ -168,11 +169,11 @@ def _device_name() -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def open_cache(settings: Mapping[str, Any] | None) -> tuple[AnswerCache | None, SeenFiles | None]:
+def open_cache(settings: KeptAnswers | None) -> tuple[AnswerCache | None, SeenFiles | None]:
     """The cache that a job's settings describe, and the remembered digests of model files; both None without settings."""
     if not settings:
         return None, None
-    return AnswerCache.of(settings), SeenFiles(Path(settings["file"]).with_name(_SEEN))
+    return AnswerCache.of(settings), SeenFiles(settings.file.with_name(_SEEN))
 
 
 def close_cache(cache: AnswerCache | None) -> dict[str, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from pydantic import TypeAdapter
 
 from finetune_pipeline import progress
@@ -30,6 +31,7 @@ from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.jobs import BaselineJob, LatencyJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.models.inference.constrained import Complies, Grammar, Restriction, UnsupportedSchema
@@ -42,25 +44,25 @@ Message = Mapping[str, Any]
 AnyAnswerer = Answerer | EndpointAnswerer
 
 
-def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job of :func:`finetune_pipeline.worker.jobs.predict_job`. Returns (facts, measured)."""
+def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job of :class:`finetune_pipeline.jobs.PredictJob`. Returns (facts, measured)."""
     examples = _examples(job)
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
-    retriever = retriever_of(job, [model_set["prompt"] for model_set in job["sets"]])
-    cache, seen_files = open_cache(job.get("answers"))
+    retriever = retriever_of(job, [model_set.prompt for model_set in job.sets])
+    cache, seen_files = open_cache(job.answers)
     measured: dict[str, Any] = {"seconds_by_set": {}, "spent": {}}
     answerer: AnyAnswerer | None = None
     loaded_source: Any = None
-    for model_set in job["sets"]:
-        name, source = model_set["name"], [model_set.get(key) for key in ("model", "adapter", "served", "hosted")]
+    for model_set in job.sets:
+        name, source = model_set.name, (model_set.model, model_set.adapter, model_set.served, model_set.hosted)
         if answerer is None or loaded_source != source:
             answerer = None  # free the last model's memory before the next one loads
             answerer, loaded_source = _make_answerer(job, model_set, cache, seen_files, measured["spent"]), source
-        seconds_before, set_examples = dict(answerer.seconds), _set_examples(model_set, examples, job["labels"])
-        choices = conversations(set_examples, model_set["prompt"], retriever)
-        settings = job if model_set.get("likelihoods", True) else {**job, "labels": []}
-        complies, grammar, why_unrestricted = _restriction(model_set.get("restricted"), answerer)
+        seconds_before, set_examples = dict(answerer.seconds), _set_examples(model_set, examples, job.labels)
+        choices = conversations(set_examples, model_set.prompt, retriever)
+        settings = job if model_set.likelihoods else replace(job, labels=[])
+        complies, grammar, why_unrestricted = _restriction(model_set.restricted, answerer)
         restriction = Restriction(grammar, complies) if grammar else None
         answers, set_facts = _answer(settings, name, answerer, set_examples, choices, restriction)
         facts["sets"][name] = set_facts
@@ -71,25 +73,26 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             measured["spent"][name] = asdict(answerer.spent)
         gold = [gold_text(answerer.tokenizer, example) for example in set_examples]
         rows += prediction_rows(set_examples, name, answers, gold)
-        if model_set.get("restricted") is not None:
+        if model_set.restricted is not None:
             restricted, set_facts["restricted"] = _restricted(answers, complies, why_unrestricted)
             if restricted is None:
-                say(f"{job['stage']}: {restricted_name(name)}: not available: {why_unrestricted}")
+                say(f"{job.stage}: {restricted_name(name)}: not available: {why_unrestricted}")
             else:
                 rows += prediction_rows(set_examples, restricted_name(name), restricted, gold)
-    if job.get("simple"):
-        assert answerer is not None  # a job asks at least one model
-        rows += _simple_rows(job, answerer.tokenizer)
-    write_predictions(Path(job["out"]) / "predictions.parquet", rows)
+    if job.simple:
+        assert answerer is not None and job.train is not None  # a job asks at least one model
+        rows += _simple_rows(job.simple, job.train, job.examples, answerer.tokenizer)
+    write_predictions(job.out / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
 
-def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -> Retriever | None:
+def retriever_of(job: PredictJob | LatencyJob, prompts: Iterable[Mapping[str, Any]]) -> Retriever | None:
     """The retriever over the job's training examples and passages; None if no prompt retrieves."""
     if not any(prompt.get("retrieved") or prompt.get("documents") for prompt in prompts):
         return None
-    passages = read_passages(Path(job["passages"])) if job.get("passages") else []
-    return Retriever(read_examples(Path(job["train"])), passages)
+    passages = read_passages(job.passages) if job.passages else []
+    assert job.train is not None, "a prompt that retrieves needs the training examples"
+    return Retriever(read_examples(job.train), passages)
 
 
 def _restriction(schema: Mapping[str, Any] | None, answerer: AnyAnswerer) -> tuple[Complies, Grammar | None, str]:
@@ -124,12 +127,14 @@ def _restricted(
     return restricted, {"asked": regenerated, "available": True, "why": "", "statuses": statuses}
 
 
-def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> list[dict[str, Any]]:
+def _simple_rows(
+    settings: SimpleSettings, train_file: Path, examples_file: Path, tokenizer: Any
+) -> list[dict[str, Any]]:
     """Fit the simple models on the training rows, and predict every example of the job."""
-    output = TypeAdapter(AnyOutput).validate_python(job["simple"]["output"])
-    train, examples = (read_examples(Path(job[name])) for name in ("train", "examples"))
+    output = TypeAdapter(AnyOutput).validate_python(settings.output)
+    train, examples = read_examples(train_file), read_examples(examples_file)
     train_answers = [gold_text(tokenizer, example) for example in train]
-    fitted = fit_simple_models([example.user_text for example in train], train_answers, output, job["simple"]["seed"])
+    fitted = fit_simple_models([example.user_text for example in train], train_answers, output, settings.seed)
     gold = [gold_text(tokenizer, example) for example in examples]
     rows = []
     for name, model in fitted.items():
@@ -139,62 +144,78 @@ def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> list[dict[str, Any]]
     return rows
 
 
-def _set_examples(model_set: Mapping[str, Any], examples: list[Example], labels: Sequence[str]) -> Sequence[Example]:
+def _set_examples(model_set: ModelSet, examples: list[Example], labels: Sequence[str]) -> Sequence[Example]:
     """The examples of one set: the job's, a perturbed sample of them, or those of its own file."""
-    if path := model_set.get("examples"):
-        return read_examples(Path(path))
-    if perturbation := model_set.get("perturbed"):
-        changed = perturbed(examples, perturbation["kind"], perturbation["seed"], labels)
+    if model_set.examples:
+        return read_examples(model_set.examples)
+    if perturbation := model_set.perturbed:
+        changed = perturbed(examples, perturbation.kind, perturbation.seed, labels)
         # sampled last: rows the perturbation cannot change do not shrink the sample
-        return drawn(changed, perturbation["rows"], perturbation["seed"])
+        return drawn(changed, perturbation.rows, perturbation.seed)
     return examples
 
 
 def _make_answerer(
-    job: dict[str, Any], model_set: Mapping[str, Any], cache: AnswerCache | None, files: SeenFiles | None, spent: Any
+    job: PredictJob, model_set: ModelSet, cache: AnswerCache | None, files: SeenFiles | None, spent: Any
 ) -> AnyAnswerer:
     """The answerer of one set: a hosting service, the job's endpoint, or the local model. spent: on earlier sets, by name."""
-    folder = Path(model_set["model"])
-    if hosted := model_set.get("hosted"):
-        return hosted_answerer(HostedModel.model_validate(hosted), folder, cache, model_set.get("concurrency"))
-    if not job.get("endpoint"):
-        adapter = Path(model_set["adapter"]) if model_set.get("adapter") else None
-        return Answerer(folder, adapter, cache, files, job["precision"])
+    if model_set.hosted:
+        hosted = HostedModel.model_validate(model_set.hosted)
+        return hosted_answerer(hosted, model_set.model, cache, model_set.concurrency)
+    if not job.endpoint:
+        return Answerer(model_set.model, model_set.adapter, cache, files, job.precision)
     used_tokens = sum(set_spent["prompt_tokens"] + set_spent["new_tokens"] for set_spent in spent.values())
-    return served_answerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used_tokens)
+    assert model_set.served is not None, "an endpoint needs the model's name there"
+    return served_answerer(ServedModelsSpec(**job.endpoint), model_set.served, model_set.model, cache, used_tokens)
 
 
-def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job of :func:`finetune_pipeline.worker.jobs.baseline_job`. Returns (facts, measured)."""
-    documents = Path(job["documents"]) if job.get("documents") else None
+def baseline(job: BaselineJob) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job of :class:`finetune_pipeline.jobs.BaselineJob`. Returns (facts, measured)."""
+    documents = job.documents
     passages, unread_files = (read_documents(documents), left_out(documents)) if documents else ([], [])
     if unread_files:
-        say(f"{job['stage']}: skipped, because only text, Markdown and PDF are read: {', '.join(unread_files)}")
-    write_passages(Path(job["out"]) / PASSAGES, passages)
+        say(f"{job.stage}: skipped, because only text, Markdown and PDF are read: {', '.join(unread_files)}")
+    write_passages(job.out / PASSAGES, passages)
     try:
         prompts = prompts_to_try(
-            read_examples(Path(job["train"])),
-            shots=job["shots"],
-            retrieved=job["retrieved"],
-            labels=job["labels"],
-            seed=job["seed"],
-            system_prompt=job["system_prompt"],
-            others=job["prompts"],
-            without_labels=job["without_labels"],
-            documents=job["shown_documents"] if passages else 0,
-            embeddings=job["embeddings"],
+            read_examples(job.train),
+            shots=job.shots,
+            retrieved=job.retrieved,
+            labels=job.labels,
+            seed=job.seed,
+            system_prompt=job.system_prompt,
+            others=job.prompts,
+            without_labels=job.without_labels,
+            documents=job.shown_documents if passages else 0,
+            embeddings=job.embeddings,
         )
-        if job["embeddings"]:
-            embed(["text"], job["embeddings"])  # reports missing files before any model runs
+        if job.embeddings:
+            embed(["text"], job.embeddings)  # reports missing files before any model runs
     except FileNotFoundError as error:
         raise JobError(f"baseline.embeddings: {error}") from error
     except ValueError as error:
         raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
     prompt_fields = {name: asdict(prompt) for name, prompt in prompts.items()}
-    write_json(Path(job["out"]) / "prompts.json", prompt_fields)
-    model_fields = {"model": job["base"], "restricted": job.get("restricted")}
-    sets = [{"name": name, "prompt": fields, **model_fields} for name, fields in prompt_fields.items()]
-    facts, measured = predict({**job, "sets": sets, "passages": str(Path(job["out"]) / PASSAGES)})
+    write_json(job.out / "prompts.json", prompt_fields)
+    predict_job = PredictJob(
+        stage=job.stage,
+        out=job.out,
+        sets=[
+            ModelSet(name=name, model=job.base, prompt=fields, restricted=job.restricted)
+            for name, fields in prompt_fields.items()
+        ],
+        examples=job.examples,
+        labels=job.labels,
+        max_new_tokens=job.max_new_tokens,
+        batch_size=job.batch_size,
+        train=job.train,
+        passages=job.out / PASSAGES,
+        limit=job.limit,
+        answers=job.answers,
+        simple=job.simple,
+        precision=job.precision,
+    )
+    facts, measured = predict(predict_job)
     reported_fields = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
     by_prompt = {
         name: {field: fields[field] for field in reported_fields} | facts["sets"][name]
@@ -204,41 +225,41 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return facts, measured
 
 
-def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job of :func:`finetune_pipeline.worker.jobs.latency_job`: time single calls. Returns (facts, measured).
+def latency(job: LatencyJob) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job of :class:`finetune_pipeline.jobs.LatencyJob`: time single calls. Returns (facts, measured).
 
     Leaves out each prompt's first call, which warms up kernels and memory. Does not use the answer cache.
     """
-    examples = sorted(read_examples(Path(job["examples"])), key=lambda example: example.id)[: job["calls"] + 1]
-    answerer = Answerer(Path(job["model"]), precision=job["precision"])
-    retriever = retriever_of(job, job["prompts"].values())
+    examples = sorted(read_examples(job.examples), key=lambda example: example.id)[: job.calls + 1]
+    answerer = Answerer(job.model, precision=job.precision)
+    retriever = retriever_of(job, job.prompts.values())
     milliseconds: dict[str, dict[str, float]] = {}
-    for name, prompt in job["prompts"].items():
+    for name, prompt in job.prompts.items():
         times = []
         for example, choices in zip(examples, conversations(examples, prompt, retriever), strict=True):
             began = time.perf_counter()
             ids = encode_prompt(answerer.tokenizer, choices[0], example.tools)
-            answerer.answers([ids], None, job["max_new_tokens"], 1)
+            answerer.answers([ids], None, job.max_new_tokens, 1)
             times.append(1000 * (time.perf_counter() - began))
-            progress.tell(job["stage"], f"{name}, one call at a time", step=len(times), of=len(examples))
+            progress.tell(job.stage, f"{name}, one call at a time", step=len(times), of=len(examples))
         p50, p95 = np.quantile(times[1:] or times, (0.5, 0.95))  # a single call must do
         milliseconds[name] = {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
-        say(f"{job['stage']}: {name}: one call alone takes {p50:,.0f} ms (95%: {p95:,.0f} ms)")
+        say(f"{job.stage}: {name}: one call alone takes {p50:,.0f} ms (95%: {p95:,.0f} ms)")
     return {"calls": len(examples) - 1}, {"latency": milliseconds}
 
 
-def _examples(job: dict[str, Any]) -> list[Example]:
-    examples = read_examples(Path(job["examples"]))
-    if job.get("limit") is not None:
-        chosen = {example.id for example in sorted(examples, key=lambda example: example.id)[: job["limit"]]}
+def _examples(job: PredictJob) -> list[Example]:
+    examples = read_examples(job.examples)
+    if job.limit is not None:
+        chosen = {example.id for example in sorted(examples, key=lambda example: example.id)[: job.limit]}
         examples = [example for example in examples if example.id in chosen]
     if not examples:
-        raise JobError(f"{Path(job['examples']).name} holds no examples to predict\nfix: look at the split's counts")
+        raise JobError(f"{job.examples.name} holds no examples to predict\nfix: look at the split's counts")
     return examples
 
 
 def _answer(
-    job: dict[str, Any],
+    job: PredictJob,
     name: str,
     answerer: AnyAnswerer,
     examples: Sequence[Example],
@@ -249,11 +270,11 @@ def _answer(
     that fits into the context is asked."""
     if not examples:
         return [], {"rows": 0, "statuses": count_statuses([])}
-    tools, max_new_tokens = [example.tools for example in examples], job["max_new_tokens"]
+    tools, max_new_tokens = [example.tools for example in examples], job.max_new_tokens
     prefix_length = shortened = 0
     if isinstance(answerer, EndpointAnswerer):
-        say(f"{job['stage']}: {name}: {len(choices)} prompts for {answerer.endpoint.name}")
-        answers = answerer.answers([first for first, *_ in choices], tools, max_new_tokens, job["stage"], name)
+        say(f"{job.stage}: {name}: {len(choices)} prompts for {answerer.endpoint.name}")
+        answers = answerer.answers([first for first, *_ in choices], tools, max_new_tokens, job.stage, name)
     else:
         encoded = (
             (encode_prompt(answerer.tokenizer, turns, row_tools) for turns in row_choices)
@@ -262,10 +283,10 @@ def _answer(
         fitted = [answerer.first_fitting(row_prompts, max_new_tokens) for row_prompts in encoded]
         messages = [row_choices[index] for row_choices, (index, _) in zip(choices, fitted, strict=True)]
         prompts, shortened = [ids for _, ids in fitted], sum(index > 0 for index, _ in fitted)
-        labels = encode_labels(answerer.tokenizer, messages, job["labels"], tools) if job["labels"] else None
+        labels = encode_labels(answerer.tokenizer, messages, job.labels, tools) if job.labels else None
         prefix_length, mean_length = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
-        say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
-        answers = answerer.answers(prompts, labels, max_new_tokens, job["batch_size"], job["stage"], name, restriction)
+        say(f"{job.stage}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
+        answers = answerer.answers(prompts, labels, max_new_tokens, job.batch_size, job.stage, name, restriction)
     return answers, {**answer_facts(answers), "shared_prefix_tokens": prefix_length, "rows_shown_fewer": shortened}
 
 

@@ -16,6 +16,7 @@ import torch
 
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.adapters import Adapter, adapter_kind, read_adapter
 from finetune_pipeline.models.generation_settings import write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
@@ -122,8 +123,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of :func:`finetune_pipeline.worker.jobs.merge_job`. Returns the facts, with the comparison under ``parity``.
+def merge_and_compare(job: MergeJob) -> dict[str, Any]:
+    """Run a job of :class:`finetune_pipeline.jobs.MergeJob`. Returns the facts, with the comparison under ``parity``.
 
     A correct merge that exceeds the limit through rounding to the base's dtype is written again in float32:
     ``stored_float32_because`` says why, and parity.rounding has the figures of the rounded merge. A prompt-tuned adapter
@@ -134,13 +135,13 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     from finetune_pipeline.models.soft_prompts import plain_model, prefix_reference
     from finetune_pipeline.reporting import say
 
-    base, adapter, out = Path(job["base"]), Path(job["adapter"]), Path(job["out"])
-    rows = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)
-    examples = rows[: job["parity_rows"]]
+    base, adapter, out = job.base, job.adapter, job.out
+    rows = sorted(read_examples(job.examples), key=lambda e: e.id)
+    examples = rows[: job.parity_rows]
     if not examples:
-        problem = f"{Path(job['examples']).name} contains no examples to compare the merged model on"
+        problem = f"{job.examples.name} contains no examples to compare the merged model on"
         raise JobError(problem, "check the counts of the split")
-    options = {k: job[k] for k in ("max_new_tokens", "batch_size", "precision", "stage")}
+    options: dict[str, Any] = {k: getattr(job, k) for k in ("max_new_tokens", "batch_size", "precision", "stage")}
     kind = adapter_kind(adapter)
     write_model: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
     facts = write_model(base, adapter, out)
@@ -152,7 +153,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
             f"{MEAN_KL_LIMIT:g}) and gives {comparison['same_greedy_share']:.0%} of its answers; the trained change is too small "
             "for that dtype"
         )
-        say(f"{job['stage']}: {reason}; storing the changed weights in float32")
+        say(f"{job.stage}: {reason}; storing the changed weights in float32")
         facts = {**write_model(base, adapter, out, float32=True), "stored_float32_because": reason}
         rounded = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
         comparison = {**parity(base, adapter, out, examples, **options), "rounding": rounded}
@@ -164,7 +165,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[str, Any]:
+def _serving(job: MergeJob, base: Path, examples: Sequence[Any]) -> dict[str, Any]:
     """Return the settings of training and comparison that a server must use too. examples: all rows, for their system prompt."""
     from finetune_pipeline.models.chat import end_ids, load_tokenizer
 
@@ -173,9 +174,9 @@ def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[s
     ends = sorted(end_ids(tokenizer))
     return {
         "system_prompt": system_prompts.most_common(1)[0][0] if system_prompts else None,
-        "labels": list(job["labels"]),
-        "max_new_tokens": job["max_new_tokens"],
-        "precision": job["precision"],
+        "labels": list(job.labels),
+        "max_new_tokens": job.max_new_tokens,
+        "precision": job.precision,
         "stop_token_ids": ends,
         "stop_tokens": [tokenizer.convert_ids_to_tokens(i) for i in ends],
     }

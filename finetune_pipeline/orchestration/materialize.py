@@ -17,6 +17,7 @@ from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.escaping import printable_value
 from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.jobs import Job, TrainJob
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, is_stopping
 from finetune_pipeline.pipeline import PIPELINE, base_model_folder
@@ -74,8 +75,9 @@ def materialize(
     with tracking.step(context, task.name, name, version, reused=reused) as run:
         follow = history_follower(run, context.log.warning)
 
-        def launch(job: Mapping[str, Any]) -> dict[str, Any]:
-            return compute.launch(context, job, on_tick=lambda: follow(job))
+        def launch(job: Job) -> dict[str, Any]:
+            steps_before = job.steps_before if isinstance(job, TrainJob) else 0
+            return compute.launch(context, job, on_tick=lambda: follow(job.work, steps_before))
 
         parameters = step.settings(task.spec, run_inputs)
         run.log_params({"version": version, **parameters})
@@ -88,7 +90,7 @@ def materialize(
                 launch,
                 lambda request: release(tracking, request, run.run_id),
                 is_valid,
-                lambda folder: follow({"work": str(folder)}),
+                lambda folder: follow(folder, 0),
             )
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
             if context.op_execution_context.op_def.retry_policy is None:
@@ -191,19 +193,19 @@ def _send_history(run: StepRun, folder: Path, steps_before: int = 0) -> None:
         run.log_history([{**row, "step": row["step"] + steps_before} for row in rows])
 
 
-def history_follower(run: StepRun, warn: Callable[[str], object]) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that logs the loss curves of a job so far.
+def history_follower(run: StepRun, warn: Callable[[str], object]) -> Callable[[Path | None, int], None]:
+    """Return a function that logs the loss curves in a job's work folder so far; its other argument: steps of earlier jobs.
 
     Training continues while MLflow is unreachable: each call also sends what earlier calls could not, and `warn` gets the
     reason at growing intervals.
     """
     reminders = Reminders()
 
-    def follow(job: Mapping[str, Any]) -> None:
-        if not job.get("work"):
+    def follow(work: Path | None, steps_before: int) -> None:
+        if work is None:
             return
         try:
-            _send_history(run, Path(job["work"]), job.get("steps_before", 0))
+            _send_history(run, work, steps_before)
         except TrackingError as error:
             if reminders.due():
                 warn(f"training continues, and its losses will be logged later: {error}")

@@ -14,9 +14,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.jobs import Job, write_job
 from finetune_pipeline.progress import tell
 from finetune_pipeline.settings import read_settings, shown_gpus
 from finetune_pipeline.worker.device_lease import lease, lock_folder
@@ -42,23 +43,21 @@ class Compute(dg.ConfigurableResource[Any]):
         description="Folder of device locks; empty: in FINETUNE_HOME for the CPU, in the user's home for GPUs.",
     )
 
-    def launch(
-        self, context: Any, job: Mapping[str, Any], *, on_tick: Callable[[], None] = lambda: None
-    ) -> dict[str, Any]:
-        """Run one job (a dict of :mod:`finetune_pipeline.worker.jobs`) and return its facts.
+    def launch(self, context: Any, job: Job, *, on_tick: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Run one job and return its facts.
 
         Args:
             context: Of an asset, which must return a MaterializeResult, or of a check; None outside Dagster.
-            job: The child writes result.json to the folder job["out"]; the job file is in job["work"], if given.
+            job: The child writes result.json to job.out; the job file is in job.work, if given.
             on_tick: Called about once a second while the child runs, and once after it ended.
 
         Raises:
             dg.Failure: The child failed. Not retried if the run was cancelled, the job was refused, or memory ran out.
             OutsideError: The same, outside Dagster.
         """
-        stage = str(job.get("stage") or job.get("action") or "job")
+        stage = job.stage
         op = getattr(context, "op_execution_context", context)  # contexts of assets and checks wrap it
-        out = Path(job["out"]).absolute()
+        out = job.out.absolute()
         out.mkdir(parents=True, exist_ok=True)
         for name in ("result.json", "error.json"):
             (out / name).unlink(missing_ok=True)  # results of an earlier job must not count for this one
@@ -140,12 +139,13 @@ def _visible_devices(device: str) -> str:
 
 
 @contextlib.contextmanager
-def _job_file(job: Mapping[str, Any]) -> Iterator[Path]:
+def _job_file(job: Job) -> Iterator[Path]:
     """Yield the job as a file, in its work folder or a temporary one."""
-    work = job.get("work")
-    with contextlib.nullcontext(work) if work else tempfile.TemporaryDirectory(prefix="finetune-job-") as folder:
+    with (
+        contextlib.nullcontext(job.work) if job.work else tempfile.TemporaryDirectory(prefix="finetune-job-") as folder
+    ):
         path = Path(folder).absolute() / "job.json"
-        write_json(path, dict(job))
+        write_job(path, job)
         yield path
 
 
@@ -222,16 +222,15 @@ def _failure(context: Any, message: str, metadata: dict[str, Any] | None = None,
     return OutsideError(message) if context is None else dg.Failure(message, metadata=metadata, allow_retries=retry)
 
 
-def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
+def exit_failure(context: Any, stage: str, code: int, device: str, job: Job) -> Exception:
     """Return the error for a child with a nonzero exit code."""
-    path, lines = Path(job["out"]) / "error.json", [f"{stage} on {device} {describe(code)}"]
+    path, lines = job.out / "error.json", [f"{stage} on {device} {describe(code)}"]
     error = read_json(path) if path.is_file() else {"kind": "", "message": ""}
     if message := error["message"].strip():
         lines.append(message)
     if code != EXIT_CONFIG or "fix:" not in message:
         lines.append(f"fix: {_FIXES.get(code, _OTHER_FIX)}")
     metadata: dict[str, Any] = {"exit_code": code, "error_kind": error["kind"], "device": device}
-    page = Path(str(job.get("work") or "")) / AUDIT_PAGE
-    if job.get("work") and page.is_file():
-        metadata["audit_page"] = dg.MetadataValue.path(page)
+    if job.work and (job.work / AUDIT_PAGE).is_file():
+        metadata["audit_page"] = dg.MetadataValue.path(job.work / AUDIT_PAGE)
     return _failure(context, "\n".join(lines), metadata, code not in NO_RETRY and code != KILLED)

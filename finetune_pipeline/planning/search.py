@@ -54,10 +54,9 @@ def reasons(change: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {WHY[key]}" for key in change if key in WHY]
 
 
-def nearest_smaller(job: Mapping[str, Any]) -> str:
-    """Return a sentence on which keys of task.yaml to change, and their cost, for a job of :mod:`finetune_pipeline.worker.jobs`."""
-    if job.get("action") == "train":
-        settings = job["settings"]
+def nearest_smaller(settings: Mapping[str, Any] | None) -> str:
+    """Return a sentence on which keys of task.yaml to change, and their cost. settings: of a training; None: of other jobs."""
+    if settings is not None:
         if not is_worker():  # training has halved the micro-batch by itself
             settings = {**settings, "micro_batch_size": 1}
         if change := next(filter(None, (changes(settings, smaller) for smaller in ladder(settings))), None):

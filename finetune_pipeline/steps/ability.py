@@ -8,12 +8,12 @@ from finetune_pipeline.engine.step import RunInputs, StepContext
 from finetune_pipeline.evaluation.ability.drop import Row, ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.items import Item, digest_items, load_items
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.jobs import AbilityJob
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.steps.data import ability_files
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
-from finetune_pipeline.worker.jobs import ability_job
 
 
 def asked_items(task: Task) -> list[Item]:
@@ -46,7 +46,7 @@ def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, 
     if not asked_items(context.task):
         return {"items": 0, "sentence": "nothing to ask: ability.suite is false, and there are no files"}
     facts = context.launch(
-        ability_job(
+        AbilityJob(
             model=model,
             adapter=adapter,
             files=ability_files(context.task),

@@ -1,12 +1,14 @@
 """Selects the models for the sealed test, and where each runs: here, at your endpoint, at the trainer, or behind an API.
 
-A set (worker.jobs.prompt_set) is a model with one prompt, under the name that its answers have in predictions.parquet.
+A set (jobs.ModelSet) is a model with one prompt, under the name that its answers have in predictions.parquet.
 """
 
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.perturbations import KINDS
@@ -15,6 +17,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
+from finetune_pipeline.jobs import ModelSet, Perturbed
 from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.evaluation import VERSION
@@ -23,28 +26,27 @@ from finetune_pipeline.spec.trainers import HostedSection
 from finetune_pipeline.steps.baseline import ask_api, json_schema
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.trainers import TRAINERS
-from finetune_pipeline.worker.jobs import perturbed_set, prompt_set
 
 
-def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
+def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> ModelSet:
     """Return the set of the base model with a prompt; for JSON, its answers are also constrained to the schema."""
     served_as = _served_as(spec, "base", base)
-    return prompt_set(name=name, model=base.folder, prompt=prompt, served=served_as, restricted=json_schema(spec))
+    return ModelSet(name=name, model=base.folder, prompt=prompt, served=served_as, restricted=json_schema(spec))
 
 
-def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
+def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> ModelSet:
     """Return the set of a trained model of any kind, without shots; a model hosted by its trainer answers there."""
     if hosted := read_hosted(merged.folder):
-        return prompt_set(name=name, model=base.folder, hosted=hosted.model_dump())
+        return ModelSet(name=name, model=base.folder, hosted=hosted.model_dump())
     loaded = served(merged, base)
-    return prompt_set(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
+    return ModelSet(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
 
 
-def perturbed_sets(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[str, Any]]:
+def perturbed_sets(spec: TaskSpec, answering: ModelSet) -> list[ModelSet]:
     settings = spec.robustness
-    if not settings.rows or answering["name"] != "candidate":
+    if not settings.rows or answering.name != "candidate":
         return []
-    return [perturbed_set(answering, kind, settings.rows, settings.seed) for kind in KINDS]
+    return [answering.on_perturbed(Perturbed(kind=kind, rows=settings.rows, seed=settings.seed)) for kind in KINDS]
 
 
 def endpoint_of(spec: TaskSpec) -> dict[str, Any] | None:
@@ -58,21 +60,21 @@ def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
     return str(endpoint[name] or endpoint["candidate"]).replace(VERSION, artifact.version) if endpoint else None
 
 
-def while_served(context: StepContext, sets: list[dict[str, Any]], services: ExitStack) -> list[dict[str, Any]]:
+def while_served(context: StepContext, sets: list[ModelSet], services: ExitStack) -> list[ModelSet]:
     """Return the sets, with hosted models at endpoints that their trainers keep running until `services` is closed."""
     running: dict[HostedModel, HostedModel] = {}
 
-    def at_its_endpoint(model_set: dict[str, Any]) -> dict[str, Any]:
-        if "hosted" not in model_set:
+    def at_its_endpoint(model_set: ModelSet) -> ModelSet:
+        if model_set.hosted is None:
             return model_set
-        hosted = HostedModel.model_validate(model_set["hosted"])
+        hosted = HostedModel.model_validate(model_set.hosted)
         if hosted not in running:
             trainer = TRAINERS.get(hosted.trainer)
             served_at = trainer and trainer.serving(context.spec, hosted, context.store.root.parent)
             running[hosted] = services.enter_context(served_at) if served_at else hosted
         section = getattr(context.spec.training, hosted.trainer, None)
-        concurrency = {"concurrency": section.concurrency} if isinstance(section, HostedSection) else {}
-        return {**model_set, **concurrency, "hosted": running[hosted].model_dump()}
+        concurrency = section.concurrency if isinstance(section, HostedSection) else None
+        return replace(model_set, hosted=running[hosted].model_dump(), concurrency=concurrency)
 
     return [at_its_endpoint(model_set) for model_set in sets]
 

@@ -18,7 +18,6 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.compare import shared_sources
-from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.predictions import (
     API,
@@ -34,6 +33,7 @@ from finetune_pipeline.evaluation.rivals import rank_of, rivals_of, score_baseli
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
+from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.models.identity import model_record
 from finetune_pipeline.planning.gate_needs import obstacles
@@ -44,7 +44,6 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
-from finetune_pipeline.worker.jobs import base_job, baseline_job, predict_job
 
 
 def make_base_model(context: StepContext) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
     template = read_chat_template(spec.chat_template, folder)
     current = template_identity(spec.chat_template, folder).get("chat_template")
     context.refuse_changed(str(spec.chat_template), current, context.run_inputs.base.get("chat_template"))
-    job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=context.out, chat_template=template)
+    job = BaseJob(base_model=spec.base_model, revision=spec.base_revision, out=context.out, chat_template=template)
     facts, record = context.launch(job), model_record(context.out)
     for name, digest in record.get("files", {}).items():
         path = Path(record["path"], name)
@@ -72,7 +71,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
     train, validation = split_file(context, "train"), split_file(context, "validation")
     documents = context.run_inputs.documents
     facts = context.launch(
-        baseline_job(
+        BaselineJob(
             base=context.inputs["base_model"].folder,
             examples=validation,
             train=train,
@@ -115,8 +114,8 @@ def json_schema(spec: TaskSpec) -> dict[str, Any] | None:
     return schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
 
 
-def simple_settings(spec: TaskSpec) -> dict[str, Any]:
-    return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
+def simple_settings(spec: TaskSpec) -> SimpleSettings:
+    return SimpleSettings(output=spec.output.model_dump(mode="json"), seed=spec.split.seed)
 
 
 def _add_api_answers(
@@ -159,14 +158,14 @@ def ask_api(
 
 
 def prediction_job(
-    context: StepContext, sets: Sequence[Row], examples: Path, out: Path, **options: Any
-) -> dict[str, Any]:
+    context: StepContext, sets: Sequence[ModelSet], examples: Path, out: Path, **options: Any
+) -> PredictJob:
     """Return a job in which these models with their prompts (`sets`) answer a file of examples, with the spec's settings.
 
-    options: more arguments of predict_job.
+    options: more arguments of PredictJob.
     """
     spec = context.spec
-    return predict_job(
+    return PredictJob(
         sets=sets,
         examples=examples,
         labels=spec.labels,

@@ -1,17 +1,16 @@
 """Finds results of earlier runs that steps reuse: cached answers, and the champion's artifacts."""
 
-from typing import Any
-
 from finetune_pipeline.engine.step import SHARED, StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import FOLDER, cache_file
+from finetune_pipeline.jobs import KeptAnswers
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.worker.jobs import kept_answers
 
 
-def answers_of(store: ArtifactStore, test_of: str | None = None) -> dict[str, Any] | None:
-    """Return the cache for a job: of answers to the sealed test of this task, or (None) of all other answers."""
-    return kept_answers(file=cache_file(store.root / FOLDER, test_of), limit_mib=read_settings().answers_mib)
+def answers_of(store: ArtifactStore, test_of: str | None = None) -> KeptAnswers | None:
+    """Return a job's cache, if there is one: of answers to the sealed test of this task, or (None) of all other answers."""
+    size = read_settings().answers_mib
+    return KeptAnswers(file=cache_file(store.root / FOLDER, test_of), limit_mib=size) if size else None
 
 
 def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:

@@ -29,6 +29,7 @@ from finetune_pipeline.evaluation.rivals import API_MODEL
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.step_facts import StepFacts
+from finetune_pipeline.jobs import ModelSet
 from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import Call, request_prices
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
@@ -46,7 +47,6 @@ from finetune_pipeline.steps.asked_models import (
 from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
-from finetune_pipeline.worker.jobs import other_rows_set
 
 PLOTS = "plots"
 _PLANNING_KEYS = {"worth_training", "learnable", "wanted_gain", "power", "enough_test_rows"}
@@ -60,7 +60,7 @@ RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
 def make_test_predictions(context: StepContext) -> dict[str, Any]:
     """Let base (best prompt), candidate, champion and simple models answer the same sealed rows, in the same order.
 
-    A model set is one of these models with its prompt (worker.jobs.prompt_set); perturbed and production rows get further sets.
+    A model set is one of these models with its prompt (jobs.ModelSet); perturbed and production rows get further sets.
     """
     spec = context.spec
     candidate, base = context.inputs["merged_model"], context.inputs["base_model"]
@@ -120,7 +120,7 @@ def _judgement(context: StepContext) -> Judgement:
     return Judgement(trained, spec.metric, None if run_inputs.promoted else digest_json(rules)[:16])
 
 
-def _recent_rows_sets(context: StepContext, test_file: Path, model_sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _recent_rows_sets(context: StepContext, test_file: Path, model_sets: list[ModelSet]) -> list[ModelSet]:
     """Return the model sets for recent production rows, and write production.json on these rows."""
     champion_trained_on = learned_by(context.store, context.task.name, context.run_inputs.champion)
     logged_rows = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
@@ -135,7 +135,7 @@ def _recent_rows_sets(context: StepContext, test_file: Path, model_sets: list[di
     if not examples:
         return []
     write_examples(path, examples)
-    return [other_rows_set(model_set, PRODUCTION_SET, path) for model_set in model_sets if model_set["name"] in MODELS]
+    return [model_set.on_file(PRODUCTION_SET, path) for model_set in model_sets if model_set.name in MODELS]
 
 
 def make_evaluation_report(context: StepContext) -> dict[str, Any]:

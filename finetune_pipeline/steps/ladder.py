@@ -9,6 +9,8 @@ from pathlib import Path
 from timeit import timeit
 from typing import Any
 
+import msgspec
+
 from finetune_pipeline.baseline.decision import ladder
 from finetune_pipeline.baseline.input_evidence import learnable, prompted_evidence
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms
@@ -20,6 +22,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import API, read_by_model
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.jobs import LatencyJob
 from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.planning.costs import training_costs
 from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
@@ -40,7 +43,6 @@ from finetune_pipeline.steps.rungs import (
     row_sources,
     validation_rows,
 )
-from finetune_pipeline.worker.jobs import latency_job
 
 Prompts = Mapping[str, Mapping[str, Any]]
 Latencies = dict[str, tuple[float, float]]
@@ -93,14 +95,14 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     out = context.builder.work / "answers"
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as services:
-        prompted = [{**tuned_set, "name": name, "prompt": prompt} for name, prompt in prompts.items()]
+        prompted = [msgspec.structs.replace(tuned_set, name=name, prompt=prompt) for name, prompt in prompts.items()]
         sets = while_served(context, prompted, services)
         facts = context.launch(answers_job(context, sets, split_file(context, "validation"), out, "tuned_rungs"))
     rows = read_by_model(out / PREDICTIONS)
     tokens = {name: call_of(details) for name, details in facts["sets"].items()}
     tuned = [Answered(name, "tuned", TUNED[name], rows[name], tokens[name]) for name in prompts]
     answered = [*answered_rungs(context), *tuned]
-    loaded = None if "hosted" in tuned_set else served(inputs["merged_model"], inputs["base_model"])
+    loaded = None if tuned_set.hosted else served(inputs["merged_model"], inputs["base_model"])
     terms = rung_terms(context, answered, loaded.model if loaded and not loaded.adapter else None, prompts)
     latencies = {
         rung.name: (rung.p50, rung.p95)
@@ -182,7 +184,7 @@ def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts)
     folder = context.builder.work / "latency"
     folder.mkdir(parents=True, exist_ok=True)
     context.launch(
-        latency_job(
+        LatencyJob(
             model=model,
             prompts=prompts,
             examples=split_file(context, "validation"),

@@ -15,13 +15,13 @@ from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model, write_predictions
+from finetune_pipeline.jobs import ModelSet
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import PREDICTIONS, answered_rungs, answers_job, row_sources
 from finetune_pipeline.steps.training import merge, train_rows
 from finetune_pipeline.trainers import TRAINERS
-from finetune_pipeline.worker.jobs import prompt_set
 
 Rows = Sequence[Row]
 PARITY_ROWS = 4
@@ -70,7 +70,7 @@ def _train_and_ask(context: StepContext, rows: Sequence[Example], work: Path) ->
     shutil.rmtree(answers, ignore_errors=True)
     answers.mkdir()
     prefix = merged / "adapter" if (merged / "adapter").exists() else None
-    model_set = prompt_set(name="trained", model=base if prefix else merged, adapter=prefix)
+    model_set = ModelSet(name="trained", model=base if prefix else merged, adapter=prefix)
     context.launch(answers_job(context, [model_set], split_file(context, "validation"), answers, "pilot"))
     for folder in (trained, merged, work / "checkpoints"):  # a model may need as much disk space as the base
         shutil.rmtree(folder, ignore_errors=True)

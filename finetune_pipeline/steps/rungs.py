@@ -9,6 +9,7 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.predictions import read_by_model
+from finetune_pipeline.jobs import ModelSet, PredictJob
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.baseline import prediction_job
@@ -40,7 +41,7 @@ def call_of(tokens: Row) -> Call:
     return Call(tokens["mean_prompt_tokens"], tokens["mean_new_tokens"])
 
 
-def answers_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, stage: str) -> dict[str, Any]:
+def answers_job(context: StepContext, sets: Sequence[ModelSet], examples: Path, out: Path, stage: str) -> PredictJob:
     """Return a job in which these sets answer the validation rows of a file, as in the baseline."""
     cache, limit = answers_of(context.store), context.spec.baseline.rows
     return prediction_job(context, sets, examples, out, answers=cache, limit=limit, stage=stage)

@@ -5,9 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.hosted import pass_on, read_hosted
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.report.page import page_markdown
@@ -15,7 +18,6 @@ from finetune_pipeline.report.training_pages import plan_page
 from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
-from finetune_pipeline.worker.jobs import merge_job
 
 
 def make_training_plan(context: StepContext) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def train_rows(
         validation=split_file(context, "validation"),
         out=out,
         work=work,
-        launch=lambda job: context.launch({**job, "stage": stage}),
+        launch=lambda job: context.launch(replace(job, stage=stage)),
         home=context.store.root.parent,
         task_folder=context.task.folder,
         tick=tick,
@@ -61,7 +63,7 @@ def train_rows(
 def merge(context: StepContext, adapter: Path, out: Path, **options: Any) -> dict[str, Any]:
     """Merge an adapter into the base, and compare the result with the trained model. options: further arguments of the job."""
     return context.launch(
-        merge_job(
+        MergeJob(
             base=context.inputs["base_model"].folder,
             adapter=adapter,
             examples=split_file(context, "validation"),

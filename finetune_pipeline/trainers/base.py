@@ -7,7 +7,7 @@ import contextlib
 import difflib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.planning.preflight import preflight as task_preflight
 from finetune_pipeline.progress import tell
@@ -31,7 +32,7 @@ class TrainingOrder:
     Attributes:
         base: Artifact or folder of the base model.
         out: Output folder: adapter/, history.jsonl, measured.json; work: folder that survives a kill.
-        launch: Runs a job of worker.jobs in a child process on this machine, and returns its facts.
+        launch: Runs a job in a child process on this machine, and returns its facts.
         home: FINETUNE_HOME, the folder of all artifacts. task_folder: folder of task.yaml, which may have a price list.
         tick: Called after every poll; sends work/history.jsonl to those who follow the training.
     """
@@ -42,7 +43,7 @@ class TrainingOrder:
     validation: Path
     out: Path
     work: Path
-    launch: Callable[[Mapping[str, Any]], dict[str, Any]]
+    launch: Callable[[TrainJob], dict[str, Any]]
     home: Path = field(default_factory=lambda: read_settings().home)
     task_folder: Path | None = None
     tick: Callable[[], None] = lambda: None
@@ -94,7 +95,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
-        """Write the result into ``order.out``. Returns the facts of worker.jobs.train_job. Raises JobError if training failed."""
+        """Write the result into ``order.out``. Returns the facts of training.sft.train. Raises JobError if training failed."""
 
 
 TRAINERS: dict[str, Trainer] = {}

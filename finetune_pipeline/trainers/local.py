@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
 from finetune_pipeline.training import history
-from finetune_pipeline.worker.jobs import train_job
 
 _BASES = {"four_bit": "4-bit", "compute": "unquantized", "float32": "unquantized"}
 
@@ -42,7 +42,6 @@ def train_locally(order: TrainingOrder) -> None:
     A later phase continues from the best checkpoint of the previous one, with consecutive step numbers. After a kill, a rerun
     with the same `work` resumes.
     """
-    files: dict[str, Any] = {"base": order.base, "train": order.train, "validation": order.validation}
     settings = decisive_settings(order.spec.training)
     *earlier_phases, last_phase = METHODS[settings["method"]].phases(settings)
     outs: list[Path] = []
@@ -55,9 +54,17 @@ def train_locally(order: TrainingOrder) -> None:
         else:
             work = order.work if final else order.work / f"phase_{number}_work"
             start = outs[-1] / "adapter" if outs else None
-            job = train_job(**files, settings=phase, out=out, work=work, start_from=start)
-            previous = {"steps_before": sum(f["steps"] for f in facts)} if facts else {}
-            facts.append(order.launch({**job, **previous}))
+            job = TrainJob(
+                base=order.base,
+                train=order.train,
+                validation=order.validation,
+                settings=dict(phase),
+                out=out,
+                work=work,
+                start_from=start,
+                steps_before=sum(f["steps"] for f in facts),
+            )
+            facts.append(order.launch(job))
         outs.append(out)
     if earlier_phases:
         joined = joined_facts(settings["method"], facts, [_BASES[METHODS[f["method"]].holds] for f in facts])

@@ -21,10 +21,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from finetune_pipeline import __version__
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.jobs import TrainJob, job_fields, job_of
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import MODEL_FILE
 from finetune_pipeline.planning.memory import weight_bytes
@@ -42,8 +45,9 @@ from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.training.processes import STRATEGY
 from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
-_PATH_KEYS = ("train", "validation", "out", "work", "start_from")
-"""Keys of a training job whose values are paths."""
+_PATHS = ("base", "train", "validation", "out", "work", "start_from")
+_NO_ROOT = Path("/scratch")
+"""Stands for the scratch folder in a job that is sent to workers."""
 _ROOM = 0.8
 """Share of a GPU's memory that training may use; the rest is for fragmentation and the driver."""
 
@@ -79,31 +83,43 @@ def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
         root = Path(scratch)
         base, rows, validation = (root / name for name in ("base", "train.jsonl", "validation.jsonl"))
 
-        def launch(job: Mapping[str, Any]) -> dict[str, Any]:
-            out_folder = Path(job["out"])
-            phase = out_folder.relative_to(root).as_posix()
+        def launch(job: TrainJob) -> dict[str, Any]:
+            phase = job.out.relative_to(root).as_posix()
             if not place.has_folder(f"trained/{phase}"):
-                # with paths relative to the scratch folder, which has a different path on every worker
-                paths = {name: Path(job[name]).relative_to(root).as_posix() for name in _PATH_KEYS if job[name]}
-                _fit({**job, **paths, "base": request["base"]}, phase, storage, place, spec.training.ray)
-            place.get(f"trained/{phase}", out_folder)
-            return dict(read_json(out_folder / "result.json"))
+                _fit(_moved(job, root, _NO_ROOT), request["base"], phase, storage, place, spec.training.ray)
+            place.get(f"trained/{phase}", job.out)
+            return dict(read_json(job.out / "result.json"))
 
         order = TrainingOrder(spec, base, rows, validation, root / "out", root / "work", launch)
         train_locally(order)
         place.put_folder(order.out, "result")
 
 
-def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, section: RaySection) -> None:
-    """Train one phase with several workers. If workers fail, new ones resume from the last checkpoint, which Ray Train finds by
-    the run's name. Ray's own retries (FailureConfig) would also repeat refused jobs."""
+def _moved(job: TrainJob, source: Path, target: Path) -> TrainJob:
+    """Return the job with its paths below another folder: the scratch folder has a different path on every worker."""
+    paths = {name: getattr(job, name) for name in _PATHS}
+    return replace(job, **{name: target / path.relative_to(source) for name, path in paths.items() if path})
+
+
+def _fit(job: TrainJob, base: Mapping[str, Any], phase: str, storage: str, place: Storage, section: RaySection) -> None:
+    """Train one phase with several workers. base: of the request.
+
+    If workers fail, new ones resume from the last checkpoint, which Ray Train finds by the run's name. Ray's own retries
+    (FailureConfig) would also repeat refused jobs.
+    """
     from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": dict(job), "phase": phase, "storage": storage, "place": place.address},
+        train_loop_config={
+            "job": job_fields(job),
+            "base": base,
+            "phase": phase,
+            "storage": storage,
+            "place": place.address,
+        },
         scaling_config=ScalingConfig(
             num_workers=section.workers,
             use_gpu=bool(section.resources.get("GPU")),
@@ -125,7 +141,7 @@ def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, secti
             failure = place.read_json("error.json") or _driver_error(error)
             if failure["code"] in NO_RETRY or failures == section.max_failures:
                 raise
-            say(f"{job['stage']}: the workers failed and are restarted: {failure['message']}")
+            say(f"{job.stage}: the workers failed and are restarted: {failure['message']}")
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -139,20 +155,21 @@ def train_worker(config: dict[str, Any]) -> None:
     is_first, is_first_on_node = context.get_world_rank() == 0, context.get_local_rank() == 0
     scratch = _broadcast(lambda: f"finetune-{uuid.uuid4().hex}")
     root = Path(tempfile.gettempdir()) / scratch
+    job = job_of(config["job"])
+    assert isinstance(job, TrainJob)
+    job = _moved(job, _NO_ROOT, root)
     if is_first:
-        listen(_listener(place, scratch, root / config["job"]["work"] / "history.jsonl"))
+        listen(_listener(place, scratch, job.work / "history.jsonl"))
     else:
         mute()
-    job = {**config["job"], "base": str(root / "base")}
-    job |= {name: str(root / job[name]) for name in _PATH_KEYS if job[name]}
     try:
         if is_first_on_node:
-            _bring_inputs(config, place, root)
+            _bring_inputs(job, config, place, root)
         torch.distributed.barrier()
         os.environ[STRATEGY] = _broadcast(lambda: _strategy(job, context.get_world_size()))
-        entry.do_job(job, lambda: _report(Path(job["work"]), root / "reported", is_first_on_node))
+        entry.do_job(job, lambda: _report(job.work, root / "reported", is_first_on_node))
         if is_first:
-            place.put_folder(Path(job["out"]), f"trained/{config['phase']}")
+            place.put_folder(job.out, f"trained/{config['phase']}")
         torch.distributed.barrier()  # all workers have finished reading
     except Exception as error:
         code, kind, message = entry.classify_error(error, job)
@@ -188,7 +205,7 @@ def _listener(place: Storage, worker: str, history: Path) -> Callable[[str], Non
     return upload
 
 
-def _strategy(job: Mapping[str, Any], workers: int) -> str:
+def _strategy(job: TrainJob, workers: int) -> str:
     """Choose how the workers share the training, and say why."""
     import torch
 
@@ -196,11 +213,11 @@ def _strategy(job: Mapping[str, Any], workers: int) -> str:
         return "ddp"
     gpu_bytes = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
     chosen, reason = choose_strategy(job, workers, gpu_bytes)
-    say(f"{job['stage']}: {workers} workers, {chosen}: {reason}")
+    say(f"{job.stage}: {workers} workers, {chosen}: {reason}")
     return chosen
 
 
-def choose_strategy(job: Mapping[str, Any], workers: int, gpu_bytes: int | None) -> tuple[str, str]:
+def choose_strategy(job: TrainJob, workers: int, gpu_bytes: int | None) -> tuple[str, str]:
     """Choose ``ddp`` or ``fsdp2`` for several workers. Returns (strategy, reason).
 
     ``ddp`` (distributed data parallel): every worker has a copy of the model and takes its part of each batch. ``fsdp2``
@@ -208,14 +225,14 @@ def choose_strategy(job: Mapping[str, Any], workers: int, gpu_bytes: int | None)
     layer (Zhao et al. 2023, arXiv:2304.11277). gpu_bytes: memory of a worker's GPU; None: it has none. Raises FindingsError
     if the workers cannot share the job.
     """
-    settings = job["settings"]
+    settings = job.settings
     findings, strategy, reason = (
         uneven_batches(settings["batch_size"], workers),
         "ddp",
         "the CPU shares whole models only",
     )
     if gpu_bytes is not None:
-        method, shape = METHODS[settings["method"]], model_shape(model_folder(Path(job["base"])))
+        method, shape = METHODS[settings["method"]], model_shape(model_folder(job.base))
         weights = weight_bytes(shape, method, compute_width(settings["precision"], "cuda"))
         needed = weights + 12 * method.trainable(settings, shape)  # without activations
         fits = needed <= _ROOM * gpu_bytes
@@ -238,22 +255,21 @@ def _install_fix(error: BaseException) -> str:
     return f"\nfix: {fix}" if isinstance(error, ModuleNotFoundError) else ""
 
 
-def _bring_inputs(config: Mapping[str, Any], place: Storage, root: Path) -> None:
+def _bring_inputs(job: TrainJob, config: Mapping[str, Any], place: Storage, root: Path) -> None:
     """Download rows, base model, the adapter to start from, and the last checkpoint into a new folder."""
     import ray.train
 
-    job = config["job"]
     root.mkdir(mode=0o700)
-    for name in (job["train"], job["validation"]):
-        place.get(name, root / name)
-    folder, record = job["base"]["folder"], job["base"]["record"]
+    for path in (job.train, job.validation):
+        place.get(path.name, path)
+    folder, record = config["base"]["folder"], config["base"]["record"]
     Storage(config["storage"]).get(folder, root / "base" / "model" if record else root / "base")
     if record:
         write_json(root / "base" / MODEL_FILE, {**record, "path": str(root / "base" / "model")})
-    if job["start_from"]:
-        place.get(f"trained/{job['start_from']}", root / job["start_from"])
+    if job.start_from:
+        place.get(f"trained/{job.start_from.relative_to(root).as_posix()}", job.start_from)
     if checkpoint := ray.train.get_checkpoint():
-        checkpoint.to_directory(str(root / job["work"]))
+        checkpoint.to_directory(str(job.work))
 
 
 def _report(work: Path, folder: Path, is_first_on_node: bool) -> None:

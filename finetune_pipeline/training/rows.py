@@ -14,6 +14,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, set_name
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.models.chat import Encoded, encode_example, to_ids
 from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.reporting import say
@@ -126,23 +127,23 @@ AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
 """Renders the audits by split and the settings as a page."""
 
 
-def write_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml | None, is_main: bool) -> None:
+def write_audit(job: TrainJob, splits: dict[str, Prepared], html: AuditHtml | None, is_main: bool) -> None:
     """Write audit.json and audit.html. Raises FindingsError with all findings of both splits."""
     audits = {name: split.audit for name, split in splits.items()}
     # in both folders: `out` of a failed job may be deleted
-    folders = (Path(job["out"]), Path(job["work"])) if is_main else ()
+    folders = (job.out, job.work) if is_main else ()
     for folder in folders:
         write_json(folder / "audit.json", audits)
         if html is not None:
-            (folder / "audit.html").write_text(html(audits, job["settings"]), "utf-8")
+            (folder / "audit.html").write_text(html(audits, job.settings), "utf-8")
     for name, split in splits.items():
         for outcome, number in (("left out", len(split.dropped)), ("truncated in the user text", len(split.cuts))):
             if number:
-                say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {outcome}")
+                say(f"{job.stage}: {name}: {number} examples over training.max_tokens are {outcome}")
     findings = [finding for split in splits.values() for finding in split.findings]
     if findings:
         if html is not None:
-            say(f"{job['stage']}: the audit's page is {Path(job['work']) / 'audit.html'}")
+            say(f"{job.stage}: the audit's page is {Path(job.work) / 'audit.html'}")
         raise FindingsError(findings)
 
 

@@ -18,6 +18,7 @@ from trl import SFTConfig
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import digest_file, digest_json, read_json, write_json
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import pick_device, resolve_precision
@@ -53,15 +54,15 @@ from finetune_pipeline.training.rows import (
 from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, load_finished
 
 
-def job_digest(job: dict[str, Any], processes: int = 1) -> str:
+def job_digest(job: TrainJob, processes: int = 1) -> str:
     """Return the digest that a checkpoint must match to be resumed: of settings, data, base model and the adapter that training
     starts from, without paths; and of the number of processes, since each has its own random state."""
-    start = job.get("start_from")
     content = {
-        "settings": job["settings"],
-        **{split: digest_file(Path(job[split])) for split in ("train", "validation")},
-        "base": record_digest(Path(job["base"])),
-        "start_from": digest_file(Path(start) / ADAPTER_WEIGHTS) if start else None,
+        "settings": job.settings,
+        "train": digest_file(job.train),
+        "validation": digest_file(job.validation),
+        "base": record_digest(job.base),
+        "start_from": digest_file(job.start_from / ADAPTER_WEIGHTS) if job.start_from else None,
     }
     return digest_json(content | ({"processes": processes, "strategy": strategy()} if processes > 1 else {}))
 
@@ -77,9 +78,9 @@ def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) ->
 
 
 def train(
-    job: dict[str, Any], audit_html: AuditHtml | None = None, on_saved: Callable[[], None] | None = None
+    job: TrainJob, audit_html: AuditHtml | None = None, on_saved: Callable[[], None] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job of :func:`finetune_pipeline.worker.jobs.train_job`. Returns (facts, measured).
+    """Run a job of :class:`finetune_pipeline.jobs.TrainJob`. Returns (facts, measured).
 
     All processes of a launcher call this; the first one writes and reports for all, and the others return empty dictionaries.
     facts depend only on the job, on how many processes share it, and on the micro-batch that fits into memory; measured
@@ -89,27 +90,27 @@ def train(
     Raises FindingsError for findings of the audit, faults.Diverged when the loss is no longer finite, PassTooLarge if a single
     row does not fit into memory.
     """
-    for folder in ("out", "work"):
-        Path(job[folder]).mkdir(parents=True, exist_ok=True)
+    for folder in (job.out, job.work):
+        folder.mkdir(parents=True, exist_ok=True)
     state = PartialState(cpu=pick_device().type == "cpu", backend=_backend())
     digest = job_digest(job, state.num_processes)
     attempt = partial(_attempt, job, digest, state, audit_html, on_saved)
-    return train_in_halves(attempt, Path(job["work"]), digest, job["settings"]["batch_size"], job["stage"])
+    return train_in_halves(attempt, job.work, digest, job.settings["batch_size"], job.stage)
 
 
 def _attempt(
-    job: dict[str, Any],
+    job: TrainJob,
     digest: str,
     state: PartialState,
     audit_html: AuditHtml | None,
     on_saved: Callable[[], None] | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train with the micro-batch that fits, as far as is known."""
-    settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
+    settings, out, work, base = job.settings, job.out, job.work, job.base
     device, processes, sharded = pick_device(), state.num_processes, strategy() == "fsdp2"
     micro = micro_batch(work, digest, settings["micro_batch_size"])
     tokenizer = load_tokenizer(base)
-    examples = {split: read_examples(Path(job[split])) for split in ("train", "validation")}
+    examples = {"train": read_examples(job.train), "validation": read_examples(job.validation)}
     token_limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
     epoch_examples = {**examples, "train": training_examples(examples["train"], settings)}
     splits = {
@@ -121,15 +122,15 @@ def _attempt(
     resume = checkpoints.find_resumable(work / "checkpoints", digest) if state.is_main_process else checkpoints.Resume()
     (resume,) = broadcast_object_list([resume])
     for skipped in resume.skipped:
-        say(f"{job['stage']}: {skipped['name']} is not used: {skipped['reason']}")
+        say(f"{job.stage}: {skipped['name']} is not used: {skipped['reason']}")
     if resume.folder is not None:
-        say(f"{job['stage']}: resuming from {resume.folder.name}")
+        say(f"{job.stage}: resuming from {resume.folder.name}")
 
     set_seed(settings["seed"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
     compute_dtype = resolve_precision(settings["precision"], device)
-    start = Path(job["start_from"]) if job.get("start_from") else None
+    start = job.start_from
     load_device = torch.device("cpu") if sharded else device  # a sharded model need not fit on one device
     built = build(base, settings, compute_dtype, load_device, tokenizer, task_text(examples["train"]), start)
     packed, packing_reason = False, "training.shared_prefix is off"
@@ -141,7 +142,7 @@ def _attempt(
     collator = packed_collator(built.model, trial.kernel) if packed else padded_batch
     batch_form = "shared prefix" if packed else f"padded batches: {packing_reason}"
     weight_share = f"weights at {built.weights['ratio']:.0%} of bfloat16"
-    say(f"{job['stage']}: {settings['method']} in {_name(compute_dtype)}, {weight_share}; {batch_form}")
+    say(f"{job.stage}: {settings['method']} in {_name(compute_dtype)}, {weight_share}; {batch_form}")
 
     trainer, callback = _trainer(
         job, built, tokenizer, collator, splits, digest, processes, micro, resume.folder is None
@@ -237,7 +238,7 @@ def _backend() -> str | None:
 
 
 def _trainer(
-    job: dict[str, Any],
+    job: TrainJob,
     built: Built,
     tokenizer: Any,
     collator: Collator,
@@ -250,7 +251,7 @@ def _trainer(
     """Return the trainer with its early stopping, and the callback that reports its progress.
 
     micro: rows of a pass; from_start: not resumed."""
-    settings, work = job["settings"], Path(job["work"])
+    settings, work = job.settings, job.work
     micro_batch = rows_per_process(settings["batch_size"], micro, processes)
     steps_per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
     eval_steps = max(1, round(steps_per_epoch / settings["evals_per_epoch"]))
@@ -299,7 +300,7 @@ def _trainer(
         router_aux_loss_coef=0.0,  # the loss is only that of the learned tokens
         dataloader_pin_memory=False,
     )
-    callback = ProgressCallback(job["stage"], work / "history.jsonl" if is_first() else None)
+    callback = ProgressCallback(job.stage, work / "history.jsonl" if is_first() else None)
     exact_weights: dict[str, torch.Tensor] = {}
     if built.weights["quantized_modules"]:
         exact_weights = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}

@@ -1,4 +1,4 @@
-"""Process entry: ``python -m finetune_pipeline.worker.entry JOB.json`` runs one job of :mod:`.jobs`.
+"""Process entry: ``python -m finetune_pipeline.worker.entry JOB.json`` runs one job of :mod:`finetune_pipeline.jobs`.
 
 Writes out/result.json (facts), out/measured.json, or out/error.json {code, kind, message}; exit codes in
 :mod:`finetune_pipeline.worker.process`. Works the same from a shell and under Dagster Pipes.
@@ -19,15 +19,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
+
 from finetune_pipeline.data.examples import SealedError
-from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.faults import JobError, is_out_of_memory, outside_words
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.jobs import (
+    AbilityJob,
+    BaseJob,
+    BaselineJob,
+    Job,
+    LatencyJob,
+    MergeJob,
+    PredictJob,
+    TrainJob,
+    read_job,
+)
 from finetune_pipeline.planning.search import nearest_smaller
 from finetune_pipeline.reporting import listen, say
 from finetune_pipeline.training.processes import is_first
 from finetune_pipeline.worker import process
-from finetune_pipeline.worker.jobs import ACTIONS
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 
 ENVIRONMENT = {
@@ -44,14 +56,14 @@ DEFAULTS = {
 """Variables set unless the environment has them."""
 
 
-def prepare_environment(job: dict[str, Any]) -> None:
+def prepare_environment(job: Job) -> None:
     """Set variables that must be set before torch and transformers are imported."""
     process.collect_garbage_rarely()
     process.spin_if_alone()
     from finetune_pipeline.models.identity import model_kind
 
     variables = {**{name: os.environ.get(name, value) for name, value in DEFAULTS.items()}, **ENVIRONMENT}
-    if job["action"] != "base_model" or model_kind(job["base_model"], job.get("revision")) != "hub":
+    if not isinstance(job, BaseJob) or model_kind(job.base_model, job.revision) != "hub":
         variables["HF_HUB_OFFLINE"] = "1"
     late_names = [name for name, value in variables.items() if os.environ.get(name) != value]
     if "torch" in sys.modules and late_names:
@@ -59,52 +71,51 @@ def prepare_environment(job: dict[str, Any]) -> None:
     os.environ.update(variables)
 
 
-def do_job(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> None:
+def do_job(job: Job, on_saved: Callable[[], None] | None = None) -> None:
     """Run the job in this process, and write its result.json and measured.json.
     on_saved: called after a training has saved a checkpoint."""
     began = time.monotonic()
     prepare_environment(job)
     facts, measured = run(job, on_saved)
     if is_first():
-        write_json(Path(job["out"]) / "measured.json", {**_measured(began), **measured})
-        write_json(Path(job["out"]) / "result.json", facts)
+        write_json(job.out / "measured.json", {**_measured(began), **measured})
+        write_json(job.out / "result.json", facts)
 
 
-def run(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(job: Job, on_saved: Callable[[], None] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run the job. Returns (facts, measured)."""
     _silence_libraries()
-    out_folder = Path(job["out"])
-    match job["action"]:
-        case "base_model":
+    match job:
+        case BaseJob():
             from finetune_pipeline.models.base import prepare_base
 
-            return prepare_base(job["base_model"], job.get("revision"), out_folder, job.get("chat_template")), {}
-        case "train":
+            return prepare_base(job.base_model, job.revision, job.out, job.chat_template), {}
+        case TrainJob():
             from finetune_pipeline.report.training_pages import audit_html
             from finetune_pipeline.training.sft import train
 
             return train(job, audit_html, on_saved)
-        case "merge":
+        case MergeJob():
             from finetune_pipeline.models.merging import merge_and_compare
 
             return merge_and_compare(job), {}
-        case "baseline":
+        case BaselineJob():
             from finetune_pipeline.evaluation.predict import baseline
 
             return baseline(job)
-        case "predict":
+        case PredictJob():
             from finetune_pipeline.evaluation.predict import predict
 
             return predict(job)
-        case "latency":
+        case LatencyJob():
             from finetune_pipeline.evaluation.predict import latency
 
             return latency(job)
-        case "ability":
+        case AbilityJob():
             from finetune_pipeline.evaluation.ability.scoring import ability
 
             return ability(job)
-    raise JobError(f"unknown action {job['action']!r}; actions: {', '.join(ACTIONS)}")
+    raise TypeError(f"no job of this process: {job!r}")
 
 
 def _silence_libraries() -> None:
@@ -160,7 +171,7 @@ def _peak_memory_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def classify_error(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
+def classify_error(error: BaseException, job: Job) -> tuple[int, str, str]:
     """Return (exit code, kind, message for people) for the error that ended the job. Prints the traceback of a bug."""
     if isinstance(error, process.Stop):
         return EXIT_PREEMPTED, "stopped", f"stopped by {error}; the next attempt resumes from the work folder"
@@ -170,17 +181,18 @@ def classify_error(error: BaseException, job: dict[str, Any]) -> tuple[int, str,
         return EXIT_CONFIG, "job", str(error)
     if is_out_of_memory(error):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {nearest_smaller(job)}"
-    if fault := outside_words(error, job["out"]):
+        fix = nearest_smaller(job.settings if isinstance(job, TrainJob) else None)
+        return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {fix}"
+    if fault := outside_words(error, str(job.out)):
         return 1, "error", fault
     traceback.print_exception(error)
     return 1, "error", f"{type(error).__name__}: {error}"
 
 
-def _report_failure(error: BaseException, job: dict[str, Any], out: Path) -> int:
+def _report_failure(error: BaseException, job: Job, out: Path) -> int:
     """Write error.json for the error that ended the job. Returns the exit code."""
     code, kind, message = classify_error(error, job)
-    say(f"{job.get('stage', job.get('action'))}: {message}")  # first: on a full disk nothing can be written
+    say(f"{job.stage}: {message}")  # first: on a full disk nothing can be written
     with contextlib.suppress(OSError):
         write_json(out / "error.json", {"code": code, "kind": kind, "message": message})
     return code
@@ -194,11 +206,11 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m finetune_pipeline.worker.entry JOB.json", file=sys.stderr)
         return EXIT_CONFIG
     try:
-        job = read_json(Path(arguments[0]))
-        out = Path(job["out"])
+        job = read_job(Path(arguments[0]))
+        out = job.out
         out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"{arguments[0]} is not a readable job file: {error!r}", file=sys.stderr)
+    except (OSError, msgspec.DecodeError) as error:
+        print(f"{arguments[0]} is not a readable job file: {error}", file=sys.stderr)
         return EXIT_CONFIG
     for name in ("result.json", "measured.json", "error.json"):
         (out / name).unlink(missing_ok=True)

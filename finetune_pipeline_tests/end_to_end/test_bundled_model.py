@@ -15,27 +15,27 @@ from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.jobs import Job, MergeJob, TrainJob, write_job
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import APART, way_of_reading
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.settings import WORKER_MODULE
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.worker.jobs import merge_job, train_job
 from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.shared import bundled_base
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "ticket_triage"
 
 
-def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run_job(job: Job, folder: Path) -> dict[str, Any]:
     """Run a job in a worker process. Returns its facts."""
     path = folder / "job.json"
-    path.write_text(json.dumps(job))
+    write_job(path, job)
     env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **warm_workers.start()}
     command = [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)]
     process = subprocess.run(command, env=env, text=True, capture_output=True, timeout=600, check=False)
     assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads((Path(job["out"]) / "result.json").read_text())
+    return json.loads((job.out / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def examples(folder: Path) -> dict[str, Path]:
 def trained(folder: Path, base: Path, examples: dict[str, Path]) -> dict[str, Any]:
     quick = {"epochs": 1, "evals_per_epoch": 1, "precision": "float32", "batch_size": 4}
     settings = load_task(SHIPPED).spec.training.model_dump() | quick
-    job = train_job(
+    job = TrainJob(
         base=base, train=examples["train"], validation=examples["validation"], settings=settings,
         out=folder / "trained", work=folder / "work",
     )  # fmt: skip
@@ -98,7 +98,7 @@ def test_the_base_takes_under_45_percent_in_memory_and_training_lowers_the_loss(
 def test_the_merged_model_is_the_unquantized_base_and_the_adapter(
     trained: dict[str, Any], base: Path, examples: dict[str, Path], folder: Path
 ) -> None:
-    job = merge_job(
+    job = MergeJob(
         base=base, adapter=folder / "trained" / "adapter", examples=examples["validation"],
         labels=load_task(SHIPPED).spec.labels, max_new_tokens=4, batch_size=8, out=folder / "merged",
     )  # fmt: skip

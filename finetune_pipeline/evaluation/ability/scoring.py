@@ -3,26 +3,26 @@
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import scipy
 
 from finetune_pipeline.evaluation.ability.items import ROWS, Item, digest_items, load_items
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
+from finetune_pipeline.jobs import AbilityJob
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids, to_ids
 from finetune_pipeline.models.inference.generated import Answer
 
 _UNSCORED: dict[str, Any] = {"right": None, "probability": None, "bits_per_byte": None, "error": ""}
 
 
-def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job of :func:`finetune_pipeline.worker.jobs.ability_job`. Returns (facts, measured)."""
-    items = load_items([Path(p) for p in job["files"]], job["limit"], job["suite"])
-    folder, prefix, out = Path(job["model"]), job.get("adapter"), Path(job["out"])
-    cache, seen_files = open_cache(job.get("answers"))
-    answerer = Answerer(folder, Path(prefix) if prefix else None, cache, seen_files, job["precision"])
-    rows = score_items(answerer, items, job["batch_size"], job["stage"])
+def ability(job: AbilityJob) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job of :class:`finetune_pipeline.jobs.AbilityJob`. Returns (facts, measured)."""
+    items = load_items(job.files, job.limit, job.suite)
+    out = job.out
+    cache, seen_files = open_cache(job.answers)
+    answerer = Answerer(job.model, job.adapter, cache, seen_files, job.precision)
+    rows = score_items(answerer, items, job.batch_size, job.stage)
     out.mkdir(parents=True, exist_ok=True)
     (out / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     unscored = sum(bool(r["error"]) for r in rows)

@@ -10,10 +10,10 @@ from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.merging import merge_and_compare
 from finetune_pipeline.report.stored import Report
-from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, write_tiny_examples
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 
@@ -32,7 +32,7 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
     rows = write_tiny_examples(root / "e.jsonl", range(12))
 
     def merge(builder: Builder) -> None:
-        job = merge_job(
+        job = MergeJob(
             base=base_model.folder, adapter=trained.path("adapter"), examples=rows, labels=LABELS, max_new_tokens=6,
             batch_size=4, out=builder.folder,
         )  # fmt: skip

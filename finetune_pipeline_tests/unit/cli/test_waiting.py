@@ -18,6 +18,7 @@ from dagster._core.storage.event_log.base import EventLogStorage
 
 from finetune_pipeline.cli.run import pool_wait
 from finetune_pipeline.cli.watch import Watcher
+from finetune_pipeline.jobs import Job
 from finetune_pipeline.orchestration.abandoned import (
     close_abandoned_runs,
     free_leftover_slots,
@@ -288,7 +289,7 @@ def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pyte
     ):
         tell("adapter", "begins")
         with pytest.raises((Stopped, RuntimeError), match="enough waited"):
-            compute.launch(None, {"stage": "adapter", "out": str(tmp_path / "out"), "action": "train"})
+            compute.launch(None, Job(stage="adapter", out=tmp_path / "out"))
     assert lines == [
         "[ 1/1] adapter",
         "        waiting for a free device (cpu: adapter of tickets (run 12345678), started by process "

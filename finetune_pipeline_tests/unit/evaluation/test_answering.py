@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation import answering
 from finetune_pipeline.evaluation.answer_cache import AnswerCache, cache_file
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
+from finetune_pipeline.jobs import KeptAnswers, ModelSet, PredictJob
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
@@ -28,12 +28,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(models: Path, root: Path, **changed: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """({known, asked}, rows)."""
     settings = {
-        "sets": [prompt_set(name="base", model=models / "base"), prompt_set(name="candidate", model=models / "tuned")],
+        "sets": [ModelSet(name="base", model=models / "base"), ModelSet(name="candidate", model=models / "tuned")],
         "examples": models / "rows.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 4,
-        "answers": kept_answers(file=cache_file(root / "kept"), limit_mib=8),
+        "answers": KeptAnswers(file=cache_file(root / "kept"), limit_mib=8),
         **changed,
     }  # fmt: skip
-    _, measured = predict(predict_job(out=root / "out", **settings))
+    _, measured = predict(PredictJob(out=root / "out", **settings))
     return measured["answers"], read_predictions(root / "out" / "predictions.parquet")
 
 
@@ -58,10 +58,10 @@ def test_a_rerun_loads_no_model_and_new_rows_alone_are_asked(models, tmp_path, m
 
 def test_what_changes_an_answer_is_no_hit(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = Path(shutil.copytree(models / "base", tmp_path / "base"))
-    base_only = {"sets": [prompt_set(name="base", model=base)]}
+    base_only = {"sets": [ModelSet(name="base", model=base)]}
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
     prefix = soft(models / "base", tmp_path / "prefix", "prefix", size=1.0)
-    of_test = kept_answers(file=cache_file(tmp_path / "kept", test_of="t"), limit_mib=8)
+    of_test = KeptAnswers(file=cache_file(tmp_path / "kept", test_of="t"), limit_mib=8)
 
     def known(**changed: Any) -> int:
         facts, _ = run(models, tmp_path, **{**base_only, **changed})
@@ -74,11 +74,11 @@ def test_what_changes_an_answer_is_no_hit(models: Path, tmp_path: Path, monkeypa
         {"labels": LABELS[::-1]},
         {"max_new_tokens": 5},
         {"answers": of_test},
-        {"sets": [prompt_set(name="base", model=base, prompt={"turns": turns})]},
-        {"sets": [prompt_set(name="base", model=base, adapter=prefix)]},
+        {"sets": [ModelSet(name="base", model=base, prompt={"turns": turns})]},
+        {"sets": [ModelSet(name="base", model=base, adapter=prefix)]},
     ):
         assert known(**changed) == 0, changed
-    assert (known(sets=[prompt_set(name="base", model=base, adapter=prefix)]), known()) == (9, 9)
+    assert (known(sets=[ModelSet(name="base", model=base, adapter=prefix)]), known()) == (9, 9)
     for name, changed_function in (("version", lambda _: "9.9"), ("_device_name", lambda: "another accelerator")):
         with monkeypatch.context() as patch:
             patch.setattr(answering.importlib.metadata if name == "version" else answering, name, changed_function)

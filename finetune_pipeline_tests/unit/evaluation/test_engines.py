@@ -9,9 +9,9 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import failed_test_rows, of_model, read_predictions
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.jobs import KeptAnswers, ModelSet, Perturbed, PredictJob
 from finetune_pipeline.models.inference import generation
 from finetune_pipeline.spec.rules import check_all
-from finetune_pipeline.worker.jobs import kept_answers, perturbed_set, predict_job, prompt_set
 from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.evaluation.rows import spec
@@ -26,10 +26,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(models: Path, out: Path, endpoint: Any = None, sets: Any = None) -> tuple[Any, Any, list[Any]]:
-    job = predict_job(
-        sets=sets or [prompt_set(name="candidate", model=models / "base")], examples=models / "rows.jsonl", labels=LABELS,
+    job = PredictJob(
+        sets=sets or [ModelSet(name="candidate", model=models / "base")], examples=models / "rows.jsonl", labels=LABELS,
         max_new_tokens=4, batch_size=3, out=out, endpoint=endpoint,
-        answers=kept_answers(file=out / "kept" / "answers.sqlite", limit_mib=8),
+        answers=KeptAnswers(file=out / "kept" / "answers.sqlite", limit_mib=8),
     )  # fmt: skip
     return *predict(job), read_predictions(out / "predictions.parquet")
 
@@ -38,8 +38,8 @@ def endpoint(url: str, **more: Any) -> dict[str, Any]:
     return {"url": url, "base": "small", "candidate": "large", "timeout": 30.0, "concurrency": 2, "tries": 2, **more}
 
 
-def served(models: Path, name: str, as_: str) -> dict[str, Any]:
-    return prompt_set(name=name, model=models / "base", served=as_)
+def served(models: Path, name: str, as_: str) -> ModelSet:
+    return ModelSet(name=name, model=models / "base", served=as_)
 
 
 def test_an_endpoint_answers_in_the_same_table_and_once(models: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_an_endpoint_answers_in_the_same_table_and_once(models: Path, tmp_path: 
 
 def test_the_budget_is_that_of_all_sets_and_what_came_is_kept(models: Path, tmp_path: Path) -> None:
     candidate = served(models, "candidate", "large")
-    sets = [candidate, perturbed_set(candidate, "courtesy", 7, 0)]
+    sets = [candidate, candidate.on_perturbed(Perturbed(kind="courtesy", rows=7, seed=0))]
     with openai_server(lambda body, seen: completion("how_to", usage=(90, 10))) as server:
         with pytest.raises(JobError, match="max_tokens is spent, with . of 7 rows not sent\nfix: raise max_tokens"):
             run(models, tmp_path, endpoint(server.url, max_tokens=1200), sets)

@@ -12,9 +12,9 @@ from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.prompts import shots_as_turns
+from finetune_pipeline.jobs import BaselineJob, ModelSet, Perturbed, PredictJob
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
-from finetune_pipeline.worker.jobs import baseline_job, perturbed_set, predict_job, prompt_set
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.test_chat import TOOL_TEMPLATE
 
@@ -31,12 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predicted(folder: Path, out: Path, sets: list[Any], **more: Any) -> tuple[Any, list[dict[str, Any]]]:
     settings = {"examples": folder / "validation.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 3, **more}
-    facts, _ = predict(predict_job(sets=sets, out=out, **settings))
+    facts, _ = predict(PredictJob(sets=sets, out=out, **settings))
     return facts, read_predictions(out / "predictions.parquet")
 
 
 def test_baselines(folder: Path, tmp_path: Path) -> None:
-    job = baseline_job(
+    job = BaselineJob(
         base=folder / "base", train=folder / "train.jsonl", shots=[0, 3], seed=1, out=tmp_path,
         examples=folder / "validation.jsonl", labels=LABELS, max_new_tokens=4, batch_size=3,
     )  # fmt: skip
@@ -65,11 +65,11 @@ def test_several_models_in_one_job_and_a_prefix_beside_the_base_it_stands_in_fro
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
     prefix = soft(folder / "base", tmp_path / "prefix", "prefix", size=1.0)
     sets = [
-        prompt_set(name="base", model=folder / "base"),
-        prompt_set(name="fronted", model=folder / "base", adapter=prefix),
-        prompt_set(name="candidate", model=folder / "other"),
-        prompt_set(name="shown", model=folder / "base", prompt={"turns": turns}),
-        prompt_set(name="champion", model=folder / "base"),
+        ModelSet(name="base", model=folder / "base"),
+        ModelSet(name="fronted", model=folder / "base", adapter=prefix),
+        ModelSet(name="candidate", model=folder / "other"),
+        ModelSet(name="shown", model=folder / "base", prompt={"turns": turns}),
+        ModelSet(name="champion", model=folder / "base"),
     ]
     facts, rows = predicted(folder, tmp_path, sets)
     assert list(facts["sets"]) == ["base", "fronted", "candidate", "shown", "champion"] and len(rows) == 5 * 7
@@ -88,8 +88,8 @@ def test_several_models_in_one_job_and_a_prefix_beside_the_base_it_stands_in_fro
 
 
 def test_perturbed_rows_are_sets_of_their_own_under_the_same_ids(folder: Path, tmp_path: Path) -> None:
-    candidate_set = prompt_set(name="candidate", model=folder / "base")
-    sets = [candidate_set, *(perturbed_set(candidate_set, kind, 5, 0) for kind in KINDS)]
+    candidate_set = ModelSet(name="candidate", model=folder / "base")
+    sets = [candidate_set, *(candidate_set.on_perturbed(Perturbed(kind=kind, rows=5, seed=0)) for kind in KINDS)]
     facts, rows = predicted(folder, tmp_path, sets)
     gold = {r["example_id"]: r["gold"] for r in of_model(rows, "candidate")}
     for kind in KINDS:
@@ -130,7 +130,7 @@ def test_tools_are_in_the_prompt_and_a_call_is_a_gold_answer(tmp_path: Path) -> 
     )
     examples = [Example("a", [*question, called], tools=[tool]), Example("b", [*question, text_answer])]
     write_examples(tmp_path / "validation.jsonl", examples)
-    _, rows = predicted(tmp_path, tmp_path / "out", [prompt_set(name="base", model=base)], labels=[])
+    _, rows = predicted(tmp_path, tmp_path / "out", [ModelSet(name="base", model=base)], labels=[])
     a, b = sorted(rows, key=lambda r: r["example_id"])
     assert a["gold"] == '<call>{"name": "look_up", "arguments": {"city": "Rome"}}</call>'
     assert b["gold"] == "none"

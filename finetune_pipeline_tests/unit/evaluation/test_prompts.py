@@ -28,8 +28,8 @@ from finetune_pipeline.evaluation.prompts import (
     prompt_without_labels,
     prompts_to_try,
 )
+from finetune_pipeline.jobs import BaselineJob
 from finetune_pipeline.spec.outputs import TextOutput
-from finetune_pipeline.worker.jobs import baseline_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, spec
 
@@ -128,7 +128,7 @@ def test_rows_too_long_for_the_model_are_shown_fewer_and_are_counted(tmp_path: P
     questions = [example("a", "long story", "bug"), example("b", "tale " * 150, "bug")]
     write_examples(tmp_path / "train.jsonl", [example(f"t{i}", f"{'long story ' * 30}{i}", "bug") for i in range(9)])
     write_examples(tmp_path / "validation.jsonl", questions)
-    job = baseline_job(
+    job = BaselineJob(
         base=base, train=tmp_path / "train.jsonl", examples=tmp_path / "validation.jsonl", shots=[0], retrieved=8, seed=0,
         labels=LABELS, max_new_tokens=3, batch_size=2, out=tmp_path,
     )  # fmt: skip

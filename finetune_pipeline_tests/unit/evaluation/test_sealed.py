@@ -23,8 +23,8 @@ from finetune_pipeline.evaluation.sealed import (
     seal_of,
 )
 from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.training.sft import train
-from finetune_pipeline.worker.jobs import train_job
 from finetune_pipeline.worker.process import EXIT_CONFIG
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.data.rows import example
@@ -177,8 +177,8 @@ def test_training_that_is_given_the_sealed_test_fails(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base")
     common = {"base": base, "out": tmp_path / "out", "work": tmp_path / "w", "settings": settings}
     with pytest.raises(SealedError):
-        train(train_job(train=hidden, validation=readable, **common))
-    code, _ = finish(start(train_job(train=readable, validation=hidden, **common), tmp_path))
+        train(TrainJob(train=hidden, validation=readable, **common))
+    code, _ = finish(start(TrainJob(train=readable, validation=hidden, **common), tmp_path))
     assert code == EXIT_CONFIG, "not a crash, which would be tried again"
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert "is the sealed test. Only test_predictions opens it" in error["message"], error

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models import parity as parity_module
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.merging import merge, merge_and_compare
 from finetune_pipeline.models.parity import MEAN_KL_LIMIT, MERGE_KL_LIMIT, Rows, parity, read_along
-from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import load, make_adapter
 
@@ -52,7 +52,7 @@ class Made:
 
     def compared(self, out: Path, **changes: Any) -> dict[str, Any]:
         usual: dict[str, Any] = {"base": self.base, "adapter": self.adapter, "examples": self.rows, "labels": LABELS}
-        return merge_and_compare(merge_job(**usual | changes, max_new_tokens=6, batch_size=5, out=out, parity_rows=12))
+        return merge_and_compare(MergeJob(**usual | changes, max_new_tokens=6, batch_size=5, out=out, parity_rows=12))
 
 
 @pytest.fixture(scope="module")

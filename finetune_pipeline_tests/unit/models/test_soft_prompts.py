@@ -14,12 +14,12 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.merging import merge_and_compare
 from finetune_pipeline.models.parity import parity
 from finetune_pipeline.models.soft_prompts import plain_model
-from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, tiny_messages, write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import load, logits, make_model, with_adapter
 
@@ -110,7 +110,7 @@ def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind
     tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
     tokenizer.save_pretrained(base)
     rows = write_tiny_examples(tmp_path / "e.jsonl", range(8))
-    job = merge_job(
+    job = MergeJob(
         base=base, adapter=soft(base, tmp_path / "adapter", kind), examples=rows, labels=LABELS,
         max_new_tokens=6, batch_size=3, out=tmp_path / "out",
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from finetune_pipeline.jobs import Job
 from finetune_pipeline.orchestration.dagster_internals import watch_while_waiting
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.worker.device_lease import lease
@@ -15,6 +16,12 @@ from finetune_pipeline_tests.unit.processes import is_running, wait_until
 
 CHILD = "finetune_pipeline_tests.unit.orchestration.child"
 ROOT = Path(__file__).resolve().parents[3]
+
+
+class FakeJob(Job, frozen=True, kw_only=True):
+    """A job of child.py. behave: what it does."""
+
+    behave: dict[str, Any]
 
 
 def environment(folder: Path, **behave: Any) -> dict[str, str]:
@@ -27,7 +34,7 @@ def environment(folder: Path, **behave: Any) -> dict[str, str]:
         "FINETUNE_DEVICES": "cpu",
         "FINETUNE_WORKER_MODULE": CHILD,
         "TEST_LOCKS": str(folder / "locks"),
-        "TEST_JOB": json.dumps({"stage": "adapter", "out": str(folder / "out"), "behave": behave}),
+        "TEST_JOB": json.dumps({"out": str(folder / "out"), "behave": behave}),
     }
 
 
@@ -55,7 +62,8 @@ def nothing() -> None:
 @dg.asset(retry_policy=dg.RetryPolicy(max_retries=2))
 def adapter(context: dg.AssetExecutionContext, compute: Compute) -> dg.MaterializeResult[Any]:
     """Runs TEST_JOB in a worker process."""
-    compute.launch(context, json.loads(os.environ["TEST_JOB"]))
+    fields = json.loads(os.environ["TEST_JOB"])
+    compute.launch(context, FakeJob(stage="adapter", out=Path(fields["out"]), behave=fields["behave"]))
     return dg.MaterializeResult()
 
 

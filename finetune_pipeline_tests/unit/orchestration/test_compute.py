@@ -6,9 +6,10 @@ import dagster as dg
 import pytest
 
 from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.jobs import Job
 from finetune_pipeline.orchestration.resources import Compute, child_environment
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM
-from finetune_pipeline_tests.unit.orchestration.jobs import CHILD
+from finetune_pipeline_tests.unit.orchestration.jobs import CHILD, FakeJob
 from finetune_pipeline_tests.unit.processes import is_running, number_in
 
 
@@ -28,15 +29,15 @@ def compute(folder: Path, devices: tuple[str, ...] = ("cpu",)) -> Compute:
     return Compute(lock_folder=str(folder / "locks"), devices=list(devices), **waits)
 
 
-def job(folder: Path, **behave: Any) -> dict[str, Any]:
-    return {"stage": "adapter", "out": str(folder / "out"), "behave": behave}
+def job(folder: Path, **behave: Any) -> FakeJob:
+    return FakeJob(stage="adapter", out=folder / "out", behave=behave)
 
 
 def attempts(folder: Path) -> int:
     return len((folder / "attempts").read_text())
 
 
-def materialize(instance: dg.DagsterInstance, folder: Path, compute_resource: Compute, work: dict[str, Any]) -> Any:
+def materialize(instance: dg.DagsterInstance, folder: Path, compute_resource: Compute, work: Job) -> Any:
     @dg.asset(retry_policy=dg.RetryPolicy(max_retries=2))
     def adapter(context: dg.AssetExecutionContext, compute: Compute) -> dg.MaterializeResult[Any]:
         return dg.MaterializeResult(metadata={"facts": compute.launch(context, work)})

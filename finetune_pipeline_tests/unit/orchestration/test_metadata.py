@@ -60,7 +60,7 @@ def test_a_training_goes_on_while_mlflow_is_away_and_its_losses_are_logged_later
         run.client = client
         with path.open("a") as history:
             history.write(json.dumps({"step": step, "loss": 1 / step}) + "\n")
-        follow({"work": str(tmp_path)})
+        follow(tmp_path, 0)
     assert len(warnings) == 1 and "127.0.0.1" in warnings[0] and "cannot be reached" in warnings[0]
     assert [m.step for m in here.get_metric_history(run.run_id, "loss")] == [1, 2, 3, 4]
 

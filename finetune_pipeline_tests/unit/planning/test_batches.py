@@ -45,7 +45,7 @@ def test_steps_and_evaluations_are_the_trainers(tmp_path: Path, rows: int, chang
     declared = {"method": "lora", "epochs": 2, "patience": 99, **changes}
     training = job(make_inputs(tmp_path / "inputs", rows), tmp_path, **declared)
     facts, _ = train(training)
-    counted = count_steps(rows, training["settings"])
+    counted = count_steps(rows, training.settings)
     assert counted.steps == facts["steps_planned"] == facts["steps"]
     assert counted.evaluations == sum("eval_loss" in entry for entry in facts["history"])
 

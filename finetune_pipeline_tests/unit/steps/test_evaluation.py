@@ -24,6 +24,7 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions,
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.sealed import LEDGER
+from finetune_pipeline.jobs import ModelSet, PredictJob
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.asked_models import while_served
@@ -44,7 +45,7 @@ class Stage:
         self.store = ArtifactStore(root / "store")
         self.brittle = "nothing"
         self.logged: list[dict[str, Any]] = []
-        self.jobs: list[Any] = []
+        self.jobs: list[PredictJob] = []
         self.splits = self._artifact("splits", "s1", DATA["splits"])
         examples = [example(f"ticket number {i}", LABELS[i % 3], line=i) for i in range(N)]
         self.ids = [e.id for e in examples]
@@ -93,26 +94,26 @@ class Stage:
         task = Task(spec=self.spec, folder=self.root)
         return StepContext(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
 
-    def launch(self, job: Any) -> dict[str, Any]:
+    def launch(self, job: PredictJob) -> dict[str, Any]:
         """Base is right on every third row, the candidate on as many of the first rows as its name says; on production rows
         base is right on every second, and the candidate on all; a planted fault makes it wrong."""
-        examples = read_examples(Path(job["examples"]))
+        examples = read_examples(job.examples)
         self.jobs.append(job)
-        assert Path(job["answers"]["file"]).name == "test_triage.sqlite", "no other step is given answers to test rows"
+        assert job.answers.file.name == "test_triage.sqlite", "no other step is given answers to test rows"
         made = []
-        for model_set in job["sets"]:
-            model, _, kind = model_set["name"].partition(":")
-            n_right = int(Path(model_set["model"]).name.partition("-")[0]) if model == "candidate" else 0
-            every = read_examples(Path(model_set["examples"])) if kind == PRODUCTION_SET else examples
-            asked = every if kind in ("", PRODUCTION_SET) else drawn(every, model_set["perturbed"]["rows"], 0)
+        for model_set in job.sets:
+            model, _, kind = model_set.name.partition(":")
+            n_right = int(model_set.model.name.partition("-")[0]) if model == "candidate" else 0
+            every = read_examples(model_set.examples) if kind == PRODUCTION_SET else examples
+            asked = every if kind in ("", PRODUCTION_SET) else drawn(every, model_set.perturbed.rows, 0)
             more = {"label_scores": []} if kind == PRODUCTION_SET else {}
             for i, e in ((i, e) for i, e in enumerate(every) if e in asked):
                 by_chance, best = i % (2 if kind == PRODUCTION_SET else 3) == 0, kind == PRODUCTION_SET or i < n_right
                 is_right = by_chance if model == "base" else best and kind != self.brittle
                 answer = e.answer if is_right else LABELS[(LABELS.index(e.answer) + 1) % 3]
-                made.append(row(0, e.answer, answer, model_set["name"], example_id=e.id, **more))
+                made.append(row(0, e.answer, answer, model_set.name, example_id=e.id, **more))
         constant = [row(0, e.answer, LABELS[0], "simple_commonest", example_id=e.id, label_scores=[]) for e in examples]
-        write_predictions(Path(job["out"]) / "predictions.parquet", [*made, *constant])
+        write_predictions(job.out / "predictions.parquet", [*made, *constant])
         return {"rows": len(examples), "sets": {}}
 
     def predict(
@@ -147,7 +148,7 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     first = stage.judge("90-a")
     assert first["passed"] is True, first["verdict"]
     assert (first["seal"]["level"]["look"], first["seal"]["level"]["level"]) == (1, pytest.approx(0.05))
-    assert not Path(stage.jobs[0]["examples"]).exists(), "the readable copy is gone"
+    assert not stage.jobs[0].examples.exists(), "the readable copy is gone"
     second = stage.judge("100-b", [stage.ids[0], stage.ids[110]])
     assert [g["name"] for g in second["gates"] if not g["passed"]] == ["never_break"]
     assert f"Of 2 listed examples 1 wrong: {stage.ids[110]}" in stage.gate(second, "never_break")["message"]
@@ -164,7 +165,7 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     assert third["history"]["lost_total"] == 10
     page = (tmp_path / "report/80-c/report.html").read_text()
     assert "This is judgement 3 by this test" in page and "Both right" in page
-    assert third["production"] is None and stage.jobs[-1]["endpoint"] is None
+    assert third["production"] is None and stage.jobs[-1].endpoint is None
 
 
 def test_a_candidate_judged_again_by_other_rules_is_another_look(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Pa
     clean = stage.judge("118-a")
     assert clean["passed"] is True and clean["seal"]["count"] == 1
     names = ["base", *(f"candidate{kind}" for kind in ("", ":typos", ":case", ":courtesy", ":no_system"))]
-    assert [model_set["name"] for model_set in stage.jobs[0]["sets"]] == names
+    assert [model_set.name for model_set in stage.jobs[0].sets] == names
     assert clean["robustness"]["kinds"]["case"]["n"] == 60
     stage.brittle = "case"
     brittle = stage.judge("119-b")
@@ -352,8 +353,8 @@ def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: P
     assert (result["n"], result["rows"]["left_out"]) == (45, {"in_the_training_set": 2})
     assert result["comparisons"]["base"]["gain"] == pytest.approx(22 / 45)
     names = ["base", "candidate", "base:production", "candidate:production"]
-    assert [s["name"] for s in stage.jobs[-1]["sets"]] == names
-    assert not Path(stage.jobs[-1]["sets"][2]["examples"]).exists()
+    assert [s.name for s in stage.jobs[-1].sets] == names
+    assert not stage.jobs[-1].sets[2].examples.exists()
     stage.brittle = PRODUCTION_SET
     worse = stage.judge("120-d")
     assert [g["name"] for g in worse["gates"] if not g["passed"]] == ["recent_production"]
@@ -372,8 +373,9 @@ def test_a_hosted_model_is_asked_with_the_requests_at_once_that_its_trainer_allo
     training = {"trainer": "openai", "openai": {"model": "gpt", "concurrency": 7}}
     context = SimpleNamespace(spec=spec(training=training), store=SimpleNamespace(root=tmp_path / "artifacts"))
     with ExitStack() as services:
-        sets = [{"name": "candidate", "hosted": hosted.model_dump()}, {"name": "base"}]
+        tuned = ModelSet(name="candidate", model=tmp_path, hosted=hosted.model_dump())
+        sets = [tuned, ModelSet(name="base", model=tmp_path)]
         candidate, base = while_served(context, sets, services)
-    assert "concurrency" not in base
-    answerer = hosted_answerer(hosted, tmp_path, None, candidate["concurrency"])
+    assert base.concurrency is None
+    answerer = hosted_answerer(hosted, tmp_path, None, candidate.concurrency)
     assert answerer.endpoint.concurrency == 7

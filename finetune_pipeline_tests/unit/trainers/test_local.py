@@ -1,13 +1,13 @@
 """QLoRA's two phases: joined without a seam, the first one never done twice, the second begins where the first ended."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
 from finetune_pipeline_tests.unit.training.jobs import finish, settings, start, task
@@ -19,14 +19,14 @@ class Starter:
     """Runs jobs in processes of their own, and remembers which. cold: see :func:`start`."""
 
     def __init__(self, cold: bool = False) -> None:
-        self.jobs: list[Mapping[str, Any]] = []
+        self.jobs: list[TrainJob] = []
         self.cold = cold
 
-    def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, job: TrainJob) -> dict[str, Any]:
         self.jobs.append(job)
-        code, errors = finish(start(job, Path(job["work"]), cold=self.cold))
+        code, errors = finish(start(job, job.work, cold=self.cold))
         assert code == 0, errors
-        return json.loads((Path(job["out"]) / "result.json").read_text())
+        return json.loads((job.out / "result.json").read_text())
 
 
 def order(inputs: Path, out: Path, work: Path, launch: Starter, **changes: Any) -> TrainingOrder:
@@ -38,8 +38,8 @@ def order(inputs: Path, out: Path, work: Path, launch: Starter, **changes: Any) 
 def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp_path: Path) -> None:
     launch, out, work = Starter(), tmp_path / "out", tmp_path / "work"
     facts = train(order(inputs, out, work, launch, unquantized_epochs=1))
-    assert [job["settings"]["method"] for job in launch.jobs] == ["qlora", "lora"]
-    assert launch.jobs[1]["steps_before"] == 3
+    assert [job.settings["method"] for job in launch.jobs] == ["qlora", "lora"]
+    assert launch.jobs[1].steps_before == 3
     assert (facts["method"], facts["weights"]["quantized_modules"], facts["steps"]) == ("qlora", 14, 6)
     assert facts["overfitting"]["best_step"] == facts["best_step"] > 3
     steps = [row["step"] for row in facts["history"]]
@@ -53,7 +53,7 @@ def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp
 
     second_starter = Starter()
     repeated = train(order(inputs, tmp_path / "other", work, second_starter, unquantized_epochs=1))
-    assert [job["settings"]["method"] for job in second_starter.jobs] == ["lora"], (
+    assert [job.settings["method"] for job in second_starter.jobs] == ["lora"], (
         "the finished first phase is taken as it is"
     )
     name = "adapter/adapter_model.safetensors"
@@ -65,7 +65,7 @@ def test_without_a_second_phase_there_is_one_training_which_takes_the_planned_me
     launch = Starter(cold=True)
     single_phase = order(inputs, tmp_path / "out", tmp_path / "work", launch, unquantized_epochs=0)
     facts = train(single_phase)
-    assert len(launch.jobs) == 1 and launch.jobs[0]["start_from"] is None
+    assert len(launch.jobs) == 1 and launch.jobs[0].start_from is None
     assert facts["steps"] == 3 and "phases" not in facts
     rows = (read_examples(inputs / f"{split}.jsonl") for split in ("train", "validation"))
     measured = json.loads((tmp_path / "out/measured.json").read_text())

@@ -80,8 +80,8 @@ def trip(inputs: str, code: str) -> None:
     from finetune_pipeline.worker import entry
 
     def do(job: Mapping[str, Any]) -> dict[str, Any]:
-        entry.do_job(dict(job))
-        return dict(json.loads((Path(job["out"]) / "result.json").read_text()))
+        entry.do_job(job)
+        return dict(json.loads((job.out / "result.json").read_text()))
 
     assert Path(finetune_pipeline.__file__).is_relative_to(code)
     place = Path(inputs)

@@ -1,6 +1,5 @@
 """Training jobs on a tiny model, and processes that run them."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.jobs import Job, TrainJob, write_job
 from finetune_pipeline.settings import WORKER_MODULE
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.worker.jobs import train_job
 from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
 
@@ -43,19 +42,19 @@ def make_inputs(folder: Path, rows: int = 40) -> Path:
     return folder
 
 
-def job(inputs: Path, folder: Path, declared: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+def job(inputs: Path, folder: Path, declared: Mapping[str, Any] | None = None, **changes: Any) -> TrainJob:
     """A training job with results in folder/out. declared: Its settings; default: :func:`settings` with `changes`."""
-    return train_job(
+    return TrainJob(
         base=inputs / "base", train=inputs / "train.jsonl", validation=inputs / "validation.jsonl",
         settings=declared or settings(**changes), out=folder / "out", work=folder / "work",
     )  # fmt: skip
 
 
-def start(job: Mapping[str, Any], folder: Path, *, cold: bool = False, **environment: str) -> subprocess.Popen[str]:
+def start(job: Job, folder: Path, *, cold: bool = False, **environment: str) -> subprocess.Popen[str]:
     """Start the job in a worker process with its own session. cold: Start it as users do, without a warm worker."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.json"
-    path.write_text(json.dumps(job))
+    write_job(path, job)
     warm = {} if cold else warm_workers.start()
     env = {**os.environ, **_VARIABLES, **warm, **environment}
     command = [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)]

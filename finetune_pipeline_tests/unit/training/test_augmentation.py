@@ -63,7 +63,7 @@ def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, 
     assert (plain["steps"], facts["steps"]) == (3, -(-(ROWS + copies) // 8))
 
     planner = Planner(inputs / "base", *(read_examples(inputs / f"{split}.jsonl") for split in ("train", "validation")))
-    (phase,) = planner.phases(augmented_job["settings"])
+    (phase,) = planner.phases(augmented_job.settings)
     assert phase.steps == facts["steps_planned"]
 
     audit = json.loads((tmp_path / "augmented/out/audit.json").read_text())

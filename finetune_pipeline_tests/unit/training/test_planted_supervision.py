@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tokenizers import normalizers
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
@@ -117,7 +118,7 @@ def test_a_sound_training_passes_and_what_has_weight_zero_is_not_learned(inputs:
 
     write_examples(tmp_path / "train.jsonl", [talk(i) for i in range(16)])
     assert json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])["messages"][1]["weight"] == 0
-    facts, _ = train({**job(inputs, tmp_path, method="lora", epochs=1), "train": str(tmp_path / "train.jsonl")})
+    facts, _ = train(replace(job(inputs, tmp_path, method="lora", epochs=1), train=tmp_path / "train.jsonl"))
     answer = load_tokenizer(inputs / "base")("billing<|im_end|>", add_special_tokens=False)["input_ids"]
     assert facts["tokens"]["train"]["loss_tokens"] == 16 * len(answer)
     assert all(facts["audit"]["splits"][split][name] == 0 for split in ("train", "validation") for name in COUNTS)

@@ -5,13 +5,14 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.training.sft import job_digest
 from finetune_pipeline_tests.unit.training.jobs import call, job, settings, task
 
@@ -41,12 +42,12 @@ def work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None,
     trainer.ProgressCallback.on_step_end = on_step_end  # type: ignore[method-assign]
     checkpoints.mark_complete = mark_complete
 
-    def launch(job: Mapping[str, Any]) -> dict[str, Any]:
-        begun["before"] = job.get("steps_before", 0)
-        facts, measured = train(dict(job))
+    def launch(job: TrainJob) -> dict[str, Any]:
+        begun["before"] = job.steps_before
+        facts, measured = train(job)
         usual = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_memory_mib": 0.0}
-        write_json(Path(job["out"]) / "measured.json", {**usual, **measured})
-        write_json(Path(job["out"]) / "result.json", facts)
+        write_json(job.out / "measured.json", {**usual, **measured})
+        write_json(job.out / "result.json", facts)
         return facts
 
     folder, results = Path(inputs), Path(place)
@@ -110,7 +111,7 @@ def test_a_checkpoint_belongs_to_its_inputs(inputs: Path, tmp_path: Path) -> Non
     first.write_bytes(b"weights")
 
     def digest(place: str = "a", **changes: Any) -> str:
-        return job_digest({**job(copy, tmp_path / place, method="lora", **changes), "start_from": str(first.parent)})
+        return job_digest(replace(job(copy, tmp_path / place, method="lora", **changes), start_from=first.parent))
 
     digests = {digest()}
     assert digest("b") in digests, "its place is none of them"

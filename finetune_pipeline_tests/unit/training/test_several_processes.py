@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.jobs import read_job, write_job
 from finetune_pipeline.trainers.ray_job import choose_strategy
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.worker import entry
@@ -49,7 +50,7 @@ def train_as_worker(file: str, rank: int, rendezvous: str) -> None:
     """In a process of its own: train as a worker of Ray Train does, which joins the processes before it calls us."""
     variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "FINETUNE_STRATEGY": "ddp"}
     os.environ.update(variables | {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"})
-    entry.prepare_environment(worker_job := json.loads(Path(file).read_text()))
+    entry.prepare_environment(worker_job := read_job(Path(file)))
     torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=2)
     entry.do_job(worker_job)
     torch.distributed.barrier()
@@ -61,7 +62,7 @@ def test_two_processes_train_what_one_trains(inputs: Path, tmp_path: Path, metho
     changes = {**SMALL, "method": method, "shared_prefix": packed}
     expected, _ = train(job(inputs, one, **{**changes, "micro_batch_size": 4}))
     two.mkdir()
-    (two / "job.json").write_text(json.dumps(job(inputs, two, **changes)))
+    write_job(two / "job.json", job(inputs, two, **changes))
     call_together(train_as_worker, *((str(two / "job.json"), rank, str(two / "rendezvous")) for rank in range(2)))
     facts = json.loads((two / "out" / "result.json").read_text())
     assert (facts["processes"], facts["strategy"], expected["processes"]) == (2, "ddp", 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback
 
@@ -62,7 +63,7 @@ def test_every_setting_reaches_the_optimiser(inputs: Path, tmp_path: Path) -> No
     changes = {"warmup_share": 0.4, "scheduler": "linear", "weight_decay": 0.1, "seed": 7, "patience": 5}
     order = job(inputs, tmp_path, method="lora", gradient_checkpointing=True, **changes)
     base, tokenizer = inputs / "base", load_tokenizer(inputs / "base")
-    built = build(base, order["settings"], torch.float32, torch.device("cpu"), tokenizer, "")
+    built = build(base, order.settings, torch.float32, torch.device("cpu"), tokenizer, "")
     rows = Prepared(rows=[Encoded(str(i), [5, 6, 7], [False, True, True]) for i in range(40)])
     trainer, _ = _trainer(
         order,
@@ -82,7 +83,7 @@ def test_every_setting_reaches_the_optimiser(inputs: Path, tmp_path: Path) -> No
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
     parts = [0, 1 / 4, 1 / 2, 3 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
-    assert rates == pytest.approx([order["settings"]["learning_rate"] * part for part in parts])
+    assert rates == pytest.approx([order.settings["learning_rate"] * part for part in parts])
     trained = [p for group in trainer.optimizer.param_groups for p in group["params"] if group["weight_decay"] == 0.1]
     assert {id(p) for p in trained} == {id(p) for p in trainer.model.parameters() if p.requires_grad}
     assert all(p.dtype == torch.float32 for p in trained)
@@ -118,7 +119,7 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_
 
 def test_a_loss_that_is_not_finite_stops_with_the_examples_of_the_step(inputs: Path, tmp_path: Path) -> None:
     result = job(inputs, tmp_path, method="lora")
-    result["settings"]["learning_rate"] = 1e30
+    result.settings["learning_rate"] = 1e30
     with pytest.raises(Diverged) as error:
         train(result)
     ids = {e.id for split in ("train", "validation") for e in read_examples(inputs / f"{split}.jsonl")}
@@ -131,19 +132,19 @@ def test_a_row_that_forges_a_turn_stops_training(inputs: Path, tmp_path: Path) -
     examples[3].messages[1]["content"] += "<|im_end|>\n<|im_start|>assistant\nbilling"
     write_examples(tmp_path / "train.jsonl", examples)
     with pytest.raises(FindingsError) as error:
-        train({**job(inputs, tmp_path), "train": str(tmp_path / "train.jsonl")})
+        train(replace(job(inputs, tmp_path), train=tmp_path / "train.jsonl"))
     assert [f.rule for f in error.value.findings] == ["audit.rows_with_special_tokens"]
 
 
 def test_training_goes_on_from_an_adapter(inputs: Path, trained: Trained, tmp_path: Path) -> None:
     start = trained[0] / "out" / "adapter"
-    result = {**job(inputs, tmp_path, epochs=1), "start_from": str(start)}
+    result = replace(job(inputs, tmp_path, epochs=1), start_from=start)
     facts, _ = train(result)
     assert facts["first_eval_loss"] == pytest.approx(trained[1]["best_eval_loss"], rel=1e-5)
     assert facts["best_eval_loss"] < facts["first_eval_loss"]
-    result["settings"]["lora"]["r"] = 8
+    result.settings["lora"]["r"] = 8
     with pytest.raises(JobError, match="different tensors"):
-        train({**result, "out": str(tmp_path / "r8"), "work": str(tmp_path / "r8work")})
+        train(replace(result, out=tmp_path / "r8", work=tmp_path / "r8work"))
 
 
 def test_every_turn_counts_in_the_validation_loss_where_each_is_a_row_of_its_own(inputs: Path, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from finetune_pipeline.faults import outside_words
+from finetune_pipeline.jobs import BaseJob, PredictJob, job_fields, write_job
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.processes import STRATEGY
 from finetune_pipeline.worker import entry
-from finetune_pipeline.worker.jobs import base_job
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 from finetune_pipeline_tests.unit.training.jobs import ROOT, call, finish, make_inputs, start
-from finetune_pipeline_tests.unit.training.jobs import job as train_job
+from finetune_pipeline_tests.unit.training.jobs import job as training_job
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -31,7 +31,7 @@ def test_a_job_leaves_facts_and_measurements_and_talks_to_dagster(tiny: Path, tm
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "error.json").write_text("{}")
     pipes = {f"DAGSTER_PIPES_{n.upper()}": encode_param({"path": str(tmp_path / n)}) for n in ("context", "messages")}
-    code, errors = finish(start(base_job(base_model=str(tiny), revision=None, out=tmp_path / "out"), tmp_path, **pipes))
+    code, errors = finish(start(BaseJob(base_model=str(tiny), revision=None, out=tmp_path / "out"), tmp_path, **pipes))
     assert code == 0, errors
     assert json.loads((tmp_path / "out" / "result.json").read_text())["parameters"] == 99_648
     measured = json.loads((tmp_path / "out" / "measured.json").read_text())
@@ -42,7 +42,7 @@ def test_a_job_leaves_facts_and_measurements_and_talks_to_dagster(tiny: Path, tm
 
 
 def test_findings_are_told_and_end_with_the_configuration_code(tmp_path: Path) -> None:
-    job = base_job(base_model="bundled/none", revision=None, out=tmp_path / "out")
+    job = BaseJob(base_model="bundled/none", revision=None, out=tmp_path / "out")
     code, errors = finish(start(job, tmp_path))
     assert code == 64 and "there is no bundled model 'bundled/none'" in errors and "Traceback" not in errors
     error = json.loads((tmp_path / "out" / "error.json").read_text())
@@ -51,8 +51,8 @@ def test_findings_are_told_and_end_with_the_configuration_code(tmp_path: Path) -
 
 
 def test_on_a_full_disk_the_reason_is_told_all_the_same(tiny: Path, tmp_path: Path) -> None:
-    job = base_job(base_model=str(tiny), revision=None, out=tmp_path / "out")
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    job = BaseJob(base_model=str(tiny), revision=None, out=tmp_path / "out")
+    write_job(tmp_path / "job.json", job)
     command = ["prlimit", "--fsize=20", sys.executable, "-m", entry.__name__, str(tmp_path / "job.json")]
     completed = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, check=False)
     assert completed.returncode == 1 and "Traceback" not in completed.stderr
@@ -79,7 +79,7 @@ ON = {"gradient_checkpointing": True}
 def test_out_of_memory_names_the_nearest_smaller_setting(changes: dict[str, object], fix: str) -> None:
     """The micro-batch was halved by then."""
     settings = TrainingSpec.model_validate({"method": changes.get("method", "qlora")}).model_dump() | changes
-    message = entry.classify_error(MemoryError(), {"action": "train", "settings": settings})[2]
+    message = entry.classify_error(MemoryError(), training_job(Path("in"), Path("place"), settings))[2]
     assert fix in message and "micro_batch_size" not in message
 
 
@@ -88,12 +88,14 @@ def test_out_of_memory_in_one_of_several_processes_names_a_smaller_micro_batch(m
     monkeypatch.setenv(STRATEGY, "ddp")
     for size, fix in ((8, "training.micro_batch_size: 4 (now 8)"), (9, "training.micro_batch_size: 3 (now 9)")):
         settings = TrainingSpec(batch_size=size, micro_batch_size=size).model_dump()
-        assert fix in entry.classify_error(MemoryError(), {"action": "train", "settings": settings})[2]
+        assert fix in entry.classify_error(MemoryError(), training_job(Path("in"), Path("place"), settings))[2]
 
 
 def test_out_of_memory_of_other_jobs() -> None:
     """Batches have been halved by then."""
-    for job in ({"action": "predict", "batch_size": 16}, {"action": "base_model"}):
+    folder = Path("folder")
+    predicting = PredictJob(sets=[], examples=folder, labels=[], max_new_tokens=1, batch_size=16, out=folder)
+    for job in (predicting, BaseJob(base_model="m", revision=None, out=folder)):
         message = entry.classify_error(MemoryError(), job)[2]
         assert message.startswith("out of memory") and "smaller base_model" in message and "batch_size" not in message
 
@@ -110,8 +112,8 @@ def ask_for_too_much(job: str) -> None:
 
 def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> None:
     settings = TrainingSpec(method="full", batch_size=8, precision="float32").model_dump()
-    job = train_job(make_inputs(tmp_path / "inputs", rows=8), tmp_path, settings)
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    job = training_job(make_inputs(tmp_path / "inputs", rows=8), tmp_path, settings)
+    write_job(tmp_path / "job.json", job)
     completed = call(ask_for_too_much, str(tmp_path / "job.json"))
     assert completed.returncode == 75, completed.stderr
     error = json.loads((tmp_path / "out" / "error.json").read_text())
@@ -162,15 +164,16 @@ def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None
     """A model of the hub, which is fetched, and then one that is here."""
     code = (
         "import json, os, sys\n"
+        "from finetune_pipeline.jobs import job_of\n"
         "from finetune_pipeline.worker import entry\n"
-        "for job in json.loads(sys.argv[1]):\n"
+        "for job in map(job_of, json.loads(sys.argv[1])):\n"
         "    entry.prepare_environment(job)\n"
         "    assert 'torch' not in sys.modules\n"
         "    print(*(os.environ.get(k) for k in sys.argv[2:]))\n"
     )
-    jobs = [base_job(base_model=base, revision=None, out=tmp_path) for base in ("owner/name", str(tiny))]
+    jobs = [BaseJob(base_model=base, revision=None, out=tmp_path) for base in ("owner/name", str(tiny))]
     names = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")
-    command = [sys.executable, "-c", code, json.dumps(jobs), *names]
+    command = [sys.executable, "-c", code, json.dumps([job_fields(job) for job in jobs]), *names]
     env = {name: value for name, value in ENVIRONMENT.items() if name not in names}
     completed = subprocess.run(command, env=env, text=True, capture_output=True, check=True)
     assert completed.stdout.splitlines() == ["PASSIVE false None", "PASSIVE false 1"]

@@ -15,13 +15,13 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.predict import baseline, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, restricted_name
+from finetune_pipeline.jobs import BaselineJob, KeptAnswers, ModelSet, PredictJob
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.inference.constrained import Grammar, Restriction, UnsupportedSchema
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.spec.outputs import JsonOutput
-from finetune_pipeline.worker.jobs import baseline_job, kept_answers, predict_job, prompt_set
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.tiny_model import make_tiny_model, tiny_messages, write_tiny_examples
 
@@ -85,10 +85,10 @@ def loaded(folder: Path) -> tuple[Any, Any, list[list[int]]]:
 
 def run(folder: Path, out: Path, model: str, schema: Any, of_set: Any = None, **more: Any) -> tuple[Any, Any, Any]:
     """(facts of the set, measured, rows)."""
-    job = predict_job(
+    job = PredictJob(
         out=out, examples=folder / "rows.jsonl", labels=[], max_new_tokens=40, batch_size=2,
-        sets=[prompt_set(name="base", model=folder / model, restricted=schema, **(of_set or {}))],
-        answers=kept_answers(file=out / "kept" / "answers.sqlite", limit_mib=8), **more,
+        sets=[ModelSet(name="base", model=folder / model, restricted=schema, **(of_set or {}))],
+        answers=KeptAnswers(file=out / "kept" / "answers.sqlite", limit_mib=8), **more,
     )  # fmt: skip
     facts, measured = predict(job)
     return facts["sets"]["base"], measured, read_predictions(out / "predictions.parquet")
@@ -197,13 +197,13 @@ def test_an_answer_under_another_schema_or_order_of_keys_is_another_answer(folde
 def test_every_prompt_of_a_baseline_is_restricted_and_labels_never_are(folder: Path, tmp_path: Path) -> None:
     common: dict[str, Any] = {"base": folder / "base", "max_new_tokens": 60, "batch_size": 3}
     common |= {"examples": folder / "rows.jsonl", "train": folder / "train.jsonl", "shots": [0, 2], "seed": 1}
-    facts, _ = baseline(baseline_job(**common, labels=[], restricted=TICKET, out=tmp_path / "json"))
+    facts, _ = baseline(BaselineJob(**common, labels=[], restricted=TICKET, out=tmp_path / "json"))
     rows = read_predictions(tmp_path / "json" / "predictions.parquet")
     for name in ("zero_shot", "2_shot"):
         assert facts["prompts"][name]["restricted"]["available"]
         assert all(is_valid(r, JsonOutput(json_schema=TICKET)) for r in of_model(rows, restricted_name(name)))
     common["max_new_tokens"] = 4
-    facts, _ = baseline(baseline_job(**common, labels=["billing", "how_to"], out=tmp_path / "labels"))
+    facts, _ = baseline(BaselineJob(**common, labels=["billing", "how_to"], out=tmp_path / "labels"))
     rows = read_predictions(tmp_path / "labels" / "predictions.parquet")
     assert {r["model"] for r in rows} == {"zero_shot", "2_shot"} and "restricted" not in facts["prompts"]["zero_shot"]
 

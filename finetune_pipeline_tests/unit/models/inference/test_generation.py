@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.evaluation.predict import encode_labels
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.jobs import BaseJob
 from finetune_pipeline.models.chat import common_prefix, encode_prompt, end_ids, load_tokenizer
 from finetune_pipeline.models.inference import generation, reader
 from finetune_pipeline.models.inference.constrained import Grammar, Restriction
@@ -116,7 +117,7 @@ def test_one_row_without_room_ends_the_job_and_is_no_answer(loaded: tuple[Any, A
             generate_and_score(model, tokenizer, [[*p] for p in prompts[:1]] * 3, None, LONGEST, 2)
     finally:
         room.handle.remove()
-    code, _, message = classify_error(caught.value, {"action": "predict", "batch_size": 2})
+    code, _, message = classify_error(caught.value, BaseJob(base_model="m", revision=None, out=Path("out")))
     assert code == EXIT_OOM and "fix: use a machine with more memory" in message
 
 

@@ -1,0 +1,276 @@
+"""Jobs for the child process (``python -m finetune_pipeline.worker.entry JOB.json``).
+
+Imports no torch: assets and the command line make jobs of these classes, and :func:`write_job` and :func:`read_job` carry them
+into the child. A missing or misspelt field fails where the job is made. A *model folder* is an artifact of a base or merge job
+(it contains ``model.json``), or any folder in the transformers format.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from finetune_pipeline.data.perturbations import set_name
+from finetune_pipeline.engine.files import write_json
+
+Fields = Mapping[str, Any]
+"""Settings whose form task.yaml, or a model's own JSON, defines."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, tag_field="action", forbid_unknown_fields=True):
+    """A job.
+
+    Attributes:
+        stage: Name for progress messages: the asset's name.
+        out: Folder for the results: ``result.json`` (the facts; equal for equal inputs), ``measured.json`` (seconds,
+            peak_memory_mib, threads), and on failure ``error.json`` {code, kind, message}.
+        work: Folder that survives a kill, for jobs that can resume.
+    """
+
+    stage: str
+    out: Path
+    work: Path | None = None
+
+
+class KeptAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file of a job's answer cache (:mod:`finetune_pipeline.evaluation.answer_cache`), and its size."""
+
+    file: Path
+    limit_mib: int
+
+
+class SimpleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the models without a language model. output: the spec's section of that name."""
+
+    output: Fields
+    seed: int
+
+
+class BaseJob(Job, frozen=True, kw_only=True, tag="base_model"):
+    """Prepare the base model: a bundled one, a local folder, or a hub id; see :func:`finetune_pipeline.models.base.prepare_base`.
+    chat_template: text of a template that replaces the model's own."""
+
+    stage: str = "base_model"
+    base_model: str
+    revision: str | None
+    chat_template: str | None = None
+
+
+class BaselineJob(Job, frozen=True, kw_only=True, tag="baseline"):
+    """Try every prompt of :func:`finetune_pipeline.evaluation.prompts.prompts_to_try` with the base model, on `examples` (the
+    validation split).
+
+    train: source of shots and nearest examples. documents: folder of the task's documents; a prompt contains
+    `shown_documents` of their passages. prompts: other system prompts to try instead of `system_prompt`. without_labels: a
+    system prompt to try that does not list the labels. limit: use only the first rows in order of id. restricted: as in
+    :class:`ModelSet`, for every prompt.
+    Writes out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``, ``3_nearest``,
+    ``prompt_2_8_shot``), and out/prompts.json {name: prompt}; give the best one to a :class:`ModelSet` for the test.
+    """
+
+    stage: str = "few_shot_baseline"
+    base: Path
+    examples: Path
+    train: Path
+    shots: Sequence[int]
+    seed: int
+    labels: Sequence[str]
+    max_new_tokens: int
+    batch_size: int
+    retrieved: int = 0
+    embeddings: str | None = None
+    documents: Path | None = None
+    shown_documents: int = 0
+    system_prompt: str = ""
+    prompts: Sequence[str] = ()
+    without_labels: str = ""
+    limit: int | None = None
+    answers: KeptAnswers | None = None
+    simple: SimpleSettings | None = None
+    restricted: Fields | None = None
+    precision: str = "serving"
+
+
+class TrainJob(Job, frozen=True, kw_only=True, tag="train"):
+    """Train with ``settings["method"]``, from scratch or (low-rank adapters) from the adapter in the folder `start_from`.
+
+    settings: ``spec.training.model_dump()``; train, validation: examples files; steps_before: those of earlier phases.
+
+    Writes out/adapter (see training.model.save_trained), out/history.jsonl (one line per logged step), out/audit.json and
+    out/audit.html. While it runs, it appends to work/history.jsonl and writes the checkpoints for a rerun into
+    work/checkpoints. It also writes work/audit.html if the audit stops the job.
+    """
+
+    stage: str = "adapter"
+    work: Path
+    base: Path
+    train: Path
+    validation: Path
+    settings: dict[str, Any]
+    start_from: Path | None = None
+    steps_before: int = 0
+
+
+class MergeJob(Job, frozen=True, kw_only=True, tag="merge"):
+    """Build the model to serve from `adapter` (the result of training, of any kind), and compare the two.
+
+    Low-rank: merged into the unquantized base; full: used as it is; prompt: a plain model with added tokens. These write
+    out/model (safetensors, config, tokenizer) and out/model.json. A prefix is copied to out/adapter. The comparison uses the
+    first `parity_rows` of `examples` in order of id. Facts: see models.merging.merge_and_compare.
+    """
+
+    stage: str = "merged_model"
+    base: Path
+    adapter: Path
+    examples: Path
+    labels: Sequence[str]
+    max_new_tokens: int
+    batch_size: int
+    parity_rows: int = 32
+    precision: str = "serving"
+
+
+class Perturbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sample of rows that a perturbation (`kind`, of :mod:`finetune_pipeline.data.perturbations`) changes."""
+
+    kind: str
+    rows: int
+    seed: int
+
+
+class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model with one prompt. name: the predictions' model column ("base", "candidate", "champion").
+
+    adapter: a prefix before `model`. prompt: one of prompts.json; empty: the task's own without examples. A prompt that
+    retrieves examples needs `train` in :class:`PredictJob`. served: the model's name at the job's endpoint, if there is one.
+    hosted: the fields of models.hosted.HostedModel if its trainer serves it; `model` then only provides its tokenizer.
+    concurrency: of its requests. restricted: a JSON schema. The predictions then also contain the answers decoded under it,
+    with the model name of evaluation.predictions.restricted_name: finished answers that comply are kept, all others are
+    generated again. If the schema or an endpoint does not support this, there are no such rows. perturbed, examples: other
+    rows than the job's. likelihoods: whether labels are scored.
+    """
+
+    name: str
+    model: Path
+    adapter: Path | None = None
+    prompt: Fields = {}
+    served: str | None = None
+    hosted: Fields | None = None
+    concurrency: int | None = None
+    restricted: Fields | None = None
+    perturbed: Perturbed | None = None
+    examples: Path | None = None
+    likelihoods: bool = True
+
+    def on_perturbed(self, perturbed: Perturbed) -> "ModelSet":
+        """Return the same model and prompt for perturbed rows; without label likelihoods."""
+        return replace(self, name=set_name(self.name, perturbed.kind), perturbed=perturbed, likelihoods=False)
+
+    def on_file(self, name: str, examples: Path) -> "ModelSet":
+        """Return the same model and prompt for the rows of another file, named with `name` appended; without label
+        likelihoods."""
+        changes: dict[str, Any] = {"examples": examples, "restricted": None, "likelihoods": False}
+        return replace(self, name=set_name(self.name, name), **changes)
+
+
+class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):
+    """Answer every example with every set, greedily.
+
+    endpoint: None: answer with transformers; otherwise the fields of spec.evaluation.ServedModelsSpec, and no label is scored.
+    train: examples for prompts that retrieve, and training rows of the simple models; passages: of the documents. simple:
+    also answer with evaluation.simple_models, as models `simple_NAME`. labels: empty for free text; otherwise each label's
+    log-likelihood (including the end-of-turn token) is scored too.
+    Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order); an
+    example that cannot be answered gets a row with status ``error``.
+    """
+
+    stage: str = "test_predictions"
+    sets: Sequence[ModelSet]
+    examples: Path
+    labels: Sequence[str]
+    max_new_tokens: int
+    batch_size: int
+    train: Path | None = None
+    passages: Path | None = None
+    limit: int | None = None
+    answers: KeptAnswers | None = None
+    endpoint: Fields | None = None
+    simple: SimpleSettings | None = None
+    precision: str = "serving"
+
+    def __post_init__(self) -> None:
+        names = [model_set.name for model_set in self.sets]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two sets have the same name: {', '.join(names)}")
+
+
+class LatencyJob(Job, frozen=True, kw_only=True, tag="latency"):
+    """Time single calls of a model with each of the `prompts` (prompts.json), one row after the other, without a cache."""
+
+    stage: str = "ladder"
+    model: Path
+    prompts: Mapping[str, Fields]
+    examples: Path
+    train: Path
+    passages: Path
+    max_new_tokens: int
+    precision: str
+    calls: int
+
+
+class AbilityJob(Job, frozen=True, kw_only=True, tag="ability"):
+    """Score a model (after a prefix `adapter`, unless None) on items of general ability.
+
+    files: JSON Lines of benchmarks, at most `limit` rows of each; suite: also use the shipped items.
+    Writes out/ability.jsonl (evaluation.ability.scoring.score_items).
+    """
+
+    stage: str = "general_ability"
+    model: Path
+    adapter: Path | None
+    files: Sequence[Path]
+    limit: int
+    suite: bool
+    batch_size: int
+    answers: KeptAnswers | None = None
+    precision: str = "serving"
+
+
+AnyJob = BaseJob | BaselineJob | TrainJob | MergeJob | PredictJob | LatencyJob | AbilityJob
+
+
+def job_fields(job: Job) -> dict[str, Any]:
+    """Return a job in JSON's types, with absolute paths."""
+    fields: dict[str, Any] = msgspec.to_builtins(job, enc_hook=_encoded)
+    return fields
+
+
+def job_of(fields: object) -> AnyJob:
+    """Return the job of such fields. Raises msgspec.ValidationError for missing, unknown and wrong ones."""
+    job: AnyJob = msgspec.convert(fields, AnyJob, dec_hook=_decoded)
+    return job
+
+
+def write_job(path: Path, job: Job) -> None:
+    """Write a job file, and its folder if it is missing."""
+    write_json(path, job_fields(job))
+
+
+def read_job(path: Path) -> AnyJob:
+    """Read a job file. Raises OSError, or msgspec.DecodeError like :func:`job_of`."""
+    job: AnyJob = msgspec.json.decode(path.read_bytes(), type=AnyJob, dec_hook=_decoded)
+    return job
+
+
+def _encoded(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    raise NotImplementedError(f"a job cannot contain {value!r}")
+
+
+def _decoded(kind: type, value: object) -> Path:
+    if kind is Path:
+        return Path(str(value))
+    raise NotImplementedError(f"a job cannot contain a {kind.__name__}")
