@@ -43,20 +43,23 @@ def expressions() -> list[Expression]:
     """Return every regular expression of the package: those that its modules hold, and literals within functions."""
     paths = [path for path in sorted(ROOT.rglob("*.py")) if re.search(r"\bre\.", path.read_text())]
     trees = {path: ast.parse(path.read_text()) for path in paths}
-    calls = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
     methods: dict[str, set[str]] = {}
-    for call in calls:
-        if isinstance(call.func, ast.Attribute) and call.func.attr in _SEARCHES | _ANCHORED:
-            owner = call.func.value
-            name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
-            methods.setdefault(name, set()).add(call.func.attr)
+    for path, tree in trees.items():
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                owner = call.func.value
+                name = (
+                    owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+                )
+                if call.func.attr in _SEARCHES | _ANCHORED:
+                    methods.setdefault(_place(path, name), set()).add(call.func.attr)
     by_pattern: dict[tuple[Any, int], Expression] = {}
     for path, tree in trees.items():
         module_name = ".".join((ROOT.name, *path.relative_to(ROOT).with_suffix("").parts))
         module = importlib.import_module(module_name.removesuffix(".__init__"))
         for variable, value in list(vars(module).items()):
             for name, pattern in _patterns_in(value, variable):
-                uses = frozenset(methods.get(name, ())) or frozenset(("search", "fullmatch"))
+                uses = frozenset(methods.get(_place(path, name), ())) or frozenset(("search", "fullmatch"))
                 by_pattern.setdefault(
                     (pattern.pattern, pattern.flags), Expression(f"{module_name}.{name}", pattern, uses)
                 )
@@ -68,6 +71,11 @@ def expressions() -> list[Expression]:
                     key, Expression(f"{module_name}:{method}({pattern.pattern!r})"[:160], pattern, frozenset((method,)))
                 )
     return sorted(by_pattern.values(), key=lambda expression: expression.name)
+
+
+def _place(path: Path, name: str) -> str:
+    """Return a variable's name, with its module if no other module uses it."""
+    return f"{path}:{name}" if name.startswith("_") else name
 
 
 def _patterns_in(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, re.Pattern[Any]]]:
