@@ -20,6 +20,7 @@ from peft import PeftModel
 from torch._higher_order_ops.flex_attention import flex_attention
 from transformers import AutoModelForCausalLM, TrainingArguments
 
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.models import loading, parity
 from finetune_pipeline.models.chat import Encoded, load_tokenizer
 from finetune_pipeline.models.inference.generation import generate_and_score
@@ -88,7 +89,8 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
             packed = settings["shared_prefix"] and packing.supports_shared_prefix(built.model)[0]
             fused.fuse(built.model)
         collator = packing.packed_collator(built.model) if packed else packing.padded_batch
-        job = {"settings": settings, "work": work, "stage": "adapter"}
+        folder = Path(work)
+        job = TrainJob(base=base, train=folder, validation=folder, settings=settings, out=folder, work=folder)
         size = settings["micro_batch_size"]
         splits = {"train": examples, "validation": examples}
         trainer, _ = sft._trainer(job, built, tokenizer, collator, splits, "", 1, size, False)

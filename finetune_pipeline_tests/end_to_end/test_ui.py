@@ -33,7 +33,7 @@ UNUSED_INPUTS = {
     ("test_predictions", "validation_split"): "no production row is kept to judge",
 }
 """Inputs that the finished run does not open: (step, input), with the reason."""
-ORDER_ONLY = {"few_shot_baseline": {"data_quality"}, "adapter": {"advice"}}
+ORDER_ONLY = {"few_shot_baseline": {"data_quality"}, "adapter": {"advice", "training_plan"}}
 """Edges that only order steps: a failing blocking check of the input stops the step, which reads nothing of the input."""
 
 

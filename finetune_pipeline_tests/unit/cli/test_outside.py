@@ -182,10 +182,10 @@ def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], mess
 
 @pytest.mark.parametrize(
     ("command", "stdout", "stderr"),
-    [("schema --json <&- >&-", "", ""), ("init nowhere.csv <&- >&-", "", "the file does not exist"),
-        ("schema | :", "", ""), ("schema --json | :", "", ""), ("init --help", "\\u2026", ""),
-        ("schema >/dev/full", "", "standard output cannot be written: No space left"),
-        ("schema --json >/dev/full", "", "standard output cannot be written: No space left")],
+    [("show --schema task.yaml --json <&- >&-", "", ""), ("init nowhere.csv <&- >&-", "", "the file does not exist"),
+        ("show --schema task.yaml | :", "", ""), ("show --schema task.yaml --json | :", "", ""), ("init --help", "\\u2026", ""),
+        ("show --schema task.yaml >/dev/full", "", "standard output cannot be written: No space left"),
+        ("show --schema task.yaml --json >/dev/full", "", "standard output cannot be written: No space left")],
 )  # fmt: skip
 def test_closed_streams_and_a_terminal_without_a_sign_for_it_change_nothing(
     tmp_path: Path, command: str, stdout: str, stderr: str

@@ -27,7 +27,8 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
     monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    make_tiny_model(tmp_path / "base")
+    for model in ("base", "merged"):
+        make_tiny_model(tmp_path / model)
     make_adapter(tmp_path / "base", tmp_path / "adapter")
     copy_database(tmp_path / "home" / "mlflow")
     return Tracking()

@@ -70,7 +70,7 @@ def test_the_champion_is_found_and_served_until_another_takes_its_place(project:
     assert refused.returncode == 1 and "no champion yet" in refused.stderr
     first = release(store, tracking, project.root / "base", "aaaa")
     champion = present_champion(task, store, tracking)
-    assert (champion.version, champion.system_prompt, champion.max_new_tokens) == (first, PROMPT, 5)
+    assert (champion.name, champion.system_prompt, champion.max_new_tokens) == (f"colours:{first}", PROMPT, 5)
     assert champion.adapter is None
 
     command, env = (
