@@ -173,8 +173,8 @@ def in_words(names: Sequence[str]) -> str:
 
 
 def caveats(evaluation: EvaluationResult) -> list[str]:
-    """Return the sentences directly below the verdict: on the champion, simple models not beaten, gates that pass only by looser
-    thresholds, and gains mostly in form."""
+    """Return the sentences directly below the verdict: on the champion, simple models that are not beaten or closest, gates that
+    pass only by looser thresholds, and gains mostly in form."""
     sentences = []
     if champion := evaluation.comparisons.get("champion"):
         gain = f"{points(champion.gain)} points ({points_range(champion.interval)})"
@@ -190,11 +190,26 @@ def caveats(evaluation: EvaluationResult) -> list[str]:
             claim = "is made in seconds and is significantly better"
         gain = f"{points(simple.gain)} points ({points_range(simple.interval)})"
         sentences.append(f"{model.title} {claim}: the fine-tuned model's gain over it is {gain}.")
+    sentences += _closest_simple(evaluation)
     sentences += [f"{gate.name}, by the defaults: {gate.message}" for gate in evaluation.loosened.held_back_by]
     closed = closed_by_decoding(evaluation)
     if closed >= MOST_OF_GAIN:
         sentences.append(decoding_sentence(closed))
     return sentences
+
+
+def _closest_simple(evaluation: EvaluationResult) -> list[str]:
+    """Return the sentence on the closest simple model, if each is beaten and one is closer than the best prompt."""
+    titles = {f"{SIMPLE}{name}": inside(model.title) for name, model in SIMPLE_MODELS.items()}
+    compared = [(titles[name], c) for name, c in evaluation.comparisons.items() if c and name in titles]
+    gains = [(c.gain, c.interval, title) for title, c in compared if c.gain is not None and c.interval is not None]
+    baseline = evaluation.comparisons.get("baseline")
+    if not gains or any(interval[0] <= 0 for _, interval, _ in gains):
+        return []
+    gain, interval, title = min(gains)
+    if baseline is None or baseline.gain is None or gain >= baseline.gain:
+        return []
+    return [f"Its closest rival is {title}: {points(gain)} points ({points_range(interval)})."]
 
 
 def closed_by_decoding(evaluation: EvaluationResult) -> float:

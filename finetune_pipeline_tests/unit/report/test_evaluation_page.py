@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_html, page_markdown, plain
 from finetune_pipeline.report.stored import SCHEMA_VERSION, Report
-from finetune_pipeline.report.verdict import next_steps
+from finetune_pipeline.report.verdict import caveats, next_steps
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     TRAINING,
@@ -195,6 +195,20 @@ def test_a_candidate_beaten_by_a_simple_model_alone_is_told_to_use_that() -> Non
     )
     assert ": use the best of them, or continue training." in markdown
     assert 'class="verdict warned"' in page and "is significantly better" in page
+
+
+def test_the_closest_simple_model_stands_beside_the_verdict_if_it_is_closer_than_the_best_prompt() -> None:
+    """A large gain over a prompt says little where a model made in seconds is nearly as good."""
+    base, candidate = paired(both=100, only_base=0, only_candidate=90, neither=10)
+    answers = {row["example_id"]: "no label" for row in base}
+    right = {row["example_id"]: row["gold"] for row in candidate if row["text"] == row["gold"]}
+    close = answers | dict(list(right.items())[:150])
+    predictions = [*base, *candidate]
+    result = evaluation(predictions=predictions, simple={"nearest": answers, "linear": close})
+    sentence = "Its closest rival is TF-IDF and logistic regression: +20.0 points (+1"
+    assert sentence in "\n".join(caveats(result)) and sentence in pages(result)[1].replace("\\", "")
+    for far in ({"nearest": answers}, {"linear": answers | right}, {}):
+        assert "closest rival" not in "\n".join(caveats(evaluation(predictions=predictions, simple=far)))
 
 
 def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:
