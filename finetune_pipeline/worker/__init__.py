@@ -1,1 +1,1 @@
-"""The child process that runs models: its entry and jobs, supervision, devices."""
+"""The child process that runs models: its entry, supervision, devices."""
