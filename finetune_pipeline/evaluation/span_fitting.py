@@ -22,8 +22,8 @@ from finetune_pipeline.evaluation.span_tagger import (
 
 FEWEST_PLACED = 0.5
 """A field is tagged if the values of at least this share of the training rows that have one stand in the text."""
-MAX_ROWS = 4_000
-"""Maximum training rows."""
+MAX_TOKENS = 400_000
+"""Maximum tokens of the training rows, times the number of fields: the features of all tokens are in memory at once."""
 SETTINGS = {"c1": 0.1, "c2": 0.01, "max_iterations": 40}
 """L1 and L2 regularisation, and iterations of L-BFGS."""
 FEWEST_OF_A_WORD, SHARE_OF_A_WORD = 3, 0.9
@@ -45,9 +45,9 @@ def fit_span_tagger(
         columns: The JSON text of each field's value by path, one per text; empty where the answer lacks the field.
         answered: Fields for which another model answers where nothing is tagged, absent values included.
     """
-    step = max(1, -(-len(texts) // MAX_ROWS))
-    texts = texts[::step]
     spans = [tokens_of(text) for text in texts]
+    step = max(1, -(-sum(map(len, spans)) * len(columns) // MAX_TOKENS))
+    texts, spans = texts[::step], spans[::step]
     features = [features_of(text, of_text) for text, of_text in zip(texts, spans, strict=True)]
     fields = [
         _fit_field(path, texts, spans, features, column[::step], path in answered) for path, column in columns.items()

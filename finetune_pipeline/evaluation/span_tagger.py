@@ -19,6 +19,8 @@ Span = tuple[int, int]
 """Start and end of a token or a value in a text."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 NUMBER = re.compile(r"(?<![\w.,])[-+]?\d+(?:[.,]\d+)*(?!\w)")
+LONGEST = 40
+"""Characters of the longest number or date: Python refuses to convert a number of thousands of digits."""
 _WINDOW = 3
 """Tokens on each side that a token's features describe."""
 STYLES: Mapping[str, tuple[str, ...]] = {
@@ -130,6 +132,8 @@ def read(surface: str, kind: str, style: str) -> str | None:
     """Return the JSON text of the text, number or date that a part of a text names; None if it names none of this kind."""
     if kind == "text":
         return json.dumps(_CASES[style](surface), ensure_ascii=False)
+    if len(surface) > LONGEST:
+        return None
     return _read_number(surface, style) if kind == "number" else _read_date(surface, style)
 
 
@@ -154,10 +158,10 @@ def _read_date(surface: str, style: str) -> str | None:
     try:
         # what the text does not say is taken from the default: two of them show whether it says all
         dates = {
-            parser.parse(surface, dayfirst=style == "day first", default=default).date()
+            parser.parse(surface, dayfirst=style == "day first", default=default, ignoretz=True).date()
             for default in (datetime(2001, 1, 1), datetime(2002, 2, 2))
         }
-    except (ValueError, OverflowError):
+    except (ValueError, ArithmeticError):  # the second from numbers that are no part of a date
         return None
     return json.dumps(dates.pop().isoformat()) if len(dates) == 1 else None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.evaluation import span_fitting
 from finetune_pipeline.evaluation.span_fitting import fit_span_tagger
 from finetune_pipeline.evaluation.span_tagger import SpanTagger, read
 
@@ -89,6 +90,17 @@ def test_values_that_stand_in_no_text_or_are_of_several_kinds_are_left_to_others
     assert not _fit(rows).fields
 
 
+def test_long_texts_are_learned_from_a_part_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features of every token of every row would not fit into memory."""
+    trained: list[int] = []
+    monkeypatch.setattr(span_fitting, "_train", lambda rows: trained.append(len(rows)) or b"")
+    monkeypatch.setattr(span_fitting, "MAX_TOKENS", 60)
+    texts = [f"ask for {name} at noon" for name in "ABCDEFGHIJ"]  # 5 tokens each, for two fields
+    columns = {(key,): [json.dumps(text.split()[i]) for text in texts] for key, i in (("name", 2), ("time", 4))}
+    assert [fitted.path for fitted in fit_span_tagger(texts, columns, frozenset()).fields] == [("name",), ("time",)]
+    assert trained == [5, 5]
+
+
 @pytest.mark.parametrize(
     ("surface", "kind", "style", "value"),
     [
@@ -96,7 +108,9 @@ def test_values_that_stand_in_no_text_or_are_of_several_kinds_are_left_to_others
         ("12.00", "number", "decimal point", "12"), ("-3", "number", "decimal point", "-3"),
         ("1,2,3.4.5", "number", "decimal point", None), ("3/4/2026", "date", "day first", '"2026-04-03"'),
         ("3/4/2026", "date", "month first", '"2026-03-04"'), ("March 4", "date", "month first", None),
-        ("soon", "date", "month first", None), ("ACME Ltd", "text", "lower", '"acme ltd"'),
+        ("soon", "date", "month first", None), ("9" * 5000, "number", "decimal point", None),
+        ("1" * 400 + ".5", "number", "decimal point", None), ("3h" + "1" * 30, "date", "day first", None),
+        ("3 May 2026 10:00 BST", "date", "day first", '"2026-05-03"'), ("ACME Ltd", "text", "lower", '"acme ltd"'),
     ],
 )  # fmt: skip
 def test_a_part_of_a_text_is_read_as_its_field_writes_values(surface: str, kind: str, style: str, value: Any) -> None:
