@@ -110,12 +110,14 @@ def draft_task(sources: list[GivenFile], options: dict[str, Any], asking: bool) 
 
     result, findings = draft(sources, **options)
     if result is not None and asking and not result.choice.chat:
+        choice = result.choice
         columns = {
-            "text": _ask_column("column of the text", result.choice.texts),
-            "answer": _ask_column("column of the answer", result.choice.answers),
+            "text": _ask_column("column of the text", choice.texts),
+            "answer": _ask_column("column of the answer", choice.answers),
         }
-        if columns != {"text": result.choice.texts[0], "answer": result.choice.answers[0]}:
-            result, findings = draft(sources, **{**options, **columns})
+        if columns != {"text": choice.texts[0], "answer": choice.answers[0]}:
+            named = {key: column for key, column in columns.items() if column not in choice.composed}
+            result, findings = draft(sources, **{**options, **named})
     if result is None:  # nothing is in raw/ yet
         raise FindingsError(replace(f, place=f.place.removeprefix("raw/")) for f in findings)
     return result, findings

@@ -1,5 +1,5 @@
 """Maps rows of any shape to a known format with the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
-is the file's name, ``$key`` the key of the list that holds the row, ``='text'`` the text itself, and
+is the file's name, ``$key`` the key of the list that holds the row, ``='text'`` the text itself,
 ``split(tags, ';')`` a list of a text's parts, and ``from_json(cell)`` the value of a text that holds JSON."""
 
 import math
@@ -19,6 +19,7 @@ from jmespath.visitor import TreeInterpreter
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.formats.tool_calls import as_json_text, unpacked
+from finetune_pipeline.data.names import key_path
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
@@ -105,13 +106,9 @@ class FieldMapping:
         keys = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
         message = f"data.fields.{name}: {self.expressions[name]!r} gives {result} ({keys})"
         fix = "fill it in, or correct the expression"
-        read = self.names or frozenset[str]()
-        if (
-            packed := [key for key in row if key in read and unpacked(row[key]) is not row[key]]
-            if isinstance(row, dict)
-            else []
-        ):
-            fix += f"; {quoted(packed[0])} holds JSON as text: write from_json({packed[0]}) in its place"
+        read = (key for key in (row if isinstance(row, dict) else ()) if key in (self.names or ()))
+        if packed := next((key for key in read if unpacked(row[key]) is not row[key]), None):
+            fix += f"; {quoted(packed)} holds JSON as text: write from_json({key_path(packed)}) in its place"
         return row_finding("missing_field", place, message, fix)
 
 

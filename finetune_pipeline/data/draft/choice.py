@@ -30,6 +30,7 @@ class Choice:
         fields: For `data.fields`; empty if a registered format reads the rows as they are.
         text, answer: The chosen columns.
         texts, answers: All candidate columns, the chosen one first.
+        composed: Of texts and answers those that are no column: several columns, or the pieces of a text.
         unused: Columns that nothing reads.
         chat: The turns, if the rows are conversations.
     """
@@ -39,6 +40,7 @@ class Choice:
     answer: str = ""
     texts: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
+    composed: frozenset[str] = frozenset()
     unused: list[str] = field(default_factory=list)
     chat: Chat | None = None
 
@@ -89,15 +91,15 @@ def _choose_object(
         return choice or _refusal("no column looks like the text; name it with --text", columns)
     unique_names = Counter(c.name for c in answers)
     keys = [names.key_path(c.name if unique_names[c.name] == 1 else c.path) for c in answers]
-    values = [
-        f"{c.path} || `null`" if c.kinds.keys() <= {"text"} else c.path for c in answers
-    ]  # an empty cell has no value
+    # an empty cell has no value
+    values = [f"{c.path} || `null`" if c.kinds.keys() <= {"text"} else c.path for c in answers]
     expression = f"to_string({{{', '.join(f'{key}: {value}' for key, value in zip(keys, values, strict=True))}}})"
     fields = {{"text": "prompt", "label": "completion"}.get(name, name): path for name, path in choice.fields.items()}
     fields["output" if "output" in fields else "completion"] = expression
     named = ", ".join(c.path for c in answers)
     unused = _unused(columns, [*fields.values(), KEY])
-    return replace(choice, fields=fields, answer=named, answers=[named], unused=unused)
+    composed = choice.composed | {named}
+    return replace(choice, fields=fields, answer=named, answers=[named], composed=composed, unused=unused)
 
 
 def _choose_in_elements(
@@ -121,7 +123,7 @@ def _choose_in_elements(
             is_better = is_named and pair.answer in columns
         if not is_better:
             continue
-        own_keys = {str(key) for row in rows[:SAMPLE] for key in row.value if isinstance(row.value, dict)}
+        own_keys = {str(key) for row in rows[:SAMPLE] if isinstance(row.value, dict) for key in row.value}
         if refusal := turns_in_elements(column, [c.name for c in element_columns.values() if c.name not in own_keys]):
             return refusal
         if not answer and (refusal := single_messages(element_columns, element_columns.get(pair.answer))):
@@ -233,7 +235,8 @@ def _choose_pair(
     first_text, text_names = text_column.path if text_column else expression, " and ".join(paths_read) or expression
     text_paths = list(dict.fromkeys([first_text, *(c.path for c in texts if c.path != answer_column.path)]))
     answer_paths = list(dict.fromkeys([answer_names, *(c.path for c in answers)]))
-    return Choice(fields, text_names, answer_names, text_paths, answer_paths, _unused(columns, [*fields.values(), KEY]))
+    composed, unused = frozenset({first_text, answer_names} - columns.keys()), _unused(columns, [*fields.values(), KEY])
+    return Choice(fields, text_names, answer_names, text_paths, answer_paths, composed, unused)
 
 
 def _outside_text(answers: Sequence[Column], text_column: Column | None, texts: Sequence[Column]) -> list[Column]:

@@ -12,8 +12,10 @@ from unittest import mock
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import finetune_pipeline.cli.init as init_command
+from finetune_pipeline.data.draft.files import given_files
 from finetune_pipeline_tests.unit.data.test_draft import CHATS, lines, of, pairs, table
 
 
@@ -154,6 +156,38 @@ def test_an_export_with_a_turn_a_row_is_refused_with_what_to_write(tmp_path: Pat
     result = finetune("init", of(tmp_path, "export.json", json.dumps({"chat": rows}))[1], "--json")
     assert result.returncode == 1 and "each row is one message of a conversation: author" in result.json["error"]
     assert '{"messages": [{"role": "user", "content": "' in result.json["error"] and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "typed", "fields"),
+    [
+        ((), "\n\n", ("text", "join(', ', [new == '1' && 'new'")),
+        ((), "more\n\n", ("more", "join(', ', [new == '1' && 'new'")),
+        ((), "more\nold\n", ("more", "old")),
+        (("new", "old"), "more\n", ("more", "to_string({new: new || `null`, old: old || `null`})")),
+    ],
+)
+def test_columns_may_be_chosen_beside_an_answer_of_several_columns(
+    tmp_path: Path, named: tuple[str, ...], typed: str, fields: tuple[str, str]
+) -> None:
+    """Another column of the text was refused: no column has the name `new, old, odd`."""
+    rows = [[text, f"{text[::-1]} {i}", *(str(i // n % 2) for n in (1, 2, 4))] for i, (text, _) in enumerate(pairs())]
+    file = of(tmp_path, "a.csv", [["text", "more", "new", "old", "odd"], *rows])[1]
+    options = {"text": None, "answer": named, "sheet": None, "encoding": None}
+    with CliRunner().isolation(input=typed):
+        task, _ = init_command.draft_task(given_files([file]), options, asking=True)
+    text, answer = list(task.data["fields"].values())[:2] if "fields" in task.data else ("text", "")
+    assert text == fields[0] and answer.startswith(fields[1])
+
+
+def test_an_answer_may_be_chosen_beside_a_text_in_pieces(tmp_path: Path) -> None:
+    labels = [{"intent": label, "topic": "ab"[i % 2]} for i, (_, label) in enumerate(pairs())]
+    pieces = [[{"text": f"{word} "} for word in text.split()] for text, _ in pairs()]
+    file = of(tmp_path, "a.jsonl", [{"data": data, **row} for data, row in zip(pieces, labels, strict=True)])[1]
+    options = {"text": None, "answer": (), "sheet": None, "encoding": None}
+    with CliRunner().isolation(input="topic\n"):
+        task, _ = init_command.draft_task(given_files([file]), options, asking=True)
+    assert task.data["fields"] == {"text": "join('', data[].text)", "label": "topic"}
 
 
 def test_a_task_that_another_command_makes_meanwhile_is_not_overwritten(

@@ -256,6 +256,8 @@ def test_several_questions_with_one_answer_are_several_rows_and_pieces_of_a_text
     intents = [{"says": [{"text": t} for t, _ in some], "intent": some[0][1]} for some in grouped]
     made = drafted(of(tmp_path, "intents.json", intents))
     assert made.data["fields"] == {"each": "says", "text": "text", "label": "intent"}
+    made = drafted(of(tmp_path, "intents.jsonl", [*intents, 5]))  # a row that is no object: it was a traceback
+    assert made.data["fields"]["each"] == "says"
     pieces = [
         {"data": [{"text": f"{t} "}, {"text": "now", "slot": "time"}, {"text": "!"}], "intent": y} for t, y in PAIRS
     ]
@@ -425,6 +427,9 @@ def test_texts_that_hold_json_are_read_as_declared(tmp_path: Path) -> None:
     )
     fault = validate_file(file[1], implicit).findings[0]
     assert fault["rule"] == "data.missing_field" and "write from_json(input) in its place" in fault["fix"]
+    odd = make_spec({"kind": "text"}, fields={"prompt": '"the input".text', "completion": "output"})
+    fault = validate_file(of(tmp_path, "o.jsonl", [{"the input": '{"text": "a"}', "output": "b"}])[1], odd).findings[0]
+    assert 'write from_json("the input") in its place' in fault["fix"]
     events = [[json.dumps({"code": f"{y[:2]}{i % 7}", "n": i}), y] for i, _, y in ROWS]
     file = of(tmp_path, "d.csv", [["event", "label"], *events])
     assert draft([file])[0] is None and drafted(file, text="event").answers.kind == "labels"
