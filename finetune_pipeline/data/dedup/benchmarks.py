@@ -158,9 +158,9 @@ class BenchmarkIndex:
                 if ends in self._ends:
                     for number, item_start in self._starts.get(" ".join(words[start : start + SIZE]), ()):
                         shared[number].add(item_start)
-        masks = {number: self._distinctive[number] for number in sorted(shared)}
         shares = {}
-        for item, mask in masks.items():
+        for item in sorted(shared):
+            mask = self._distinctive[item]
             covered = _covered_words(shared[item], len(mask)) & mask
             shares[item] = float(covered.sum() / mask.sum())
         best = max(shares, key=shares.__getitem__, default=None)

@@ -57,14 +57,12 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     out.mkdir(parents=True, exist_ok=True)
     path, find = out / ALL_ROWS, finder_of(spec.data, names=False)
     scrubbed = scrub_rows(examples_file(validated), spec, key, path)
-    repeating = benchmark_rows(path, raw / BENCHMARKS if raw else None)
-    benchmark_findings = {row: finding for row, (_, finding) in repeating.items() if row not in scrubbed.removed}
-    removed = scrubbed.removed | {
-        row: quarantine_row(repeating[row][0], f, find) for row, f in benchmark_findings.items()
-    }
+    matches = benchmark_rows(path, raw / BENCHMARKS if raw else None)
+    repeating = {row: match for row, match in matches.items() if row not in scrubbed.removed}
+    removed = scrubbed.removed | {row: quarantine_row(example, f, find) for row, (example, f) in repeating.items()}
     own_boilerplate = find_boilerplate(example.user_text for example in _sample(path, scrubbed.rows))
     result = remove_duplicates(path, scrubbed.rows, own_boilerplate.with_known(), removed, spec, out)
-    findings = [*scrubbed.findings, *benchmark_findings.values(), *(finding for _, finding in result.contradictions)]
+    findings = [*scrubbed.findings, *(finding for _, finding in (*repeating.values(), *result.contradictions))]
     finder = finder_of(spec.data)
     contradicting = [quarantine_row(e, f, finder) for e, f in result.contradictions if f.severity == "error"]
     write_rows(out / "duplicates.jsonl", result.duplicates)

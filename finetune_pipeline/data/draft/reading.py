@@ -1,5 +1,5 @@
-"""Finds how to read raw files of unknown format: delimiter, header, sheet, and the place of the rows in a JSON document. The
-readers refuse files that can be read in two ways; this module chooses the likelier way and notes its choice."""
+"""Reads raw files of unknown format. Chooses the sheet of a workbook and the place of the rows in a JSON document, and notes its
+choice; delimiter, header and encoding are those that the readers detect."""
 
 import json
 from collections import Counter
@@ -29,8 +29,8 @@ _HEAD_BYTES = 2_000
 MOST_ROWS = 50_000
 """Rows of a file used to judge its columns; labels are counted over all rows."""
 _READABLE_FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
-_ROWS_A_LABEL = 20
-"""A column with this many rows for each value, on average, holds labels."""
+_LEAST_ROWS_BELOW = 20
+"""With fewer rows below, repeated column names are not looked for."""
 
 
 class RawRow(NamedTuple):
@@ -100,13 +100,10 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
             _choose_sheet(path, name, reading)
         elif container.kind == "json" or (container.kind == "json_lines" and survey.lines <= 1):
             _choose_rows(path, name, survey.encoding, reading)
-        elif (
-            container.dialect is not None and not container.dialect.problem
-        ):  # else the reader says why it reads nothing
+        elif (dialect := container.dialect) is not None and not dialect.problem:  # else the reader reports the problem
             reading.containers[name] = "csv"
-            rows = _first_rows(path, name, reading.data)
-            if rows:
-                _add_header(container.dialect.header, rows, name, reading)
+            if rows := _first_rows(path, name, reading.data):
+                _add_header(dialect.header, rows, name, reading)
         if not errors(reading.problems):
             _add_rows(path, name, reading)
     if are_few(reading.bad_documents, files):
@@ -177,7 +174,7 @@ def _add_header(header: bool, rows: Sequence[Sequence[str]], name: str, reading:
 def _count_repeated_headers(rows: Sequence[Sequence[str]]) -> int:
     """Count the rows right below the header that hold no value in any column of numbers and dates."""
     below = rows[4:]
-    if len(below) < _ROWS_A_LABEL:
+    if len(below) < _LEAST_ROWS_BELOW:
         return 0
     columns = [i for i in range(len(rows[0])) if all(row[i][:1].isdigit() for row in below)]
     return len([*takewhile(lambda row: columns and not any(row[i][:1].isdigit() for i in columns), rows[1:4])])
