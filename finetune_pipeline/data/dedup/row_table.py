@@ -131,7 +131,8 @@ class RowTable:
 
     def forms(self, which: np.ndarray) -> list[str]:
         """Return the loose forms of these rows (int64), without boilerplate."""
-        return list(self._forms.take(which).to_pylist())
+        # not by `take`, which joins the texts of all rows first and fails if they have 2 GiB
+        return [self._forms[row].as_py() for row in which.tolist()]
 
     def token_sets(self, which: np.ndarray) -> csr_matrix:
         """Return the token sets of these rows (int64, ascending; see tokens.token_sets)."""

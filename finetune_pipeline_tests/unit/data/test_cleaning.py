@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from msgspec.structs import replace
 
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.dedup.near_duplicates import sketch
-from finetune_pipeline.data.dedup.row_table import RowTable, load_rows
+from finetune_pipeline.data.dedup.row_table import ROW, RowTable, load_rows
 from finetune_pipeline.data.dedup.text_similarity import loose_form, similarity
 from finetune_pipeline.data.dedup.tokens import token_sets, token_space
 from finetune_pipeline.data.examples import Example, read_examples
@@ -270,6 +271,14 @@ def test_the_table_knows_the_scrubbed_prompts_without_boilerplate(tmp_path: Path
     assert (table.sketches == sketch(forms, make_spec().data.near_duplicate_threshold)).all()
     assert (table.token_sets(order) != token_sets([forms[i] for i in order], token_space(60))).nnz == 0
     assert [e.id for e in table.fetch(order)] == [f"{row:016x}" for row in table.rows["id"][order].tolist()]
+
+
+def test_prompts_of_more_than_two_gigabytes_are_looked_up(tmp_path: Path) -> None:
+    """Arrow cannot join so many texts, and cleaning broke off."""
+    chunk = pa.array(["x" * (1 << 27), "a b", "c d"])  # the same memory 17 times
+    prompts = pa.table({"form": pa.chunked_array([chunk] * 17)})
+    table = RowTable(np.zeros(len(prompts), ROW), tmp_path / "rows.jsonl", prompts)
+    assert table.forms(np.array([50, 1, 5])) == ["c d", "a b", "c d"]
 
 
 @pytest.mark.parametrize("scrub", ["replace", "warn"])
