@@ -171,8 +171,7 @@ class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def on_file(self, name: str, examples: Path) -> "ModelSet":
         """Return the same model and prompt for the rows of another file, named with `name` appended; without label
         likelihoods."""
-        changes: dict[str, Any] = {"examples": examples, "restricted": None, "likelihoods": False}
-        return replace(self, name=set_name(self.name, name), **changes)
+        return replace(self, name=set_name(self.name, name), examples=examples, restricted=None, likelihoods=False)
 
 
 class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):
@@ -242,7 +241,7 @@ AnyJob = BaseJob | BaselineJob | TrainJob | MergeJob | PredictJob | LatencyJob |
 
 
 def job_fields(job: Job) -> dict[str, Any]:
-    """Return a job in JSON's types, with absolute paths."""
+    """Return a job in JSON's types, with absolute paths. Raises TypeError if something in it has no form in JSON."""
     fields: dict[str, Any] = msgspec.to_builtins(job, enc_hook=_encoded)
     return fields
 
@@ -267,10 +266,10 @@ def read_job(path: Path) -> AnyJob:
 def _encoded(value: object) -> str:
     if isinstance(value, Path):
         return str(value.absolute())
-    raise NotImplementedError(f"a job cannot contain {value!r}")
+    raise TypeError(f"a job cannot contain {value!r}")
 
 
 def _decoded(kind: type, value: object) -> Path:
-    if kind is Path:
-        return Path(str(value))
-    raise NotImplementedError(f"a job cannot contain a {kind.__name__}")
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"Expected a {kind.__name__} as text, got {value!r}")  # msgspec adds the field, as ValidationError

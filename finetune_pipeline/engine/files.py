@@ -99,7 +99,7 @@ def replace_text(path: Path, text: str, durable: bool = True) -> None:
                 os.fsync(out.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink()
+        Path(temporary).unlink(missing_ok=True)  # an interrupt may come just after the replacement
         raise
 
 

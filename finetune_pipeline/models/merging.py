@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +142,21 @@ def merge_and_compare(job: MergeJob) -> dict[str, Any]:
     if not examples:
         problem = f"{job.examples.name} contains no examples to compare the merged model on"
         raise JobError(problem, "check the counts of the split")
-    options: dict[str, Any] = {k: getattr(job, k) for k in ("max_new_tokens", "batch_size", "precision", "stage")}
+    compare = partial(
+        parity,
+        base,
+        adapter,
+        out,
+        examples,
+        max_new_tokens=job.max_new_tokens,
+        batch_size=job.batch_size,
+        precision=job.precision,
+        stage=job.stage,
+    )
     kind = adapter_kind(adapter)
     write_model: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
     facts = write_model(base, adapter, out)
-    comparison = parity(base, adapter, out, examples, **options)
+    comparison = compare()
     within_limits = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT
     if comparison["right"] and not within_limits and kind in ("lora", "prompt") and facts["dtype"] != "float32":
         reason = (
@@ -156,7 +167,7 @@ def merge_and_compare(job: MergeJob) -> dict[str, Any]:
         say(f"{job.stage}: {reason}; storing the changed weights in float32")
         facts = {**write_model(base, adapter, out, float32=True), "stored_float32_because": reason}
         rounded = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
-        comparison = {**parity(base, adapter, out, examples, **options), "rounding": rounded}
+        comparison = {**compare(), "rounding": rounded}
     return {
         **facts,
         "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",

@@ -30,7 +30,8 @@ from finetune_pipeline.models.model_files import (
 
 
 class Checkpoint:
-    """The weights of a transformers folder. `files`: the files in use, in order; `place`: the file of each tensor."""
+    """The weights of a transformers folder. `files`: the files in use, in order; `place`: the file of each tensor;
+    `entries`: its dtype and shape."""
 
     def __init__(self, folder: Path) -> None:
         """Raises FindingsError and DamagedFile like weight_files and tensor_header, JobError for a tensor in two files."""

@@ -226,11 +226,8 @@ def choose_strategy(job: TrainJob, workers: int, gpu_bytes: int | None) -> tuple
     if the workers cannot share the job.
     """
     settings = job.settings
-    findings, strategy, reason = (
-        uneven_batches(settings["batch_size"], workers),
-        "ddp",
-        "the CPU shares whole models only",
-    )
+    findings = uneven_batches(settings["batch_size"], workers)
+    strategy, reason = "ddp", "the CPU shares whole models only"
     if gpu_bytes is not None:
         method, shape = METHODS[settings["method"]], model_shape(model_folder(job.base))
         weights = weight_bytes(shape, method, compute_width(settings["precision"], "cuda"))

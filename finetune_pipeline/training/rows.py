@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -143,7 +142,7 @@ def write_audit(job: TrainJob, splits: dict[str, Prepared], html: AuditHtml | No
     findings = [finding for split in splits.values() for finding in split.findings]
     if findings:
         if html is not None:
-            say(f"{job.stage}: the audit's page is {Path(job.work) / 'audit.html'}")
+            say(f"{job.stage}: the audit's page is {job.work / 'audit.html'}")
         raise FindingsError(findings)
 
 

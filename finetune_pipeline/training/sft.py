@@ -82,7 +82,7 @@ def train(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :class:`finetune_pipeline.jobs.TrainJob`. Returns (facts, measured).
 
-    All processes of a launcher call this; the first one writes and reports for all, and the others return empty dictionaries.
+    All workers of a training call this; the first one writes and reports for all, and the others return empty dictionaries.
     facts depend only on the job, on how many processes share it, and on the micro-batch that fits into memory; measured
     contains what differs from run to run.
     audit_html: also write the audit as a page, even if it stops the training. on_saved: called in every process after a

@@ -44,10 +44,8 @@ def lease(
             return
         if reminders.due():
             holders = {device: _holder(folder(device), device) for device in devices}
-            held_by = (
-                "; ".join(f"{device}: {holder}" for device, holder in holders.items() if holder) or "freed just now"
-            )
-            log(f"waiting for a free device ({held_by})")
+            held_by = "; ".join(f"{device}: {name}" for device, name in holders.items() if name)
+            log(f"waiting for a free device ({held_by or 'freed just now'})")
         if reason := should_stop():
             raise Stopped(reason)
         time.sleep(poll_s)

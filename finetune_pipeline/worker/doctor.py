@@ -105,7 +105,7 @@ def _bottlenecks(machine: Machine) -> list[str]:
     remarks, on_gpu = [], any(d.place != "cpu" for d in machine.devices)
     if not on_gpu:
         remarks.append(
-            "training runs on the CPU, which suits small models; `finetune plan TASK` says how long it takes, and "
+            "training runs on the CPU, which suits small models; it says after its first steps how long it will take, and "
             "training.trainer names other places"
         )
         if not machine.devices[0].bfloat16 and not machine.devices[0].problem:

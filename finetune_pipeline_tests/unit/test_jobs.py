@@ -60,12 +60,20 @@ def test_missing_and_misspelt_fields_fail_where_they_are_written() -> None:
         predict_job(sets=[ModelSet(name="base", model=FOLDER)] * 2)
 
 
+def test_what_json_cannot_hold_fails_where_the_job_is_written(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="a job cannot contain <object"):
+        write_job(tmp_path / "job.json", TrainJob(**TRAINING | {"settings": {"method": object()}}))
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"step_before": 3}, "unknown field `step_before`"),
         ({"steps_before": "3"}, r"Expected `int`, got `str` - at `\$\.steps_before`"),
         ({"action": "trian"}, "Invalid value 'trian'"),
+        ({"work": None}, r"Expected a Path as text, got None - at `\$\.work`"),
+        ({"start_from": 3}, r"Expected a Path as text, got 3 - at `\$\.start_from`"),
     ],
 )
 def test_a_job_file_with_a_wrong_field_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -162,6 +162,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"] and files.read_json(path) == {"a": "é"}
 
 
+def test_an_interrupt_just_after_a_file_was_replaced_stays_an_interrupt(tmp_path, monkeypatch) -> None:
+    replace = os.replace
+
+    def replace_and_interrupt(*paths: str) -> None:
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_json(tmp_path / "x.json", {"a": 1})
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"] and files.read_json(tmp_path / "x.json") == {"a": 1}
+
+
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are digested, each as it is; files change in no time."""

@@ -8,12 +8,16 @@ import ray
 import yaml
 
 from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import RaySection
+from finetune_pipeline.trainers import TRAINERS
 from finetune_pipeline.trainers.ray import cluster_findings
 from finetune_pipeline.trainers.ray_cluster import connect
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import RayJobsServer
 
+SPEC: dict[str, Any] = {"name": "demo", "description": "d", "system_prompt": "s", "output": {"kind": "text"}}
 FILES = Path(__file__).resolve().parents[3] / "docs" / "clusters"
 PLATFORM = """
 from ray.dashboard.modules.dashboard_sdk import ClusterInfo
@@ -57,6 +61,19 @@ def test_a_cluster_that_answers_is_well_and_what_it_would_refuse_is_told(tmp_pat
         found_rules = rules(server.address, "nosuch://[x", runtime_env={"env_vars": ["A=1"]})
     assert set(found_rules) == {"training.storage", "training.ray_environment"}
     assert "must be of type Dict[str, str]" in found_rules["training.ray_environment"]
+
+
+def test_batches_that_the_workers_cannot_share_evenly_are_told_before_anything_is_sent(tmp_path: Path) -> None:
+    with RayJobsServer() as server:
+
+        def findings(workers: int) -> list[Finding]:
+            section = {"address": server.address, "storage": str(tmp_path), "workers": workers}
+            return TRAINERS["ray"].preflight(TaskSpec(**SPEC, training={"batch_size": 8, "ray": section}))
+
+        assert findings(workers=4) == []
+        (uneven,) = findings(workers=3)
+    assert (uneven.rule, uneven.severity) == ("training.batch_over_workers", "error")
+    assert "6 or 9" in uneven.fix
 
 
 def test_a_platforms_package_finds_its_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

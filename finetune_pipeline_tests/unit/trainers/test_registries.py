@@ -3,10 +3,10 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline_tests.unit.training.jobs import ROOT, call, make_inputs
 
 METHOD = '''
@@ -79,7 +79,7 @@ def trip(inputs: str, code: str) -> None:
     from finetune_pipeline.trainers import TrainingOrder, preflight, train
     from finetune_pipeline.worker import entry
 
-    def do(job: Mapping[str, Any]) -> dict[str, Any]:
+    def do(job: TrainJob) -> dict[str, Any]:
         entry.do_job(job)
         return dict(json.loads((job.out / "result.json").read_text()))
 

@@ -20,32 +20,34 @@ LORA: dict[str, Any] = {"method": "lora", "epochs": 2, "evals_per_epoch": 2}
 
 
 class Memory:
-    """Memory for at most `rows` rows of a training pass, from the pass number `since` on: more fail as on the CPU.
+    """Memory for at most `rows` rows of a training pass, or twice as many of a validation pass (`validating`), from the pass
+    number `since` on: more fail as on the CPU.
 
     Attributes:
         passes: The rows of every training pass that fitted.
         models: The model of each attempt.
     """
 
-    def __init__(self, rows: int, since: int = 0) -> None:
-        self.rows, self.since, self.passes, self.models = rows, since, list[int](), list[weakref.ref[Any]]()
+    def __init__(self, rows: int, since: int = 0, *, validating: bool = False) -> None:
+        self.rows, self.since, self.validating = 2 * rows if validating else rows, since, validating
+        self.passes, self.models = list[int](), list[weakref.ref[Any]]()
 
     def __call__(self, model: Any, batch: dict[str, Any]) -> Any:
         rows = len(batch["row_ids"])
         if not self.models or self.models[-1]() is not model:
             assert all(earlier() is None for earlier in self.models), "the failed attempt still fills the memory"
             self.models.append(weakref.ref(model))
+        if model.training != self.validating and rows > self.rows and len(self.passes) >= self.since:
+            torch.empty(1 << 50)
         if model.training:
-            if rows > self.rows and len(self.passes) >= self.since:
-                torch.empty(1 << 50)
             self.passes.append(rows)
         return logits_to_learn(model, batch)
 
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    def set_limit(rows: int, since: int = 0) -> Memory:
-        memory = Memory(rows, since)
+    def set_limit(rows: int, since: int = 0, *, validating: bool = False) -> Memory:
+        memory = Memory(rows, since, validating=validating)
         monkeypatch.setattr(trainer, "logits_to_learn", memory)
         return memory
 
@@ -56,12 +58,13 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "out" / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.parametrize("validating", [False, True])
 def test_halved_at_the_first_step_it_ends_with_the_bits_of_the_smaller_micro_batch(
-    inputs: Path, tmp_path: Path, limit: Any
+    inputs: Path, tmp_path: Path, limit: Any, validating: bool
 ) -> None:
     expected, _ = train(job(inputs, tmp_path / "small", **LORA, micro_batch_size=2))
     assert expected["micro_batch"] == {"declared": 2, "used": 2} and not (tmp_path / "small/work" / FILE).exists()
-    memory = limit(2)
+    memory = limit(2, validating=validating)
     facts, measured = train(job(inputs, tmp_path / "halved", **LORA, micro_batch_size=8))
     assert facts["micro_batch"] == {"declared": 8, "used": 2} and measured["resumed_from"] is None
     assert len(memory.models) == 3 and set(memory.passes) == {2}

@@ -85,6 +85,7 @@ def test_what_fits_on_one_gpu_is_not_split_and_what_cannot_be_shared_is_refused(
     # a base of 99,648 parameters: 400 kB in 32 bits, and three times as much to train all of it
     assert (chosen(600_000, method="prompt"), chosen(400_000, method="prompt")) == ("ddp", "fsdp2")
     assert (chosen(2_500_000, method="full"), chosen(1_500_000, method="full")) == ("ddp", "fsdp2")
+    assert chosen(2_500_000, method="qlora") == "ddp", "four bits need not be split there"
     with pytest.raises(FindingsError, match="8 or 10") as error:
         chosen(1, batch_size=9, micro_batch_size=3, method="qlora")
     assert [f.rule for f in error.value.findings] == ["training.batch_over_workers", "training.four_bit_sharded"]
