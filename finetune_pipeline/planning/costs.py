@@ -82,7 +82,7 @@ def task_costs(
         machines=machines,
         break_even=break_evens,
         rule_of_thumb=rule_of_thumb(prices),
-        warnings=_warnings(spec, prices, traffic, today),
+        warnings=_warnings(spec, prices, today),
     )
 
 
@@ -138,7 +138,7 @@ def training_costs(
     return sorted(costs, key=lambda cost: (cost.high, cost.where))
 
 
-def _warnings(spec: TaskSpec, prices: PriceList, traffic: Traffic, today: datetime.date) -> list[str]:
+def _warnings(spec: TaskSpec, prices: PriceList, today: datetime.date) -> list[str]:
     """Return warnings about prices that are missing or old."""
     warnings = [f"{p.name}: {w}" for p in [*prices.training, *prices.apis] for w in p.warnings(today)]
     priced_trainers = {price.engine.lower() for price in prices.training} | {"local"}
@@ -146,6 +146,4 @@ def _warnings(spec: TaskSpec, prices: PriceList, traffic: Traffic, today: dateti
         warnings.append(f"{prices.path.name} has no price for the trainer {spec.training.trainer}")
     if not prices.machines:
         warnings.append(f"{prices.path.name} has no machine with answered_per_second, so self-hosting has no price")
-    if traffic.calls is None:
-        warnings.append("the calls per month are unknown: set advise.calls_per_month or pass --calls-per-month")
     return warnings

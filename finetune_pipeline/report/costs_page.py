@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, doll
 from finetune_pipeline.planning.costs import Costs, TrainingCost
 from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, MachineCost, in_use
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, figure, text
-from finetune_pipeline.report.plots import ACCENT, INK, SOFT, WIDE, canvas, caption, draw, log_scale
+from finetune_pipeline.report.plots import ACCENT, INK, LETTER, SOFT, WIDE, canvas, caption, draw, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def traffic_sentence(costs: Costs) -> str:
     calls = (
         f"{number(traffic.calls)} calls a month."
         if traffic.calls
-        else "The number of calls is not set: give --calls-per-month."
+        else "The calls per month are unknown: set advise.calls_per_month or pass --calls-per-month."
     )
     return (
         f"A call of the fine-tuned model reads {tuned.prompt:,.0f} tokens and writes {tuned.answer:,.0f}; one of an API model "
@@ -50,7 +50,7 @@ def traffic_sentence(costs: Costs) -> str:
 
 def millions(value: float) -> str:
     """Format millions of tokens with three significant figures."""
-    return f"{float(f'{value:.3g}'):,g}"
+    return f"{float(f'{value:.3g}'):,.12g}"
 
 
 def _break_even(costs: Costs) -> Blocks:
@@ -151,7 +151,8 @@ def break_even_plot(costs: Costs) -> Plot | None:
 
     def figure_of(width: int) -> Figure:
         narrow = width < WIDE
-        fig, axes = canvas(width, 420, 66, 168 if narrow else 210, 28, 52)
+        names = {point.api: _curve_name(point.api, narrow) for point in chosen}
+        fig, axes = canvas(width, 420, 66, 16 + LETTER * max(map(len, names.values())), 28, 52)
         tops = []
         for point in chosen:
             # lines are not clipped at the axes, so each begins where it enters the plot
@@ -163,7 +164,7 @@ def break_even_plot(costs: Costs) -> Plot | None:
         calls_of_one = machine.calls[1] * served / 1e6
         rent = [machine.month[1] * max(1, math.ceil(million / calls_of_one)) for million in edges]
         axes.plot(edges, rent, color=ACCENT, linewidth=2.6)
-        log_scale(axes, "x", low, high, every=2 if narrow else 1)
+        log_scale(axes, "x", low, high, every=2)
         log_scale(axes, "y", least, max(top for top, _ in tops))
         axes.set_xlabel("million tokens a month")
         caption(axes, "dollars a month", y=1.03, side="left")
@@ -173,13 +174,19 @@ def break_even_plot(costs: Costs) -> Plot | None:
         y = -math.inf
         for top, name in sorted(tops):
             y = max(math.log10(top), y + 0.22)  # names do not overlap
-            short = name.partition(", ")[2] if narrow else name
-            axes.annotate(short or name, (high, 10**y), (8, 0), textcoords="offset pixels", va="center", color=SOFT,
+            axes.annotate(names[name], (high, 10**y), (8, 0), textcoords="offset pixels", va="center", color=SOFT,
                           fontsize=12)  # fmt: skip
         return fig
 
     title = f"Dollars a month over million tokens a month: APIs, and a {machine.name} that is always on"
     return draw("break_even", title, figure_of)
+
+
+def _curve_name(api: str, narrow: bool) -> str:
+    """Return the name beside a curve: on a phone the model alone, and its beginning if it is long."""
+    name = (api.partition(", ")[2] or api) if narrow else api
+    most = 20 if narrow else 50
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def costs_lines(costs: Costs) -> list[str]:

@@ -28,7 +28,7 @@ WIDE_RANGE = 10.0
 """Ratio of the largest to the smallest loss above which the scale is logarithmic, so that the curve does not look flat."""
 MIN_DISTANCE = 0.07
 """Minimum distance between the names of two curves, as a share of the plot's height."""
-_LETTER = 7.9
+LETTER = 7.9
 """Generous estimate of the mean width of a letter in pixels."""
 
 
@@ -129,7 +129,7 @@ def log_scale(
     ticks = [tick for power in powers for n in times if low <= (tick := float(f"{n}e{power}")) <= high]
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
-    axis.set_ticks(ticks, ["0" if zero and tick == ticks[0] else f"{tick:,g}" for tick in ticks])
+    axis.set_ticks(ticks, ["0" if zero and tick == ticks[0] else f"{tick:,.12g}" for tick in ticks])
     axis.set_ticks([], minor=True)
     axis.grid(True, color=LINE, linewidth=1)
 
@@ -163,8 +163,8 @@ def dot_plot(
         narrow = width < WIDE
         labels = [label if len(label) <= (most := 50 if narrow else 70) else f"{label[: most - 1]}…" for label in names]
         row = 56 if narrow else 30
-        left = 14.0 if narrow else min(max(map(len, labels)) * _LETTER + 16, width - 376)
-        right = 14.0 if narrow else min(max(len(dot.text) for dot in dots) * _LETTER + 24, 240)
+        left = 14.0 if narrow else min(max(map(len, labels)) * LETTER + 16, width - 376)
+        right = 14.0 if narrow else min(max(len(dot.text) for dot in dots) * LETTER + 24, 240)
         height = row * len(dots) + 58
         fig, axes = canvas(width, height, left, right, 8, 50)
         scale(axes, "x", low, high, 4 if narrow else 6, axis)

@@ -1,6 +1,7 @@
 """Training, serving and break-even by hand, from a list small enough to check."""
 
 import datetime
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ from finetune_pipeline.baseline.ladder import Answered
 from finetune_pipeline.planning.costs import Costs, task_costs
 from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
 from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, request_prices, rule_of_thumb
-from finetune_pipeline.report.costs_page import costs_lines, costs_page
+from finetune_pipeline.report.costs_page import SHOWN_APIS, break_even_plot, costs_lines, costs_page
 from finetune_pipeline.report.page import page_html, page_markdown
+from finetune_pipeline.report.plots import LETTER, NARROW, WIDE
 from finetune_pipeline.spec.baseline import ApiModelSpec
 from finetune_pipeline.steps.ladder import _dollars_per_1000_calls
 from finetune_pipeline.trainers.hosted_settings import budget_findings, listed_price
@@ -182,7 +184,6 @@ def test_old_missing_and_ended_prices_are_named(prices: PriceList) -> None:
         "prices.yaml has no price for the trainer ray",
     ):
         assert line in warnings
-    assert any("--calls-per-month" in line for line in warnings)
     assert not any("trainer shop" in line for line in made(prices, trainer="shop").warnings)
     assert rule_of_thumb(prices) == ["rented A10G is not in prices.yaml, so the rule of thumb cannot be checked."]
     shipped = " ".join(rule_of_thumb(load_prices()))
@@ -199,6 +200,18 @@ def test_the_page_shows_all_of_it(prices: PriceList) -> None:
         for text in ("Shop, big", "Shop, small", "always on", "the service's own", "330 days old"):
             assert text in markdown and text in "\n".join(costs_lines(result))
         assert ("$240" in markdown) is (calls is not None)
+        assert ("set advise.calls_per_month or pass --calls-per-month" in html) is (calls is None)
     own = prices.machines[0].model_copy(update={"engine": "mine", "price": 0.0, "low": 0.0, "high": 0.0})
     html = page_html(costs_page(made(replace(prices, training=[own, *prices.training]))))
     assert "a box that is always on" in html, "the plot is of the first machine that costs something"
+
+
+def test_the_names_of_the_curves_fit_into_the_plot() -> None:
+    traffic = Traffic(TUNED, PROMPTED, "8_shot", None, "a test")
+    plot = break_even_plot(task_costs(make_spec(LABELS, {}), load_prices(), traffic, 1_000_000, 1e8, TODAY))
+    assert plot is not None
+    for svg, width in ((plot.wide, WIDE), (plot.narrow, NARROW)):
+        names = re.findall(r'<text [^>]*? x="([\d.]+)"[^>]*>([^<]+)</text>', svg)
+        assert len(names) > 10 and all(float(x) + 0.9 * LETTER * len(name) < width for x, name in names[-SHOWN_APIS:])
+    assert "DeepInfra, Meta-Llama-3.1-8B-Instruct-Turbo" in plot.wide and "Meta-Llama-3.1-8B-I…" in plot.narrow
+    assert "1,000,000" in plot.wide and "1e+06" not in plot.wide
