@@ -105,14 +105,13 @@ def _sentences(words: list[str], ends: str) -> str:
     return text[0].upper() + text[1:] + ends
 
 
-def write_chat_rows(path: Path, rows: int, seed: int = 0, broken: float = BROKEN) -> dict[int, str]:
-    """Write `rows` lines of JSON Lines. Returns the kinds of the planted faults by line number (from 1)."""
+def write_chat_rows(path: Path, rows: int, seed: int = 0) -> None:
+    """Write `rows` lines of JSON Lines."""
     rng = np.random.default_rng([seed, 17])
     words = _words(np.random.default_rng(17))
     weights = 1 / np.arange(3, len(words) + 3) ** 0.7
     weights /= weights.sum()
     kinds = sorted(FAULTS)
-    planted: dict[int, str] = {}
     with path.open("wb") as out:
         for begin in range(0, rows, _BLOCK):
             count = min(_BLOCK, rows - begin)
@@ -128,7 +127,7 @@ def write_chat_rows(path: Path, rows: int, seed: int = 0, broken: float = BROKEN
                     chosen[: lengths[i]],
                     chosen[lengths[i] : lengths[i] + 12 + int(which[i] % 8)],
                 )
-                if broken <= fate[i] < broken + REPEATED and texts:
+                if BROKEN <= fate[i] < BROKEN + REPEATED and texts:
                     user_words, answer_words = texts[int(which[i]) % len(texts)]
                     user_words = list(user_words)
                     if which[i] % 2:
@@ -146,11 +145,8 @@ def write_chat_rows(path: Path, rows: int, seed: int = 0, broken: float = BROKEN
                         {"role": "assistant", "content": _sentences(answer_words, ".")},
                     ]
                 }
-                if fate[i] < broken:
-                    kind = kinds[int(which[i]) % len(kinds)]
-                    planted[begin + i + 1] = kind
-                    lines.append(FAULTS[kind](row))
+                if fate[i] < BROKEN:
+                    lines.append(FAULTS[kinds[int(which[i]) % len(kinds)]](row))
                 else:
                     lines.append(_line(row))
             out.write(b"\n".join(lines) + b"\n")
-    return planted

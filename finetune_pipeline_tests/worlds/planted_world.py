@@ -146,10 +146,6 @@ class Outcome:
         """Checks that failed, of one kind or of all."""
         return [c for c in self.checks if not c.passed and kind in ("", c.kind)]
 
-    def check(self, name: str) -> CheckOutcome | None:
-        """The result of a check, if it ran."""
-        return next((c for c in self.checks if c.name == name), None)
-
 
 def run(world: World) -> Outcome:
     """Run `finetune run`, and read its outcome from its answer, Dagster and MLflow."""

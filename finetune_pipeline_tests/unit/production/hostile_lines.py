@@ -8,7 +8,6 @@ keys are dropped, doubled or added, and bytes damaged; or it is noise. Valid row
 import json
 import random
 import tempfile
-import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -74,7 +73,6 @@ class Tally:
     valid: int = 0
     valid_kept: int = 0
     crashes: int = 0
-    seconds: float = 0.0
     rules: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -175,7 +173,6 @@ def fuzz(lines: int, seed: int, file_lines: int) -> dict[str, Tally]:
                 file = list(lines_of(rng, way, min(file_lines, lines - tally.lines)))
                 tally.lines += len(file)
                 tally.valid += len(range(0, len(file), VALID_EVERY))
-                began = time.process_time()
                 try:
                     if way == "logs":
                         through_logs(task, Path(root) / "home", file, tally)
@@ -186,5 +183,4 @@ def fuzz(lines: int, seed: int, file_lines: int) -> dict[str, Tally]:
                 except Exception:  # noqa: BLE001 - this is what is counted
                     traceback.print_exc()
                     tally.crashes += 1
-                tally.seconds += time.process_time() - began
     return tallies

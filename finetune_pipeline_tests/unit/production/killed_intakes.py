@@ -25,10 +25,11 @@ from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.unit.production.streams import make_task
 
 ROTATIONS = ("rename", "copytruncate", "rename_gzip", "dated", "copytruncate_gzip")
+_PAUSE_S = 0.002
 _TEXT = "the courier left the parcel at the wrong door and nobody answers the telephone " * 4
 
 
-def write_logs(folder: Path, summary: Path, stop: Path, seed: int, pause: float) -> None:
+def write_logs(folder: Path, summary: Path, stop: Path, seed: int) -> None:
     """Write and rotate until `stop` exists; then write the number of rows and of each kind of rotation to `summary`."""
     rng, number, rotations = random.Random(seed), 0, Counter[str]()
     logs = folder / "logs"
@@ -48,14 +49,14 @@ def write_logs(folder: Path, summary: Path, stop: Path, seed: int, pause: float)
             middle = rng.randrange(len(line))
             files[name].write(line[:middle])
             if rng.random() < 0.1:
-                time.sleep(pause)  # the file ends with half a line for a while
+                time.sleep(_PAUSE_S)  # the file ends with half a line for a while
             files[name].write(line[middle:])
             number += 1
         if rng.random() < 0.15:
             kind = rng.choice(ROTATIONS)
             rotations[kind] += 1
             files[name] = rotate(files[name], logs / f"{name}.jsonl", kind, number)
-        time.sleep(pause)
+        time.sleep(_PAUSE_S)
     summary.write_text(json.dumps({"rows": number, "rotations": rotations}))
 
 
@@ -88,37 +89,27 @@ def intake(folder: Path, home: Path) -> None:
         ingest_new_lines(task, store)
 
 
-def play(root: Path, kills: int, seed: int, pause: float = 0.002, longest: float = 0.12) -> dict[str, Any]:
-    """Kill intakes of growing logs.
+def play(root: Path, kills: int, seed: int, longest: float) -> dict[str, Any]:
+    """Kill intakes of growing logs. Returns counts of rows and rotations.
 
     Args:
         root: Folder to work in.
         kills: Number of intakes that are killed.
         seed: Of all random choices.
-        pause: Seconds between writes.
         longest: Most seconds that an intake runs.
-
-    Returns:
-        Counts of rows, kills and rotations. kills_after_a_commit: kills of intakes that had committed rows;
-        kills_before_the_ledger: kills that left rows which no ledger names.
     """
-    began = time.monotonic()
     rng = random.Random(seed)
     folder, home = make_task(root), root / "home"
     summary, stop = root / "summary.json", root / "stop"
     context = multiprocessing.get_context("fork")
-    writer = context.Process(target=write_logs, args=(folder, summary, stop, seed, pause))
+    writer = context.Process(target=write_logs, args=(folder, summary, stop, seed))
     writer.start()
-    log_state, orphans, commits, committed_before = home / "demo" / "state" / "logs", 0, 0, 0
     for _ in range(kills):
         process = context.Process(target=intake, args=(folder, home))
         process.start()
         time.sleep(rng.uniform(0.0, longest))
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        committed, has_orphans = _segments(log_state)
-        commits += committed > committed_before
-        committed_before, orphans = committed, orphans + has_orphans
     stop.touch()
     writer.join()
     task, store = load_task(folder), ArtifactStore(home)
@@ -131,17 +122,5 @@ def play(root: Path, kills: int, seed: int, pause: float = 0.002, longest: float
         "rows_out": len(rows),
         "lost": sum(f"r{i}" not in counts for i in range(written["rows"])),
         "twice": sum(n - 1 for n in counts.values()),
-        "kills": kills,
-        "kills_after_a_commit": commits,
-        "kills_before_the_ledger": orphans,
         "rotations": written["rotations"],
-        "seconds": round(time.monotonic() - began, 1),
     }
-
-
-def _segments(state: Path) -> tuple[int, bool]:
-    """Number of segments in the ledger, and whether there are others, complete or half-written."""
-    ledger = state / "ledger.json"
-    named = {s["name"] for s in json.loads(ledger.read_text())["segments"]} if ledger.exists() else set()
-    files = list((state / "segments").iterdir()) if (state / "segments").is_dir() else []
-    return len(named), any(path.stem not in named for path in files)
