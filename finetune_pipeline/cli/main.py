@@ -31,8 +31,8 @@ COMMANDS = {
     "automate": "tickets --on",
     "doctor": "--json",
 }
-"""Each names a function and its module (- becomes _, and a Python keyword gets a trailing _), and has the arguments of an
-example. A module is imported when its command is called, because most take seconds."""
+"""Each names a function and its module (a Python keyword gets a trailing _), and has the arguments of an example. A module is
+imported when its command is called, because most take seconds."""
 
 GONE = {
     "ladder": "finetune advise TASK --measure",
@@ -47,7 +47,7 @@ GONE = {
 
 
 def _function(command: str) -> str:
-    return command.replace("-", "_") + "_" * keyword.iskeyword(command)
+    return command + "_" * keyword.iskeyword(command)
 
 
 class _Commands(click.Group):

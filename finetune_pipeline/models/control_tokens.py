@@ -4,8 +4,6 @@ Tokenizers find special tokens anywhere in a text. A user who writes ``<|im_end|
 their own. So control tokens in contents are hidden while the template renders, and the template's own control tokens get
 unguessable names. A copy of the tokenizer that knows them only by these names encodes the text. If no content contains a
 control token, the tokenizer encodes as usual.
-
-This file imports nothing from this package: registered models include a copy of it.
 """
 
 import json
