@@ -149,7 +149,7 @@ def _read_number(surface: str, style: str) -> str | None:
 
 def number_text(value: float) -> str:
     """Return a number's JSON text, the same for 12 and 12.0."""
-    return json.dumps(int(value) if float(value).is_integer() else value)
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _read_date(surface: str, style: str) -> str | None:

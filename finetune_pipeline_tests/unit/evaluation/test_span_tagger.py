@@ -101,6 +101,17 @@ def test_long_texts_are_learned_from_a_part_of_the_rows(monkeypatch: pytest.Monk
     assert trained == [5, 5]
 
 
+def test_digits_without_end_are_no_number_and_no_date() -> None:
+    hostile = ["9" * 400, "9" * 5000, f"{'9' * 400}.5", "1234567890123456789010h26202603041212345678"]
+    kinds = (("number", "decimal point"), ("date", "month first"), ("date", "day first"))
+    assert not [text for text in hostile for kind, style in kinds if read(text, kind, style) is not None]
+    rows = _rows(60)
+    unplaced = rows[0][1] | {"price": 10**400, "date": "2026-12-26"}
+    fitted = _fit([*rows, *((f"a tracking number: {text}", unplaced) for text in hostile)])
+    assert [field.path[0] for field in fitted.fields] == list(unplaced), "the other rows decide"
+    assert [value for text in hostile for value in fitted.predict([f"{text} nights"])[0] if value == "Infinity"] == []
+
+
 @pytest.mark.parametrize(
     ("surface", "kind", "style", "value"),
     [
