@@ -9,13 +9,12 @@ from finetune_pipeline.data.examples import SPLIT_FILES
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
-from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.merging import merge_and_compare
 from finetune_pipeline.report.stored import Report
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, write_tiny_examples
-from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
+from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation, refusal
 
 TASK = "demo"
 
@@ -59,15 +58,7 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
 def add_refusal(store: ArtifactStore) -> None:
     """Store an evaluation that refuses the merged model, and its registration as version 3."""
     inputs = {"merged_model": store.all_versions(TASK, "merged_model")[-1].version}
-    gate = GateResult(
-        name="beats_baseline",
-        status="failed",
-        measured=0.2,
-        threshold=0.0,
-        message="It wins by 27.5 points.",
-        what_to_do="Train on more rows.",
-    )
-    result = Report.of(evaluation(), [gate]).to_json()
+    result = Report.of(evaluation(), [refusal()]).to_json()
     facts = {"passed": False, "verdict": "Better by 27.5 points.", "gates": result["gates"], "models": result["models"]}
 
     def write(builder: Builder) -> None:

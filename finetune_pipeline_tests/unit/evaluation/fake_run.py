@@ -8,6 +8,7 @@ from typing import Any
 from finetune_pipeline.data.perturbations import KINDS, set_name
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import ShownRows, failure_atlas, shown_rows
+from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.result import EvaluationResult
@@ -57,6 +58,14 @@ DATA = {
                "labels": {"train": {"bug": 300, "billing": 300, "other": 100}},
                "leaks": {"exact": 0, "near": 0, "group": 0}},
 }  # fmt: skip
+
+
+def refusal() -> GateResult:
+    """The result of a gate that refuses the candidate."""
+    return GateResult(
+        name="beats_baseline", status="failed", measured=0.0, threshold=0.0, message="It is not better.",
+        what_to_do="Collect more rows.",
+    )  # fmt: skip
 
 
 def perturbed_answers(candidate: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -140,17 +140,10 @@ def test_what_is_missing_is_shown_as_missing_or_left_out() -> None:
 def test_a_warning_is_no_yes() -> None:
     gates = [
         GateResult(
-            name="robust",
-            status="warned",
-            measured=0.4,
-            threshold=0.1,
-            message="Another case -40 points.",
-            what_to_do="Add such rows.",
+            name="robust", status="warned", measured=0.4, threshold=0.1, message="-40", what_to_do="Add such rows."
         ),
         GateResult(name="format_compliance", status="passed", measured=1.0, threshold=0.9, message="All in form."),
-        GateResult(
-            name="judge", status="not_asked", measured=None, threshold=0.0, message="The spec asks for no judge."
-        ),
+        GateResult(name="judge", status="not_asked", measured=None, threshold=0.0, message="There is no judge."),
     ]
     page, _ = pages(usual(), gates=gates)
     for status, answer in (("warned", "warns"), ("passed", "yes"), ("not_asked", "not asked")):

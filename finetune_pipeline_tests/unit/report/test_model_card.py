@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from finetune_pipeline.evaluation.gates import GateResult, decide
+from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.result import DefaultGate
 from finetune_pipeline.report.model_card import model_card
 from finetune_pipeline.spec.model import CardSpec
@@ -16,6 +16,7 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     arguments,
     evaluation,
     json_evaluation,
+    refusal,
     text_evaluation,
     usual,
 )
@@ -133,17 +134,7 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
 
 def test_a_model_whose_gates_failed_says_so_first() -> None:
     result = usual()
-    gates = [
-        GateResult(
-            name="beats_baseline",
-            status="failed",
-            measured=0.0,
-            threshold=0.0,
-            message="It is not better.",
-            what_to_do="Collect more rows.",
-        )
-    ]
-    text = read(model_card(manifest(), result, gates)).text
+    text = read(model_card(manifest(), result, [refusal()])).text
     first = text[: text.index("## What it is")]
     assert "did not pass its gates" in first and "Refused by beats" in first
     assert "| no | It is not better. |" in text
