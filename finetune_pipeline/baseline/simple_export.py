@@ -21,7 +21,7 @@ _VERSIONS = ("scikit-learn", "skops", "numpy", "scipy")
 _TAGGER_VERSIONS = ("python-crfsuite", "python-dateutil")
 _EXAMPLE = '''"""Answer texts with the simple model of this folder: one text per line on standard input, one answer per line out.
 
-Needs scikit-learn and skops (versions in simple_model.json). Nothing in this folder is a pickle: skops loads no code.
+Needs the packages under "versions" in simple_model.json. Nothing in this folder is a pickle: skops loads no code.
 """
 
 from __future__ import annotations
