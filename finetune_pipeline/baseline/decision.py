@@ -15,31 +15,28 @@
    or there are too few rows to decide whether the inputs predict the answers.
 6. fine_tune.
 
-:func:`ladder` decides with what a pilot or a training on all rows measured besides.
+:mod:`.ladder_decision` decides with what a pilot or a training on all rows measured besides.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from finetune_pipeline.baseline.good_enough import CLOSES_MOST, good_enough
 from finetune_pipeline.baseline.input_evidence import Learnable
-from finetune_pipeline.baseline.ladder import Answered, Ladder, Scored, Terms, score_rungs
-from finetune_pipeline.baseline.learning_curve import Extrapolation, Point, extrapolate
+from finetune_pipeline.baseline.ladder import Rows
 from finetune_pipeline.baseline.reasons import (
     best_prompt,
     cost_sentences,
     failure_sentences,
     failures_of,
-    flips,
     goal_of,
-    ladder_reasons,
     measured_accuracy,
     must_reach_sentences,
     privacy_sentences,
-    reaches,
     retrieval_adds,
     retrieval_of,
     simple_sentences,
@@ -48,35 +45,22 @@ from finetune_pipeline.baseline.reasons import (
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
-from finetune_pipeline.evaluation.metrics.exact import Exact
-from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, same_rows
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
-from finetune_pipeline.evaluation.rivals import (
-    Rival,
-    base_at_its_best,
-    rank_of,
-    restricted_rows,
-    rivals_of,
-    simple_rows,
-)
+from finetune_pipeline.evaluation.predictions import SIMPLE, same_rows
+from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, rank_of, rivals_of
 from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
-from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence, surely_at_least
-from finetune_pipeline.evaluation.statistics.proportions import Interval
+from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
 from finetune_pipeline.evaluation.wording import (
     counted,
-    inside,
     is_interval,
     is_number,
     percent,
     percent_range,
     points,
     points_range,
-    prompt_name,
 )
 from finetune_pipeline.planning.gate_needs import Obstacle
 from finetune_pipeline.spec.model import TaskSpec
 
-Rows = Mapping[str, Sequence[Row]]
 Match = tuple[str, str]
 """A decision (a key of DECISIONS), and a sentence with the reason."""
 DECISIONS = {
@@ -92,102 +76,11 @@ DECISIONS = {
     "undecided": "Not sure yet.",
     "fine_tune": "Yes: fine-tune.",
 }
-RIGHT = Exact()
-CLOSES_MOST = 0.5
-"""Restricted answers or the nearest examples close most of the gap to the ceiling if they close at least this share."""
 GAINS = Path(__file__).with_name("measured_gains.yaml")
 SIMPLE_TOLERANCE = 0.1
 """Tolerance: a measured result applies if its simple model scored at most this much below the simple model here."""
 MIN_RESULTS = 3
 """Measured results needed to say that fine-tuning does not surpass a simple model."""
-MOSTLY_WRONG = 0.5
-"""If nothing here reaches this share of correct answers and training adds little, the answer is a larger model."""
-
-
-def sure_of(spec: TaskSpec, alternatives: Sequence[Sequence[Row]], least: float, sources: SourceOf = None) -> list[int]:
-    """The indices of those alternatives whose rows are surely good enough (:func:`_score_interval` at or above `least`), corrected
-    for the number of alternatives looked at (multiple_testing.surely_at_least)."""
-    intervals = [partial(_score_interval, spec, rows, sources) for rows in alternatives]
-    return surely_at_least(intervals, least, spec.gates.confidence)
-
-
-def _score_interval(spec: TaskSpec, rows: Sequence[Row], sources: SourceOf, confidence: float) -> Interval | None:
-    """The lower of two intervals: of the share of right answers, and of the rank in the metric that decides. With rare labels, the
-    commonest answer is mostly right and has a low macro-F1."""
-    metric, clusters = METRICS[spec.metric], shared_sources(rows, sources)
-    right = RIGHT.interval(rows, spec.output, confidence, clusters)
-    interval = right if metric.right_or_wrong else metric.interval(rows, spec.output, confidence, clusters)
-    if interval is None:
-        return None
-    low, high = sorted(map(metric.rank, interval))
-    return min(low, right[0]), min(high, right[1])
-
-
-def good_enough(
-    spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, least: float, sources: SourceOf = None
-) -> list[tuple[str, str, str]]:
-    """Everything that is surely right on at least a share `least` of the rows, and in the metric that decides as good, as (prompt,
-    retrieve, documents or simple; name; sentence for people): the best prompt first, then restricted answers, then simple
-    models, best first."""
-    prompts, best, simple = baseline["prompts"], baseline["best"], simple_rows(rows)
-    names = prompts_of(rows)
-    restricted = {name: answers for name in names if (answers := restricted_rows(rows, name, spec.output))}
-    alternatives = [
-        *(("prompt", name, rows[name]) for name in names),
-        *(("restricted", name, answers) for name, answers in restricted.items()),
-        *(("simple", name, answers) for name, answers in simple.items()),
-    ]
-    named = sure_of(spec, [answers for _, _, answers in alternatives], least, sources)
-    sure = {alternatives[i][:2] for i in named}
-    above = f"surely at or above {percent(least)}"
-    enough = []
-    if ("prompt", best) in sure:
-        sentence = f"Prompting is enough: {prompt_name(best)} is {measured_accuracy(prompts[best])}, {above}."
-        kinds = {NEAREST: "retrieve", EMBEDDED: "retrieve", DOCUMENTS: "documents"}
-        enough.append((next((kind for end, kind in kinds.items() if best.endswith(end)), "prompt"), best, sentence))
-    for name in restricted:
-        if ("restricted", name) in sure:
-            sentence = (
-                f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
-                f"{measured_accuracy(prompts[name]['restricted'])}, {above}. It knows the task but does not keep to the form."
-            )
-            enough.append(("prompt", f"{name}, restricted", sentence))
-    for name in sorted(simple, key=lambda name: -baseline["simple"][name]["accuracy"]):
-        if ("simple", name) in sure:
-            sentence = (
-                f"A language model is not needed: {SIMPLE_MODELS[name].title}, made in seconds from the same rows, is "
-                f"{measured_accuracy(baseline['simple'][name])}, {above}. `finetune export TASK --simple --to DIR` writes it."
-            )
-            enough.append(("simple", name, sentence))
-    return enough
-
-
-def worth_training(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf = None) -> dict[str, Any]:
-    """Judge the facts of :func:`finetune_pipeline.evaluation.rivals.score_baselines`, and the rows that they score.
-
-    Training is not worth it if anything simpler is surely at or above baseline.ceiling (:func:`good_enough`).
-
-    Returns:
-        {passed, reason (a sentence for people), best (prompt), enough: name of the alternative that is good enough, or null}.
-    """
-    ceiling, best = spec.baseline.ceiling, baseline["best"]
-    for _, name, sentence in good_enough(spec, baseline, rows, ceiling, sources):
-        return {"passed": False, "reason": sentence, "best": best, "enough": name}
-    scores = baseline["prompts"][best]
-    reason = (
-        f"Training may pay: the best prompt, {prompt_name(best)}, is {measured_accuracy(scores)}; the ceiling above which it "
-        f"would not is {percent(ceiling)}."
-    )
-    restricted = {name: r["accuracy"] for name, s in baseline["prompts"].items() if (r := s.get("restricted"))}
-    prompt = max(restricted, key=lambda name: restricted[name], default=best)
-    gap, added = ceiling - scores["accuracy"], restricted.get(prompt, 0.0) - scores["accuracy"]
-    if 0 < CLOSES_MOST * gap <= added:
-        reason += (
-            f" But try restricting the answers first: the same base model, its answers restricted to the allowed forms, is "
-            f"{percent(restricted[prompt])} right ({prompt_name(prompt)}), which closes {percent(min(1.0, added / gap))} of "
-            "the gap to the ceiling without any training."
-        )
-    return {"passed": True, "reason": reason, "best": best, "enough": None}
 
 
 def advise(
@@ -365,140 +258,3 @@ def _training_may_pay(spec: TaskSpec, rival: Rival) -> Match:
     return "fine_tune", (
         f"Nothing simpler does the task: the best of it, {rival.title}, reaches {percent(rival.value)}; {remaining}."
     )
-
-
-def ladder(
-    spec: TaskSpec,
-    answered: Sequence[Answered],
-    terms: Terms,
-    *,
-    learnable: bool = True,
-    points: Sequence[Point] = (),
-    pilot_rows: Mapping[float, Sequence[Row]] | None = None,
-    expected: Extrapolation | None = None,
-    skipped: Mapping[str, str] | None = None,
-    train_rows: int = 0,
-    sources: SourceOf = None,
-) -> Ladder:
-    """Score the rungs, and decide.
-
-    Args:
-        answered: From :func:`.ladder.rung_answers`, followed by the tuned model if it answered the same rows.
-        learnable: Whether the inputs predict the answers (baseline.input_evidence).
-        points, pilot_rows: The pilot's trainings, and their answers by share of the training rows.
-        expected: The extrapolation if `pilot_rows` are missing; else computed from them.
-    """
-    scored, trained = score_rungs(spec, answered, terms, sources), pilot_rows or {}
-    if trained:
-        expected = extrapolate(spec, trained, scored.rival_rows, shared_sources(scored.rival_rows, sources))
-    decision, sentence = _decide_ladder(spec, answered, scored, learnable, trained, expected, sources)
-    return Ladder(
-        metric=spec.metric,
-        rows=len(answered[0].rows),
-        confidence=spec.gates.confidence,
-        rungs=scored.rungs,
-        points=list(points),
-        expected=expected,
-        stands=scored.stands.name,
-        decision=decision,
-        sentence=f"{DECISIONS[decision]} {sentence}",
-        reasons=ladder_reasons(scored.rungs, expected, points),
-        flips=flips(spec, decision, scored, expected, terms, train_rows, trained),
-        skipped=dict(skipped or {}),
-    )
-
-
-def enough_rungs(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> list[Answered]:
-    """The rungs without training that are surely at or above baseline.ceiling, simplest first (:func:`sure_of`)."""
-    untrained = [answers for answers in answered if answers.kind != "tuned"]
-    return [untrained[i] for i in sure_of(spec, [a.rows for a in untrained], spec.baseline.ceiling, sources)]
-
-
-def no_pilot_needed(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> str:
-    """Return why: a rung significantly exceeds baseline.ceiling, and no limit of cost or latency can exclude it. Else empty."""
-    for rung in () if spec.advise.limited else enough_rungs(spec, answered, sources):
-        return f"{rung.title} significantly exceeds baseline.ceiling"
-    return ""
-
-
-def conclusive(
-    spec: TaskSpec,
-    answered: Sequence[Answered],
-    rival: Sequence[Row],
-    by_share: Mapping[float, Sequence[Row]],
-    sources: SourceOf = None,
-) -> str:
-    """Return why a pilot's curve needs no more points; empty if it does, or if limits of cost or latency may exclude rungs later.
-
-    Args:
-        rival: The rows of the best rung without training.
-        by_share: The rows of the pilot's trainings, by share of the training rows.
-    """
-    if spec.advise.limited:
-        return ""
-    if leads(spec, answered, rival, by_share[max(by_share)], sources):
-        return "it already beats the best simpler rung significantly"
-    expected = extrapolate(spec, by_share, rival, shared_sources(rival, sources))
-    if expected is not None and expected.gain_interval[1] < 0:
-        return "even with all rows it would not reach the best simpler rung"
-    return ""
-
-
-def leads(
-    spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], trained: Sequence[Row], sources: SourceOf = None
-) -> Gain | None:
-    """The gain of a pilot training over the best rung; None if it is not significant among all comparisons."""
-    comparisons = len(answered) + len(spec.ladder.pilot) - 1
-    confidence = shared_confidence(spec.gates.confidence, comparisons)
-    gain = METRICS[spec.metric].gain(best, trained, spec.output, confidence, shared_sources(trained, sources))
-    return gain if gain.surely_above() else None
-
-
-def _decide_ladder(
-    spec: TaskSpec,
-    answered: Sequence[Answered],
-    scored: Scored,
-    learnable: bool,
-    pilot_rows: Mapping[float, Sequence[Row]],
-    expected: Extrapolation | None,
-    sources: SourceOf,
-) -> Match:
-    """Decide from the scored rungs, the pilot's answers by share of the training rows, and their extrapolation to all rows."""
-    stands, rival = scored.stands, scored.rival
-    reached = reaches(spec, stands)
-    if stands.excluded:
-        return "undecided", "Every rung is out of the question."
-    if stands.kind == "tuned":
-        lead = f"{points(stands.gain)} points, {points_range(stands.gain_interval)}"
-        return "fine_tune", f"{reached}, surely ahead of everything simpler ({lead})."
-    if not learnable:
-        return "no_signal", f"{reached}, and nothing simple surely beats answering without the input."
-    enough = {answers.name for answers in enough_rungs(spec, answered, sources)}
-    for rung in scored.rungs:
-        if not rung.excluded and rung.name in enough:
-            ceiling = percent(spec.baseline.ceiling)
-            return rung.kind, f"{reaches(spec, rung)}, surely at or above the {ceiling} of baseline.ceiling."
-    if any(answers.kind == "tuned" for answers in answered):
-        rival_title = "it" if rival == stands else inside(rival.title)
-        return stands.kind, f"{reached}, and the tuned model is not surely ahead of {rival_title}."
-    for share, rows in sorted(pilot_rows.items()):
-        if gain := leads(spec, answered, scored.rival_rows, rows, sources):
-            return "fine_tune", (
-                f"Trained on {percent(share)} of the rows the model already leads {inside(rival.title)}, the best simpler way, by "
-                f"{points(gain.gain)} points ({points_range(gain.interval)})."
-            )
-    if rival != stands:
-        reached = reaches(spec, rival) + f", not surely more than {inside(stands.title)}"
-    if expected is None:
-        pilot = "from this pilot" if pilot_rows else "without a pilot"
-        return "undecided", f"{reached}; {pilot} it is unknown what training would add."
-    outlook = f"training on all rows should change that by {points(expected.gain)} points ({points_range(expected.gain_interval)})"
-    if expected.gain_interval[0] > 0:
-        return "fine_tune", f"{reached}, and {outlook}."
-    rank = METRICS[spec.metric].rank
-    rival_interval = rival.interval or (0.0, 1.0)  # unknown
-    if max(map(rank, (*rival_interval, *expected.interval))) < MOSTLY_WRONG:
-        return "larger_model", f"{reached}, which is mostly wrong, and {outlook}: this model cannot do the task."
-    if expected.gain_interval[1] < spec.gates.wanted_gain:
-        return stands.kind, f"{reached}, and {outlook}, less than gates.wanted_gain."
-    return "undecided", f"{reached}, and {outlook}: only training on all rows decides (finetune run {spec.name})."

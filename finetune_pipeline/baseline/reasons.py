@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import Rung, Scored, Terms
+from finetune_pipeline.baseline.ladder import Rows, Rung, Scored, Terms
 from finetune_pipeline.baseline.learning_curve import Extrapolation, Point, rows_for
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row, is_right
@@ -26,7 +26,6 @@ from finetune_pipeline.evaluation.wording import (
 )
 from finetune_pipeline.spec.model import TaskSpec
 
-Rows = Mapping[str, Sequence[Row]]
 FORM_KINDS = ("error", "empty", "refusal", "repetition", "truncated", "format")
 """Failures of form or style, which fine-tuning fixes first."""
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.decision import DECISIONS, advise, worth_training
+from finetune_pipeline.baseline.decision import DECISIONS, advise
+from finetune_pipeline.baseline.good_enough import worth_training
 from finetune_pipeline.baseline.input_evidence import learnable, prompted_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
 from finetune_pipeline.data.answer_rules import schema_of

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.baseline.decision import ladder
 from finetune_pipeline.baseline.input_evidence import learnable, prompted_evidence
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms
+from finetune_pipeline.baseline.ladder_decision import ladder
 from finetune_pipeline.baseline.learning_curve import Point
 from finetune_pipeline.baseline.reasons import best_fixed
 from finetune_pipeline.data.examples import Example, read_examples

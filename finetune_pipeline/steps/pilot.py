@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.decision import conclusive, no_pilot_needed
 from finetune_pipeline.baseline.ladder import Terms, score_rungs
+from finetune_pipeline.baseline.ladder_decision import conclusive, no_pilot_needed
 from finetune_pipeline.baseline.learning_curve import Point
 from finetune_pipeline.data.examples import Example, read_examples, sample_examples, write_examples
 from finetune_pipeline.engine.files import read_json, write_json

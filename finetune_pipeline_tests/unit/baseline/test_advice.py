@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.baseline.decision import (
-    CLOSES_MOST,
     MIN_RESULTS,
     SIMPLE_TOLERANCE,
     _retrieval_helps,
     advise,
     measured_gains,
 )
+from finetune_pipeline.baseline.good_enough import CLOSES_MOST
 from finetune_pipeline.baseline.input_evidence import Learnable
 from finetune_pipeline.baseline.reasons import failures_of, tokens_of
 from finetune_pipeline.data.examples import Example

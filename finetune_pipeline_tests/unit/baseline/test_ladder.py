@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.baseline.decision import conclusive, ladder, leads, no_pilot_needed
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, cross_fitted, fold_of, rung_answers, score_rungs
+from finetune_pipeline.baseline.ladder_decision import conclusive, ladder, leads, no_pilot_needed
 from finetune_pipeline.baseline.learning_curve import extrapolate, rows_for
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.planning.serving_costs import Call

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune_pipeline.baseline.decision import good_enough, worth_training
+from finetune_pipeline.baseline.good_enough import good_enough, worth_training
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.spec.model import TaskSpec
