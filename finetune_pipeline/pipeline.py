@@ -422,7 +422,7 @@ STEPS = [
             "champion_forgotten": run.champion_forgotten,
             **plugin_versions("metrics", "gates"),
         },
-        code_version="29",
+        code_version="30",
         checks=evaluation_check.GATE_CHECKS,
         metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
         run_metrics=tuple(RUN_METRICS),
@@ -437,7 +437,7 @@ STEPS = [
         needs=("evaluation_report", "adapter", "merged_model"),
         after=("base_model",),
         settings=lambda spec, run: {"card": spec.card.model_dump(), "description": spec.description},
-        code_version="9",
+        code_version="10",
         checks=(
             evaluation_check.nothing_forgotten,
             evaluation_check.aliases_consistent,

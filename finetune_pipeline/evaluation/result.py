@@ -267,6 +267,27 @@ class DefaultGate(Part):
     message: str
 
 
+WinnerKind = Literal["tuned", "classifier", "simple", "prompt"]
+
+
+class Winner(Part):
+    """The model to ship (see winner.winner_of).
+
+    Attributes:
+        kind: None: nothing is shipped.
+        name: `candidate`, the name of a simple model, or that of a prompt of the baseline.
+        mode: Of a prompt: whether its answers are free or restricted to the allowed forms.
+        title: Name inside a sentence.
+        why: The reason, as a sentence.
+    """
+
+    kind: WinnerKind | None = None
+    name: str | None = None
+    mode: Literal["free", "restricted"] | None = None
+    title: str = ""
+    why: str = ""
+
+
 class Loosened(Part):
     """Thresholds looser than their defaults, as `KEY VALUE (default DEFAULT)`, and what the defaults would have held back."""
 
@@ -290,6 +311,7 @@ class EvaluationResult(StepFacts):
         gate_settings: The settings of the gates.
         promoted: Set if the model was promoted earlier: then nothing is decided about it.
         loosened: Thresholds of the spec that ask for less than the defaults.
+        winner: What is shipped; none before the gates have judged.
         champion_learned: Number of test rows that the champion was trained on, as after split.restart. They are left out wherever
             the candidate is compared with it.
         champion_forgotten: Whether the champion was trained on rows forgotten since: then a tie does not keep it in service.
@@ -324,6 +346,7 @@ class EvaluationResult(StepFacts):
     champion_forgotten: bool = False
     champion_learned: int = 0
     loosened: Loosened = Loosened()
+    winner: Winner = Winner()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON under the published names, as in report.json."""

@@ -1,11 +1,12 @@
-"""Parts of an evaluation's result: numbers and intervals that are finite or None, scores of one model, perturbed rows."""
+"""Parts of an evaluation's result: numbers and intervals that are finite or None, scores of one model, perturbed rows, and
+results of gates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong
 from finetune_pipeline.evaluation.wording import is_interval, is_number
@@ -236,3 +237,29 @@ class ChosenRows(Part):
     left_out: dict[str, int] = {}
     first: str | None = None
     last: str | None = None
+
+
+GateStatus = Literal["passed", "failed", "warned", "not_asked"]
+
+
+class GateResult(Part):
+    """One gate's result.
+
+    Attributes:
+        status: `warned`: failed, but the spec says it does not block. `not_asked`: there is nothing to judge, such as no
+            champion to beat.
+        measured: The number compared with the threshold, or None if nothing could be measured.
+        what_to_do: Empty if there is nothing to do.
+    """
+
+    name: str
+    status: GateStatus
+    measured: float | None
+    threshold: float | None
+    message: str
+    what_to_do: str = ""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def passed(self) -> bool:
+        return self.status != "failed"

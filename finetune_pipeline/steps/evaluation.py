@@ -29,6 +29,7 @@ from finetune_pipeline.evaluation.rivals import API_MODEL
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.step_facts import StepFacts
+from finetune_pipeline.evaluation.winner import winner_of
 from finetune_pipeline.jobs import ModelSet
 from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import Call, request_prices
@@ -188,6 +189,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         held_back = held_back_by_defaults(context.spec, gates, evaluate)
         loosened = evaluation.loosened.model_copy(update={"held_back_by": held_back})
         evaluation = evaluation.model_copy(update={"loosened": loosened})
+    evaluation = evaluation.model_copy(update={"winner": winner_of(evaluation, gates)})
     report = Report.of(evaluation, gates)
     verdict_text = " ".join([report.verdict.answer, report.verdict.sentence, *report.verdict.caveats])
     shown = shown_rows(evaluation, rows, output, test_rows.texts, training)
@@ -204,6 +206,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         "decision": report.verdict.decision,
         "passed": report.verdict.passed,
         "verdict": verdict_text,
+        "winner": evaluation.winner.model_dump(mode="json"),
         "gates": stored["gates"],
         "loosened": "; ".join(evaluation.loosened.thresholds),
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},

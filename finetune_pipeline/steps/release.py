@@ -39,6 +39,8 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "gates": {gate["name"]: gate["status"] for gate in report.facts["gates"]},
         "forgotten": dataset in tainted_splits(context.task, context.store),
         "verdict": report.facts["verdict"],
+        "winner_kind": report.facts["winner"]["kind"],
+        "winner_name": report.facts["winner"]["name"],
         "loosened": report.facts["loosened"] or "none",
         "about": f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
         "scores": {name: value for name, value in candidate.items() if isinstance(value, int | float)},

@@ -9,8 +9,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Literal
 
-from finetune_pipeline.evaluation.gates.base import GATES, Gate, GateResult, GateStatus, LeastRows, Outcome, gate
+from finetune_pipeline.evaluation.gates.base import GATES, Gate, LeastRows, Outcome, gate
 from finetune_pipeline.evaluation.result import DefaultGate, EvaluationResult
+from finetune_pipeline.evaluation.result_parts import GateResult, GateStatus
 from finetune_pipeline.plugins import load_plugins
 from finetune_pipeline.spec.looseness import with_defaults
 from finetune_pipeline.spec.model import TaskSpec

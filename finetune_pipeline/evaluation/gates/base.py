@@ -22,17 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import computed_field
+from typing import Any
 
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.result_parts import Part
+from finetune_pipeline.evaluation.result_parts import GateResult, GateStatus
 from finetune_pipeline.evaluation.wording import is_number
 from finetune_pipeline.spec.evaluation import GatesSpec
 from finetune_pipeline.spec.model import TaskSpec
 
-GateStatus = Literal["passed", "failed", "warned", "not_asked"]
 DEFAULTS = GatesSpec.model_validate({})
 """Default thresholds."""
 
@@ -65,29 +62,6 @@ class LeastRows:
 
     rows: int | None
     to_do: str
-
-
-class GateResult(Part):
-    """One gate's result.
-
-    Attributes:
-        status: `warned`: failed, but the spec says it does not block. `not_asked`: there is nothing to judge, such as no
-            champion to beat.
-        measured: The number compared with the threshold, or None if nothing could be measured.
-        what_to_do: Empty if there is nothing to do.
-    """
-
-    name: str
-    status: GateStatus
-    measured: float | None
-    threshold: float | None
-    message: str
-    what_to_do: str = ""
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def passed(self) -> bool:
-        return self.status != "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
         "passed": passed,
         "gates": gates,
         "verdict": "v",
+        "winner": {"kind": "tuned", "name": "candidate"} if passed else {"kind": None, "name": None},
         "loosened": loosened,
         "models": {"candidate": {"n": 9, "title": "t"}},
     }
@@ -44,6 +45,7 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
     (request,) = requests
     assert request["loosened"] == (loosened or "none")
     assert request["gates_passed"] is result["gates_passed"] is passed
+    assert (request["winner_kind"], request["winner_name"]) == (("tuned", "candidate") if passed else (None, None))
     assert request["gates"] == {"beats_baseline": gates[0]["status"]} and request["forgotten"] is False
     assert (request["dataset_version"], request["evaluation_version"]) == ("splits-1", "evaluation_report-1")
     assert read_json(out / "model_version.json")["gates_passed"] is passed
