@@ -3,31 +3,49 @@ results of gates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, computed_field
 
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong
 from finetune_pipeline.evaluation.wording import is_interval, is_number
 
 
 def finite(value: Any) -> float | None:
-    """Return a finite number as it is, and None for anything else."""
+    """Return a finite number as it is, and None for None and for a number that is not finite. Raises ValueError for anything
+    else, which is a fault of the code that measured it."""
     value = value.item() if hasattr(value, "item") else value
-    return value if is_number(value) else None
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if not is_number(value):
+        raise ValueError(f"{value!r} is not a number")
+    return value
+
+
+def _interval(value: Any) -> tuple[float, float] | None:
+    """Return an interval of two finite numbers in order; None if it, or one of its ends, was not measured."""
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"{value!r} is not an interval")
+    low, high = map(finite, value)
+    if low is None or high is None:
+        return None
+    if low > high:
+        raise ValueError(f"{value!r} is not an interval: its ends are not in order")
+    return low, high
 
 
 Number = Annotated[int | float | None, BeforeValidator(finite)]
-"""A finite number; anything else reads as None."""
-Count = Annotated[int | None, BeforeValidator(lambda value: value if type(value) is int else None)]
-"""A whole number; anything else reads as None."""
-Flag = Annotated[bool | None, BeforeValidator(lambda value: value if isinstance(value, bool) else None)]
-"""True or False; anything else reads as None."""
-Interval = Annotated[
-    tuple[float, float] | None, BeforeValidator(lambda value: tuple(value) if is_interval(value) else None)
-]
-"""Lower and upper bound, both finite; anything else reads as None."""
+"""A number; None where it was not measured or is not finite."""
+Count = Annotated[int | None, Strict()]
+"""A whole number; None where it was not counted."""
+Flag = Annotated[bool | None, Strict()]
+"""True or False; None where it was not asked."""
+Interval = Annotated[tuple[float, float] | None, BeforeValidator(_interval)]
+"""Lower and upper bound; None where they were not measured or are not finite."""
 
 
 class Part(BaseModel):

@@ -1,8 +1,11 @@
 """Gates: each with a plant that must be refused and a clean case that must pass; nothing unmeasured passes."""
 
+import itertools
 import math
+import re
 
 import pytest
+from pydantic import ValidationError
 
 from finetune_pipeline.evaluation.gates import GATES, GateResult, decide, verdict
 from finetune_pipeline.evaluation.gates.beats_simple import tied_with
@@ -272,17 +275,26 @@ _PLACES = {
     "general_ability": ["ability." + k for k in ("drop", "interval.1", "text.before", "text.rise", "text.interval.0")],
     "robust": ["robustness.kinds.typos." + k for k in ("n", "drop")],
 }
+_COUNTS = {"b", "right_before", "listed", "n", "k", "rows", "count", "candidates", "recorded", "look"}
+"""Ends of these places whose values are whole numbers or flags."""
 
 
-@pytest.mark.parametrize("value", [math.nan, None, True])
+@pytest.mark.parametrize("value", [math.nan, None])
 def test_nothing_measured_nothing_passed(championed, value):
     """A value that is missing or not a finite number fails its gate, wherever the gate reads one."""
     assert all(gate.passed for gate in decide(spec(), championed))
     for name, places in _PLACES.items():
         for place in places:
-            if (place, value) != ("seal.recorded", True):
+            if value is None or place.rpartition(".")[2] not in _COUNTS:
                 gate = _gate(name, changed(championed, {place: value}))
                 assert gate.passed is False and gate.what_to_do, (name, place)
+
+
+@pytest.mark.parametrize("value", ["1", {}])
+def test_a_wrong_value_is_a_fault_and_does_not_read_as_not_measured(championed, value):
+    for place in itertools.chain.from_iterable(_PLACES.values()):
+        with pytest.raises(ValidationError, match=re.escape(place.partition(".")[0])):
+            changed(championed, {place: value})
 
 
 def test_parts_that_are_missing_do_not_pass(championed):

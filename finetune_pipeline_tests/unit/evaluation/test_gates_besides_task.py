@@ -97,7 +97,7 @@ def test_only_a_believed_judge_that_the_spec_asks_counts_and_by_its_lower_bound(
     biased = asked(believed=False, refused=["it prefers whatever comes first"])
     assert not biased.passed and biased.measured is None
     assert biased.message == "No judge can be trusted: it prefers whatever comes first."
-    assert not asked(believed="yes").passed and not judge(spec(min_preferred=0.5), None).passed
+    assert not asked(believed=None).passed and not judge(spec(min_preferred=0.5), None).passed
     assert judge(spec(), None).status == "not_asked" and judge(spec(), None).measured is None
 
 
