@@ -135,11 +135,12 @@ STEPS = [
             "ledger": run.split_ledger,
             **spec.data.model_dump(include={"near_duplicate_threshold"}),
         },
-        code_version="15",
+        code_version="16",
         checks=(
             data_check.no_leakage,
             data_check.few_rows_left,
             data_check.time_decides,
+            data_check.named_files_are_the_test,
             data_check.quarantine_share,
             data_check.splits_accounted,
             data_check.split_sizes,

@@ -135,7 +135,7 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
         folders = [artifacts["validated_examples"].folder]
     checked.answers = _run_checks(loaded, to_check, advice)
     checked.rules = _findings_by_rule(folders, out / "findings.jsonl")
-    test_rows = round(len(rows) * loaded.spec.split.test)
+    test_rows = loaded.spec.split.test_rows([str(row.source["file"]) for row in rows])
     checked.power = power_bounds(loaded.spec, test_rows, obstacles(loaded.spec, test_rows, rows))
     checked.code = ERROR if errors(problems) else REFUSED if checked.stops else DONE
     return checked

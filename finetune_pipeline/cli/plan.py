@@ -147,7 +147,9 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
     if not rows:
         raise click.ClickException(f"{task.name} has no usable row\nfix: see `finetune check {task.name}`")
     random.Random(task.spec.split.seed).shuffle(rows)  # noqa: S311 - a shuffle, no secret
-    n_validation, n_test = (round(len(rows) * share) for share in (task.spec.split.validation, task.spec.split.test))
+    n_test = task.spec.split.test_rows([str(row.source["file"]) for row in rows])
+    rows.sort(key=lambda row: task.spec.split.is_test_file(str(row.source["file"])))  # last, where the test is
+    n_validation = round(len(rows) * task.spec.split.validation)
     n_train = len(rows) - n_validation - n_test
     source = "raw data, with as many rows as the splits will have"
     return Inputs(rows[:n_train], rows[n_train : n_train + n_validation], n_test, source)

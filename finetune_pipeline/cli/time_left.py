@@ -23,6 +23,8 @@ FILE = "step_seconds.json"
 SHIPPED = Path(__file__).with_name(FILE)
 _ROW_BYTES = 600
 """Assumed size of a raw row before the files are read."""
+_TEST_SHARE = 0.2
+"""Assumed share of the test if split.test names its files."""
 _WRITTEN = 4
 """Cost of an answer token, in prompt tokens."""
 _LEAST_SHARE = 0.1
@@ -39,7 +41,7 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
     """
     if rows is None:
         total_rows = raw_bytes / _ROW_BYTES
-        test, validation = total_rows * spec.split.test, total_rows * spec.split.validation
+        test, validation = total_rows * (spec.split.test_share or _TEST_SHARE), total_rows * spec.split.validation
         rows = {"train": round(total_rows - test - validation), "validation": round(validation), "test": round(test)}
     text_tokens = raw_bytes / max(1, sum(rows.values())) / 4
     call_cost = text_tokens + _WRITTEN * spec.answer_length

@@ -54,7 +54,8 @@ def parameters_by_name(base_model: str) -> float:
 
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
     """Estimate what training would need. rows: all clean rows; home: folder with prices."""
-    train_rows = len(rows) - sum(round(len(rows) * share) for share in (spec.split.validation, spec.split.test))
+    test_rows = spec.split.test_rows([str(row.source["file"]) for row in rows])
+    train_rows = len(rows) - test_rows - round(len(rows) * spec.split.validation)
     epoch_examples = training_examples(rows, spec.training.model_dump())
     characters = sum(len(m["content"]) for e in epoch_examples for m in e.messages)
     epoch_tokens = characters / CHARACTERS_A_TOKEN * train_rows / max(1, len(rows))

@@ -95,7 +95,7 @@ def power_plan(
         "disagreement": share,
         "design_effect": effect,
         "rows_needed": needed,
-        "examples_needed": None if needed is None else math.ceil(needed / spec.split.test),
+        "examples_needed": _examples_in_all(spec, needed),
         "detectable_gain": detectable,
         "power_now": power_now,
         "enough": needed is None or test_rows >= needed,
@@ -128,8 +128,9 @@ def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] =
     if test_rows >= most:
         sentence += ". That is enough in any case."
     elif test_rows < fewest:
-        examples = math.ceil(fewest / spec.split.test)
-        sentence += f". That is too few in any case: at least {counted(examples, 'example')} in all would be needed."
+        examples = _examples_in_all(spec, fewest)
+        needed_rows = f"{counted(examples, 'example')} in all" if examples else counted(fewest, "test row")
+        sentence += f". That is too few in any case: at least {needed_rows} would be needed."
     else:
         sentence += f" (`finetune advise {spec.name}` measures it)."
     return {
@@ -190,6 +191,14 @@ def _sentence(plan: Mapping[str, Any]) -> str:
     else:
         sentence += " These rows cannot show any possible gain."
     if not plan["enough"]:
-        sentence += f" For {needed:,} test rows collect {plan['examples_needed']:,} examples in all, raise split.test, "
-        sentence += "or raise gates.wanted_gain to what the test can show."
+        more = "add rows to the files of split.test"
+        if plan["examples_needed"]:
+            more = f"collect {plan['examples_needed']:,} examples in all, raise split.test"
+        sentence += f" For {needed:,} test rows {more}, or raise gates.wanted_gain to what the test can show."
     return sentence
+
+
+def _examples_in_all(spec: TaskSpec, test_rows: int | None) -> int | None:
+    """Return how many examples give so many test rows; None if split.test names the test's files."""
+    share = spec.split.test_share
+    return None if test_rows is None or share is None else math.ceil(test_rows / share)

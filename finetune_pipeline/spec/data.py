@@ -1,6 +1,8 @@
 """Sections of task.yaml on raw data, valid examples and the splits."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -132,10 +134,29 @@ class SplitSpec(Section):
         description="`cluster`: by hash; `time`: the newest rows are the test, and older rows like them leave training.",
     )
     validation: float = Field(0.1, gt=0.0, lt=0.5)
-    test: float = Field(0.2, gt=0.0, lt=0.5)
+    test: Annotated[float, Field(gt=0.0, lt=0.5)] | Annotated[list[str], Field(min_length=1)] = Field(
+        0.2,
+        description="A share, or globs of raw files whose rows are the test: rows of other files that are like them leave "
+        "training.",
+    )
     seed: Seed = Field(0, description="Affects the first split only.")
     tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed deviation of a split's share.")
     restart: bool = Field(
         False,
         description="Discard the old assignment once and split all rows anew, with a new test set. Remove it after the run.",
     )
+
+    @property
+    def test_share(self) -> float | None:
+        """Share of all rows in the test; None if `test` names files."""
+        return None if isinstance(self.test, list) else self.test
+
+    def is_test_file(self, file: str) -> bool:
+        """Whether `test` names this raw file."""
+        return isinstance(self.test, list) and any(fnmatch(file, pattern) for pattern in self.test)
+
+    def test_rows(self, files: Sequence[str]) -> int:
+        """The expected number of test rows, given the raw file of each row."""
+        if self.test_share is None:
+            return sum(map(self.is_test_file, files))
+        return round(len(files) * self.test_share)

@@ -52,11 +52,16 @@ def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:
 
 @rule
 def check_split_shares(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that at least half of the rows are left for training."""
-    train_share = 1 - spec.split.validation - spec.split.test
+    """Check that at least half of the rows are left for training, and that one thing only decides what the test is."""
+    train_share = 1 - spec.split.validation - (spec.split.test_share or 0.0)
     if train_share < 0.5:
         message = f"validation + test leave {train_share:.2f} for training, under 0.50"
         yield problem("split_shares", "split", message, "lower split.validation or split.test")
+    if spec.split.by == "time" and spec.split.test_share is None:
+        message = "by: time makes the newest rows the test, but split.test names its files"
+        yield problem(
+            "split_test", "split.test", message, "remove split.by, or write a share of the rows as split.test"
+        )
 
 
 @rule

@@ -189,10 +189,33 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("Shares are within split.tolerance.", on_failure="warn")
 def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     shares = artifact.facts["shares"]
-    expected = {"validation": spec.split.validation, "test": spec.split.test}
-    within = all(abs(shares[split] - wanted) <= spec.split.tolerance for split, wanted in expected.items())
-    listed = ", ".join(f"{split} {shares[split]:.3f} (wanted {wanted})" for split, wanted in expected.items())
+    expected = artifact.facts["wanted_shares"]
+    within = all(abs(shares[split] - expected[split]) <= spec.split.tolerance for split in ("validation", "test"))
+    listed = ", ".join(f"{split} {shares[split]:.3f} (wanted {expected[split]:g})" for split in ("validation", "test"))
     return CheckResult(within, listed, {"shares": shares})
+
+
+@check(
+    "If split.test names files: their rows are the test and no others, and at most "
+    f"{MOST_LEFT:.0%} of the training and validation rows leave because they are like them. Above {TOO_MANY_LEFT:.0%} of rows "
+    "that an earlier run has assigned otherwise it blocks."
+)
+def named_files_are_the_test(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    placed, counts = artifact.facts["test_files"], artifact.facts["counts"]
+    if placed is None:
+        return CheckResult(True, "split.test is a share")
+    elsewhere, others, like_test = placed["elsewhere"], placed["others"], placed["like_test"]
+    wrong_share = (elsewhere + others) / max(1, counts["test"] + elsewhere)
+    left_share = like_test / max(1, like_test + counts["train"] + counts["validation"])
+    message = (
+        f"the test has {counts['test'] - others} rows of its files, and {others} that earlier runs put into it; {elsewhere} rows "
+        f"of its files stay in training or validation; {like_test} rows left these because they are like a test row "
+        f"({left_share:.1%})"
+    )
+    if elsewhere + others:
+        message += f": {RESTART}"
+    sound = wrong_share <= TOO_MANY_LEFT
+    return CheckResult(not (elsewhere or others) and left_share <= MOST_LEFT, message, placed, warns=sound)
 
 
 @check(

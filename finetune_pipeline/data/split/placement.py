@@ -20,7 +20,7 @@ from finetune_pipeline.spec import TaskSpec
 NOWHERE, NOT_HUMAN, BRIDGE, LEFT, LIKE_TEST = -1, -2, -3, -4, -5
 """Why a row has no split: it is not kept; it is similar to a test row but not written by a person; it is new and similar to rows
 of two splits; it left its split because it is now similar to a row of a split that must stay unseen; by time, it is like a newer
-row of the test or of validation (see time_order.py)."""
+row of the test or of validation (see time_order.py), or it is like a row of the files that split.test names."""
 OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
 """Largest unit that links may form, as a share of a label's rows and of all rows; SMALLEST rows are always allowed."""
 HUMAN = ORIGINS.index("human")
@@ -39,7 +39,8 @@ PLACED = np.dtype(
 
 
 def shares_of(spec: TaskSpec) -> dict[str, float]:
-    validation, test = spec.split.validation, spec.split.test
+    """Return the wanted share of each split; of the rows outside the test if `split.test` names its files."""
+    validation, test = spec.split.validation, spec.split.test_share or 0.0
     return {"train": 1 - validation - test, "validation": validation, "test": test}
 
 
@@ -144,7 +145,9 @@ def join(rows: np.ndarray, unit: np.ndarray, home: np.ndarray, before: np.ndarra
     return Joined(number, np.array(split, np.int8)[roots], cut, held)
 
 
-def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
+def place(
+    rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links, in_test_file: np.ndarray | None = None
+) -> tuple[np.ndarray, int, Joined]:
     """Assign each kept row the split that it, or a row of its unit, had before; else one by `spec.split`. Returns (PLACED, [n];
     number of units; the joined units).
 
@@ -155,9 +158,14 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     Args:
         rows: ROW, [n].
         before: Every row's earlier split (int8, index in SPLITS; -1: none).
+        in_test_file: Rows of the files that `split.test` names (bool). Those without an earlier split are the test, and rows
+            like them have no split (LIKE_TEST).
     """
     unit, names = units_of(rows)
     before = np.where(unit >= 0, before, -1).astype(np.int8)
+    if in_test_file is not None:
+        in_test_file = np.where(before >= 0, before == _TEST, _with_heirs(rows, unit, in_test_file))
+        before = np.where(in_test_file & (unit >= 0), _TEST, before).astype(np.int8)
     joined = join(rows, unit, homes(unit, before, len(names)), before, links)
     home, unit_names = joined.home, np.full(len(joined.home), OUT)
     np.minimum.at(unit_names, joined.unit, names)
@@ -171,6 +179,8 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     # units with one split in the ledger: their rows join it
     settled = is_kept & (home[unit] >= 0) & (home[unit] != SEVERAL)
     split[settled] = home[unit[settled]]
+    if in_test_file is not None:
+        split[settled & (split == _TEST) & ~in_test_file] = LIKE_TEST
     split[settled & (split == _TEST) & (rows["origin"] != HUMAN)] = NOT_HUMAN
     # units with several: their rows stay where they were, and new rows are refused
     torn = is_kept & (home[unit] == SEVERAL)
@@ -185,7 +195,20 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     placed["unit"][has_unit] = names[unit[has_unit]]
     placed["split"] = split
     placed["recorded"] = np.where(has_home, home[unit], np.maximum(split, -1))
+    if in_test_file is not None:
+        placed["recorded"][(placed["recorded"] == _TEST) & ~in_test_file] = -1
     return placed, len(names), joined
+
+
+def _with_heirs(rows: np.ndarray, unit: np.ndarray, in_test_file: np.ndarray) -> np.ndarray:
+    """Add the kept rows of other files whose unit holds removed duplicates of a test file, and no kept row of one: they replace
+    them."""
+    is_kept, count = rows["state"] == KEPT, int(unit.max(initial=-1)) + 1
+    named, represented = np.zeros(count + 1, bool), np.zeros(count + 1, bool)  # the last is of rows without a unit
+    named[unit[in_test_file]] = True
+    represented[unit[in_test_file & is_kept]] = True
+    with_heirs: np.ndarray = in_test_file | (is_kept & (unit >= 0) & (named & ~represented)[unit])
+    return with_heirs
 
 
 def _assign(
@@ -198,7 +221,8 @@ def _assign(
     size = np.bincount(unit[is_kept], minlength=len(names))[new_units]
     all_human = np.bincount(unit[is_kept & (rows["origin"] != HUMAN)], minlength=len(names))[new_units] == 0
     placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
-    assigned = split >= 0
+    # a test of named files takes nothing from the shares of the others
+    assigned = (split >= 0) if spec.split.test_share is not None else (split >= 0) & (split != _TEST)
     np.add.at(placed, (rows["label"][assigned].astype(np.int64) + 1, split[assigned]), 1)
     stratum = _strata(rows, unit, is_kept, len(names))[new_units]
     chosen = np.zeros(len(new_units), np.int8)

@@ -10,7 +10,15 @@ import numpy as np
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
 from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, RowTable, count_values, load_rows, save_rows
-from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
+from finetune_pipeline.data.examples import (
+    ORIGINS,
+    SPLIT_FILES,
+    Example,
+    decode_examples,
+    examples_file,
+    examples_of,
+    stream_examples,
+)
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import finder_of
@@ -18,10 +26,20 @@ from finetune_pipeline.data.scrub.rows import quarantine_row
 from finetune_pipeline.data.split.alike import alike_rows
 from finetune_pipeline.data.split.leakage import LEAKAGE, Leak, Search, certify
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger, split_of
-from finetune_pipeline.data.split.placement import BRIDGE, LEFT, LIKE_TEST, NOT_HUMAN, SEVERAL, homes, place, shares_of
+from finetune_pipeline.data.split.placement import (
+    BRIDGE,
+    HUMAN,
+    LEFT,
+    LIKE_TEST,
+    NOT_HUMAN,
+    SEVERAL,
+    homes,
+    place,
+    shares_of,
+)
 from finetune_pipeline.data.split.time_order import place_by_time, time_order
 from finetune_pipeline.engine.files import digest_file, write_json
-from finetune_pipeline.findings import Finding, count_by_rule
+from finetune_pipeline.findings import Finding, FindingsError, count_by_rule
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
@@ -40,8 +58,10 @@ def split(
 
     Writes the rows of the three splits (SPLIT_FILES), ``quarantine.jsonl``, ``rows.parquet`` (the reviewed rows' table),
     ``placed.npy`` (placement.PLACED, for every row) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of
-    the three files. Returns facts, among them left (rows that left a split because their relation to others changed) and alike
-    (links that keep rows together, and links that were not followed: cut, held), and time_order (see time_order.py).
+    the three files. Returns facts, among them left (rows that left a split because their relation to others changed), alike
+    (links that keep rows together, and links that were not followed: cut, held), time_order (see time_order.py) and test_files
+    (if split.test names files: their rows that the ledger keeps elsewhere, other rows that it keeps in the test, and rows that
+    left training because they are like test rows).
 
     Args:
         ledger: Folder of earlier assignments. It is only read; see :func:`assignments_in`.
@@ -52,11 +72,12 @@ def split(
     boilerplate = Boilerplate.load(clean / BOILERPLATE)
     alike = alike_rows(table)
     before = split_of(read_ledger(ledger), rows["id"], rows["prompt"])
-    cut = held = 0
+    cut, held, named = 0, 0, None
     if spec.split.by == "time":
         placed, units = place_by_time(rows, before, spec, alike.links)
     else:
-        placed, units, joined = place(rows, before, spec, alike.links)
+        named = _rows_of_test_files(table, spec) if spec.split.test_share is None else None
+        placed, units, joined = place(rows, before, spec, alike.links, named)
         cut, held = joined.cut, joined.held
     tell("splits", f"{units} clusters placed; looking for leaks", rows=len(rows))
     search = Search(table, placed["split"].copy(), placed["unit"], boilerplate, alike, spec)
@@ -68,7 +89,7 @@ def split(
         for kind, pairs in leaks.items()
     }
     certificate = {**certify(search, remaining), "cut": cut, "held": held}
-    test, refused = _write_rows(rows, placed, examples_file(reviewed), out)
+    test, refused = _write_rows(rows, placed, examples_file(reviewed), out, spec.split.by == "time")
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
     find = finder_of(spec.data, names=False)
     write_rows(out / "quarantine.jsonl", (quarantine_row(e, f, find) for e, f in refused))
@@ -81,7 +102,30 @@ def split(
     facts["leaks"] = {name: certificate[name] for name in ("exact", "near", "group")}
     facts["alike"] = {"links": len(alike.links.left), "cut": cut, "held": held}
     facts["time_order"] = time_order(rows, placed, ledger) if spec.split.by == "time" else None
+    facts["test_files"] = None
+    if named is not None:
+        kept, test_code = rows["state"] == KEPT, SPLITS.index("test")
+        facts["test_files"] = {
+            "elsewhere": int((kept & named & (placed["split"] >= 0) & (placed["split"] != test_code)).sum()),
+            "others": int((kept & ~named & (before == test_code) & (placed["split"] == test_code)).sum()),
+            "like_test": int((placed["split"] == LIKE_TEST).sum()),
+        }
     return facts
+
+
+def _rows_of_test_files(table: RowTable, spec: TaskSpec) -> np.ndarray:
+    """Return which rows are of the files that split.test names (bool, [n]).
+
+    Raises FindingsError if there are none that a person wrote.
+    """
+    files = [str(example.source["file"]) for example in stream_examples(table.path)]
+    named = np.array([spec.split.is_test_file(file) for file in files], bool)
+    if not (named & (table.rows["origin"] == HUMAN)).any():
+        what, fix = "match no file with valid rows", f"name one of {', '.join(sorted({*files}))}"
+        if named.any():
+            what, fix = "match no file with rows that a person wrote", "only such rows can be the test: name their file"
+        raise FindingsError([Finding("data.no_test_rows", "error", "task.yaml: split.test", f"its globs {what}", fix)])
+    return named
 
 
 def _leave_split(
@@ -132,7 +176,7 @@ def ids_and_splits(splits: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_rows(
-    rows: np.ndarray, placed: np.ndarray, reviewed: Path, out: Path
+    rows: np.ndarray, placed: np.ndarray, reviewed: Path, out: Path, by_time: bool
 ) -> tuple[bytes, list[tuple[Example, Finding]]]:
     """Write the rows of train and validation. Returns the rows of the test, and kept rows without a split with the reason."""
     split, is_kept = placed["split"], rows["state"] == KEPT
@@ -151,12 +195,17 @@ def _write_rows(
                 writers[code](line)
             else:
                 example = decode_examples(line, str(reviewed))[0]
-                refused.append((example, _refusal(example, code)))
+                refused.append((example, _refusal(example, code, by_time)))
     return b"".join(test), refused
 
 
-def _refusal(example: Example, reason: int) -> Finding:
+def _refusal(example: Example, reason: int, by_time: bool) -> Finding:
     fix = "nothing to do; the row is left out"
+    if reason == LIKE_TEST and not by_time:
+        message = (
+            "this row has the prompt or the group of a row of the test files, or is like one: in train it would leak"
+        )
+        return row_finding("like_test_row", example.place, message, fix)
     if reason == LIKE_TEST:
         message = "this row has the prompt or the group of a newer row in the test or validation, or repeats a row of the test"
         return row_finding("like_newer_row", example.place, message, fix)
@@ -175,6 +224,15 @@ def _refusal(example: Example, reason: int) -> Finding:
     return row_finding("bridges_splits", example.place, message, fix)
 
 
+def _wanted_shares(spec: TaskSpec, counts: Mapping[str, int]) -> dict[str, float]:
+    """Return the wanted share of each split; the test's own share if split.test names its files."""
+    shares = shares_of(spec)
+    if spec.split.test_share is None:
+        test = counts["test"] / max(1, sum(counts.values()))
+        shares = {name: share * (1 - test) for name, share in shares.items()} | {"test": test}
+    return {name: round(share, 6) for name, share in shares.items()}
+
+
 def _facts(
     rows: np.ndarray, placed: np.ndarray, units: int, findings: Sequence[Finding], spec: TaskSpec
 ) -> dict[str, Any]:
@@ -191,7 +249,7 @@ def _facts(
         "labels": {name: count_values(rows["label"], mask, spec.labels) for name, mask in masks.items()},
         "origins": {name: {origin: n for origin, n in pairs if n} for name, pairs in origins.items()},
         "shares": {name: round(n / total, 6) for name, n in counts.items()},
-        "wanted_shares": {name: round(share, 6) for name, share in shares_of(spec).items()},
+        "wanted_shares": _wanted_shares(spec, counts),
         "clusters": units,
         "by_rule": count_by_rule(findings),
         "seed": spec.split.seed,

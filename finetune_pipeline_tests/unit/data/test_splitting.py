@@ -11,9 +11,10 @@ from finetune_pipeline.data.split import splitting
 from finetune_pipeline.data.split.ledger import read_ledger, record_assignments
 from finetune_pipeline.data.split.placement import place
 from finetune_pipeline.data.split.splitting import assignments_in
-from finetune_pipeline.engine.checks import CheckResult
+from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.steps.data_checks import time_decides
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.steps.data_checks import named_files_are_the_test, split_sizes, time_decides
 from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, random_text, read_lines, split_rows
 from finetune_pipeline_tests.unit.data.test_together import request
 
@@ -21,7 +22,7 @@ SPEC = make_spec()
 
 
 def rows(start: int, stop: int, **more: Any) -> list[Example]:
-    return [example(random_text(i), LABELS[i % 10 // 4], line=i, **more) for i in range(start, stop)]
+    return [example(random_text(i), LABELS[i % 10 // 4], i, **more) for i in range(start, stop)]
 
 
 def run(folder: Path, name: str, examples: list[Example], spec: Any = SPEC, **clean: Any) -> tuple[Any, dict[str, str]]:
@@ -119,6 +120,71 @@ def test_the_newest_rows_are_the_test_when_time_decides(tmp_path: Path) -> None:
     assert facts["counts"] == {"train": 70, "validation": 10, "test": 20}
 
 
+GOLDEN = make_spec(split={"test": ["raw/golden*.jsonl"]})
+
+
+def golden(start: int, stop: int, **more: Any) -> list[Example]:
+    """Rows of a file that split.test names."""
+    return rows(start, stop, source={"file": "raw/golden.jsonl", "line": 1}, **more)
+
+
+def splits_of(examples: list[Example], placed: dict[str, str]) -> set[str | None]:
+    return {placed.get(e.id) for e in examples}
+
+
+def test_the_rows_of_named_files_are_the_test(tmp_path: Path) -> None:
+    own, others = golden(0, 30), rows(100, 200)
+    facts, placed = run(tmp_path, "a", [*others, *own], GOLDEN)
+    assert splits_of(own, placed) == {"test"} and "test" not in splits_of(others, placed)
+    assert facts["counts"] == {"train": 90, "validation": 10, "test": 30}, "validation is a tenth of the other rows"
+    assert judged(facts, GOLDEN, named_files_are_the_test).passed
+    assert judged(facts, GOLDEN, split_sizes).passed
+    more = golden(40, 50)
+    facts, later = run(tmp_path, "b", [*others, *rows(200, 220), *own, *more], GOLDEN)
+    assert splits_of(more, later) == {"test"} and {i: later[i] for i in placed} == placed
+
+
+def test_rows_like_those_of_a_test_file_leave_training(tmp_path: Path) -> None:
+    """Groups, prompts and near copies: the test keeps its rows, and training has none of the same."""
+    own = [*golden(0, 20), *golden(20, 24, group="g"), example("the same prompt", source={"file": "raw/golden.jsonl"})]
+    copy = example(own[0].user_text + " thanks", line=7)
+    like = [*rows(300, 304, group="g"), example("The same prompt!", "feature_request", line=5), copy]
+    others = rows(100, 200)
+    facts, placed = run(tmp_path, "a", [*others, *like, *own], GOLDEN, clusters={copy.id: own[0].id})
+    assert splits_of(own, placed) == {"test"} and splits_of(like, placed) == {None}
+    assert facts["by_rule"] == {"data.like_test_row": 6} and facts["counts"]["test"] == 25
+    result = judged(facts, GOLDEN, named_files_are_the_test)
+    assert not result.passed and result.warns and "6 rows left" in result.message
+    _, again = run(tmp_path, "b", [*others, *like, *own], GOLDEN, clusters={copy.id: own[0].id})
+    assert again == placed, "the ledger has none of those that left"
+
+
+def test_the_row_that_replaces_a_duplicate_in_a_test_file_is_tested(tmp_path: Path) -> None:
+    own, kept = golden(0, 20), example(golden(0, 1)[0].user_text + " and more", line=3)
+    _, placed = run(
+        tmp_path, "a", [*rows(100, 200), kept, *own], GOLDEN, clusters={kept.id: own[0].id}, removed=[own[0].id]
+    )
+    assert placed[kept.id] == "test" and sum(split == "test" for split in placed.values()) == 20
+
+
+def test_test_files_without_a_row_by_a_person_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FindingsError, match=r"(?s)match no file with valid rows.*raw/a\.jsonl"):
+        run(tmp_path, "a", rows(0, 50), GOLDEN)
+    with pytest.raises(FindingsError, match="rows that a person wrote"):
+        run(tmp_path, "b", [*rows(0, 50), *golden(60, 70, origin="synthetic")], GOLDEN)
+    facts, placed = run(tmp_path, "c", [*rows(0, 50), *golden(60, 70), *golden(70, 75, origin="synthetic")], GOLDEN)
+    assert facts["counts"]["test"] == 10 and facts["by_rule"] == {"data.not_human_in_test_cluster": 5}
+
+
+def test_another_test_than_that_of_the_ledger_asks_for_a_restart(tmp_path: Path) -> None:
+    examples = [*rows(100, 200), *golden(0, 30)]
+    _, before = run(tmp_path, "a", examples)
+    facts, placed = run(tmp_path, "b", examples, GOLDEN)
+    assert placed == before
+    result = judged(facts, GOLDEN, named_files_are_the_test)
+    assert not result.passed and not result.warns and "split.restart: true" in result.message
+
+
 def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     facts, _ = run(tmp_path, "a", rows(0, 30))
     ledger, report = tmp_path / "ledger", assignments_in(tmp_path / "a")
@@ -164,8 +230,8 @@ def requests_by_day(start: int, stop: int) -> list[Example]:
     return [example(request(dice), LABELS[i % 3], line=i, time=day(i)) for i in range(start, stop)]
 
 
-def judged(facts: dict[str, Any], spec: Any = TIMED) -> CheckResult:
-    return time_decides.ask(Artifact("tickets", "splits", "1", Path("splits"), facts, {}), spec)
+def judged(facts: dict[str, Any], spec: Any = TIMED, question: Check = time_decides) -> CheckResult:
+    return question.ask(Artifact("tickets", "splits", "1", Path("splits"), facts, {}), spec)
 
 
 def test_time_decides_even_among_similar_rows(tmp_path: Path) -> None:

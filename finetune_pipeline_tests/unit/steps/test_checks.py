@@ -55,6 +55,8 @@ JUDGED = {
 }  # fmt: skip
 
 
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+NAMED = {"elsewhere": 0, "others": 0, "like_test": 3}
 TIMES = {
     "newest_train": "2026-01-05T00:00:00+00:00", "oldest_test": "2026-01-02T00:00:00+00:00", "misplaced": 0, "not_human": 1,
     "later_rounds": 30, "undated": 2, "left": 4, "train": 90,
@@ -104,7 +106,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"left": {"train": 5, "validation": 1, "test": 0}}]),
     ("splits", "time_decides"): ({"time_order": TIMES}, [{"time_order": TIMES | {"misplaced": 1}},
         {"time_order": TIMES | {"left": 9}}, {"time_order": TIMES | {"oldest_test": ""}}, {"time_order": {}}]),
-    ("splits", "split_sizes"): ({"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}},
+    ("splits", "named_files_are_the_test"): ({"test_files": NAMED, "counts": {"train": 90, "validation": 10, "test": 20}},
+        [{"test_files": NAMED | {"elsewhere": 1}}, {"test_files": NAMED | {"others": 1}},
+         {"test_files": NAMED | {"like_test": 6}}, {"test_files": {}}]),
+    ("splits", "split_sizes"): ({"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}, "wanted_shares": SHARES},
         [{"shares": {"validation": 0.1, "test": 0.3}}]),
     ("base_model", "safe_weights"): ({"files": {"model.safetensors": "x", "config.json": "y"}},
         [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}]),
