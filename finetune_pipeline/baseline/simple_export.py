@@ -12,11 +12,9 @@ from typing import Any
 from finetune_pipeline.evaluation import span_tagger
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.evaluation.simple_models import TAGGED, SimpleModel, joined_json
-from finetune_pipeline.evaluation.span_tagger import SpanTagger
+from finetune_pipeline.evaluation.skops_files import TRUSTED
 
 MANIFEST = "simple_model.json"
-TRUSTED = ("scipy.sparse._csr.csr_matrix",)
-"""Types in our pipelines that skops does not trust by default: a matrix of numbers."""
 _VERSIONS = ("scikit-learn", "skops", "numpy", "scipy")
 _TAGGER_VERSIONS = ("python-crfsuite", "python-dateutil")
 _EXAMPLE = '''"""Answer texts with the simple model of this folder: one text per line on standard input, one answer per line out.
@@ -86,15 +84,10 @@ class SimpleSource:
 
 def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[str, Any]:
     """Write the model into the empty folder `out`. Returns the manifest, which is also written."""
-    import skops.io
-
     out.mkdir(parents=True, exist_ok=True)
-    for part, pipeline in model.pipelines.items():
-        if isinstance(pipeline, SpanTagger):
-            pipeline.save(out)
-            (out / "span_tagger.py").write_text(inspect.getsource(span_tagger), "utf-8")
-        else:
-            skops.io.dump(pipeline, out / f"{part}.skops")
+    model.save(out)
+    if TAGGED in model.pipelines:
+        (out / "span_tagger.py").write_text(inspect.getsource(span_tagger), "utf-8")
     (out / "predict.py").write_text(_EXAMPLE.replace("JOINED_JSON", inspect.getsource(joined_json)), "utf-8")
     manifest: dict[str, Any] = {
         "format": 1,

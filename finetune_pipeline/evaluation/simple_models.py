@@ -12,12 +12,16 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict
 
 from threadpoolctl import threadpool_limits
 
 from finetune_pipeline.data.answer_rules import NOT_JSON, canonical, strict
+from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.evaluation.skops_files import read_skops, write_skops
 from finetune_pipeline.evaluation.span_fitting import DATE, fit_span_tagger
+from finetune_pipeline.evaluation.span_tagger import SpanTagger
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 REGULARISATION = (1.0, 10.0, 100.0)
@@ -29,10 +33,18 @@ WORD = r"(?u)\b\w+\b"
 MAX_VALUES = 50
 """A JSON field with more different values than this in the training rows is open: its value is copied, not classified."""
 TAGGED = "tagged"
+SAVED = "fitted.json"
+"""File of a saved model that names its parts."""
 MISSING = ""
 """Value of a JSON field that an answer lacks. No JSON text is empty."""
 
-Path = tuple[str, ...]
+FieldPath = tuple[str, ...]
+
+
+class _Saved(TypedDict):
+    model: str
+    parts: list[str]
+    fields: dict[str, list[list[str]]]
 
 
 @dataclass
@@ -53,7 +65,7 @@ class SimpleModel(ABC):
     """Kinds of output it can answer in."""
 
     pipelines: dict[str, Any] = field(default_factory=dict)
-    fields: dict[str, list[Path]] = field(default_factory=dict)
+    fields: dict[str, list[FieldPath]] = field(default_factory=dict)
 
     @abstractmethod
     def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
@@ -65,13 +77,23 @@ class SimpleModel(ABC):
             return []
         if not self.fields:
             return [str(answer) for answer in self.pipelines["model"].predict(list(texts))]
-        rows: list[dict[Path, str]] = [{} for _ in texts]
+        rows: list[dict[FieldPath, str]] = [{} for _ in texts]
         for part, paths in self.fields.items():
             predicted = self.pipelines[part].predict(list(texts))
             table = predicted if part == TAGGED else predicted.reshape(len(texts), len(paths))
             for row, values in zip(rows, table, strict=True):
                 row.update((path, str(value)) for path, value in zip(paths, values, strict=True) if value is not None)
         return [joined_json(row) for row in rows]
+
+    def save(self, folder: Path) -> None:
+        """Write the fitted model into an existing folder, without pickle: `load_simple_model` reads it."""
+        for part, pipeline in self.pipelines.items():
+            if isinstance(pipeline, SpanTagger):
+                pipeline.save(folder)
+            else:
+                write_skops(folder / f"{part}.skops", pipeline)
+        fields = {part: [list(path) for path in paths] for part, paths in self.fields.items()}
+        write_json(folder / SAVED, {"model": self.name, "parts": list(self.pipelines), "fields": fields}, durable=False)
 
 
 class CommonestAnswer(SimpleModel):
@@ -162,6 +184,18 @@ SIMPLE_MODELS: dict[str, type[SimpleModel]] = {
     model.name: model for model in (CommonestAnswer, CommonestFields, NearestRow, TfidfLogistic, TaggerAndLinear)
 }
 """All simple models by name, in the order reports show them. A new rival is a class in this tuple."""
+
+
+def load_simple_model(folder: Path) -> SimpleModel:
+    """Read a model that SimpleModel.save wrote. Raises DamagedFile if its description is not what was written."""
+    saved = read_json(folder / SAVED, _Saved)
+    model = SIMPLE_MODELS[saved["model"]]()
+    model.fields = {part: [tuple(path) for path in paths] for part, paths in saved["fields"].items()}
+    for part in saved["parts"]:
+        model.pipelines[part] = SpanTagger.load(folder) if part == TAGGED else read_skops(folder / f"{part}.skops")
+    return model
+
+
 BLIND = (CommonestAnswer.name, CommonestFields.name)
 """Simple models that ignore the input."""
 
@@ -211,7 +245,7 @@ def linear_pipeline(texts: Sequence[str], labels: Sequence[str], seed: int = 0, 
     return pipeline.fit(list(texts), list(labels))
 
 
-def joined_json(values: Mapping[Path, str]) -> str:
+def joined_json(values: Mapping[FieldPath, str]) -> str:
     """One line of JSON from the JSON texts of its fields; fields that are MISSING are left out. A whole value (`()`, such as an
     empty object) counts only without fields, and of a field's value and fields below it, the later one counts."""
     joined: dict[str, Any] = {}
@@ -267,7 +301,7 @@ def _nearest(texts: Sequence[str], answers: Sequence[Any]) -> Any:
         return make_pipeline(_character_ngrams(), classifier).fit(list(texts), answers)
 
 
-def _field_table(answers: Sequence[str], output: AnyOutput) -> tuple[list[Path], list[list[str]]]:
+def _field_table(answers: Sequence[str], output: AnyOutput) -> tuple[list[FieldPath], list[list[str]]]:
     """The paths of all fields, in the order they first occur, and their JSON texts: one row per answer, one column per field."""
     unordered = frozenset(output.unordered) if isinstance(output, JsonOutput) else frozenset()
     rows = []
@@ -280,7 +314,7 @@ def _field_table(answers: Sequence[str], output: AnyOutput) -> tuple[list[Path],
     return paths, [[row.get(path, MISSING) for path in paths] for row in rows]
 
 
-def _leaves(value: Any, unordered: frozenset[str], path: Path = ()) -> list[tuple[Path, str]]:
+def _leaves(value: Any, unordered: frozenset[str], path: FieldPath = ()) -> list[tuple[FieldPath, str]]:
     if isinstance(value, dict) and value:
         return [leaf for key, item in value.items() for leaf in _leaves(item, unordered, (*path, key))]
     return [(path, canonical(value, unordered, ".".join(path)))]

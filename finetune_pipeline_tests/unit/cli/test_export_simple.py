@@ -107,7 +107,12 @@ def test_the_folder_answers_as_the_rival_that_was_compared(
     monkeypatch.syspath_prepend(out)  # as for a script that is run
     runpy.run_path(str(out / "predict.py"), run_name="__main__")
     assert capfd.readouterr().out.splitlines() == model.predict(texts)
-    files = {"README.md", "predict.py", *(f"{part}.skops" for part in manifest["parts"] if part != "tagged")}
+    files = {
+        "README.md",
+        "predict.py",
+        "fitted.json",
+        *(f"{part}.skops" for part in manifest["parts"] if part != "tagged"),
+    }
     for part in set(manifest["parts"]) - {"tagged"}:
         untrusted = skops.io.get_untrusted_types(file=out / f"{part}.skops")
         assert set(untrusted) <= set(manifest["trusted"]), "nothing in it can run code"

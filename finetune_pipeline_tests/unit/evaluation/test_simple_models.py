@@ -1,10 +1,17 @@
 """Simple models learn what words tell, from the training rows alone, in every kind of answer."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.evaluation.simple_models import fit_simple_models, joined_json, linear_pipeline
+from finetune_pipeline.engine.files import DamagedFile
+from finetune_pipeline.evaluation.simple_models import (
+    fit_simple_models,
+    joined_json,
+    linear_pipeline,
+    load_simple_model,
+)
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 
 TRAIN = [(f"the app crashes on screen {i}", "bug") for i in range(12)]
@@ -75,3 +82,25 @@ def test_a_model_that_cannot_be_fitted_is_an_error() -> None:
         fit_simple_models(["", " "], ["a", "b"], LABELS)
     with pytest.raises(ValueError, match="not JSON"):
         fit_simple_models(["a text"], ["no json"], ORDERS)
+
+
+def test_a_saved_model_answers_as_the_fitted_one_and_its_files_are_the_same_each_time(tmp_path: Path) -> None:
+    orders = [_order(i) for i in range(120)]
+    tasks = [(LABELS, TEXTS, ANSWERS, ASKED), (ORDERS, *zip(*orders, strict=True), ["order 9731 of pears at once"])]
+    for output, texts, answers, asked in tasks:
+        for name, model in fit_simple_models(texts, answers, output).items():
+            first, second = tmp_path / f"{output.kind}_{name}", tmp_path / f"{output.kind}_{name}_again"
+            for folder in (first, second):
+                folder.mkdir()
+                model.save(folder)
+            loaded = load_simple_model(first)
+            assert (loaded.name, loaded.predict(asked)) == (name, model.predict(asked)), name
+            assert loaded.predict(texts) == model.predict(texts)
+            assert {p.name: p.read_bytes() for p in first.iterdir()} == {
+                p.name: p.read_bytes() for p in second.iterdir()
+            }
+            assert not list(first.glob("*.pkl"))
+    damaged = tmp_path / "labels_linear" / "fitted.json"
+    damaged.write_text("{}")
+    with pytest.raises(DamagedFile, match=r"fitted\.json"):
+        load_simple_model(damaged.parent)
