@@ -11,7 +11,7 @@ from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
-from finetune_pipeline.tracking.registry import present_champion
+from finetune_pipeline.tracking.champion import present_champion
 from finetune_pipeline.tracking.tracking import Tracking
 
 

@@ -18,7 +18,7 @@ from finetune_pipeline.data.readers.records import RawStream, read_lines
 from finetune_pipeline.engine.files import hold
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
-from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
+from finetune_pipeline.serving.loading import AnyServed, load
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.spec.model import Task
 
@@ -39,12 +39,12 @@ class Service:
     def __init__(
         self,
         task: Task,
-        find: Callable[[], ServedModel],
+        find: Callable[[], AnyServed],
         writer: LogWriter,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.task, self._find, self._writer, self._tell = task, find, writer, tell
-        self.loaded = LoadedModel(find())
+        self.loaded = load(find())
         self.since = int(time.time())
         self.problems: dict[str, str] = {}
         self._waiting_slots = BoundedSemaphore(WAITING)
@@ -135,7 +135,7 @@ class Service:
             champion = self._find()
             has_changed = champion.name != self.loaded.served.name
             if has_changed:
-                self.loaded = LoadedModel(champion)
+                self.loaded = load(champion)
         except Exception as error:  # noqa: BLE001 - the registry may be unreachable; answering continues
             problem = f"{type(error).__name__}: {error}"
             if self.problems.get("champion") != problem:

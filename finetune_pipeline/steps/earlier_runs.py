@@ -6,6 +6,9 @@ from finetune_pipeline.evaluation.answer_cache import FOLDER, cache_file
 from finetune_pipeline.jobs import KeptAnswers
 from finetune_pipeline.settings import read_settings
 
+SHIPPED = "shipped"
+"""Folder in a ``model_version`` artifact with the files of a simple model or a prompt, if one of these is what was registered."""
+
 
 def answers_of(store: ArtifactStore, test_of: str | None = None) -> KeptAnswers | None:
     """Return a job's cache, if there is one: of answers to the sealed test of this task, or (None) of all other answers."""
@@ -29,3 +32,14 @@ def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:
             "candidate cannot be compared with it; restore it, or remove the alias `champion` in MLflow"
         )
     return context.store.check(champion), context.store.check(base)
+
+
+def release_of(store: ArtifactStore, task: str, version: int) -> Artifact | None:
+    """Return the release of a version that its gates let through; later evaluations that do not are left out, since the model
+    keeps being served as it was accepted."""
+    releases = [
+        artifact
+        for artifact in store.all_versions(task, "model_version")
+        if int(artifact.facts["model_version"]) == version and artifact.facts["gates_passed"]
+    ]
+    return releases[-1] if releases else None

@@ -14,15 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from finetune_pipeline.engine.files import read_json
-from finetune_pipeline.engine.step import SHARED
-from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError, shortened
-from finetune_pipeline.models.hosted import read_hosted
-from finetune_pipeline.models.identity import served
-from finetune_pipeline.serving.loaded_model import ServedModel
-from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.mlflow_store import locked, mlflow_errors, redact, suppress_error
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -34,6 +27,8 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous_champion"
 GATES, PASSED = "gates", "passed"
 ADAPTER_VERSION, EVALUATION = "finetune.adapter_version", "evaluation_version"
 """Tags of a version: what was trained, which identifies the model however it is asked; and its evaluation."""
+WINNER_KIND = "winner_kind"
+"""Tag of a version with its kind (result.WinnerKind); those of earlier releases have none and are tuned models."""
 PROMOTED = "promoted"
 """Tag of every version that has become `champion`, with the time."""
 FORGOTTEN, FORGOTTEN_REASON = "forgotten_rows", "trained on rows that have been forgotten since (finetune forget)"
@@ -300,39 +295,3 @@ def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
     with suppress_error("RESOURCE_DOES_NOT_EXIST"):
         return client.get_registered_model(name)
     return None
-
-
-def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> ServedModel:
-    """Return the model with the alias `champion`, to serve it as it was evaluated.
-
-    Raises OutsideError if there is none, if its trainer hosts it, or if its files are missing from the artifact store, and
-    FindingsError like :func:`tags_of_release`.
-    """
-    version = champion(tracking, task.name)
-    if version is None:
-        raise OutsideError(
-            f"{task.name} has no champion yet: `finetune run {task.name}` makes one when every gate passes"
-        )
-    tags = tags_of_release(tracking, task.name, version, "merged_version")
-    merged = store.find(task.name, "merged_model", tags["merged_version"])
-    base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
-    # its later evaluations count only where the gates passed: the model keeps being served as it was accepted
-    released = [
-        artifact
-        for artifact in store.all_versions(task.name, "model_version")
-        if int(artifact.facts["model_version"]) == version and artifact.facts["gates_passed"]
-    ]
-    if merged is None or base is None or not released:
-        missing = "release record"
-        if merged is None or base is None:
-            missing = "model" if merged is None else "base model"
-        raise OutsideError(
-            f"the {missing} of {task.name} version {version} is missing from {store.root}; restore it, or run "
-            f"`finetune run {task.name}`"
-        )
-    if hosted := read_hosted(store.check(merged).folder):
-        raise OutsideError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
-    record = read_json(store.check(released[-1]).path("model_version.json"))
-    prompt, limit = record["system_prompt"], int(record["max_new_tokens"])
-    model, precision = served(merged, store.check(base)), record.get("precision", "float32")
-    return ServedModel(f"{task.name}:{version}", model.model, model.adapter, prompt, limit, precision)

@@ -20,7 +20,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.release import present_inputs
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
-from finetune_pipeline.tracking.registry import present_champion
+from finetune_pipeline.tracking.champion import present_champion
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model

@@ -1,0 +1,32 @@
+"""Loads the champion, of whatever kind, to answer conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from threading import Event, Lock
+from typing import Any, Protocol
+
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
+from finetune_pipeline.serving.simple_model import LoadedSimple, ServedSimple
+
+AnyServed = ServedModel | ServedSimple
+
+
+class Loaded(Protocol):
+    """A model in memory. Callers of `answer` must hold `turn`: one answer is made at a time."""
+
+    turn: Lock
+
+    @property
+    def served(self) -> AnyServed: ...
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
+        """Answer a conversation without its system turn."""
+
+
+def load(served: AnyServed) -> Loaded:
+    """Load a model into memory."""
+    if isinstance(served, ServedSimple):
+        return LoadedSimple(served)
+    return LoadedModel(served)

@@ -1,0 +1,42 @@
+"""Answers conversations with a simple model, without a language model or torch unless the model needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+from finetune_pipeline.evaluation.simple_models import load_simple_model
+from finetune_pipeline.models.inference.generated import Answer
+
+
+@dataclass(frozen=True)
+class ServedSimple:
+    """The simple model to serve.
+
+    Attributes:
+        name: For clients and in the logs: TASK:VERSION.
+        folder: As SimpleModel.save wrote it.
+        system_prompt: That of the task, which clients may send; the model does not read it.
+    """
+
+    name: str
+    folder: Path
+    system_prompt: str
+
+
+class LoadedSimple:
+    """A simple model in memory. Like :class:`.loaded_model.LoadedModel`."""
+
+    def __init__(self, served: ServedSimple) -> None:
+        self.served = served
+        self._model = load_simple_model(served.folder)
+        self.turn = Lock()
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
+        """Answer a conversation. An answer has no tokens, so the length limit does not apply."""
+        text = "\n".join(str(message["content"]) for message in messages if message["role"] == "user")
+        (answer,) = self._model.predict([text])
+        return Answer(text=answer, status="ok" if answer.strip() else "empty")

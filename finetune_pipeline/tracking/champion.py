@@ -1,0 +1,56 @@
+"""Finds the champion's files, to serve it as it was evaluated."""
+
+from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.step import SHARED
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.models.hosted import read_hosted
+from finetune_pipeline.models.identity import served
+from finetune_pipeline.serving.loaded_model import ServedModel
+from finetune_pipeline.serving.loading import AnyServed
+from finetune_pipeline.serving.simple_model import ServedSimple
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.earlier_runs import SHIPPED, release_of
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
+
+
+def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> AnyServed:
+    """Return the model with the alias `champion`, to serve it as it was evaluated.
+
+    Raises OutsideError if there is none, if its trainer hosts it, or if its files are missing from the artifact store, and
+    FindingsError like :func:`.registry.tags_of_release`.
+    """
+    version = registry.champion(tracking, task.name)
+    if version is None:
+        raise OutsideError(
+            f"{task.name} has no champion yet: `finetune run {task.name}` makes one when every gate passes"
+        )
+    tags = registry.tags_of_release(tracking, task.name, version, "merged_version")
+    kind, name = tags.get(registry.WINNER_KIND, "tuned"), f"{task.name}:{version}"
+    release = release_of(store, task.name, version)
+    if kind == "simple":
+        if release is None:
+            raise _missing(task, store, version, "release record")
+        record = read_json(store.check(release).path("model_version.json"))
+        return ServedSimple(name, release.path(SHIPPED), record["system_prompt"])
+    merged = store.find(task.name, "merged_model", tags["merged_version"])
+    base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
+    if merged is None or base is None or release is None:
+        lost = "release record"
+        if merged is None or base is None:
+            lost = "model" if merged is None else "base model"
+        raise _missing(task, store, version, lost)
+    if hosted := read_hosted(store.check(merged).folder):
+        raise OutsideError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
+    record = read_json(store.check(release).path("model_version.json"))
+    prompt, limit = record["system_prompt"], int(record["max_new_tokens"])
+    model, precision = served(merged, store.check(base)), record.get("precision", "float32")
+    return ServedModel(name, model.model, model.adapter, prompt, limit, precision)
+
+
+def _missing(task: Task, store: ArtifactStore, version: int, lost: str) -> OutsideError:
+    return OutsideError(
+        f"the {lost} of {task.name} version {version} is missing from {store.root}; restore it, or run "
+        f"`finetune run {task.name}`"
+    )
