@@ -83,14 +83,14 @@ class MicroBatch(Facts):
 
 
 class Measured(Facts):
-    """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step at which training resumed.
+    """Time in seconds and memory in MiB of a step's process. `resumed_from`: the checkpoint from which training resumed.
     `billed_tokens`, `dollars`: the cost of a training as the service reports it."""
 
     seconds: Number = None
     cpu_seconds: Number = None
     train_seconds: Number = None
     peak_memory_mib: Number = None
-    resumed_from: Count = None
+    resumed_from: str | None = None
     billed_tokens: Count = None
     dollars: Number = None
 

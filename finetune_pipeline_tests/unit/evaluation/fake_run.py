@@ -47,7 +47,7 @@ TRAINING = {
                 {"step": 30, "loss": 0.3}, {"step": 40, "eval_loss": 0.6}],
     "stopped_early": False, "weights": {"ratio": 0.42},
     "shared_prefix": {"used": True, "why": "", "prefix_tokens": 110},
-    "measured": {"seconds": 75.2, "peak_memory_mib": 1234.5, "resumed_from": None},
+    "measured": {"seconds": 75.2, "peak_memory_mib": 1234.5, "resumed_from": "checkpoint-20"},
 }  # fmt: skip
 DATA = {
     "raw_examples": {"lines": 1042, "files": [{"file": "raw/a<b>.jsonl", "sha256": "ab12" * 16}]},
