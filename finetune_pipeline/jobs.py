@@ -42,10 +42,12 @@ class KeptAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class SimpleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the models without a language model. output: the spec's section of that name."""
+    """Settings of the simple models. output: the spec's section of that name. fitted: folder of the fitted models; None fits
+    them on the training rows, and writes them to out/simple_models."""
 
     output: Fields
     seed: int
+    fitted: Path | None = None
 
 
 class BaseJob(Job, frozen=True, kw_only=True, tag="base_model"):

@@ -191,7 +191,7 @@ STEPS = [
             "passages": run.documents,
             **plugin_versions("metrics"),
         },
-        code_version="19",
+        code_version="20",
         checks=(training_check.baseline_answered,),
         kinds=("huggingface", "parquet"),
         heavy=True,

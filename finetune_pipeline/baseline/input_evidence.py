@@ -22,7 +22,7 @@ from finetune_pipeline.evaluation.metrics.base import f1_of
 from finetune_pipeline.evaluation.metrics.chrf import ChrF
 from finetune_pipeline.evaluation.predictions import SIMPLE, same_rows
 from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best
-from finetune_pipeline.evaluation.simple_models import CommonestAnswer
+from finetune_pipeline.evaluation.simple_models.commonest import CommonestAnswer
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.evaluation.statistics.proportions import (

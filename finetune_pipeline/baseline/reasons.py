@@ -13,7 +13,8 @@ from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, met
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
 from finetune_pipeline.evaluation.prompts import NEAREST, fixed_prompts
 from finetune_pipeline.evaluation.rivals import Rival, rank_of
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, CommonestAnswer
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.simple_models.commonest import CommonestAnswer
 from finetune_pipeline.evaluation.wording import (
     counted,
     dollars,

@@ -1,63 +1,38 @@
 """Exports a simple model as a folder: scikit-learn pipelines, a prediction script, a model card and a manifest."""
 
 import hashlib
-import importlib.metadata
 import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from finetune_pipeline.evaluation import span_tagger
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
-from finetune_pipeline.evaluation.simple_models import TAGGED, SimpleModel, joined_json
-from finetune_pipeline.evaluation.skops_files import TRUSTED
+from finetune_pipeline.evaluation.simple_models import SimpleModel, fitted, skops_files, span_tagger
+from finetune_pipeline.evaluation.simple_models.fitted import TAGGED
 
 MANIFEST = "simple_model.json"
-_VERSIONS = ("scikit-learn", "skops", "numpy", "scipy")
-_TAGGER_VERSIONS = ("python-crfsuite", "python-dateutil")
+_PACKAGE = fitted.__name__.rpartition(".")[0]
 _EXAMPLE = '''"""Answer texts with the simple model of this folder: one text per line on standard input, one answer per line out.
 
 Needs the packages under "versions" in simple_model.json. Nothing in this folder is a pickle: skops loads no code.
 """
 
-from __future__ import annotations
-
-import json
 import sys
 from pathlib import Path
 
-import skops.io
+from fitted import Fitted
 
-MISSING = ""
-FOLDER = Path(__file__).resolve().parent
-MANIFEST = json.loads((FOLDER / "simple_model.json").read_text("utf-8"))
-PIPELINES = {
-    part: skops.io.load(FOLDER / f"{part}.skops", trusted=MANIFEST["trusted"])
-    for part in MANIFEST["parts"]
-    if part != "tagged"
-}
-if "tagged" in MANIFEST["parts"]:
-    from span_tagger import SpanTagger
-
-    PIPELINES["tagged"] = SpanTagger.load(FOLDER)
+MODEL = Fitted.load(Path(__file__).resolve().parent)
 
 
 def answer(texts):
     """The answers to a list of texts."""
-    if not MANIFEST["fields"]:
-        return [str(label) for label in PIPELINES["model"].predict(texts)]
-    values = [{} for _ in texts]
-    for part, paths in MANIFEST["fields"].items():
-        table = PIPELINES[part].predict(texts)
-        table = table if part == "tagged" else table.reshape(len(texts), len(paths))
-        for row, fields in zip(table, values):
-            fields.update((tuple(path), str(value)) for path, value in zip(paths, row) if value is not None)
-    return [joined_json(fields) for fields in values]
+    return MODEL.predict(texts)
 
 
-JOINED_JSON
 if __name__ == "__main__":
     for line in answer([line.rstrip("\\n") for line in sys.stdin]):
         print(line)
@@ -84,28 +59,19 @@ class SimpleSource:
 
 def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[str, Any]:
     """Write the model into the empty folder `out`. Returns the manifest, which is also written."""
-    out.mkdir(parents=True, exist_ok=True)
-    model.save(out)
-    if TAGGED in model.pipelines:
-        (out / "span_tagger.py").write_text(inspect.getsource(span_tagger), "utf-8")
-    (out / "predict.py").write_text(_EXAMPLE.replace("JOINED_JSON", inspect.getsource(joined_json)), "utf-8")
     manifest: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
+        **model.save(out),
+        "trusted": list(skops_files.TRUSTED),
         "task": source.task,
         "description": source.description,
-        "model": model.name,
-        "title": model.title,
-        "parts": list(model.pipelines),
-        "fields": {part: [list(path) for path in paths] for part, paths in model.fields.items()},
-        "trusted": list(TRUSTED),
         "dataset_version": source.dataset_version,
         "training_rows": source.rows,
         "scores": {where: dict(scores) for where, scores in source.scores.items()},
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in (*_VERSIONS, *(_TAGGER_VERSIONS if TAGGED in model.pipelines else ()))
-        },
     }
+    for module in (fitted, skops_files, *([span_tagger] if TAGGED in model.pipelines else [])):
+        (out / f"{module.__name__.rpartition('.')[2]}.py").write_text(_standalone(module), "utf-8")
+    (out / "predict.py").write_text(_EXAMPLE, "utf-8")
     (out / "README.md").write_text(_card(manifest, source), "utf-8")
     manifest["files"] = {
         path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -113,6 +79,11 @@ def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[s
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return manifest
+
+
+def _standalone(module: ModuleType) -> str:
+    """Return a module's source, with the modules it imports from its package beside it."""
+    return inspect.getsource(module).replace(f"from {_PACKAGE}.", "from ")
 
 
 def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:

@@ -8,13 +8,11 @@ from typing import Any
 from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence, Learnable, answer_text, decide
 from finetune_pipeline.data.examples import Example, hash_order, sample_examples
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
-from finetune_pipeline.evaluation.simple_models import (
-    CommonestFields,
-    NearestRow,
-    SimpleModel,
-    TaggerAndLinear,
-    TfidfLogistic,
-)
+from finetune_pipeline.evaluation.simple_models import SimpleModel
+from finetune_pipeline.evaluation.simple_models.commonest import CommonestFields
+from finetune_pipeline.evaluation.simple_models.linear import TfidfLogistic
+from finetune_pipeline.evaluation.simple_models.nearest import NearestRow
+from finetune_pipeline.evaluation.simple_models.tagger import TaggerAndLinear
 from finetune_pipeline.evaluation.statistics.proportions import effective_sources, wilson_interval
 from finetune_pipeline.evaluation.wording import inside, percent
 from finetune_pipeline.spec.model import TaskSpec

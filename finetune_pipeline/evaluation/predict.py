@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from finetune_pipeline.evaluation.predictions import (
 )
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
-from finetune_pipeline.evaluation.simple_models import fit_simple_models
+from finetune_pipeline.evaluation.simple_models import FITTED, SimpleModel, fit_simple_models, load_simple_models
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import BaselineJob, LatencyJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, end_ids
@@ -80,8 +79,8 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
             else:
                 rows += prediction_rows(set_examples, restricted_name(name), restricted, gold)
     if job.simple:
-        assert answerer is not None and job.train is not None  # a job asks at least one model
-        rows += _simple_rows(job.simple, job.train, job.examples, answerer.tokenizer)
+        assert answerer is not None  # a job asks at least one model
+        rows += _simple_rows(job.simple, job, answerer.tokenizer)
     write_predictions(job.out / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
@@ -127,21 +126,29 @@ def _restricted(
     return restricted, {"asked": regenerated, "available": True, "why": "", "statuses": statuses}
 
 
-def _simple_rows(
-    settings: SimpleSettings, train_file: Path, examples_file: Path, tokenizer: Any
-) -> list[dict[str, Any]]:
-    """Fit the simple models on the training rows, and predict every example of the job."""
-    output = TypeAdapter(AnyOutput).validate_python(settings.output)
-    train, examples = read_examples(train_file), read_examples(examples_file)
-    train_answers = [gold_text(tokenizer, example) for example in train]
-    fitted = fit_simple_models([example.user_text for example in train], train_answers, output, settings.seed)
+def _simple_rows(settings: SimpleSettings, job: PredictJob, tokenizer: Any) -> list[dict[str, Any]]:
+    """Fit the simple models on the training rows, or load them, and predict every example of the job."""
+    examples = read_examples(job.examples)
     gold = [gold_text(tokenizer, example) for example in examples]
     rows = []
-    for name, model in fitted.items():
+    for name, model in _simple_models(settings, job, tokenizer).items():
         texts = model.predict([example.user_text for example in examples])
         predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
         rows += prediction_rows(examples, SIMPLE + name, predictions, gold)
     return rows
+
+
+def _simple_models(settings: SimpleSettings, job: PredictJob, tokenizer: Any) -> dict[str, SimpleModel]:
+    if settings.fitted:
+        return load_simple_models(settings.fitted)
+    assert job.train is not None
+    output = TypeAdapter(AnyOutput).validate_python(settings.output)
+    train = read_examples(job.train)
+    answers = [gold_text(tokenizer, example) for example in train]
+    fitted = fit_simple_models([example.user_text for example in train], answers, output, settings.seed)
+    for name, model in fitted.items():
+        model.save(job.out / FITTED / name)
+    return fitted
 
 
 def _set_examples(model_set: ModelSet, examples: list[Example], labels: Sequence[str]) -> Sequence[Example]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune_pipeline.baseline.learning_curve import MAX_CARRY, LearningCurve, rows_for
 from finetune_pipeline.engine.files import write_json
-from finetune_pipeline.evaluation.simple_models import linear_pipeline
+from finetune_pipeline.evaluation.simple_models.linear import linear_pipeline
 from finetune_pipeline.production.drift import DriftReport
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -32,7 +32,7 @@ from finetune_pipeline.evaluation.predictions import (
 from finetune_pipeline.evaluation.prompts import WITHOUT_LABELS, prompt_without_labels
 from finetune_pipeline.evaluation.rivals import rank_of, rivals_of, score_baselines, strongest_rival
 from finetune_pipeline.evaluation.scored_rows import scored
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
+from finetune_pipeline.evaluation.simple_models import FITTED, SimpleModel, load_simple_model
 from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
@@ -115,8 +115,8 @@ def json_schema(spec: TaskSpec) -> dict[str, Any] | None:
     return schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
 
 
-def simple_settings(spec: TaskSpec) -> SimpleSettings:
-    return SimpleSettings(output=spec.output.model_dump(mode="json"), seed=spec.split.seed)
+def simple_settings(spec: TaskSpec, fitted: Path | None = None) -> SimpleSettings:
+    return SimpleSettings(output=spec.output.model_dump(mode="json"), seed=spec.split.seed, fitted=fitted)
 
 
 def _add_api_answers(
@@ -208,7 +208,7 @@ def make_advice(context: StepContext) -> dict[str, Any]:
 
 
 def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, SimpleSource] | str:
-    """Refit the best simple model on its training rows, or return why there is none.
+    """Read the best fitted simple model, or return why there is none.
 
     The best is chosen by the score on the sealed test if the newest baseline was evaluated, else by that on validation.
     """
@@ -229,8 +229,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     scores = {"validation": validation_scores[name]}
     if SIMPLE + name in test_scores:
         scores["the sealed test"] = test_scores[SIMPLE + name]
-    texts, answers = [e.user_text for e in train], [e.answer for e in train]
-    model = SIMPLE_MODELS[name]().fit(texts, answers, spec.output, spec.split.seed)
+    model = load_simple_model(store.check(baseline).path(FITTED) / name)
     keys = ("n", "accuracy", "interval", "primary")
     shown_scores = {split: {key: score[key] for key in keys} for split, score in scores.items()}
     verdict = str(report.facts["verdict"]) if report else ""

@@ -28,6 +28,7 @@ from finetune_pipeline.evaluation.result import Promoted
 from finetune_pipeline.evaluation.rivals import API_MODEL
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
+from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.winner import winner_of
 from finetune_pipeline.jobs import ModelSet
@@ -95,7 +96,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
                 context.out,
                 answers=answers_of(context.store, context.task.name),
                 endpoint=endpoint_of(spec),
-                simple=simple_settings(spec),
+                simple=simple_settings(spec, context.inputs["few_shot_baseline"].path(FITTED)),
             )
         )
         api = add_api_answers(context, test_file)

@@ -16,12 +16,12 @@ from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms
 from finetune_pipeline.baseline.ladder_decision import ladder
 from finetune_pipeline.baseline.learning_curve import Point
 from finetune_pipeline.baseline.reasons import best_fixed
-from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import API, read_by_model
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.simple_models import FITTED, load_simple_models
 from finetune_pipeline.jobs import LatencyJob
 from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.planning.costs import training_costs
@@ -139,7 +139,7 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
     costs = training_costs(spec, prices, tokens, parameters, today, [spec.training.method])
     return Terms(
         dollars={rung.name: _dollars_per_1000_calls(spec, prices, rung) for rung in answered},
-        latency={**_simple_latencies(context, answered, train_rows), **_model_latencies(context, model, prompts)},
+        latency={**_simple_latencies(context, answered), **_model_latencies(context, model, prompts)},
         training=min((cost.high for cost in costs if cost.high > 0), default=None),
         tuned_dollars=_self_hosted_dollars(spec, prices, tuned),
     )
@@ -201,16 +201,16 @@ def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts)
     return latencies | {f"{rung}_restricted": latency for rung, latency in latencies.items()}
 
 
-def _simple_latencies(context: StepContext, answered: Sequence[Answered], train_rows: Sequence[Example]) -> Latencies:
+def _simple_latencies(context: StepContext, answered: Sequence[Answered]) -> Latencies:
     """Measure (median, maximum) in milliseconds of one call of each simple model, in this process.
 
     With so few calls, the maximum stands for p95.
     """
     texts = [e.user_text for e in validation_rows(context)[: LATENCY_CALLS + 1]]
-    train_texts, answers = [e.user_text for e in train_rows], [e.answer for e in train_rows]
+    models = load_simple_models(context.inputs["few_shot_baseline"].path(FITTED))
     latencies = {}
     for rung in (rung for rung in answered if rung.kind == "simple"):
-        model = SIMPLE_MODELS[rung.name]().fit(train_texts, answers, context.spec.output, context.spec.split.seed)
+        model = models[rung.name]
         milliseconds = sorted(round(1000 * timeit(partial(model.predict, [text]), number=1), 2) for text in texts)
         latencies[rung.name] = (milliseconds[len(milliseconds) // 2], milliseconds[-1])
     return latencies

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.data.examples import SPLIT_FILES, Example, examples_of, read_examples, write_examples
+from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.evaluation.rivals import score_baselines
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.simple_models import FITTED, SIMPLE_MODELS, fit_simple_models
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.unit.evaluation.rows import row
 
@@ -69,6 +69,9 @@ def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | N
                 row(i, g, g if i < n_right else "no", label_scores=[]) for i, g in enumerate(gold)
             ]
         builder.facts.update(score_baselines(task, rows))
+        texts, answers = zip(*[make(i) for i in range(60)], strict=True)
+        for name, model in fit_simple_models(texts, answers, task.output).items():
+            model.save(builder.folder / FITTED / name)
 
     def report(builder: Builder) -> None:
         scores = {
@@ -99,20 +102,15 @@ def test_the_folder_answers_as_the_rival_that_was_compared(
     out, spec = tmp_path / "out", load_task(tmp_path / "data" / "demo").spec
     manifest = json.loads((out / "simple_model.json").read_text())
     assert manifest["model"] == name and SIMPLE_MODELS[name].title in result.stdout
-    (splits,) = (tmp_path / "home/artifacts/demo/splits").glob("*/artifact.json")
-    train = read_examples(examples_of(splits.parent, "train"))
-    model = SIMPLE_MODELS[name]().fit([e.user_text for e in train], [e.answer for e in train], spec.output)
+    rows = [KINDS[kind][1](i) for i in range(60)]
+    model = SIMPLE_MODELS[name]().fit([text for text, _ in rows], [answer for _, answer in rows], spec.output)
     texts = ["crash number 7", "apples please, 33 of them", "nothing today, 9 thanks", "something else"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts)))
     monkeypatch.syspath_prepend(out)  # as for a script that is run
     runpy.run_path(str(out / "predict.py"), run_name="__main__")
     assert capfd.readouterr().out.splitlines() == model.predict(texts)
-    files = {
-        "README.md",
-        "predict.py",
-        "fitted.json",
-        *(f"{part}.skops" for part in manifest["parts"] if part != "tagged"),
-    }
+    parts = {f"{part}.skops" for part in manifest["parts"] if part != "tagged"}
+    files = {"README.md", "predict.py", "fitted.py", "skops_files.py", "fitted.json", *parts}
     for part in set(manifest["parts"]) - {"tagged"}:
         untrusted = skops.io.get_untrusted_types(file=out / f"{part}.skops")
         assert set(untrusted) <= set(manifest["trusted"]), "nothing in it can run code"
@@ -133,11 +131,11 @@ def test_the_card_says_what_it_is_and_how_good(tmp_path: Path, finetune: Any) ->
     assert "Better than prompting, but not significantly better than that." in card
 
 
-def test_rows_that_were_changed_since_teach_no_model(tmp_path: Path, finetune: Any) -> None:
+def test_a_model_that_was_changed_since_is_not_exported(tmp_path: Path, finetune: Any) -> None:
     make_store(tmp_path, "labels", best="linear", evaluated={"linear": 0.85})
-    (rows,) = (tmp_path / "home/artifacts/demo/splits").glob("*/train/*.jsonl")
-    for content in (rows.read_bytes()[:50], rows.read_bytes().replace(b"crash", b"smash")):
-        rows.write_bytes(content)
+    (stored,) = (tmp_path / "home/artifacts/demo/few_shot_baseline").glob("*/simple_models/linear/model.skops")
+    for content in (stored.read_bytes()[:50], stored.read_bytes() + b"x"):
+        stored.write_bytes(content)
         result = finetune("export", "demo", "--simple", "--to", tmp_path / "out")
         assert (result.returncode, (tmp_path / "out").exists()) == (1, False)
-        assert "train/examples.jsonl has changed" in result.stderr and "fix: remove" in result.stderr
+        assert "simple_models/linear/model.skops has changed" in result.stderr and "fix: remove" in result.stderr

@@ -6,12 +6,9 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.engine.files import DamagedFile
-from finetune_pipeline.evaluation.simple_models import (
-    fit_simple_models,
-    joined_json,
-    linear_pipeline,
-    load_simple_model,
-)
+from finetune_pipeline.evaluation.simple_models import fit_simple_models, load_simple_model, load_simple_models
+from finetune_pipeline.evaluation.simple_models.fitted import joined_json
+from finetune_pipeline.evaluation.simple_models.linear import linear_pipeline
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 
 TRAIN = [(f"the app crashes on screen {i}", "bug") for i in range(12)]
@@ -42,6 +39,17 @@ def test_labels_have_three_rivals_and_free_text_two() -> None:
     assert [model.predict([]) for model in fitted.values()] == [[], [], []]
     fitted = fit_simple_models(TEXTS, [f"answer {i % 9}" for i in range(len(TEXTS))], TextOutput())
     assert list(fitted) == ["commonest", "nearest"] and fitted["nearest"].predict([TEXTS[4]]) == ["answer 4"]
+
+
+def test_a_model_that_measures_it_says_how_likely_each_label_is(tmp_path: Path) -> None:
+    for name, model in fit_simple_models(TEXTS, ANSWERS, LABELS).items():
+        model.save(tmp_path / name)
+    loaded = load_simple_models(tmp_path)
+    assert list(loaded) == ["commonest", "nearest", "linear"]
+    first, *_ = loaded["linear"].probabilities(ASKED) or ()
+    assert {*first} == {"bug", "billing", "feature"} and sum(first.values()) == pytest.approx(1)
+    assert max(first, key=lambda label: first[label]) == "bug"
+    assert loaded["nearest"].probabilities(ASKED) is None, "the nearest row's answer is not measured to be sure"
 
 
 def _order(i: int) -> tuple[str, str]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation import span_fitting
-from finetune_pipeline.evaluation.span_fitting import fit_span_tagger
-from finetune_pipeline.evaluation.span_tagger import SpanTagger, read
+from finetune_pipeline.evaluation.simple_models import span_fitting
+from finetune_pipeline.evaluation.simple_models.span_fitting import fit_span_tagger
+from finetune_pipeline.evaluation.simple_models.span_tagger import SpanTagger, read
 
 WORDS = {"two": 2, "three": 3, "a dozen": 12}
 MONTHS = ["January", "March", "May", "August", "November"]

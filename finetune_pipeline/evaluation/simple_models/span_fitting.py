@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.evaluation.span_tagger import (
+from finetune_pipeline.evaluation.simple_models.span_tagger import (
     NUMBER,
     STYLES,
     Span,
