@@ -17,7 +17,6 @@ import numpy as np
 
 from benchmarks.gate_simulation import SPEC, TRIES, evaluation_of
 from finetune_pipeline.evaluation.deciding import decide_gain, level_of
-from finetune_pipeline.evaluation.gates import verdict
 from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.gates.beats_simple import beats_simple
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
@@ -130,7 +129,7 @@ def _passes(world: NullWorld, right: Mapping[str, np.ndarray], candidate: np.nda
         for side, names in sides.items()
     }
     evaluation = evaluation_of(world.rows, level, **decisions)
-    return verdict([beats_baseline(SPEC, evaluation), beats_simple(SPEC, evaluation)]) == "promote"
+    return beats_baseline(SPEC, evaluation).passed and beats_simple(SPEC, evaluation).passed
 
 
 def _answers(right: np.ndarray) -> list[dict[str, str]]:

@@ -12,13 +12,13 @@ from finetune_pipeline.cli.project import NOT_EVALUATED, Project, champion_words
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.result import Atlas
+from finetune_pipeline.evaluation.winner import SOUND
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.report.failures import by_priority, group_title, request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.stored import read_report, read_shown_rows
-from finetune_pipeline.report.verdict import SOUND
 from finetune_pipeline.report.versus import versus as put_side_by_side
 from finetune_pipeline.report.versus import versus_lines
 from finetune_pipeline.settings import read_settings

@@ -25,6 +25,7 @@ from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.winner import SOUND
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.faults import sqlite_words
 from finetune_pipeline.findings import errors
@@ -35,7 +36,6 @@ from finetune_pipeline.orchestration.materialize import NOTES
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS, base_model_folder
 from finetune_pipeline.progress import VARIABLE, spell
-from finetune_pipeline.report.verdict import SOUND
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.spec.methods import METHODS

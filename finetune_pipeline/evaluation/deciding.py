@@ -15,6 +15,7 @@ from finetune_pipeline.evaluation.result_parts import ModelRow
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.statistics.multiple_testing import level_left, looks_spent
+from finetune_pipeline.spec.evaluation import GatesSpec
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -39,6 +40,11 @@ def level_of(look: int, confidence: float) -> Level:
 def margin_of(requirement: str, allowed_loss: float) -> float:
     """The bound that a gain must exceed: 0 for ``better``, minus the allowed loss for ``not_worse``."""
     return -allowed_loss if requirement == "not_worse" else 0.0
+
+
+def champion_margin(gates: GatesSpec, forgotten: bool) -> float:
+    """The bound that a gain over the champion must exceed; forgotten: see EvaluationResult.champion_forgotten."""
+    return margin_of("not_worse" if forgotten else gates.champion, gates.champion_margin)
 
 
 def decide_gain(
@@ -91,7 +97,6 @@ def decisions_of(
     decide = partial(decide_gain, output=spec.output, level=level)
     decision = partial(decide, candidate=candidate, clusters=shared_sources(candidate, sources))
     metrics = list(dict.fromkeys([spec.metric, *gates.more_metrics]))
-    champion_margin = margin_of("not_worse" if champion_forgotten else gates.champion, gates.champion_margin)
     return Decisions(
         baseline=decision(
             {str(mode): answers for mode, answers in base.answers.items()}, metrics=metrics, margin=gates.min_gain
@@ -101,7 +106,7 @@ def decisions_of(
             {"champion": champion},
             beside_champion,
             metrics=metrics,
-            margin=champion_margin,
+            margin=champion_margin(gates, champion_forgotten),
             clusters=shared_sources(beside_champion, sources),
         )
         if champion

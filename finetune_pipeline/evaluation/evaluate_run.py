@@ -6,9 +6,10 @@ from typing import Any
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
 from finetune_pipeline.evaluation.correctness import INVALID, Row
 from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decisions_of, parts_of_test
+from finetune_pipeline.evaluation.finalists import contenders, finalists_of, score_interval
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
-from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
+from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of, regressions
 from finetune_pipeline.evaluation.result import (
     Atlas,
     BaseMode,
@@ -18,7 +19,6 @@ from finetune_pipeline.evaluation.result import (
     FormGap,
     FormOf,
     Loosened,
-    NeverBreak,
     Promoted,
     Task,
     WrongAnswers,
@@ -112,7 +112,7 @@ def evaluate_task(
     level = float(seal.level.level or 0.0)
     parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
-    endpoint = facts.training.endpoint
+    endpoint, baseline = facts.training.endpoint, facts.baseline.model_dump()
     training_title = f"{endpoint.base_model} by {endpoint.trainer}" if endpoint else spec.training.method
     return EvaluationResult(
         **dict(facts),
@@ -129,7 +129,7 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(training_title, scores, restricted, facts.baseline.model_dump(), bool(champion_learned))
+        models=_model_table(training_title, scores, restricted, baseline, bool(champion_learned))
         | {f"part_{i}_{name}": row for i, part in enumerate(parts) for name, row in part.models.items()},
         scores=scores,
         restricted=restricted,
@@ -145,11 +145,7 @@ def evaluate_task(
         decisions=decisions_of(spec, rows, base_best, simple, level, sources, champion_forgotten),
         parts=parts,
         sources=count_sources(shared_sources(rows["candidate"], sources), main.n),
-        never_break=NeverBreak(
-            listed=len(never_break),
-            missing=[i for i in never_break if i not in candidate_outcomes],
-            broken=[i for i in never_break if not candidate_outcomes.get(i, True)],
-        ),
+        never_break=never_broken(never_break, candidate_outcomes),
         history=regressions(earlier or {}, candidate_outcomes),
         robustness=robustness(spec, predictions, sources),
         production=recent_rows(spec, predictions, production_rows),
@@ -159,6 +155,17 @@ def evaluate_task(
         champion_forgotten=champion_forgotten,
         champion_learned=len(champion_learned),
         loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
+        score_interval=score_interval(spec, rows["candidate"], level, sources),
+        finalists=finalists_of(
+            spec,
+            list(contenders(spec, baseline, rows, simple)),
+            rows,
+            simple,
+            level,
+            sources,
+            never_break,
+            champion_forgotten,
+        ),
     )
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_pipeline.engine.files import DamagedFile
-from finetune_pipeline.evaluation.result import EarlierVersion, History, RowsOverVersions
+from finetune_pipeline.evaluation.result import EarlierVersion, History, NeverBreak, RowsOverVersions
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -24,6 +24,15 @@ SHOWN = 20
 
 def outcomes_of(rows: Iterable[Mapping[str, Any]], output: AnyOutput) -> dict[str, bool]:
     return {row["example_id"]: row.right for row in scored(rows, output)}
+
+
+def never_broken(listed: Sequence[str], outcomes: Mapping[str, bool]) -> NeverBreak:
+    """Which of the listed rows are missing or wrong."""
+    return NeverBreak(
+        listed=len(listed),
+        missing=[i for i in listed if i not in outcomes],
+        broken=[i for i in listed if not outcomes.get(i, True)],
+    )
 
 
 def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:

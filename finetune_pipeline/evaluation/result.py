@@ -12,6 +12,7 @@ from finetune_pipeline.evaluation.result_parts import (
     ChosenRows,
     Count,
     Flag,
+    GateResult,
     Interval,
     ModelRow,
     Number,
@@ -22,6 +23,9 @@ from finetune_pipeline.evaluation.result_parts import (
     Sources,
 )
 from finetune_pipeline.evaluation.step_facts import StepFacts
+
+Mode = Literal["free", "restricted"]
+"""How a prompted model answers: as it writes, or restricted to the allowed forms."""
 
 
 class Task(Part):
@@ -120,7 +124,7 @@ class PartOfTest(Part):
 class BaseMode(Part):
     """Which answers of the base model decide (see rivals.base_at_its_best)."""
 
-    mode: Literal["free", "restricted"]
+    mode: Mode
     valid_share: Number = None
 
 
@@ -270,20 +274,49 @@ class DefaultGate(Part):
 WinnerKind = Literal["tuned", "classifier", "simple", "prompt"]
 
 
+class Finalist(Part):
+    """A model that is shipped where the fine-tuned one is not surely better: the best simple model, or the best prompt, on
+    validation (see finalists.finalists_of).
+
+    Attributes:
+        name: Of a simple model, or of a prompt of the baseline.
+        mode: Of a prompt.
+        title: Name inside a sentence.
+        beaten_by: Titles of the models that are surely better on the sealed test.
+        commonest: Whether it is surely better than always giving the commonest answer.
+        champion: Whether it is surely better than the champion; None if none is in service.
+        beside_champion: The rows that it wins and loses against the champion.
+        score_interval: As of EvaluationResult.
+        gates: Empty until they have judged.
+    """
+
+    kind: Literal["simple", "prompt"]
+    name: str
+    mode: Mode | None
+    title: str
+    beaten_by: list[str]
+    commonest: Decision
+    champion: Decision | None
+    beside_champion: Comparison | None
+    never_break: NeverBreak
+    score_interval: Interval
+    gates: list[GateResult] = []
+
+
 class Winner(Part):
     """The model to ship (see winner.winner_of).
 
     Attributes:
         kind: None: nothing is shipped.
         name: `candidate`, the name of a simple model, or that of a prompt of the baseline.
-        mode: Of a prompt: whether its answers are free or restricted to the allowed forms.
+        mode: Of a prompt.
         title: Name inside a sentence.
         why: The reason, as a sentence.
     """
 
     kind: WinnerKind | None = None
     name: str | None = None
-    mode: Literal["free", "restricted"] | None = None
+    mode: Mode | None = None
     title: str = ""
     why: str = ""
 
@@ -311,6 +344,8 @@ class EvaluationResult(StepFacts):
         gate_settings: The settings of the gates.
         promoted: Set if the model was promoted earlier: then nothing is decided about it.
         loosened: Thresholds of the spec that ask for less than the defaults.
+        score_interval: Of the candidate's score in `metric`, at the level of this judgement.
+        finalists: What may be shipped in its place, simplest first.
         winner: What is shipped; none before the gates have judged.
         champion_learned: Number of test rows that the champion was trained on, as after split.restart. They are left out wherever
             the candidate is compared with it.
@@ -346,6 +381,8 @@ class EvaluationResult(StepFacts):
     champion_forgotten: bool = False
     champion_learned: int = 0
     loosened: Loosened = Loosened()
+    score_interval: Interval = None
+    finalists: list[Finalist] = []
     winner: Winner = Winner()
 
     def to_json(self) -> dict[str, Any]:

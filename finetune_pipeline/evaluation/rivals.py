@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
+from finetune_pipeline.evaluation.result import Mode
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.scores import score, valid_share
@@ -16,7 +17,6 @@ from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, TextOutput
 
-Mode = Literal["free", "restricted"]
 MIN_IN_FORM = 0.8
 """Below this share of answers in the declared form, a model's free answers are no fair rival."""
 API_MODEL = "api"

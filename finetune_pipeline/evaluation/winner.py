@@ -1,17 +1,81 @@
 """Decides which of the evaluated models is shipped."""
 
 from collections.abc import Sequence
+from typing import Literal
 
-from finetune_pipeline.evaluation.result import EvaluationResult, Winner
+from finetune_pipeline.evaluation.finalists import TUNED_TITLE
+from finetune_pipeline.evaluation.result import EvaluationResult, Finalist, Winner, WinnerKind
 from finetune_pipeline.evaluation.result_parts import GateResult
+from finetune_pipeline.evaluation.wording import capital, in_words
 
 CANDIDATE = "candidate"
+TRAINED = ("tuned", "classifier")
+"""Kinds of winners that were trained by the run."""
+Decision = Literal["promote", "ship_simple", "ship_prompt", "refuse", "known"]
+"""What is decided: a trained model, a simple model or a prompt becomes `champion`; nothing does; or nothing is decided, since the
+model was promoted earlier."""
+SOUND: tuple[Decision, ...] = ("promote", "ship_simple", "ship_prompt", "known")
+"""Decisions that refuse nothing: exit code 0."""
+_DECISIONS: dict[WinnerKind | None, Decision] = {
+    "tuned": "promote",
+    "classifier": "promote",
+    "simple": "ship_simple",
+    "prompt": "ship_prompt",
+    None: "refuse",
+}
 
 
 def winner_of(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Winner:
-    """Return the model to ship: the fine-tuned one if it passes every gate, else none. gates: of the fine-tuned model."""
-    failed = [gate.name for gate in gates if not gate.passed]
-    if failed or not gates:
-        return Winner(why=f"The fine-tuned model does not pass {', '.join(failed) or 'any gate'}.")
-    kind = "classifier" if evaluation.task.method == "classifier" else "tuned"
-    return Winner(kind=kind, name=CANDIDATE, title="the fine-tuned model", why="It passes every gate.")
+    """Return the model to ship: the fine-tuned one if it passes every gate; else the simplest finalist that no other model surely
+    beats and that passes its own gates; else none.
+
+    Of a model that was promoted earlier, this says what it would be by the present settings.
+
+    Args:
+        evaluation: Its finalists were judged (gates.decide_finalists).
+        gates: Of the fine-tuned model.
+    """
+    refused = _refused(gates)
+    if gates and not refused:
+        kind = "classifier" if evaluation.task.method == "classifier" else "tuned"
+        return Winner(kind=kind, name=CANDIDATE, title=TUNED_TITLE, why=f"{capital(TUNED_TITLE)} passes every gate.")
+    reasons = [f"{TUNED_TITLE} does not pass {in_words(refused) or 'any gate'}"]
+    for finalist in evaluation.finalists:
+        if not (reason := not_shipped(finalist)):
+            why = f"{capital('; '.join(reasons))}. Nothing is surely better than {finalist.title}, which passes its gates."
+            return Winner(kind=finalist.kind, name=finalist.name, mode=finalist.mode, title=finalist.title, why=why)
+        reasons.append(reason)
+    return Winner(why=f"{capital('; '.join(reasons))}.")
+
+
+def decision_on(evaluation: EvaluationResult, winner: Winner) -> Decision:
+    """What is decided about an evaluation with this winner."""
+    if evaluation.promoted:
+        return "known"
+    return _DECISIONS[winner.kind]
+
+
+def finalist_of(winner: Winner, evaluation: EvaluationResult) -> Finalist | None:
+    """The finalist that won; None if the fine-tuned model did, or nothing."""
+    finalists = (f for f in evaluation.finalists if (f.kind, f.name) == (winner.kind, winner.name))
+    return next(finalists, None)
+
+
+def gates_of(winner: Winner, evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[GateResult]:
+    """The gates that judged the winner; without one, those of the fine-tuned model (`gates`)."""
+    finalist = finalist_of(winner, evaluation)
+    return finalist.gates if finalist else list(gates)
+
+
+def not_shipped(finalist: Finalist) -> str:
+    """Why a finalist is not shipped; empty if it may be."""
+    if finalist.beaten_by:
+        return f"{finalist.title} is surely worse than {in_words(finalist.beaten_by)}"
+    refused = _refused(finalist.gates)
+    if refused or not finalist.gates:
+        return f"{finalist.title} does not pass {in_words(refused) or 'any gate'}"
+    return ""
+
+
+def _refused(gates: Sequence[GateResult]) -> list[str]:
+    return [gate.name for gate in gates if not gate.passed]

@@ -120,6 +120,18 @@ def inside(title: str) -> str:
     return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
+def in_words(names: Sequence[str]) -> str:
+    """Join names as `a`, `a and b` or `a, b and c`; empty without names."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def capital(title: str) -> str:
+    """A title at the beginning of a sentence."""
+    return title[:1].upper() + title[1:]
+
+
 def cut(text: str, limit: int) -> str:
     """The text, or its first `limit` characters and the number of the others."""
     return text if len(text) <= limit else f"{text[:limit]} […{len(text) - limit:,} more characters]"

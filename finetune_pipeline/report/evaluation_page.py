@@ -9,6 +9,7 @@ from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report import answers, background, comparison, failures, judgements
 from finetune_pipeline.report.blocks import Blocks, Page, Section
 from finetune_pipeline.report.ladder_page import ladder_section
+from finetune_pipeline.report.next_steps import next_steps
 from finetune_pipeline.report.verdict import gates_section, page_verdict
 
 SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
@@ -59,7 +60,13 @@ def evaluation_page(
         ),
     ]
     title, about = f"{evaluation.task.name}: evaluation report", evaluation.task.description
-    return Page(title, about, page_verdict(evaluation, gates), sections, unfolded=3 if ladder else 2)
+    return Page(
+        title,
+        about,
+        page_verdict(evaluation, gates, next_steps(evaluation, gates)),
+        sections,
+        unfolded=3 if ladder else 2,
+    )
 
 
 def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:

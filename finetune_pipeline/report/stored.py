@@ -9,22 +9,32 @@ from pydantic import ValidationError
 
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
-from finetune_pipeline.evaluation.gates import GateResult, verdict
-from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.result import EvaluationResult, Winner
 from finetune_pipeline.evaluation.result_parts import Part
+from finetune_pipeline.evaluation.winner import TRAINED, decision_on, winner_of
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.report.verdict import caveats, decision_on, next_steps, verdict_sentences
+from finetune_pipeline.report.next_steps import next_steps
+from finetune_pipeline.report.verdict import caveats, headline, verdict_sentences
 
 REPORT, SHOWN_ROWS = "report.json", "rows.json"
-SCHEMA_VERSION = 5
+KNOWN = "The fine-tuned model was promoted earlier: nothing is decided about it."
+SCHEMA_VERSION = 6
 """Version of report.json. It increases when a key is removed or changes its meaning; new keys may be added at any time."""
 
 
 class StatedVerdict(Part):
-    """The verdict. decision: promote, use_simple, refuse, or known (promoted earlier)."""
+    """The verdict.
+
+    Attributes:
+        decision: promote, ship_simple, ship_prompt, refuse, or known (promoted earlier).
+        passed: Whether a model is shipped; of one promoted earlier, whether it would be again.
+        headline: What is shipped, and how many of a hundred of its answers are wrong.
+    """
 
     decision: str
     passed: bool
+    headline: str
     answer: str
     sentence: str
     caveats: list[str]
@@ -41,15 +51,18 @@ class Report(EvaluationResult):
     @classmethod
     def of(cls, evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Report:
         answer, sentence = verdict_sentences(evaluation, gates)
+        winner = winner_of(evaluation, gates)
+        decision = decision_on(evaluation, winner)
         return cls(
-            **dict(evaluation),
+            **{**dict(evaluation), "winner": Winner(why=KNOWN) if decision == "known" else winner},
             schema_version=SCHEMA_VERSION,
             verdict=StatedVerdict(
-                decision=decision_on(evaluation, gates),
-                passed=verdict(gates) == "promote",
+                decision=decision,
+                passed=winner.kind in TRAINED if decision == "known" else winner.kind is not None,
+                headline=headline(evaluation, winner),
                 answer=answer,
                 sentence=sentence,
-                caveats=caveats(evaluation),
+                caveats=caveats(evaluation, gates),
             ),
             gates=list(gates),
             next_steps=next_steps(evaluation, gates),

@@ -3,16 +3,22 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from finetune_pipeline.evaluation.gates import GateResult, verdict
+from finetune_pipeline.evaluation.finalists import TUNED_TITLE, scores_of
+from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.gates.beats_simple import tied_with
-from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
+from finetune_pipeline.evaluation.gates.paired_gains import worst_gain
+from finetune_pipeline.evaluation.metrics import is_right_or_wrong, metric_title, score_text
 from finetune_pipeline.evaluation.predictions import SIMPLE
-from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.result import EvaluationResult, Finalist, Winner
+from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.rivals import MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.winner import TRAINED, finalist_of, gates_of, not_shipped, winner_of
 from finetune_pipeline.evaluation.wording import (
     NOTHING,
+    capital,
     counted,
+    in_words,
     inside,
     level,
     number,
@@ -22,43 +28,49 @@ from finetune_pipeline.evaluation.wording import (
     prompt_name,
 )
 from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Verdict
-from finetune_pipeline.report.failures import group_title
-from finetune_pipeline.training.history import MUCH_RISE
 
 MOST_OF_GAIN = 0.5
 """Share of the gain from which constrained decoding of the base model counts as giving most of it."""
-SHOWN_GROUPS = 3
 ANSWERS = {"passed": "yes", "failed": "no", "warned": "warns", "not_asked": "not asked"}
-_STATUS = {"promote": "passed", "use_simple": "warned", "refuse": "failed"}
-KNOWN = "known"
-"""The decision on a model that was promoted earlier: none."""
-SOUND = ("promote", KNOWN)
-"""Decisions that refuse nothing: exit code 0."""
 
 
-def decision_on(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
-    """Return the decision of the gates, or KNOWN if nothing is decided."""
-    return KNOWN if evaluation.promoted else verdict(gates)
-
-
-def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
-    decision, loosened = verdict(gates), evaluation.loosened
-    ship = "Ship it, by loosened gates." if loosened.thresholds else "Ship it."
-    answers = {
-        "promote": "Ship it only if you accept the loosened gates." if loosened.held_back_by else ship,
-        "use_simple": f"Do not ship it: use {inside(_best_simple(evaluation))}.",
-        "refuse": "Do not ship it.",
-    }
-    known = "It serves already." if evaluation.promoted and evaluation.promoted.serves else "Nothing new."
-    status = "warned" if loosened.held_back_by and decision == "promote" else _STATUS[decision]
+def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult], next_steps: Sequence[str] = ()) -> Verdict:
+    winner, loosened = winner_of(evaluation, gates), evaluation.loosened
+    status = "failed" if winner.kind is None else "warned" if loosened.held_back_by else "passed"
+    answer, sentence = headline(evaluation, winner), " ".join(verdict_sentences(evaluation, gates))
+    if evaluation.promoted:
+        status = "passed" if winner.kind in TRAINED else "warned"
+        answer = "It serves already." if evaluation.promoted.serves else "Nothing new."
     return Verdict(
-        status if decision == "promote" or not evaluation.promoted else "warned",
-        known if evaluation.promoted else answers[decision],
-        " ".join(verdict_sentences(evaluation, gates)),
-        caveats(evaluation),
-        next_steps=next_steps(evaluation, gates),
-        facts=_facts(evaluation),
+        status, answer, sentence, caveats(evaluation, gates), next_steps=next_steps, facts=_facts(evaluation)
     )
+
+
+def headline(evaluation: EvaluationResult, winner: Winner) -> str:
+    """Return what is shipped, and how many of a hundred of its answers are wrong; empty if nothing is decided."""
+    if evaluation.promoted:
+        return ""
+    finalist = finalist_of(winner, evaluation)
+    scores = scores_of(evaluation, finalist) if finalist else evaluation.scores["candidate"]
+    wrong = wrong_answers(scores, evaluation.metric)
+    if winner.kind is None:
+        return f"Ship nothing. The fine-tuned model: {wrong}."
+    loosened = ", by loosened gates" if evaluation.loosened.thresholds else ""
+    if evaluation.loosened.held_back_by:
+        loosened = ", but only if you accept the loosened gates"
+    beaten = f"{TUNED_TITLE} is not surely better. {capital(wrong)}" if finalist else wrong
+    return f"Ship {winner.title}{loosened}: {beaten}."
+
+
+def wrong_answers(scores: Scores, metric: str) -> str:
+    """Return `wrong in 22 of 100 answers`; for a metric that does not count right answers, and has no accuracy beside it, its
+    score."""
+    if scores.accuracy is None or not (is_right_or_wrong(metric) or scores.macro_f1 is not None):
+        return f"{metric_title(metric)} {score_text(metric, scores.primary.value)}"
+    wrong = 100 * (1 - scores.accuracy)
+    if wrong == 0:
+        return f"wrong in none of {counted(scores.n or 0, 'answer')}"
+    return f"wrong in {round(wrong) or 'less than 1'} of 100 answers"
 
 
 def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
@@ -85,6 +97,7 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
     """Return the verdict in a few words (`No gate failed: …`) with loosened gates, and the sentence with the gain and its
     interval."""
     comparison, scores = evaluation.comparison, evaluation.scores["candidate"]
+    finalist = finalist_of(winner_of(evaluation, gates), evaluation)
     best = f"the base model with its best prompt ({prompt_name(evaluation.baseline.best)})"
     best += MODE_TITLES[evaluation.base_at_its_best.mode]
     reached = f"reaches {metric_title(evaluation.metric)} {points(scores.primary.value, sign=False)} on"
@@ -94,11 +107,25 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
         f"The fine-tuned model {reached} {counted(comparison.n, 'sealed row')}, {_difference(comparison.gain)} {best}; the "
         f"{level(evaluation.confidence)} interval of the gain is {points_range(comparison.interval)} points."
     )
+    if finalist:
+        sentence = f"{_finalist_sentence(evaluation, finalist)} {sentence}"
     return verdict_answer(evaluation, gates) + _loosened_sentences(evaluation), sentence
 
 
+def _finalist_sentence(evaluation: EvaluationResult, finalist: Finalist) -> str:
+    """Return the score of the winner and its gain over the commonest answer."""
+    value, measured = scores_of(evaluation, finalist).primary.value, worst_gain(finalist.commonest.gains)
+    gain = (
+        f", {points(measured[1].gain)} points over the commonest answer ({points_range(measured[0])})"
+        if measured
+        else ""
+    )
+    score = f"{metric_title(evaluation.metric)} {score_text(evaluation.metric, value)}"
+    return f"{capital(finalist.title)} reaches {score}{gain}."
+
+
 def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
-    """Return the verdict as a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
+    """Return the verdict as a sentence: what is shipped and why, or which gates refuse."""
     answer = _gates_answer(evaluation, gates)
     if evaluation.promoted is None:
         return f"{_forgotten_champion(evaluation)}{answer}"
@@ -135,20 +162,18 @@ def _forgotten_champion(evaluation: EvaluationResult) -> str:
 
 
 def _gates_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
-    failed, decision = [gate.name for gate in gates if not gate.passed], verdict(gates)
-    titles = [inside(title) for title in tied_with(evaluation)]
-    tied = in_words(titles)
-    if decision == "promote":
+    winner, failed = winner_of(evaluation, gates), [gate.name for gate in gates if not gate.passed]
+    tied = in_words([inside(title) for title in tied_with(evaluation)])
+    if winner.kind in TRAINED:
         tie = f" It ties with {tied}, which gates.simple: not_worse accepts." if tied else ""
         return f"No gate failed: {gate_counts(gates)}.{tie}"
-    if decision == "use_simple":
-        instead = "the best of them" if len(titles) > 1 else "that"
-        beaten = f"Better than prompting, but not significantly better than {tied or 'a simple model'}"
-        return f"{beaten}: use {instead}, or continue training."
+    if winner.kind:
+        return f"{winner.why[:-1]}: {gate_counts(gates_of(winner, evaluation, gates))}."
     if not failed:
         return "Refused: no gate was checked."
     refused = "It would be refused by" if evaluation.promoted else "Refused by"
-    return f"{refused} {in_words(failed)}: {gate_counts(gates)}."
+    others = "; ".join(not_shipped(finalist) for finalist in evaluation.finalists)
+    return f"{refused} {in_words(failed)}: {gate_counts(gates)}.{f' {capital(others)}.' if others else ''}"
 
 
 def gate_counts(gates: Sequence[GateResult]) -> str:
@@ -165,18 +190,12 @@ def _difference(gain: float | None) -> str:
     return f"{abs(100 * gain):.1f} points {'more' if gain > 0 else 'less'} than"
 
 
-def in_words(names: Sequence[str]) -> str:
-    """Join names as `a`, `a and b` or `a, b and c`; empty without names."""
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def caveats(evaluation: EvaluationResult) -> list[str]:
+def caveats(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
     """Return the sentences directly below the verdict: on the champion, simple models that are not beaten or closest, gates that
     pass only by looser thresholds, and gains mostly in form."""
-    sentences = []
-    if champion := evaluation.comparisons.get("champion"):
+    sentences, finalist = [], finalist_of(winner_of(evaluation, gates), evaluation)
+    champion = finalist.beside_champion if finalist else evaluation.comparisons.get("champion")
+    if champion:
         gain = f"{points(champion.gain)} points ({points_range(champion.interval)})"
         learned = evaluation.champion_learned
         rows = f", on the {champion.n} test rows that it was not trained on; {learned} were left out" if learned else ""
@@ -234,98 +253,3 @@ def gates_section(gates: Sequence[GateResult]) -> Blocks:
     for gate in sorted(gates, key=lambda gate: order.index(gate.status)):
         rows.append(Answer(f"`{gate.name}`", gate.status, ANSWERS[gate.status], gate.message))
     yield Answers(("Gate", "Passed", "Measured"), rows)
-
-
-def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
-    """Return the next steps, the most urgent first, each with its reason."""
-    steps = _gate_steps(evaluation, gates) + _training_steps(evaluation)
-    return steps + _data_steps(evaluation) + _evidence_steps(evaluation)
-
-
-def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
-    decision = verdict(gates)
-    if evaluation.promoted and (decision != "promote" or not evaluation.promoted.serves):
-        steps = ["Nothing to do: it stays as it was accepted. Change the data or the training for a new candidate."]
-    elif decision == "promote":
-        name = evaluation.task.name
-        steps = [f"Serve it: `finetune serve {name}` here, or `finetune export {name} --to DIR` for another server."]
-    elif decision == "use_simple":
-        steps = _use_simple(evaluation)
-    else:
-        steps = [f"{gate.name}: {gate.what_to_do}" for gate in gates if not gate.passed and gate.what_to_do]
-    steps += [f"{gate.name} (a warning): {gate.what_to_do}" for gate in gates if gate.status == "warned"]
-    closed = closed_by_decoding(evaluation)
-    if decision != "promote" and not evaluation.promoted and closed >= MOST_OF_GAIN:
-        steps.append(
-            "Consider constraining the base model's answers to the labels instead: that brings "
-            f"{percent(min(closed, 1.0))} of the gain without training."
-        )
-    return steps
-
-
-def _use_simple(evaluation: EvaluationResult) -> list[str]:
-    """Return steps: use the best simple model, or what the language model would need to pass."""
-    name, power = evaluation.task.name, evaluation.baseline.power
-    steps = [
-        f"Use {inside(_best_simple(evaluation))}: `finetune export {name} --simple --to DIR` writes it, with a card and an "
-        "example. It is made in seconds and costs nothing to serve."
-    ]
-    if power and power.must_reach is not None:
-        needed = f"the model must reach about {percent(power.must_reach)} on a test of this size"
-        steps.append(f"Or continue training: to be promoted, {needed}.")
-    not_worse = f"set gates.simple: not_worse in {name}/task.yaml"
-    return [*steps, f"Or, if you want a language model for other reasons, {not_worse}."]
-
-
-def _best_simple(evaluation: EvaluationResult) -> str:
-    """Return the title of the best simple model among those the candidate does not significantly beat."""
-    rank, tied = METRICS[evaluation.metric].rank, tied_with(evaluation)
-    ranks = {
-        model.title: rank(scores.primary.value)
-        for name, model in SIMPLE_MODELS.items()
-        if model.title in tied and (scores := evaluation.scores.get(f"{SIMPLE}{name}"))
-    }
-    return max(ranks, key=lambda title: ranks[title], default="the simple model")
-
-
-def _training_steps(evaluation: EvaluationResult) -> list[str]:
-    training = evaluation.training
-    fit, best = training.overfitting, training.best_step
-    losses = [logged.eval_loss for logged in training.history if logged.eval_loss is not None]
-    still_falling = len(losses) > 1 and losses[-1] < losses[-2]
-    if best is not None and best == training.steps and still_falling:
-        return ["Train longer: the validation loss was still falling at the last step (training.epochs)."]
-    if fit.rise is None or fit.rise < MUCH_RISE:
-        return []
-    rose = f"the validation loss rose by {percent(fit.rise)} after step {number(fit.best_step)}"
-    step = f"Lower training.learning_rate: {rose}, though the training loss did not fall."
-    if fit.verdict == "overfitted":
-        step = f"Train less or on more rows: {rose}, so the model had begun to memorise its training rows."
-    return [f"{step} The best checkpoint was kept."]
-
-
-def _data_steps(evaluation: EvaluationResult) -> list[str]:
-    name, steps = evaluation.task.name, []
-    groups = sorted((group for group in evaluation.atlas.groups if group.collect), key=lambda group: -group.count)
-    if groups:
-        kinds = "; ".join(
-            f"{group_title(group)} ({counted(group.count, 'mistake')}: collect {counted(group.collect, 'row')} like these)"
-            for group in groups[:SHOWN_GROUPS]
-        )
-        command = f"`finetune report {name} --ask-data` writes the request."
-        steps.append(f"Collect rows for the largest groups of mistakes: {kinds}. {command}")
-    never_right = evaluation.history.rows.never_right
-    if never_right and evaluation.history.versions:
-        rows = f"{counted(never_right, 'row')} that no version ever had right"
-        steps.append(f"Check the {rows}: they are hard, or labelled wrongly.")
-    return steps
-
-
-def _evidence_steps(evaluation: EvaluationResult) -> list[str]:
-    steps, power, people = [], evaluation.baseline.power, evaluation.people
-    if power and power.enough is False and power.sentence:
-        steps.append(f"Enlarge the test set: {power.sentence}")
-    if people is not None and not people.rated:
-        command = f"`finetune review {evaluation.task.name}`"
-        steps.append(f"Have people review the answers: {command}. No score replaces that.")
-    return steps

@@ -124,6 +124,11 @@ class GatesSpec(Section):
     min_gain: Annotated[float, LOWER] = Field(
         0.0, ge=0, lt=1, description="Lower bound of the gain over the baseline must exceed this."
     )
+    min_score: Annotated[Share | None, NEITHER] = Field(
+        None,
+        description="Least score in `metric` that you would ship, whatever kind of model wins: its lower bound must reach it. "
+        "Unset: not asked.",
+    )
     parts: Annotated[list[str], NEITHER] = Field(
         [],
         description="Raw files (globs) whose test rows must also show the gain alone, such as rows by people among "

@@ -19,7 +19,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
-from finetune_pipeline.evaluation.gates import decide, held_back_by_defaults
+from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finalists, held_back_by_defaults
 from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, read_test_rows, write_test_rows
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
@@ -30,7 +30,7 @@ from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.step_facts import StepFacts
-from finetune_pipeline.evaluation.winner import winner_of
+from finetune_pipeline.evaluation.winner import gates_of, winner_of
 from finetune_pipeline.jobs import ModelSet
 from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import Call, request_prices
@@ -38,6 +38,7 @@ from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.stored import REPORT, SHOWN_ROWS, Report
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.asked_models import (
     add_api_answers,
     base_set,
@@ -184,15 +185,22 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
             "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
         },
     )
-    evaluation = evaluate(context.spec)
+    evaluation = decide_finalists(context.spec, evaluate(context.spec))
     gates = decide(context.spec, evaluation)
+    winner = winner_of(evaluation, gates)
+    winner_gates = gates_of(winner, evaluation, gates)
     if evaluation.loosened.thresholds:
-        held_back = held_back_by_defaults(context.spec, gates, evaluate)
+
+        def judge(spec: TaskSpec) -> Sequence[GateResult]:
+            judged = decide_finalists(spec, evaluate(spec))
+            return gates_of(winner, judged, decide(spec, judged))
+
+        held_back = held_back_by_defaults(context.spec, winner_gates, judge)
         loosened = evaluation.loosened.model_copy(update={"held_back_by": held_back})
         evaluation = evaluation.model_copy(update={"loosened": loosened})
-    evaluation = evaluation.model_copy(update={"winner": winner_of(evaluation, gates)})
     report = Report.of(evaluation, gates)
-    verdict_text = " ".join([report.verdict.answer, report.verdict.sentence, *report.verdict.caveats])
+    said = report.verdict
+    verdict_text = " ".join(filter(None, [said.headline, said.answer, said.sentence, *said.caveats]))
     shown = shown_rows(evaluation, rows, output, test_rows.texts, training)
     stored, page = report.to_json(), evaluation_page(evaluation, gates, shown, _current_ladder(context))
     (context.out / SHOWN_ROWS).write_text(shown.model_dump_json(), "utf-8")
@@ -207,7 +215,8 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         "decision": report.verdict.decision,
         "passed": report.verdict.passed,
         "verdict": verdict_text,
-        "winner": evaluation.winner.model_dump(mode="json"),
+        "winner": report.winner.model_dump(mode="json"),
+        "winner_gates": {gate.name: gate.status for gate in winner_gates},
         "gates": stored["gates"],
         "loosened": "; ".join(evaluation.loosened.thresholds),
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},

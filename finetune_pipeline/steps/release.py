@@ -4,6 +4,7 @@ from typing import Any
 
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.evaluation.winner import TRAINED
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, describe
@@ -35,8 +36,8 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "system_prompt": context.spec.system_prompt,
         "max_new_tokens": context.spec.answer_length,
         "precision": context.spec.evaluation.precision,
-        "gates_passed": bool(report.facts["passed"]),
-        "gates": {gate["name"]: gate["status"] for gate in report.facts["gates"]},
+        "gates_passed": bool(report.facts["passed"]) and report.facts["winner"]["kind"] in TRAINED,
+        "gates": dict(report.facts["winner_gates"]),
         "forgotten": dataset in tainted_splits(context.task, context.store),
         "verdict": report.facts["verdict"],
         "winner_kind": report.facts["winner"]["kind"],

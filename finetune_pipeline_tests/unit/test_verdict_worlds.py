@@ -15,12 +15,12 @@ BASELINE = CheckOutcome("evaluation_report", "beats_baseline", False, "gate", "m
 SIMPLE = replace(BASELINE, name="beats_simple")
 PROMOTED = Outcome(0, [], [], 1, True, "promote", "Passed")
 REFUSED = Outcome(2, [BASELINE, SIMPLE], [], None, False, "refuse", "Refused")
-AMBER = Outcome(2, [SIMPLE], [], None, False, "use_simple", "Better than prompting")
+SHIPPED = Outcome(0, [SIMPLE], [], 1, True, "ship_simple", "Ship TF-IDF")
 STOPPED = Outcome(2, [STOP], [], None, False)
 
 
 def test_a_verdict_is_right_in_its_world_and_wrong_in_the_others() -> None:
-    right = {"shuffled": STOPPED, "careless": REFUSED, "noisy-word": AMBER, "clean-order-1": PROMOTED}
+    right = {"shuffled": STOPPED, "careless": REFUSED, "noisy-word": SHIPPED, "clean-order-1": PROMOTED}
     for world, outcome in right.items():
         for other in right:
             assert (problems_of(WORLDS[other], outcome) == []) is (other == world), (other, outcome)
@@ -29,7 +29,7 @@ def test_a_verdict_is_right_in_its_world_and_wrong_in_the_others() -> None:
 def test_a_crash_is_no_verdict() -> None:
     assert given_verdict(replace(REFUSED, code=1)).verdict == "failed"
     assert given_verdict(replace(REFUSED, failed_steps=[("adapter", "m")])).verdict == "failed"
-    assert given_verdict(replace(AMBER, decision=None)).verdict == "failed"
+    assert given_verdict(replace(SHIPPED, decision=None)).verdict == "failed"
     assert given_verdict(replace(PROMOTED, promoted=False)).verdict == "failed", "exit code 0 without a new champion"
 
 
@@ -40,7 +40,7 @@ def test_advice_is_wrong_where_the_run_refutes_it() -> None:
         (PROMOTED, "simple", True),
         (PROMOTED, "pilot", False),
         (PROMOTED, "fine_tune", False),
-        (AMBER, "simple", False),
+        (SHIPPED, "simple", False),
         (too_few, "fine_tune", True),
         (too_few, "collect", False),
         (REFUSED, "fine_tune", False),

@@ -137,32 +137,32 @@ REFUSED = [
         besides=SIMPLE,
     ),
 ]
-AMBER = [
+SHIPPED_SIMPLE = [
     KnownWorld(
         "noisy-word",
         "one word decides, and 18 in 100 labels are wrong: TF-IDF cannot be beaten",
-        "use_simple",
+        "ship_simple",
         world_of(ONE_WORD, partial(flipped, share=0.18)),
         SIMPLE,
     ),
     KnownWorld(
         "one-word-forced",
         "one word decides, with worth_training silenced",
-        "use_simple",
+        "ship_simple",
         world_of(ONE_WORD, gates=FORCED),
         SIMPLE,
     ),
     KnownWorld(
         "tie-nearest",
         "free text: each of twenty subjects has its word, which the nearest row gives; worth_training silenced",
-        "use_simple",
+        "ship_simple",
         world_of(SUBJECT_WORDS, rows=600, gates=FORCED, training={"method": "full", "learning_rate": 0.003}),
         SIMPLE,
     ),
     KnownWorld(
         "within-two",
         "half of the rows name no colour, which a word count shows; red and blue are shuffled among the others",
-        "use_simple",
+        "ship_simple",
         world_of(WITH_NONE, colours_shuffled),
         SIMPLE,
     ),
@@ -211,4 +211,4 @@ PROMOTED = [
         for seed in seeds
     ),
 ]
-WORLDS = {world.name: world for world in (*STOPPED, *REFUSED, *AMBER, *PROMOTED)}
+WORLDS = {world.name: world for world in (*STOPPED, *REFUSED, *SHIPPED_SIMPLE, *PROMOTED)}

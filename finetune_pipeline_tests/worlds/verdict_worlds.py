@@ -21,7 +21,7 @@ FORCED = {"learnable": "warn", "worth_training": "warn"}
 WANT_OF_ROWS = ("Even without a single", "are needed", "No finite test")
 """Words of gates that refuse because the test is too small."""
 ANY_NOISE = {"min_examples": 60, "min_per_label": 20, "max_label_noise": 1.0}
-Verdict = Literal["stop", "refuse", "use_simple", "promote"]
+Verdict = Literal["stop", "refuse", "ship_simple", "ship_prompt", "promote"]
 RawRow = dict[str, Any]
 Make = Callable[[Path, Path], World]
 """From (folder to work in, base model) to a world that is ready for the run that is judged."""
@@ -34,8 +34,9 @@ class KnownWorld:
     Attributes:
         contents: A description.
         verdict: `stop`: a blocking check ends the graph before the sealed test is opened. `refuse`: gates say no.
-            `use_simple`: only beats_simple says no. `promote`: `champion` moves to the new version.
-        reasons: Blocking checks (stop) or gates (refuse, use_simple), of which at least one must fail.
+            `ship_simple`, `ship_prompt`: gates say no, and something simpler is shipped. `promote`: `champion` moves to the
+            fine-tuned model.
+        reasons: Blocking checks (stop) or gates (refuse, ship_simple, ship_prompt), of which at least one must fail.
         besides: Further ones that may fail as well.
         warned: Checks that must fail without stopping anything.
         champion: Version in service after a run that promoted nothing.
@@ -78,12 +79,14 @@ def given_verdict(outcome: Outcome) -> GivenVerdict:
     stops, gates = (tuple(check.name for check in outcome.failed_checks(kind)) for kind in ("blocks", "gate"))
     if outcome.code == 0 and outcome.promoted and outcome.decision == "promote":
         return GivenVerdict("promote", gates)
+    if outcome.code == 0 and outcome.decision in ("ship_simple", "ship_prompt") and not outcome.failed_steps:
+        return GivenVerdict(outcome.decision, gates)
     if outcome.code != 2 or outcome.promoted or outcome.failed_steps:
         return GivenVerdict("failed", stops + gates)
     if stops:
         return GivenVerdict("stop", stops)
-    if outcome.decision in ("refuse", "use_simple"):
-        return GivenVerdict(outcome.decision, gates)
+    if outcome.decision == "refuse":
+        return GivenVerdict("refuse", gates)
     return GivenVerdict("failed", gates)
 
 
@@ -99,7 +102,7 @@ def problems_of(world: KnownWorld, outcome: Outcome) -> list[str]:
         problems.append(f"{', '.join(sorted(unexpected))} should not have failed")
     if missing := set(world.warned) - {check.name for check in outcome.failed_checks()}:
         problems.append(f"{', '.join(sorted(missing))} should have warned")
-    if world.verdict != "promote" and outcome.champion != world.champion:
+    if world.verdict in ("stop", "refuse") and outcome.champion != world.champion:
         problems.append(f"champion is {outcome.champion}")
     problems += advice_problems(outcome)
     if world.expected_text not in outcome.verdict:
@@ -111,7 +114,7 @@ def advice_problems(outcome: Outcome) -> list[str]:
     """What is wrong with the advice before training: a "no" that the run refutes, or a "yes" although a gate then refuses for want
     of rows."""
     problems = []
-    if outcome.promoted and DECISIONS.get(outcome.advice or "", "").startswith("No"):
+    if outcome.promoted and outcome.decision == "promote" and DECISIONS.get(outcome.advice or "", "").startswith("No"):
         problems.append(f"the advice was no ({outcome.advice}), and the model was promoted")
     too_few = [check.name for check in outcome.failed_checks("gate") if any(w in check.message for w in WANT_OF_ROWS)]
     if outcome.advice == "fine_tune" and too_few:

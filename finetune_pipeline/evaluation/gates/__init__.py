@@ -7,8 +7,8 @@ installed package's with an entry point of the group ``finetune_pipeline.gates``
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Literal
 
+from finetune_pipeline.evaluation.finalists import as_candidate
 from finetune_pipeline.evaluation.gates.base import GATES, Gate, LeastRows, Outcome, gate
 from finetune_pipeline.evaluation.result import DefaultGate, EvaluationResult
 from finetune_pipeline.evaluation.result_parts import GateResult, GateStatus
@@ -22,19 +22,16 @@ load_plugins("gates", GATES)
 
 __all__ = [
     "GATES",
-    "Decision",
     "Gate",
     "GateResult",
     "GateStatus",
     "LeastRows",
     "Outcome",
     "decide",
+    "decide_finalists",
     "gate",
     "held_back_by_defaults",
-    "verdict",
 ]
-Decision = Literal["promote", "use_simple", "refuse"]
-"""The decision of all gates: promote to `champion`; use a simple model instead; or keep `champion`."""
 
 
 def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
@@ -42,25 +39,26 @@ def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
     return [gate(spec, gate.reads(evaluation)) for gate in GATES.values()]
 
 
+def decide_finalists(spec: TaskSpec, evaluation: EvaluationResult) -> EvaluationResult:
+    """Judge every finalist by the gates that are asked of it. Returns the evaluation with their results."""
+    finalists = []
+    for finalist in evaluation.finalists:
+        judged = as_candidate(evaluation, finalist)
+        gates = [gate.of_finalist(spec, judged) for gate in GATES.values()]
+        finalists.append(finalist.model_copy(update={"gates": gates}))
+    return evaluation.model_copy(update={"finalists": finalists})
+
+
 def held_back_by_defaults(
-    spec: TaskSpec, gates: Sequence[GateResult], evaluate: Callable[[TaskSpec], EvaluationResult]
+    spec: TaskSpec, gates: Sequence[GateResult], judge: Callable[[TaskSpec], Sequence[GateResult]]
 ) -> list[DefaultGate]:
     """Judge again by the default of every threshold that is looser. Returns the gates that passed and then do not.
 
-    evaluate: Evaluates the candidate by another spec. What it did not measure is no reason.
+    judge: Judges the same model by another spec. What it did not measure is no reason.
     """
-    strict, passed = with_defaults(spec), {gate.name for gate in gates if gate.status == "passed"}
-    strict_gates = decide(strict, evaluate(strict))
+    passed = {gate.name for gate in gates if gate.status == "passed"}
     return [
         DefaultGate(name=gate.name, message=gate.message)
-        for gate in strict_gates
+        for gate in judge(with_defaults(spec))
         if gate.name in passed and gate.status in ("failed", "warned") and gate.measured is not None
     ]
-
-
-def verdict(gates: Sequence[GateResult]) -> Decision:
-    """`promote` if all gates pass (and there are any); `use_simple` if only beats_simple fails."""
-    failed = [gate.name for gate in gates if not gate.passed]
-    if gates and not failed:
-        return "promote"
-    return "use_simple" if failed == ["beats_simple"] else "refuse"

@@ -15,7 +15,8 @@ A gate is one module of this package with one function::
         return Outcome(tokens <= 20, tokens, 20.0, f"{tokens:g} tokens an answer; at most 20 are allowed.")
 
 A threshold that task.yaml may set is a field of :class:`~finetune_pipeline.spec.evaluation.GatesSpec`. A gate that does not apply
-returns the status `not_asked`, which passes.
+returns the status `not_asked`, which passes. A gate is asked of the fine-tuned model; with ``trained_only=""``
+also of the finalists, each of which stands in `evaluation` as `candidate` then.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ class Gate:
         default: The default threshold.
         holds_back: What a failure stops.
         reads: The part of the evaluation that `judge` gets.
+        trained_only: Why it is asked of trained models alone, as a sentence; empty: also of simple models and prompts, with `reads`
+            applied to the evaluation of finalists.as_candidate.
         least_rows: The test rows that it needs whatever the candidate answers; None if it needs none. Needs of room above a
             rival follow from the rival (planning.gate_needs).
     """
@@ -87,6 +90,7 @@ class Gate:
     reads: Callable[[EvaluationResult], Any]
     judge: Callable[[TaskSpec, Any], Outcome]
     least_rows: Callable[[TaskSpec], LeastRows | None]
+    trained_only: str
 
     def __call__(self, spec: TaskSpec, part: Any) -> GateResult:
         outcome = self.judge(spec, part)
@@ -104,6 +108,12 @@ class Gate:
             what_to_do=to_do,
         )
 
+    def of_finalist(self, spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
+        """Judge a simple model or a prompt. evaluation: from finalists.as_candidate."""
+        if not self.trained_only:
+            return self(spec, self.reads(evaluation))
+        return GateResult(name=self.name, status="not_asked", measured=None, threshold=None, message=self.trained_only)
+
 
 GATES: dict[str, Gate] = {}
 """Every gate by its name, in ascending order."""
@@ -118,12 +128,13 @@ def gate(
     holds_back: str = "champion",
     reads: Callable[[EvaluationResult], Any] = lambda evaluation: evaluation,
     least_rows: Callable[[TaskSpec], LeastRows | None] = lambda spec: None,
+    trained_only: str = "It is asked of trained models alone.",
 ) -> Callable[[Callable[[TaskSpec, Any], Outcome]], Gate]:
     """Make a gate of a function and add it to the registry. The arguments are the attributes of :class:`Gate`."""
 
     def register(judge: Callable[[TaskSpec, Any], Outcome]) -> Gate:
         name = judge.__name__
-        new_gate = Gate(name, order, needs, default, holds_back, what_to_do, reads, judge, least_rows)
+        new_gate = Gate(name, order, needs, default, holds_back, what_to_do, reads, judge, least_rows, trained_only)
         GATES[new_gate.name] = new_gate
         ordered = sorted(GATES.values(), key=lambda known_gate: known_gate.order)
         GATES.clear()

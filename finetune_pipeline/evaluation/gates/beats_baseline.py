@@ -12,6 +12,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=10,
+    trained_only="What another finalist surely beats is not chosen.",
     needs="The lower bound of the paired gain over the base model at its best (its best prompt as it answers, and its answers "
     "restricted to the allowed forms) is above gates.min_gain, in gates.metric and every one of gates.more_metrics. Where "
     f"fewer than {100 * MIN_IN_FORM:g}% of its answers are in form, the restricted answers decide alone.",

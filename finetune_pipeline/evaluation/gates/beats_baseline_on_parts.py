@@ -10,6 +10,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=15,
+    trained_only="It asks for the gain of training.",
     needs="The lower bound of the paired gain over the base model at its best is above gates.min_gain on the test rows of each "
     f"file of gates.parts alone. Fewer than {MIN_ROWS} rows do not pass. Not asked if gates.parts is empty.",
     default="no parts",

@@ -12,6 +12,7 @@ _CHAMPION = {"champion": "the champion in service"}
 
 @gate(
     order=40,
+    trained_only="",
     needs="The lower bound of the paired gain over the champion is above zero (gates.champion: better), or is above minus "
     "gates.champion_margin and the candidate is ahead (not_worse). A champion that was trained on forgotten rows is replaced "
     "unless the candidate surely loses more than gates.champion_margin. Not asked without a champion.",

@@ -10,6 +10,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=20,
+    trained_only="",
     needs="The lower bound of the paired gain over always giving the commonest answer (for JSON also each field's commonest "
     "value) is above zero in gates.metric and every one of gates.more_metrics, whatever gates.simple says.",
     default=f"{100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",

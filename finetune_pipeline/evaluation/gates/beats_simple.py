@@ -20,13 +20,14 @@ def tied_with(evaluation: EvaluationResult) -> list[str]:
 
 @gate(
     order=30,
+    trained_only="What another finalist surely beats is not chosen.",
     needs="The lower bound of the paired gain over each model without a language model ("
     + ", ".join(inside(model.title) for model in SIMPLE_MODELS.values())
     + ") is above zero (gates.simple: better), or above minus gates.simple_margin (not_worse), in gates.metric and every one of "
     "gates.more_metrics.",
     default=f"{DEFAULTS.simple}, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
-    what_to_do="Use the simple model: `finetune export TASK --simple --to DIR` writes it. Or train longer or on more rows, until "
-    "the language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons.",
+    what_to_do="The simple model is shipped instead where it passes its own gates. Train longer or on more rows, until the "
+    "language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons.",
 )
 def beats_simple(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     threshold = margin_of(spec.gates.simple, spec.gates.simple_margin)

@@ -9,6 +9,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=50,
+    trained_only="",
     needs="Of the rows the champion has right, the upper bound of the share the candidate gets wrong is at or below "
     "gates.max_regression; of a champion that was trained on forgotten rows the lower bound. Not asked without a champion.",
     default=f"{DEFAULTS.max_regression:g}",

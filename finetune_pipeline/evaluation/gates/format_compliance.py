@@ -14,6 +14,7 @@ def _least_rows(spec: TaskSpec) -> LeastRows:
 
 @gate(
     order=70,
+    trained_only="",
     least_rows=_least_rows,
     needs="The lower bound of the share of valid answers is at or above gates.min_valid_share.",
     default=f"{DEFAULTS.min_valid_share:g}, so at least "

@@ -10,6 +10,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=120,
+    trained_only="No weights of the base model were changed.",
     reads=lambda evaluation: evaluation.ability,
     needs="The upper bound of the accuracy lost on questions besides the task is below gates.max_ability_loss, no benchmark of "
     "your own surely loses as much, and the upper bound of the relative rise of the bits that plain text costs is below "

@@ -18,6 +18,7 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
 
 @gate(
     order=130,
+    trained_only="",
     least_rows=_least_rows,
     reads=lambda evaluation: evaluation.people,
     needs="People judged gates.min_rated answers drawn at random, and the lower bound of the accepted share is at or above "

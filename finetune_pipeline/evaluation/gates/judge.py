@@ -20,6 +20,7 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
 
 @gate(
     order=110,
+    trained_only="The judge compares the fine-tuned model with the base model.",
     least_rows=_least_rows,
     reads=lambda evaluation: evaluation.judge,
     needs="The judge (evaluation.judge) agrees with people, and the lower bound of the share of decided pairs in which it "

@@ -10,6 +10,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=80,
+    trained_only="Nothing was trained and merged.",
     reads=lambda evaluation: evaluation.parity,
     needs="The served model gives the trained model's answer on gates.parity_min_agreement of the rows.",
     default=f"{DEFAULTS.parity_min_agreement:g}",

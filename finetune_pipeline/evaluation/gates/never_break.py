@@ -8,6 +8,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=60,
+    trained_only="",
     needs="Every example of gates.never_break is in the sealed test and answered correctly.",
     default="no example listed",
     what_to_do="Look at the answers to these examples in the report. Add training rows like them, never these themselves; take an "

@@ -9,6 +9,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=150,
+    trained_only="Recent production rows are compared for the fine-tuned model alone.",
     needs="On recent production rows with a known answer, which no version was trained on, the candidate is not shown to be "
     "worse than the champion (the base model if there is none). Not asked if there are fewer than "
     f"{MIN_ROWS} such rows.",

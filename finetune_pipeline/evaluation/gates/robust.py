@@ -11,6 +11,7 @@ PERTURBED = RobustnessSpec.model_validate({})
 
 @gate(
     order=140,
+    trained_only="Perturbed rows are answered by the fine-tuned model alone.",
     reads=lambda evaluation: evaluation.robustness,
     needs=f"No perturbation that production brings (typing errors, another case, a greeting and thanks), measured on {ENOUGH_ROWS} "
     "test rows or more, costs more than robustness.max_drop and surely something. On fewer rows, or with robustness.action: "

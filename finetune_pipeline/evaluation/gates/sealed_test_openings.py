@@ -26,6 +26,7 @@ def opening_sentences(seal: Seal) -> str | None:
 
 @gate(
     order=100,
+    trained_only="",
     reads=lambda evaluation: evaluation.seal,
     needs="The opening of the sealed test is on record. The number of openings is shown.",
     default="1 or more",

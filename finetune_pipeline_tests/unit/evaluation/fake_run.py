@@ -91,9 +91,11 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
     base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
     zero_shot = rows([("bug", "no label"), ("bug", "bug")] * 20)
     eight_shot = rows([("bug", "bug")] * 30 + [("bug", "other")] * 10)
+    right_on_validation = {"simple_commonest": 10, "simple_nearest": 20, "simple_linear": 30}
+    validated = {n: rows([("bug", "bug")] * k + [("bug", "other")] * (40 - k)) for n, k in right_on_validation.items()}
     args = {
         "spec": spec(), "predictions": [*base, *candidate, *perturbed_answers(candidate)],
-        "baseline": score_baselines(spec(), {"zero_shot": zero_shot, "8_shot": eight_shot}),
+        "baseline": score_baselines(spec(), {"zero_shot": zero_shot, "8_shot": eight_shot, **validated}),
         "training": TRAINING, "data": DATA, "parity": PARITY, "ability": ABILITY, "people": {"rated": 0},
         "supervision": SUPERVISION, "cost": COST, "quality": QUALITY, "openings": OPENINGS, "versions": VERSIONS,
         **changes,

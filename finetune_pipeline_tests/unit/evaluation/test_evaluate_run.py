@@ -29,8 +29,9 @@ def outcome():
 
 def test_models_stand_in_order_and_validation_is_apart(outcome):
     names = (
-        "validation_zero_shot validation_zero_shot_restricted validation_8_shot validation_8_shot_restricted base "
-        "base_restricted simple_commonest simple_nearest simple_linear candidate candidate_restricted"
+        "validation_zero_shot validation_zero_shot_restricted validation_8_shot validation_8_shot_restricted "
+        "validation_simple_commonest validation_simple_nearest validation_simple_linear base base_restricted "
+        "simple_commonest simple_nearest simple_linear candidate candidate_restricted"
     )
     models = outcome.models
     assert list(models) == names.split()

@@ -47,6 +47,7 @@ for package, member in ((metrics, "wrong_letters"), (gates, "short_answers")):
     package.__path__.append(str(folder))
     importlib.import_module(f"{package.__name__}.{member}")
 
+from finetune_pipeline.evaluation.winner import winner_of
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.spec.loading import check_task, json_schema
@@ -62,7 +63,7 @@ for tokens in (1.0, 4.0):
     cost = COST | {"tokens": COST["tokens"] | {"candidate": {"prompt": 200.0, "answer": tokens}}}
     result = evaluation(spec=task.spec, cost=cost)
     answers = gates.decide(task.spec, result)
-    made[gates.verdict(answers)] = [answer.name for answer in answers if not answer.passed]
+    made[winner_of(result, answers).kind or "nothing"] = [answer.name for answer in answers if not answer.passed]
 gain = result.decisions.baseline.gains[0]
 print(json.dumps({
     "findings": [finding.rule for finding in findings],
@@ -95,7 +96,7 @@ def test_a_toy_metric_and_a_toy_gate_in_one_file_each(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     outcome = json.loads(process.stdout.splitlines()[-1])
     assert outcome["findings"] == [] and outcome["schema"]
-    assert outcome["decisions"] == {"promote": [], "refuse": ["short_answers"]}
+    assert outcome["decisions"] == {"tuned": [], "nothing": ["short_answers"]}
     assert outcome["order"].index("few_regressions") + 1 == outcome["order"].index("short_answers")
     metric, gain, (low, high) = outcome["gain"]
     assert metric == "wrong_letters" and low > 0 and low < gain < high

@@ -8,7 +8,7 @@ from finetune_pipeline.spec.evaluation import GatesSpec, JudgeSpec, RobustnessSp
 from finetune_pipeline.spec.looseness import NEITHER, direction, loose_thresholds, with_defaults
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
-NO_THRESHOLDS = {"metric", "more_metrics", "parts", "never_break", "wanted_gain", "power"}
+NO_THRESHOLDS = {"metric", "more_metrics", "min_score", "parts", "never_break", "wanted_gain", "power"}
 """Keys of gates that ask for more only where they are set, or that only plan."""
 
 

@@ -207,7 +207,7 @@ def test_a_model_that_was_promoted_is_no_candidate(tmp_path: Path, serves: bool)
         says = "This model is version 3 already, which was champion before"
     assert again["verdict"].startswith(says) and "it would be refused by beats_baseline" in again["verdict"]
     page = (tmp_path / "report/90-a/report.md").read_text()
-    assert says in page.split("##")[0] and "Do not ship" not in page and "Refused" not in page
+    assert says in page.split("##")[0] and "Ship nothing" not in page and "Refused" not in page
     stage.spec = spec()
     assert stage.judge("91-b")["seal"]["level"]["look"] == 2
 
@@ -227,7 +227,7 @@ def test_the_report_says_first_that_the_champion_was_trained_on_forgotten_rows(t
         "The champion was trained on forgotten rows, so a candidate replaces it unless it surely loses more than 2.0 points "
         "(gates.champion_margin)."
     )
-    assert replaced["verdict"].startswith(says)
+    assert replaced["verdict"].startswith(f"Ship the fine-tuned model: wrong in 25 of 100 answers. {says}")
     assert says in (tmp_path / "report/90-a/report.md").read_text().split("##")[0].replace("\\", "")
 
 
@@ -304,7 +304,7 @@ def test_loosened_gates_are_named_wherever_the_verdict_is_said(tmp_path: Path) -
         assert not [text for text in named if text not in place]
         assert "By the defaults robust does not pass." in place
         assert "Another case cost more than 10.0 points" in place
-    assert "**Ship it only if you accept the loosened gates.**" in first_screen
+    assert "**Ship the fine-tuned model, but only if you accept the loosened gates: wrong in " in first_screen
     stored = json.loads((tmp_path / "report/118-a/report.json").read_text())["loosened"]
     assert [gate["name"] for gate in stored["held_back_by"]] == ["robust"]
 

@@ -1,0 +1,161 @@
+"""The finalists: the best simple model and the best prompt on validation. One of them is shipped where the fine-tuned model does
+not pass its gates."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
+from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.deciding import answers_to, champion_margin, decide_gain
+from finetune_pipeline.evaluation.judged_facts import People
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import API, SIMPLE
+from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of
+from finetune_pipeline.evaluation.result import Comparison, Decision, Decisions, EvaluationResult, Finalist, Mode
+from finetune_pipeline.evaluation.result_parts import Interval, Scores
+from finetune_pipeline.evaluation.rivals import API_MODEL, MIN_IN_FORM, MODE_TITLES, rank_of, restricted_rows
+from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
+from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
+from finetune_pipeline.evaluation.wording import inside, prompt_name
+from finetune_pipeline.spec.model import TaskSpec
+
+TUNED_TITLE = "the fine-tuned model"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model in the contest, and its answers to the sealed test."""
+
+    kind: Literal["simple", "prompt"]
+    name: str
+    mode: Mode | None
+    title: str
+    rows: Sequence[ScoredRow]
+
+
+def contenders(
+    spec: TaskSpec,
+    baseline: Mapping[str, Any],
+    rows: Mapping[str, Sequence[Row]],
+    simple: Mapping[str, Sequence[Row]],
+) -> Iterator[Contender]:
+    """Choose the best simple model and the best prompt by their scores on validation, simplest first. An API model is none: there
+    is nothing to put into service.
+
+    baseline: from rivals.score_baselines. rows, simple: answers to the sealed test.
+    """
+    validated = {name: scores for name, scores in (baseline.get("simple") or {}).items() if name in simple}
+    if validated:
+        name = max(validated, key=lambda name: rank_of(validated[name]))
+        yield Contender("simple", name, None, inside(SIMPLE_MODELS[name].title), scored(simple[name], spec.output))
+    best, prompts = str(baseline.get("best")), baseline.get("prompts") or {}
+    if best in prompts and not best.startswith(API):
+        mode = _best_mode(prompts[best])
+        answers = restricted_rows(rows, "base", spec.output) if mode == "restricted" else rows["base"]
+        if answers:
+            title = f"the base model with its {prompt_name(best)} prompt{MODE_TITLES[mode]}"
+            yield Contender("prompt", best, mode, title, scored(answers, spec.output))
+
+
+def _best_mode(scores: Mapping[str, Any]) -> Mode:
+    """The way of answering that is better on validation, as it writes on a tie. Answers that are too rarely in form count only
+    where nothing can restrict them."""
+    restricted = scores.get("restricted")
+    if not restricted:
+        return "free"
+    in_form = (scores.get("valid_share") or 0.0) >= MIN_IN_FORM
+    return "free" if in_form and rank_of(scores) >= rank_of(restricted) else "restricted"
+
+
+def finalists_of(
+    spec: TaskSpec,
+    chosen: Sequence[Contender],
+    rows: Mapping[str, Sequence[Row]],
+    simple: Mapping[str, Sequence[Row]],
+    level: float,
+    sources: SourceOf,
+    never_break: Sequence[str] = (),
+    champion_forgotten: bool = False,
+) -> list[Finalist]:
+    """Compare the finalists with each other, the candidate, an API model, the commonest answer and the champion.
+
+    What a finalist itself must show is decided at the level shared by all finalists, since each is a chance to ship a useless
+    model. rows: of every model, as in evaluate_run.evaluate_task; simple: of simple models.
+    """
+    metrics, output = list(dict.fromkeys([spec.metric, *spec.gates.more_metrics])), spec.output
+    others: dict[str, Sequence[Row]] = {finalist.title: finalist.rows for finalist in chosen}
+    others[TUNED_TITLE] = rows["candidate"]
+    if API_MODEL in rows or not any(finalist.kind == "prompt" for finalist in chosen):
+        others["the prompted model behind an API"] = rows.get(API_MODEL, rows["base"])
+    blind = {name: simple[name] for name in BLIND if name in simple}
+    champion, shared = rows.get("champion", []), level / max(1, len(chosen))
+
+    def decide(rivals: Mapping[str, Sequence[Row]], answers: Sequence[Row], level: float, margin: float) -> Decision:
+        clusters = shared_sources(answers, sources)
+        return decide_gain(rivals, answers, output, metrics, level=level, margin=margin, clusters=clusters)
+
+    finalists = []
+    for finalist in chosen:
+        beside_champion = answers_to(champion, finalist.rows)
+        over_champion: Decision | None = None
+        compared: Comparison | None = None
+        if champion:
+            over_champion = decide(
+                {"champion": champion}, beside_champion, shared, champion_margin(spec.gates, champion_forgotten)
+            )
+            compared = compare(champion, beside_champion, output, spec.gates.confidence, spec.metric, sources)
+        finalists.append(
+            Finalist(
+                kind=finalist.kind,
+                name=finalist.name,
+                mode=finalist.mode,
+                title=finalist.title,
+                beaten_by=[
+                    title
+                    for title, answers in others.items()
+                    if title != finalist.title and decide({finalist.name: finalist.rows}, answers, level, 0.0).shown
+                ],
+                commonest=decide(blind, finalist.rows, shared, 0.0),
+                champion=over_champion,
+                beside_champion=compared,
+                never_break=never_broken(never_break, outcomes_of(finalist.rows, output)),
+                score_interval=score_interval(spec, finalist.rows, shared, sources),
+            )
+        )
+    return finalists
+
+
+def score_interval(spec: TaskSpec, rows: Sequence[Row], level: float, sources: SourceOf) -> Interval:
+    """The interval of a model's score in the deciding metric. level: two-sided."""
+    return METRICS[spec.metric].interval(rows, spec.output, 1 - level, shared_sources(rows, sources))
+
+
+def scores_of(evaluation: EvaluationResult, finalist: Finalist) -> Scores:
+    """The scores of a finalist on the sealed test."""
+    if finalist.kind == "simple":
+        return evaluation.scores[SIMPLE + finalist.name]
+    restricted = evaluation.restricted.get("base") if finalist.mode == "restricted" else None
+    return restricted or evaluation.scores["base"]
+
+
+def as_candidate(evaluation: EvaluationResult, finalist: Finalist) -> EvaluationResult:
+    """The evaluation with a finalist in the place of the fine-tuned model, for the gates that are asked of it. What was measured of
+    the fine-tuned model alone is left out."""
+    ratings = evaluation.people.random if evaluation.people else None
+    rated = ratings if ratings and finalist.mode == "free" else None
+    nothing = Decision()
+    return evaluation.model_copy(
+        update={
+            "scores": {**evaluation.scores, "candidate": scores_of(evaluation, finalist)},
+            "comparisons": {**evaluation.comparisons, "champion": finalist.beside_champion},
+            "decisions": Decisions(baseline=nothing, simple=finalist.commonest, champion=finalist.champion),
+            "never_break": finalist.never_break,
+            "score_interval": finalist.score_interval,
+            "people": People(random=rated.model_copy(update={"candidate": rated.base})) if rated else People(),
+            "ability": None,
+            "robustness": None,
+            "judge": None,
+            "production": None,
+        }
+    )

@@ -1,0 +1,95 @@
+"""Writes the next steps of a report, each with its reason."""
+
+from collections.abc import Sequence
+
+from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.winner import TRAINED, winner_of
+from finetune_pipeline.evaluation.wording import counted, number, percent
+from finetune_pipeline.report.failures import group_title
+from finetune_pipeline.report.verdict import MOST_OF_GAIN, closed_by_decoding
+from finetune_pipeline.training.history import MUCH_RISE
+
+SHOWN_GROUPS = 3
+
+
+def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
+    """Return the next steps, the most urgent first."""
+    steps = _gate_steps(evaluation, gates) + _training_steps(evaluation)
+    return steps + _data_steps(evaluation) + _evidence_steps(evaluation)
+
+
+def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
+    winner = winner_of(evaluation, gates)
+    trained, name = winner.kind in TRAINED, evaluation.task.name
+    if evaluation.promoted and (not trained or not evaluation.promoted.serves):
+        steps = ["Nothing to do: it stays as it was accepted. Change the data or the training for a new candidate."]
+    elif winner.kind:
+        steps = [f"Serve it: `finetune serve {name}` here, or `finetune export {name} --to DIR` for another server."]
+        steps += [] if trained else _instead(evaluation)
+    else:
+        steps = [f"{gate.name}: {gate.what_to_do}" for gate in gates if not gate.passed and gate.what_to_do]
+    steps += [f"{gate.name} (a warning): {gate.what_to_do}" for gate in gates if gate.status == "warned"]
+    closed = closed_by_decoding(evaluation)
+    if winner.kind is None and not evaluation.promoted and closed >= MOST_OF_GAIN:
+        steps.append(
+            "Consider constraining the base model's answers to the labels instead: that brings "
+            f"{percent(min(closed, 1.0))} of the gain without training."
+        )
+    return steps
+
+
+def _instead(evaluation: EvaluationResult) -> list[str]:
+    """Return what the fine-tuned model would need to be shipped in place of something simpler."""
+    name, power = evaluation.task.name, evaluation.baseline.power
+    steps = []
+    if power and power.must_reach is not None:
+        needed = f"the fine-tuned model must reach about {percent(power.must_reach)} on a test of this size"
+        steps.append(f"Or continue training: to be shipped instead, {needed}.")
+    return [
+        *steps,
+        f"Or, if you want a language model for other reasons, set gates.simple: not_worse in {name}/task.yaml.",
+    ]
+
+
+def _training_steps(evaluation: EvaluationResult) -> list[str]:
+    training = evaluation.training
+    fit, best = training.overfitting, training.best_step
+    losses = [logged.eval_loss for logged in training.history if logged.eval_loss is not None]
+    still_falling = len(losses) > 1 and losses[-1] < losses[-2]
+    if best is not None and best == training.steps and still_falling:
+        return ["Train longer: the validation loss was still falling at the last step (training.epochs)."]
+    if fit.rise is None or fit.rise < MUCH_RISE:
+        return []
+    rose = f"the validation loss rose by {percent(fit.rise)} after step {number(fit.best_step)}"
+    step = f"Lower training.learning_rate: {rose}, though the training loss did not fall."
+    if fit.verdict == "overfitted":
+        step = f"Train less or on more rows: {rose}, so the model had begun to memorise its training rows."
+    return [f"{step} The best checkpoint was kept."]
+
+
+def _data_steps(evaluation: EvaluationResult) -> list[str]:
+    name, steps = evaluation.task.name, []
+    groups = sorted((group for group in evaluation.atlas.groups if group.collect), key=lambda group: -group.count)
+    if groups:
+        kinds = "; ".join(
+            f"{group_title(group)} ({counted(group.count, 'mistake')}: collect {counted(group.collect, 'row')} like these)"
+            for group in groups[:SHOWN_GROUPS]
+        )
+        command = f"`finetune report {name} --ask-data` writes the request."
+        steps.append(f"Collect rows for the largest groups of mistakes: {kinds}. {command}")
+    never_right = evaluation.history.rows.never_right
+    if never_right and evaluation.history.versions:
+        rows = f"{counted(never_right, 'row')} that no version ever had right"
+        steps.append(f"Check the {rows}: they are hard, or labelled wrongly.")
+    return steps
+
+
+def _evidence_steps(evaluation: EvaluationResult) -> list[str]:
+    steps, power, people = [], evaluation.baseline.power, evaluation.people
+    if power and power.enough is False and power.sentence:
+        steps.append(f"Enlarge the test set: {power.sentence}")
+    if people is not None and not people.rated:
+        command = f"`finetune review {evaluation.task.name}`"
+        steps.append(f"Have people review the answers: {command}. No score replaces that.")
+    return steps
