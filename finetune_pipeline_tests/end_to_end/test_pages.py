@@ -107,7 +107,7 @@ def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
     measured = browse(report(), tmp_path, script, width)
     summary = measured["text"][: measured["text"].index("\nGates\n")]
     for words in (
-        "Do not ship it.",
+        "Ship nothing.",
         "Refused by beats_baseline",
         "points less than the base model",
         "What to do next",
