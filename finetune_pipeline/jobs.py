@@ -50,6 +50,19 @@ class SimpleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     fitted: Path | None = None
 
 
+class FittedSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A fitted model without a language model, in a folder that SimpleModel.save wrote. name: the predictions' model column.
+    examples: other rows than the job's."""
+
+    name: str
+    folder: Path
+    examples: Path | None = None
+
+    def on_file(self, name: str, examples: Path) -> "FittedSet":
+        """Return the same model for the rows of another file, named with `name` appended."""
+        return replace(self, name=set_name(self.name, name), examples=examples)
+
+
 class BaseJob(Job, frozen=True, kw_only=True, tag="base_model"):
     """Prepare the base model: a bundled one, a local folder, or a hub id; see :func:`finetune_pipeline.models.base.prepare_base`.
     chat_template: text of a template that replaces the model's own."""
@@ -69,7 +82,8 @@ class BaselineJob(Job, frozen=True, kw_only=True, tag="baseline"):
     system prompt to try that does not list the labels. limit: use only the first rows in order of id. restricted: as in
     :class:`ModelSet`, for every prompt.
     Writes out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``, ``3_nearest``,
-    ``prompt_2_8_shot``), and out/prompts.json {name: prompt}; give the best one to a :class:`ModelSet` for the test.
+    ``prompt_2_8_shot``), out/prompts.json {name: prompt}, and the fitted simple models; give the best prompt to a
+    :class:`ModelSet` and the models to a :class:`FittedSet` for the test.
     """
 
     stage: str = "few_shot_baseline"
@@ -151,7 +165,9 @@ class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     concurrency: of its requests. restricted: a JSON schema. The predictions then also contain the answers decoded under it,
     with the model name of evaluation.predictions.restricted_name: finished answers that comply are kept, all others are
     generated again. If the schema or an endpoint does not support this, there are no such rows. perturbed, examples: other
-    rows than the job's. likelihoods: whether labels are scored.
+    rows than the job's. likelihoods: whether labels are scored. stored: folder of a champion's prompt
+    (evaluation.stored_prompt), which replaces `prompt`, what it retrieves from, labels and schema; its restricted answers, if
+    it has these, are the set's only ones.
     """
 
     name: str
@@ -165,6 +181,7 @@ class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     perturbed: Perturbed | None = None
     examples: Path | None = None
     likelihoods: bool = True
+    stored: Path | None = None
 
     def on_perturbed(self, perturbed: Perturbed) -> "ModelSet":
         """Return the same model and prompt for perturbed rows; without label likelihoods."""
@@ -181,8 +198,8 @@ class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):
 
     endpoint: None: answer with transformers; otherwise the fields of spec.evaluation.ServedModelsSpec, and no label is scored.
     train: examples for prompts that retrieve, and training rows of the simple models; passages: of the documents. simple:
-    also answer with evaluation.simple_models, as models `simple_NAME`. labels: empty for free text; otherwise each label's
-    log-likelihood (including the end-of-turn token) is scored too.
+    also answer with evaluation.simple_models, as models `simple_NAME`. fitted: other fitted models. labels: empty for free
+    text; otherwise each label's log-likelihood (including the end-of-turn token) is scored too.
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order); an
     example that cannot be answered gets a row with status ``error``.
     """
@@ -199,10 +216,11 @@ class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):
     answers: KeptAnswers | None = None
     endpoint: Fields | None = None
     simple: SimpleSettings | None = None
+    fitted: Sequence[FittedSet] = []
     precision: str = "serving"
 
     def __post_init__(self) -> None:
-        names = [model_set.name for model_set in self.sets]
+        names = [*(model_set.name for model_set in self.sets), *(fitted.name for fitted in self.fitted)]
         if len(set(names)) != len(names):
             raise ValueError(f"two sets have the same name: {', '.join(names)}")
 

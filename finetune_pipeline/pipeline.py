@@ -333,7 +333,7 @@ STEPS = [
         settings=lambda spec, run: {
             **ability.ability_settings(spec, run),
             "confidence": spec.gates.confidence,
-            "champion": run.champion["merged"] if run.champion else None,
+            "champion": run.champion_files if run.champion_kind == "tuned" else None,
         },
         code_version="9",
         checks=(evaluation_check.ability_kept,),
@@ -350,13 +350,13 @@ STEPS = [
         settings=lambda spec, run: {
             **baseline.output_settings(spec),
             **baseline.answering_settings(spec),
-            "champion": run.champion["merged"] if run.champion else None,
+            "champion": run.champion_files,
             "served": spec.evaluation.settings(),
             "perturbed": spec.robustness.asked(),
             "judging": [run.judging, spec.data.near_duplicate_threshold] if run.judging else None,
             "api_model": spec.baseline.endpoint is not None,
         },
-        code_version="13",
+        code_version="14",
         checks=(evaluation_check.all_predicted,),
         kinds=("parquet", "huggingface"),
         heavy=True,
@@ -433,12 +433,13 @@ STEPS = [
     Step(
         "model_version",
         RELEASE,
-        "Registers the model in MLflow as `candidate`. `champion` moves only if every gate passes.",
+        "Registers in MLflow what the evaluation ships, or else the trained model, as `candidate`. `champion` moves only to a "
+        "model that is shipped.",
         release.make_model_version,
         needs=("evaluation_report", "adapter", "merged_model"),
-        after=("base_model",),
+        after=("base_model", "few_shot_baseline", "train_split"),
         settings=lambda spec, run: {"card": spec.card.model_dump(), "description": spec.description},
-        code_version="10",
+        code_version="11",
         checks=(
             evaluation_check.nothing_forgotten,
             evaluation_check.aliases_consistent,

@@ -20,8 +20,9 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
     """Remove rows of TASK by user or id: from its logs, from all data made from them, and from future training.
 
     Rows are found by user and id, their artifacts by lineage; texts are not searched. Models trained on them are listed
-    and can no longer become champion; the next `finetune run TASK` trains one without them. Later rows of a forgotten user
-    are ignored, too. Lists the stores searched and those out of reach. Can be interrupted and repeated.
+    and can no longer become champion; the next `finetune run TASK` trains one without them. Simple models and prompts that
+    contain rows of the same data are removed, also the champion. Later rows of a forgotten user are ignored, too. Lists the
+    stores searched and those out of reach. Can be interrupted and repeated.
     """
     loaded = get_task(task)
     if not users + ids or not all(map(str.strip, users + ids)):
@@ -30,6 +31,8 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
     tracking.prepare()
     removed = remove(loaded, store, users, ids)
     blocked = registry.block_forgotten(tracking, loaded.name, removed.splits)
+    before = registry.champion(tracking, loaded.name)
+    files_removed = registry.remove_forgotten(tracking, loaded.name, removed.splits)
     serving = registry.champion(tracking, loaded.name)
     lines = [
         f"deleted: {', '.join(removed.artifacts) or 'no artifact'}\n\nsearched",
@@ -53,10 +56,16 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
     blocked_versions = ", ".join(f"version {v}" for v in blocked) or "none registered"
     was_trained = removed.adapters or blocked
     trained = f"blocked from promotion: {blocked_versions}" if was_trained else "no model was trained on them"
-    tell({"task": loaded.name, **asdict(removed), "blocked": blocked, "champion": serving}, *lines, trained)
+    facts = {"blocked": blocked, "files_removed": files_removed, "champion": serving}
+    tell({"task": loaded.name, **asdict(removed), **facts}, *lines, trained)
     if serving in blocked:
         problem(
             f"version {serving}, trained on them, is still champion: `finetune run {loaded.name}` trains one without them"
+        )
+    if before in files_removed:
+        problem(
+            f"version {before}, the champion, contained such rows: its files are removed and nothing can be served: "
+            f"`finetune run {loaded.name}` makes a new one; stop any `finetune serve`, which still has it in memory"
         )
     meanwhile = store.building(loaded.name)  # started before the rows were removed
     if meanwhile or any(search.left for search in removed.searched):

@@ -38,7 +38,9 @@ class RunInputs:
         corrections: Digest of the training examples made from them.
         base: Identity of the base model and its chat template.
         champion: The model a candidate is compared with, {"adapter": version, "merged": version, "model_version":
-            number}; None if no model is in service. ``"forgotten": True`` if it was trained on rows forgotten since.
+            number}; None if no model is in service. ``"forgotten": True`` if it was trained on rows forgotten since. Of a simple
+            model or a prompt also "kind", "name" and "files", a digest of its files; adapter and merged are then those of the
+            run that made it.
         promoted: The registered version that the candidate is, {"model_version": number, "serves": whether it is the champion},
             if it was promoted earlier and its evaluation has changed since; None otherwise.
         never_break: Ids of the examples that a candidate must answer correctly.
@@ -64,6 +66,16 @@ class RunInputs:
     documents: str = ""
     ladder: str = ""
     split_ledger: str = "splits"
+
+    @property
+    def champion_kind(self) -> str:
+        """The kind of the model to compare with (result.WinnerKind); `tuned` without one."""
+        return str(self.champion.get("kind", "tuned")) if self.champion else "tuned"
+
+    @property
+    def champion_files(self) -> str | None:
+        """The identity of the model to compare with, by which its answers are known: its merged model, or its files."""
+        return str(self.champion.get("files", self.champion["merged"])) if self.champion else None
 
     @property
     def champion_forgotten(self) -> bool:

@@ -28,7 +28,19 @@ from finetune_pipeline.evaluation.predictions import (
 )
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
-from finetune_pipeline.evaluation.simple_models import FITTED, SimpleModel, fit_simple_models, load_simple_models
+from finetune_pipeline.evaluation.simple_models import (
+    FITTED,
+    SimpleModel,
+    fit_simple_models,
+    load_simple_model,
+    load_simple_models,
+)
+from finetune_pipeline.evaluation.stored_prompt import (
+    StoredPrompt,
+    read_stored_prompt,
+    restricted_answer,
+    stored_retriever,
+)
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import BaselineJob, LatencyJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, end_ids
@@ -59,10 +71,16 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
             answerer = None  # free the last model's memory before the next one loads
             answerer, loaded_source = _make_answerer(job, model_set, cache, seen_files, measured["spent"]), source
         seconds_before, set_examples = dict(answerer.seconds), _set_examples(model_set, examples, job.labels)
-        choices = conversations(set_examples, model_set.prompt, retriever)
-        settings = job if model_set.likelihoods else replace(job, labels=[])
-        complies, grammar, why_unrestricted = _restriction(model_set.restricted, answerer)
+        stored = read_stored_prompt(model_set.stored) if model_set.stored else None
+        labels, prompt, schema = job.labels if model_set.likelihoods else [], model_set.prompt, model_set.restricted
+        if stored:
+            labels, prompt, schema = stored.scored_labels, stored.prompt, stored.decoded_schema
+        choices = conversations(
+            set_examples, prompt, stored_retriever(model_set.stored) if model_set.stored else retriever
+        )
+        complies, grammar, why_unrestricted = _restriction(schema, answerer)
         restriction = Restriction(grammar, complies) if grammar else None
+        settings = replace(job, labels=labels)
         answers, set_facts = _answer(settings, name, answerer, set_examples, choices, restriction)
         facts["sets"][name] = set_facts
         seconds = {phase: round(after - seconds_before[phase], 3) for phase, after in answerer.seconds.items()}
@@ -71,8 +89,10 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
             set_facts["asked"] = answerer.endpoint.name
             measured["spent"][name] = asdict(answerer.spent)
         gold = [gold_text(answerer.tokenizer, example) for example in set_examples]
+        if stored and stored.mode == "restricted":
+            answers = _stored_answers(stored, answers, complies, why_unrestricted, answerer)
         rows += prediction_rows(set_examples, name, answers, gold)
-        if model_set.restricted is not None:
+        if schema is not None and not stored:
             restricted, set_facts["restricted"] = _restricted(answers, complies, why_unrestricted)
             if restricted is None:
                 say(f"{job.stage}: {restricted_name(name)}: not available: {why_unrestricted}")
@@ -81,6 +101,10 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
     if job.simple:
         assert answerer is not None  # a job asks at least one model
         rows += _simple_rows(job.simple, job, answerer.tokenizer)
+    for fitted in job.fitted:
+        assert answerer is not None
+        model = load_simple_model(fitted.folder)
+        rows += _rows_of(model, fitted.name, read_examples(fitted.examples or job.examples), answerer.tokenizer)
     write_predictions(job.out / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
@@ -126,16 +150,31 @@ def _restricted(
     return restricted, {"asked": regenerated, "available": True, "why": "", "statuses": statuses}
 
 
+def _stored_answers(
+    stored: StoredPrompt, answers: Sequence[Answer], complies: Complies, why_unrestricted: str, answerer: AnyAnswerer
+) -> list[Answer]:
+    """The restricted answers of a champion's prompt. Raises JobError if this engine cannot restrict them."""
+    if stored.labels and isinstance(answerer, EndpointAnswerer):
+        why_unrestricted = "an endpoint scores no labels"
+    elif all(map(complies, answers)):
+        why_unrestricted = ""
+    if why_unrestricted:
+        problem = f"the prompt in service answers restricted to the allowed forms, and here {why_unrestricted}"
+        raise JobError(f"{problem}\nfix: set evaluation.engine to transformers, so that it can be compared")
+    return [restricted_answer(answer, stored.labels) for answer in answers]
+
+
 def _simple_rows(settings: SimpleSettings, job: PredictJob, tokenizer: Any) -> list[dict[str, Any]]:
     """Fit the simple models on the training rows, or load them, and predict every example of the job."""
     examples = read_examples(job.examples)
-    gold = [gold_text(tokenizer, example) for example in examples]
-    rows = []
-    for name, model in _simple_models(settings, job, tokenizer).items():
-        texts = model.predict([example.user_text for example in examples])
-        predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
-        rows += prediction_rows(examples, SIMPLE + name, predictions, gold)
-    return rows
+    models = _simple_models(settings, job, tokenizer)
+    return [row for name, model in models.items() for row in _rows_of(model, SIMPLE + name, examples, tokenizer)]
+
+
+def _rows_of(model: SimpleModel, name: str, examples: Sequence[Example], tokenizer: Any) -> list[dict[str, Any]]:
+    texts = model.predict([example.user_text for example in examples])
+    predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
+    return prediction_rows(examples, name, predictions, [gold_text(tokenizer, example) for example in examples])
 
 
 def _simple_models(settings: SimpleSettings, job: PredictJob, tokenizer: Any) -> dict[str, SimpleModel]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_pipeline.engine.checks import CheckResult
-from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.files import digest_json, read_json
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE
@@ -41,6 +41,12 @@ def present_inputs(task: Task, store: ArtifactStore, tracking: Tracking) -> RunI
     if serving is not None:
         tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARISON_TAGS)
         compared_with = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
+        if registry.FILES in tags:
+            compared_with |= {
+                "kind": tags[registry.WINNER_KIND],
+                "name": tags[registry.WINNER_NAME],
+                "files": tags[registry.FILES],
+            }
         if registry.FORGOTTEN in tags:
             compared_with["forgotten"] = True
         # `finetune forget` may have removed them
@@ -90,7 +96,7 @@ def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
-    """Register a candidate (see steps.release.release_request) and promote it if every gate passed.
+    """Register a model (see steps.release.release_request) and promote it if the evaluation ships it.
 
     Repeating it has the same result. Raises OutsideError if another champion serves than the one it was compared with.
 
@@ -108,9 +114,16 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         tags={
             registry.GATES: registry.PASSED if request["gates_passed"] else "failed",
             **{tag: request[tag] for tag in _REQUEST_TAGS},
+            registry.WINNER_KIND: request["winner_kind"] or "tuned",
+            **(
+                {registry.WINNER_NAME: request["winner_name"], registry.FILES: digest_json(request["files"])}
+                if request["files"]
+                else {}
+            ),
             **{f"endpoint.{key}": value for key, value in (request["endpoint"] or {}).items() if value is not None},
             "compared_with": json.dumps(request["compared_with"]),
             **({registry.FORGOTTEN: registry.FORGOTTEN_REASON} if request["forgotten"] else {}),
+            **({registry.HOLDS_ROWS: "true"} if request["holds_rows"] else {}),
             **{f"gate.{gate}": status for gate, status in request["gates"].items()},
         },
     )

@@ -1,7 +1,8 @@
 """Removes a person's rows from the logs and the log store, and deletes everything made from them.
 
 Rows are found by user and id, and artifacts made from them by lineage: the inputs named in an artifact's manifest. Texts are
-not searched, and no manifest or registry is edited: an artifact is deleted as a whole or not at all. Models are only blocked.
+not searched, and no manifest or registry is edited: an artifact is deleted as a whole or not at all. Trained models are only
+blocked. Simple models and prompts that contain rows are deleted with their release.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from finetune_pipeline.production.used_rows import log_row_ids, production_examp
 from finetune_pipeline.spec.model import Task
 
 MODELS = ("base_model", "adapter", "merged_model", "model_version", "base_ability", "general_ability")
-"""Steps whose artifacts are kept: models are blocked, not deleted."""
+"""Steps whose artifacts are kept: models are blocked, not deleted. A release of a model that contains rows is no such artifact."""
 _TRASH = ".forgotten"
 """Folder of a task into which whole artifacts are moved before they are deleted."""
 _DAMAGED = (OSError, ValueError)
@@ -119,6 +120,7 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         result.decisions = _decision_places(task, artifacts, is_forgotten)
         affected = _derived_from(artifacts, forgotten, is_forgotten)
         result.lines = sum(erase(file, matches, log_rows) for file in affected_files)
+        result.models = _trained_models(artifacts, forgotten)  # some of their releases are removed
         result.artifacts = _remove(task, store, artifacts, affected, forgotten)
         log_rows.drop_names(lambda name: forgotten.holds_id(name.removesuffix("/feedback")))  # of traces and feedback
         result.rows = log_rows.rewrite(lambda row: None if forgotten.holds(row) else row)
@@ -135,9 +137,6 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         ]
         result.unclear = _unclear_lines({file: lines.unclear for file, lines in searches.items()}, remaining)
     result.adapters = [a.version for a in after if a.step == "adapter" and a.inputs["train_split"] in forgotten.tainted]
-    records = (read_json(a.path("model_version.json")) for a in after if a.step == "model_version")
-    tainted = (r for r in records if r["dataset_version"] in forgotten.tainted)
-    result.models = [TrainedModel(r["model_version"], r["adapter_version"]) for r in tainted]
     result.out_of_reach = _out_of_reach(task, store, files)
     return result
 
@@ -153,8 +152,20 @@ def _artifacts(task: Task, store: ArtifactStore) -> list[Artifact]:
     return [a for step in sorted(steps) if step != "state" for a in store.all_versions(task.name, step)]
 
 
+def _trained_models(artifacts: list[Artifact], forgotten: ForgottenList) -> list[TrainedModel]:
+    """Return the released models that were trained or fitted on such rows."""
+    records = (read_json(a.path("model_version.json")) for a in artifacts if a.step == "model_version")
+    tainted = (record for record in records if record["dataset_version"] in forgotten.tainted)
+    return [TrainedModel(record["model_version"], record["adapter_version"]) for record in tainted]
+
+
+def _is_kept(artifact: Artifact) -> bool:
+    """Whether an artifact is a model, which is blocked and not deleted."""
+    return artifact.step in MODELS and not artifact.facts.get("holds_rows")
+
+
 def _data_versions(artifacts: Iterable[Artifact]) -> set[str]:
-    return {a.version for a in artifacts if a.step not in MODELS}
+    return {a.version for a in artifacts if not _is_kept(a)}
 
 
 def _answer_ids(rows: list[dict[str, Any]], artifacts: list[Artifact], forgotten: ForgottenList) -> set[str]:
@@ -288,7 +299,7 @@ def _remove(
         shutil.rmtree(leftover)
     for artifact in artifacts:
         name = f"{artifact.step}/{artifact.version}"
-        if artifact.version in affected and artifact.step not in MODELS:
+        if artifact.version in affected and not _is_kept(artifact):
             removed.append(name)
             os.rename(artifact.folder, trash / name.replace("/", "-"))
         elif artifact.version in affected:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from asyncio import CancelledError
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -64,26 +65,36 @@ class LoadedModel:
         turns = [{"role": "system", "content": self.served.system_prompt}, *(dict(m) for m in messages)]
         limit = min(max_new_tokens or self.served.max_new_tokens, self.served.max_new_tokens)
         prompt = encode_prompt(self._tokenizer, turns)
-        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        if context and len(prompt) + limit > context:
-            message = (
-                f"the prompt has {len(prompt)} tokens and the answer up to {limit}: more than the model's {context}"
+        check_length(len(prompt), limit, getattr(self._model.config.get_text_config(), "max_position_embeddings", None))
+        with stopping(self._model, gone):
+            (reply,) = generate_and_score(
+                self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.served.name
             )
-            raise BadRequest(message, "messages", code="context_length_exceeded")
-
-        def stop_if_gone(*_: object) -> None:
-            if gone.is_set():
-                raise CancelledError  # no Exception, which would count as a failed row and be repeated
-
-        try:
-            with self._model.register_forward_pre_hook(stop_if_gone):  # before each token
-                (reply,) = generate_and_score(
-                    self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.served.name
-                )
-        except CancelledError:
-            raise BadRequest("the client has closed the connection", status=499, code="cancelled") from None
-        except MemoryError as error:
-            raise RuntimeError(str(error)) from None
         if reply.status == "error":
             raise RuntimeError(reply.error)
         return reply
+
+
+def check_length(prompt: int, limit: int, context: int | None) -> None:
+    """Raise BadRequest if the tokens of prompt and answer do not fit into the model's context."""
+    if context and prompt + limit > context:
+        message = f"the prompt has {prompt} tokens and the answer up to {limit}: more than the model's {context}"
+        raise BadRequest(message, "messages", code="context_length_exceeded")
+
+
+@contextlib.contextmanager
+def stopping(model: Any, gone: Event) -> Iterator[None]:
+    """Stop the model before its next token when the client has `gone`. Raises BadRequest then, and RuntimeError if memory ran
+    out."""
+
+    def stop_if_gone(*_: object) -> None:
+        if gone.is_set():
+            raise CancelledError  # no Exception, which would count as a failed row and be repeated
+
+    try:
+        with model.register_forward_pre_hook(stop_if_gone):
+            yield
+    except CancelledError:
+        raise BadRequest("the client has closed the connection", status=499, code="cancelled") from None
+    except MemoryError as error:
+        raise RuntimeError(str(error)) from None

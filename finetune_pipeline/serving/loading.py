@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
+from finetune_pipeline.serving.prompted_model import LoadedPrompt, ServedPrompt
 from finetune_pipeline.serving.simple_model import LoadedSimple, ServedSimple
 
-AnyServed = ServedModel | ServedSimple
+AnyServed = ServedModel | ServedPrompt | ServedSimple
 
 
 class Loaded(Protocol):
@@ -29,4 +30,6 @@ def load(served: AnyServed) -> Loaded:
     """Load a model into memory."""
     if isinstance(served, ServedSimple):
         return LoadedSimple(served)
+    if isinstance(served, ServedPrompt):
+        return LoadedPrompt(served)
     return LoadedModel(served)

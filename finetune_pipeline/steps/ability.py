@@ -84,8 +84,8 @@ def make_general_ability(context: StepContext) -> dict[str, Any]:
 
 
 def _against_champion(context: StepContext, candidate: Sequence[Row], confidence: float) -> dict[str, Any] | None:
-    if not context.run_inputs.champion:
-        return None
+    if not context.run_inputs.champion or context.run_inputs.champion_kind != "tuned":
+        return None  # a simple model has no general ability, and a prompt that of its base
     champion, base = champion_of(context)
     if read_hosted(champion.folder):
         return None  # no likelihoods to compare with

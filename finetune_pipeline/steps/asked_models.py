@@ -17,7 +17,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
-from finetune_pipeline.jobs import ModelSet, Perturbed
+from finetune_pipeline.jobs import FittedSet, ModelSet, Perturbed
 from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.evaluation import VERSION
@@ -25,6 +25,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import HostedSection
 from finetune_pipeline.steps.baseline import ask_api, json_schema
 from finetune_pipeline.steps.data import split_file
+from finetune_pipeline.steps.earlier_runs import champion_files, champion_of
 from finetune_pipeline.trainers import TRAINERS
 
 
@@ -40,6 +41,18 @@ def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> 
         return ModelSet(name=name, model=base.folder, hosted=hosted.model_dump())
     loaded = served(merged, base)
     return ModelSet(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
+
+
+def champion_set(context: StepContext) -> tuple[ModelSet | FittedSet, str]:
+    """Return the set of the champion, of whatever kind, and its kind: that of the merged model if it was tuned."""
+    kind = context.run_inputs.champion_kind
+    if kind == "simple":
+        return FittedSet(name="champion", folder=champion_files(context)), kind
+    champion, base = champion_of(context)
+    if kind == "prompt":
+        asked = base_set(context.spec, "base", base, {})
+        return replace(asked, name="champion", restricted=None, stored=champion_files(context)), kind
+    return trained_set(context.spec, "champion", champion, base), champion.facts["kind"]
 
 
 def perturbed_sets(spec: TaskSpec, answering: ModelSet) -> list[ModelSet]:

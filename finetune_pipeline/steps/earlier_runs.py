@@ -1,5 +1,7 @@
 """Finds results of earlier runs that steps reuse: cached answers, and the champion's artifacts."""
 
+from pathlib import Path
+
 from finetune_pipeline.engine.step import SHARED, StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import FOLDER, cache_file
@@ -32,6 +34,19 @@ def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:
             "candidate cannot be compared with it; restore it, or remove the alias `champion` in MLflow"
         )
     return context.store.check(champion), context.store.check(base)
+
+
+def champion_files(context: StepContext) -> Path:
+    """Return the folder of a champion that is a simple model or a prompt. Raises RuntimeError if it is missing."""
+    assert context.run_inputs.champion is not None
+    version = int(context.run_inputs.champion["model_version"])
+    release = release_of(context.store, context.task.name, version)
+    if release is None:
+        raise RuntimeError(
+            f"the files of the current champion (version {version}) are missing from the artifact store, so the candidate "
+            "cannot be compared with it; restore them, or remove the alias `champion` in MLflow"
+        )
+    return context.store.check(release).path(SHIPPED)
 
 
 def release_of(store: ArtifactStore, task: str, version: int) -> Artifact | None:

@@ -31,7 +31,7 @@ from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.winner import gates_of, winner_of
-from finetune_pipeline.jobs import ModelSet
+from finetune_pipeline.jobs import FittedSet
 from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import Call, request_prices
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
@@ -42,6 +42,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.asked_models import (
     add_api_answers,
     base_set,
+    champion_set,
     endpoint_of,
     perturbed_sets,
     trained_set,
@@ -49,7 +50,7 @@ from finetune_pipeline.steps.asked_models import (
 )
 from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
-from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
+from finetune_pipeline.steps.earlier_runs import answers_of
 
 PLOTS = "plots"
 _PLANNING_KEYS = {"worth_training", "learnable", "wanted_gain", "power", "enough_test_rows"}
@@ -73,10 +74,13 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         model_sets.append(base_set(spec, "base", base, best))
     model_sets.append(trained_set(spec, "candidate", candidate, base))
     kinds = {"candidate": candidate.facts["kind"]}
+    fitted: list[FittedSet] = []  # the champion, if it is a simple model
     if context.run_inputs.champion:
-        champion, champion_base = champion_of(context)
-        model_sets.append(trained_set(spec, "champion", champion, champion_base))
-        kinds["champion"] = champion.facts["kind"]
+        champion, kinds["champion"] = champion_set(context)
+        if isinstance(champion, FittedSet):
+            fitted.append(champion)
+        else:
+            model_sets.append(champion)
     model_sets = [each for model_set in model_sets for each in (model_set, *perturbed_sets(spec, model_set))]
     opened = open_sealed(
         examples_of(sealed.folder, "test"),
@@ -88,7 +92,9 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         reason="evaluation of a candidate",
     )
     with opened as test_file, ExitStack() as services:
-        model_sets += _recent_rows_sets(context, test_file, model_sets)
+        if recent := _recent_rows_file(context, test_file):
+            model_sets += [each.on_file(PRODUCTION_SET, recent) for each in model_sets if each.name in MODELS]
+            fitted += [each.on_file(PRODUCTION_SET, recent) for each in fitted if each.name in MODELS]
         facts = context.launch(
             prediction_job(
                 context,
@@ -98,6 +104,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
                 answers=answers_of(context.store, context.task.name),
                 endpoint=endpoint_of(spec),
                 simple=simple_settings(spec, context.inputs["few_shot_baseline"].path(FITTED)),
+                fitted=fitted,
             )
         )
         api = add_api_answers(context, test_file)
@@ -123,22 +130,23 @@ def _judgement(context: StepContext) -> Judgement:
     return Judgement(trained, spec.metric, None if run_inputs.promoted else digest_json(rules)[:16])
 
 
-def _recent_rows_sets(context: StepContext, test_file: Path, model_sets: list[ModelSet]) -> list[ModelSet]:
-    """Return the model sets for recent production rows, and write production.json on these rows."""
+def _recent_rows_file(context: StepContext, test_file: Path) -> Path | None:
+    """Write the recent production rows that the models answer, and production.json about them. Returns the file, or None if
+    there are no such rows."""
     champion_trained_on = learned_by(context.store, context.task.name, context.run_inputs.champion)
     logged_rows = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
     rows = judging_rows(context.spec, logged_rows, champion_trained_on)
     if not rows:
-        return []
+        return None
     known_files = [*(split_file(context, name) for name in ("train", "validation")), test_file]
     chosen = unseen_rows(context.spec, rows, known_files)
     examples, path = as_examples(context.spec, chosen), context.builder.work / RECENT
     facts = {"rows": chosen.facts().model_dump(), "sources": sources_of(chosen, examples)}
     write_json(context.out / RECENT_FACTS, {**facts, "ids": [row["id"] for row in chosen.rows]})
     if not examples:
-        return []
+        return None
     write_examples(path, examples)
-    return [model_set.on_file(PRODUCTION_SET, path) for model_set in model_sets if model_set.name in MODELS]
+    return path
 
 
 def make_evaluation_report(context: StepContext) -> dict[str, Any]:

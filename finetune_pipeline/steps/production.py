@@ -8,8 +8,10 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
+from finetune_pipeline.evaluation.rivals import restricted_rows
+from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.production.drift import DriftReport, drift_report, moment, reference_at_training
 from finetune_pipeline.production.log_intake import LOCK
 from finetune_pipeline.production.log_merging import merge_lines, write_logs
@@ -19,6 +21,7 @@ from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.used_rows import log_row_ids, rows_of_data
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
+from finetune_pipeline.steps.earlier_runs import champion_files
 
 
 def make_production_logs(context: StepContext) -> dict[str, Any]:
@@ -97,11 +100,25 @@ def _newest_training_time(train: Sequence[Example], rows: Iterable[Mapping[str, 
 
 def _champions_predictions(context: StepContext) -> list[dict[str, Any]] | None:
     """Return the champion's answers on its own test; None without a champion or its predictions."""
-    versions = ((context.run_inputs.champion or {}).get("merged"), context.run_inputs.trained_on)
+    champion = context.run_inputs.champion or {}
+    versions = champion.get("merged"), context.run_inputs.trained_on
     for artifact in context.store.all_versions(context.task.name, "test_predictions"):
         if (artifact.inputs["merged_model"], artifact.inputs["test_split"]) == versions:
-            return of_model(read_predictions(artifact.path("predictions.parquet")), "candidate")
+            rows = read_predictions(artifact.path("predictions.parquet"))
+            return _of_kind(context, rows, context.run_inputs.champion_kind, champion.get("name", ""))
     return None
+
+
+def _of_kind(context: StepContext, rows: list[dict[str, Any]], kind: str, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a run's predictions that are the answers of the model that it shipped."""
+    if kind == "simple":
+        return of_model(rows, SIMPLE + name)
+    if kind != "prompt":
+        return of_model(rows, "candidate")
+    if read_stored_prompt(champion_files(context)).mode == "free":
+        return of_model(rows, "base")
+    restricted = restricted_rows(by_model(rows), "base", context.spec.output)
+    return [dict(row) for row in restricted or ()]
 
 
 def make_retraining_decision(context: StepContext) -> Decision:

@@ -1,25 +1,36 @@
-"""RELEASE: registers the candidate; `champion` moves only if every gate passed."""
+"""RELEASE: registers the model that the evaluation ships, or else the candidate; `champion` moves only to one that is shipped."""
 
+import shutil
 from typing import Any
 
-from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.winner import TRAINED
+from finetune_pipeline.evaluation.result import Winner
+from finetune_pipeline.evaluation.simple_models import FITTED
+from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
 from finetune_pipeline.models.hosted import read_hosted
-from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.manifest import Source, describe
 from finetune_pipeline.production.erasure import tainted_splits
 from finetune_pipeline.report.model_card import REGISTERED, card_of
+from finetune_pipeline.report.shipped_card import shipped_card
+from finetune_pipeline.report.stored import read_report
 from finetune_pipeline.spec.methods import KINDS
+from finetune_pipeline.steps.baseline import json_schema, passages_file
+from finetune_pipeline.steps.data import split_file
+from finetune_pipeline.steps.earlier_runs import SHIPPED
 
 CARD = "README.md"
 
 
 def release_request(context: StepContext) -> dict[str, Any]:
-    """Return the request to register a candidate. A rerun reads `compared_with` to compare with the same model again."""
+    """Return the request to register a model, and write the files of a simple model or a prompt. A rerun reads `compared_with`
+    to compare with the same model again."""
     report, adapter, merged = (context.inputs[name] for name in ("evaluation_report", "adapter", "merged_model"))
     candidate, dataset = report.facts["models"]["candidate"], adapter.inputs["train_split"]
-    hosted = read_hosted(merged.folder)
+    hosted, winner = read_hosted(merged.folder), Winner.model_validate(report.facts["winner"])
+    holds_rows = _write_shipped(context, winner)
+    files = {path.name: digest_file(path) for path in sorted((context.out / SHIPPED).glob("*"))}
     return {
         "name": context.task.name,
         "method": hosted.trainer if hosted else context.spec.training.method,
@@ -36,18 +47,47 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "system_prompt": context.spec.system_prompt,
         "max_new_tokens": context.spec.answer_length,
         "precision": context.spec.evaluation.precision,
-        "gates_passed": bool(report.facts["passed"]) and report.facts["winner"]["kind"] in TRAINED,
+        "gates_passed": winner.kind is not None,
         "gates": dict(report.facts["winner_gates"]),
         "forgotten": dataset in tainted_splits(context.task, context.store),
         "verdict": report.facts["verdict"],
-        "winner_kind": report.facts["winner"]["kind"],
-        "winner_name": report.facts["winner"]["name"],
+        "winner_kind": winner.kind,
+        "winner_name": winner.name,
+        "shipped": str(context.out / SHIPPED) if files else None,
+        "files": files,
+        "holds_rows": holds_rows,
         "loosened": report.facts["loosened"] or "none",
         "about": f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
         "scores": {name: value for name, value in candidate.items() if isinstance(value, int | float)},
         "compared_with": dict(context.run_inputs.champion) if context.run_inputs.champion else None,
-        "card": _card(context),
+        "card": _shipped_card(context, winner, files) if files else _card(context),
     }
+
+
+def _write_shipped(context: StepContext, winner: Winner) -> bool:
+    """Write the files of a simple model or a prompt into the artifact, nothing for a trained model. Returns whether they contain
+    training rows, or words of them."""
+    out = context.out / SHIPPED
+    if winner.kind == "simple":
+        shutil.copytree(context.inputs["few_shot_baseline"].path(f"{FITTED}/{winner.name}"), out)
+        return True
+    if winner.kind == "prompt":
+        stored = StoredPrompt(
+            name=str(winner.name),
+            prompt=read_json(context.inputs["few_shot_baseline"].path("prompts.json"))[winner.name],
+            mode=winner.mode or "free",
+            labels=context.spec.labels,
+            json_schema=json_schema(context.spec),
+        )
+        stored.write(out, split_file(context, "train"), passages_file(context))
+        return stored.holds_rows
+    return False
+
+
+def _shipped_card(context: StepContext, winner: Winner, files: dict[str, str]) -> str:
+    report = context.inputs["evaluation_report"]
+    base = model_record(context.inputs["base_model"].folder) if winner.kind == "prompt" else None
+    return shipped_card(read_report(report), winner, files, base)
 
 
 def _card(context: StepContext) -> str:
@@ -64,7 +104,13 @@ def make_model_version(context: StepContext) -> dict[str, Any]:
     request = release_request(context)
     outcome = context.release(request)
     (context.out / CARD).write_text(request.pop("card"), "utf-8")
-    for folder in ("adapter", "merged", "base"):  # folders may move; their versions, which are kept, do not change
+    for folder in (
+        "adapter",
+        "merged",
+        "base",
+        "shipped",
+    ):  # folders may move; their versions, which are kept, do not change
         del request[folder]
     write_json(context.out / "model_version.json", {**request, **outcome})
-    return {**outcome, **{name: request[name] for name in ("gates_passed", "forgotten", "gates", "verdict")}}
+    kept = ("gates_passed", "forgotten", "gates", "verdict", "winner_kind", "winner_name", "holds_rows")
+    return {**outcome, **{name: request[name] for name in kept}}

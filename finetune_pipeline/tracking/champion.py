@@ -8,6 +8,7 @@ from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.serving.loaded_model import ServedModel
 from finetune_pipeline.serving.loading import AnyServed
+from finetune_pipeline.serving.prompted_model import ServedPrompt
 from finetune_pipeline.serving.simple_model import ServedSimple
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import SHIPPED, release_of
@@ -29,28 +30,29 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> An
     tags = registry.tags_of_release(tracking, task.name, version, "merged_version")
     kind, name = tags.get(registry.WINNER_KIND, "tuned"), f"{task.name}:{version}"
     release = release_of(store, task.name, version)
-    if kind == "simple":
-        if release is None:
-            raise _missing(task, store, version, "release record")
-        record = read_json(store.check(release).path("model_version.json"))
-        return ServedSimple(name, release.path(SHIPPED), record["system_prompt"])
     merged = store.find(task.name, "merged_model", tags["merged_version"])
     base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
-    if merged is None or base is None or release is None:
-        lost = "release record"
-        if merged is None or base is None:
-            lost = "model" if merged is None else "base model"
-        raise _missing(task, store, version, lost)
+    lost = None if release else "release record"
+    if kind != "simple":
+        lost = "model" if merged is None else "base model" if base is None else lost
+    if lost:
+        raise OutsideError(
+            f"the {lost} of {task.name} version {version} is missing from {store.root}; restore it, or run "
+            f"`finetune run {task.name}`"
+        )
+    assert release is not None
+    record = read_json(store.check(release).path("model_version.json"))
+    prompt, limit, precision = (
+        record["system_prompt"],
+        int(record["max_new_tokens"]),
+        record.get("precision", "float32"),
+    )
+    if kind == "simple":
+        return ServedSimple(name, release.path(SHIPPED), prompt)
+    assert merged is not None and base is not None
+    if kind == "prompt":
+        return ServedPrompt(name, store.check(base).folder, release.path(SHIPPED), prompt, limit, precision)
     if hosted := read_hosted(store.check(merged).folder):
         raise OutsideError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
-    record = read_json(store.check(release).path("model_version.json"))
-    prompt, limit = record["system_prompt"], int(record["max_new_tokens"])
-    model, precision = served(merged, store.check(base)), record.get("precision", "float32")
+    model = served(merged, store.check(base))
     return ServedModel(name, model.model, model.adapter, prompt, limit, precision)
-
-
-def _missing(task: Task, store: ArtifactStore, version: int, lost: str) -> OutsideError:
-    return OutsideError(
-        f"the {lost} of {task.name} version {version} is missing from {store.root}; restore it, or run "
-        f"`finetune run {task.name}`"
-    )

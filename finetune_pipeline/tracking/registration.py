@@ -1,4 +1,4 @@
-"""Registers a trained model as a version in MLflow: the served model, its tags and its model card."""
+"""Registers a model as a version in MLflow: the served model, its tags and its model card."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ from finetune_pipeline.tracking.registry import (
     ADAPTER_VERSION,
     CANDIDATE,
     EVALUATION,
+    FILES,
+    LOGGED_MODEL,
+    WINNER_KIND,
+    WINNER_NAME,
     find_trained,
     find_version,
     open_registry,
@@ -32,11 +37,12 @@ from finetune_pipeline.tracking.tracking import Tracking
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LOGGED_MODEL = "finetune.logged_model"
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _HOSTED_MODEL = Path(__file__).with_name("hosted_model.py")
+_SIMPLE_MODEL = Path(__file__).with_name("simple_model.py")
 _PACKAGES_TO_SERVE = ("finetune-pipeline", "mlflow", "torch", "transformers")
 _PACKAGES_TO_ASK = ("mlflow", "openai")
+_PACKAGES_OF_SIMPLE = ("finetune-pipeline", "mlflow", "scikit-learn", "skops")
 _SERVING_KEYS = ("name", "kind", "adapter_version", "system_prompt", "max_new_tokens", "precision")
 """Parts of a request that the served model needs."""
 
@@ -56,29 +62,20 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
         run_id: MLflow run of the release, which the version names as its source.
         tags: Tags of the version; gates="passed" allows promotion.
     """
-    name, merged, kind = str(request["name"]), Path(request["merged"]), str(request["kind"])
+    name = str(request["name"])
     with open_registry(tracking) as client:
         current_aliases, _ = settle(client, name)
         adapter_version = request["adapter_version"]
-        known = find_trained(client, name, adapter_version)
+        same_run = find_trained(client, name, adapter_version)
+        promoted = (v for v in same_run if was_promoted(v.tags, int(v.version), current_aliases))
+        known = next(promoted, None) or next((v for v in same_run if _is_same(v.tags, tags)), None)
         version = int(known.version) if known else None
         other_evaluation = known is not None and known.tags.get(EVALUATION) != tags.get(EVALUATION)
         if known and other_evaluation and was_promoted(known.tags, int(known.version), current_aliases):
             return int(known.version)
         if version is None:
-            hosted = read_hosted(merged)
-            endpoint = {"base_model": hosted.base_model, "endpoint": hosted.model_dump()} if hosted else None
-            version = _create(
-                client,
-                name,
-                adapter=None if hosted or kind == "full" else Path(request["adapter"]),
-                description={
-                    **{key: request[key] for key in _SERVING_KEYS},
-                    **(endpoint or _weights(kind, merged, request)),
-                },
-                run_id=run_id,
-                tags={**_redacted_tags(tags), ADAPTER_VERSION: adapter_version},
-            )
+            files = _files_to_serve(request)
+            version = _create(client, name, files, run_id, {**_redacted_tags(tags), ADAPTER_VERSION: adapter_version})
         else:
             for key, value in _redacted_tags(tags).items():
                 client.set_model_version_tag(name, str(version), key, value)
@@ -92,10 +89,38 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
         return version
 
 
-def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _FilesToServe:
+    """What MLflow stores of a model. code: the model code; description: its model.json; folders: copied, by name."""
+
+    code: Path
+    packages: tuple[str, ...]
+    description: Mapping[str, Any]
+    folders: Mapping[str, Path] = field(default_factory=dict)
+
+
+def _files_to_serve(request: Mapping[str, Any]) -> _FilesToServe:
+    merged, kind = Path(request["merged"]), str(request["kind"])
+    described = {**{key: request[key] for key in _SERVING_KEYS}, WINNER_KIND: request.get("winner_kind") or "tuned"}
+    if described[WINNER_KIND] == "simple":
+        packages = (*_PACKAGES_OF_SIMPLE, *(("python-crfsuite",) if "span_tagger.json" in request["files"] else ()))
+        described |= {"base_model": "none", "files": request["files"]}
+        return _FilesToServe(_SIMPLE_MODEL, packages, described, {"shipped": Path(request["shipped"])})
+    if described[WINNER_KIND] == "prompt":
+        described |= _weights(Path(request["base"]), request)
+        return _FilesToServe(_SERVED_MODEL, _PACKAGES_TO_SERVE, described, {"shipped": Path(request["shipped"])})
+    if hosted := read_hosted(merged):
+        described |= {"base_model": hosted.base_model, "endpoint": hosted.model_dump()}
+        return _FilesToServe(_HOSTED_MODEL, _PACKAGES_TO_ASK, described)
+    described |= _weights(merged if KINDS[kind].plain else Path(request["base"]), request)
+    folders = {} if kind == "full" else {"adapter": Path(request["adapter"])}
+    return _FilesToServe(_SERVED_MODEL, _PACKAGES_TO_SERVE, described, folders)
+
+
+def _weights(model: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the folder to serve, with digests of its files, for a model with local weights."""
     identity, home = request["base_identity"], read_settings().home
-    folder = model_folder(merged if KINDS[kind].plain else Path(request["base"]))
+    folder = model_folder(model)
     files = {path.name: digest_file(path) for path in sorted(folder.iterdir()) if _affects_answers(path)}
     if not any(name.endswith(".safetensors") for name in files):
         raise ValueError(f"{folder} contains no safetensors file: the served model would have no weights")
@@ -108,15 +133,7 @@ def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _create(
-    client: MlflowClient,
-    name: str,
-    *,
-    adapter: Path | None,
-    description: Mapping[str, Any],
-    run_id: str,
-    tags: Mapping[str, str],
-) -> int:
+def _create(client: MlflowClient, name: str, to_serve: _FilesToServe, run_id: str, tags: Mapping[str, str]) -> int:
     """Log the served model and make it a version. Returns its number.
 
     Uses the client, since MLflow's log_model would set global state.
@@ -128,7 +145,7 @@ def _create(
 
     with suppress_error("RESOURCE_ALREADY_EXISTS"):
         client.create_registered_model(name)
-    run, hosted = client.get_run(run_id), "endpoint" in description
+    run, description = client.get_run(run_id), to_serve.description
     condition = f"name = '{name}' AND tags.`{ADAPTER_VERSION}` = '{tags[ADAPTER_VERSION]}'"
     for unregistered in client.search_logged_models([run.info.experiment_id], condition):
         client.delete_logged_model(unregistered.model_id)  # left by a killed process
@@ -140,29 +157,26 @@ def _create(
         params={
             "adapter_version": description["adapter_version"],
             "base_model": redact(description["base_model"]),
-            "kind": description["kind"],
+            "kind": description["kind"] if description[WINNER_KIND] == "tuned" else description[WINNER_KIND],
         },
     )
     with tempfile.TemporaryDirectory(prefix="finetune-model-") as folder:
         description_file, saved = Path(folder) / "model.json", Path(folder) / "saved"
         write_json(description_file, dict(description))
-        files: dict[str, str | Path] = {
-            "model": description_file,
-            **({"adapter": adapter} if adapter is not None else {}),
-        }
+        files: dict[str, Path] = {"model": description_file, **to_serve.folders}
         with warnings.catch_warnings():
             # an example would only serve to infer the signature, which is given
             warnings.filterwarnings("ignore", message=".*An input example was not provided")
             save_model(
                 str(saved),
-                python_model=str(_HOSTED_MODEL if hosted else _SERVED_MODEL),
+                python_model=str(to_serve.code),
                 # as addresses: in a path, MLflow would take ? and %XX for parts of an address
-                artifacts={part: Path(path).absolute().as_uri() for part, path in files.items()},
+                artifacts={part: path.absolute().as_uri() for part, path in files.items()},
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
                 # to infer them, MLflow would load the model
                 pip_requirements=[
                     f"{package}=={importlib.metadata.version(package).partition('+')[0]}"
-                    for package in (_PACKAGES_TO_ASK if hosted else _PACKAGES_TO_SERVE)
+                    for package in to_serve.packages
                 ],
                 mlflow_model=Model(
                     model_id=logged.model_id,
@@ -193,6 +207,12 @@ def _affects_answers(path: Path) -> bool:
     """
     configurations = ("config.json", "generation_config.json")
     return path.is_file() and path.suffix in (*TEXTS, ".safetensors") and path.name not in configurations
+
+
+def _is_same(known: Mapping[str, str], tags: Mapping[str, Any]) -> bool:
+    """Whether two evaluations of a run, by their tags, ship the same model."""
+    first, second = ((each.get(WINNER_KIND, "tuned"), each.get(WINNER_NAME), each.get(FILES)) for each in (known, tags))
+    return first == second
 
 
 def _redacted_tags(tags: Mapping[str, Any]) -> dict[str, str]:

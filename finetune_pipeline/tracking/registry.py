@@ -29,11 +29,19 @@ ADAPTER_VERSION, EVALUATION = "finetune.adapter_version", "evaluation_version"
 """Tags of a version: what was trained, which identifies the model however it is asked; and its evaluation."""
 WINNER_KIND = "winner_kind"
 """Tag of a version with its kind (result.WinnerKind); those of earlier releases have none and are tuned models."""
+WINNER_NAME, FILES = "winner_name", "files_digest"
+"""Tags of a simple model or a prompt: its name in the baseline, and the digest of its files, which identifies it."""
 PROMOTED = "promoted"
 """Tag of every version that has become `champion`, with the time."""
 FORGOTTEN, FORGOTTEN_REASON = "forgotten_rows", "trained on rows that have been forgotten since (finetune forget)"
+HOLDS_ROWS = "holds_rows"
+"""Tag of a simple model or a prompt whose files contain training rows; `removed` once these were forgotten."""
+LOGGED_MODEL = "finetune.logged_model"
+"""Tag of a version with the id of its files in MLflow."""
 ROLLED_BACK = "rolled_back"
 """Tag of a version that a rollback took out of service, with time and reason."""
+SHIPPED_FILES = "artifacts/shipped"
+"""Folder of a version's files in MLflow with the files of a simple model or a prompt."""
 MOVE = "champion_move"
 """Tag of a registered model while `champion` moves, from which a move that was killed is completed."""
 
@@ -79,7 +87,8 @@ def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
 
 
 def version_of(tracking: Tracking, name: str, adapter_version: str) -> int | None:
-    """Return the version of the model trained as this adapter; None if it is not registered."""
+    """Return the version that the training of this adapter made; None if none is registered. One run may have made several:
+    evaluated again by other rules, another kind of model may win. Then the promoted one counts, else the newest."""
     rows = _look_up(
         tracking,
         "SELECT version FROM model_versions JOIN model_version_tags USING (name, version) "
@@ -88,17 +97,21 @@ def version_of(tracking: Tracking, name: str, adapter_version: str) -> int | Non
         ADAPTER_VERSION,
         adapter_version,
     )
-    if rows is not None:
-        return min((int(version) for (version,) in rows), default=None)
-    with open_registry(tracking) as client:
-        known = find_trained(client, name, adapter_version)
-        return int(known.version) if known else None
+    if rows is None:
+        with open_registry(tracking) as client:
+            rows = [(version.version,) for version in find_trained(client, name, adapter_version)]
+    versions = sorted((int(version) for (version,) in rows), reverse=True)
+    if len(versions) > 1:
+        current = aliases(tracking, name)
+        promoted = (v for v in versions if was_promoted(version_tags(tracking, name, v), v, current))
+        return next(promoted, versions[0])
+    return versions[0] if versions else None
 
 
-def find_trained(client: MlflowClient, name: str, adapter_version: str) -> ModelVersion | None:
-    """Return the registered version of the model trained as this adapter, or None."""
+def find_trained(client: MlflowClient, name: str, adapter_version: str) -> list[ModelVersion]:
+    """Return the registered versions that the training of this adapter made, oldest first."""
     versions = client.search_model_versions(f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'")
-    return min(versions, key=lambda version: int(version.version), default=None)
+    return sorted(versions, key=lambda version: int(version.version))
 
 
 def was_promoted(tags: Mapping[str, str], version: int, current_aliases: Mapping[str, int]) -> bool:
@@ -261,6 +274,35 @@ def block_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> l
                 client.set_model_version_tag(name, version.version, FORGOTTEN, FORGOTTEN_REASON)
                 blocked.append(int(version.version))
     return sorted(blocked)
+
+
+def remove_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> list[int]:
+    """Remove the files of versions that contain forgotten rows, and take these versions out of service. Call it again if it was
+    killed.
+
+    splits: as for :func:`block_forgotten`. Returns the numbers of the versions removed by this call.
+    """
+    removed = []
+    with open_registry(tracking) as client:
+        current_aliases, _ = settle(client, name)
+        for version in client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get("dataset_version") not in splits or version.tags.get(HOLDS_ROWS) != "true":
+                continue
+            for alias in (CHAMPION, PREVIOUS):  # nothing can serve it any more
+                if current_aliases.get(alias) == int(version.version):
+                    client.delete_registered_model_alias(name, alias)
+            _delete_files(client.get_logged_model(version.tags[LOGGED_MODEL]).artifact_location)
+            client.set_model_version_tag(name, version.version, HOLDS_ROWS, "removed")
+            removed.append(int(version.version))
+    return sorted(removed)
+
+
+def _delete_files(location: str) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(location)
+    if any(file.path == SHIPPED_FILES for file in repository.list_artifacts("artifacts")):
+        repository.delete_artifacts(SHIPPED_FILES)
 
 
 def _refuse_forgotten(name: str, version: int, tags: Mapping[str, str]) -> None:

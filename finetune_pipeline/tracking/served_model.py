@@ -2,8 +2,8 @@
 package must be installed.
 
 ``model.json`` beside it describes the model. Its folder stays in its place, which is identified by path and by the SHA-256 of
-each file; only the prefix of prefix tuning is read from the registry. If the home has moved, the folder is looked for in the
-present home. On another machine, set FINETUNE_MODEL to a folder with the same files; others are refused.
+each file; only the prefix of prefix tuning and a prompt are read from the registry. If the home has moved, the folder is looked
+for in the present home. On another machine, set FINETUNE_MODEL to a folder with the same files; others are refused.
 """
 
 import hashlib
@@ -27,19 +27,18 @@ class TrainedModel(PythonModel):
         Raises FileNotFoundError or ValueError for missing or different files.
         """
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
-        from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
+        from finetune_pipeline.serving.loaded_model import ServedModel
+        from finetune_pipeline.serving.loading import load
+        from finetune_pipeline.serving.prompted_model import ServedPrompt
 
         description = json.loads(Path(context.artifacts["model"]).read_text("utf-8"))
-        self.loaded = LoadedModel(
-            ServedModel(
-                name=description["name"],
-                model=_folder(description),
-                adapter=Path(context.artifacts["adapter"]) if description["kind"] == "prefix" else None,
-                system_prompt=description["system_prompt"],
-                max_new_tokens=int(description["max_new_tokens"]),
-                precision=description["precision"],
-            )
-        )
+        name, model, prompt = description["name"], _folder(description), description["system_prompt"]
+        limit, precision = int(description["max_new_tokens"]), description["precision"]
+        if description["winner_kind"] == "prompt":
+            self.loaded = load(ServedPrompt(name, model, Path(context.artifacts["shipped"]), prompt, limit, precision))
+        else:
+            adapter = Path(context.artifacts["adapter"]) if description["kind"] == "prefix" else None
+            self.loaded = load(ServedModel(name, model, adapter, prompt, limit, precision))
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
         """Return one greedy answer (a string) per row of the data frame's column ``text``."""

@@ -312,13 +312,17 @@ def test_loosened_gates_are_named_wherever_the_verdict_is_said(tmp_path: Path) -
     stage.brittle = "nothing"
     stricter = stage.judge("117-b")
     assert stricter["loosened"] == "" and "ooser than" not in stricter["verdict"]
-    assert "**Ship the fine-tuned model: wrong in 3 of 100 answers.**" in (tmp_path / "report/117-b/report.md").read_text()
+    assert (
+        "**Ship the fine-tuned model: wrong in 3 of 100 answers.**" in (tmp_path / "report/117-b/report.md").read_text()
+    )
 
     stage.spec, stage.brittle = spec(robustness={"rows": 0}), "case"
     unmeasured = stage.judge("116-c")
     assert unmeasured["loosened"] == "robustness.rows 0 (default 60)"
     assert "By the defaults" not in unmeasured["verdict"], "what was not measured is not known"
-    assert "**Ship the fine-tuned model, by loosened gates: wrong in " in (tmp_path / "report/116-c/report.md").read_text()
+    assert (
+        "**Ship the fine-tuned model, by loosened gates: wrong in " in (tmp_path / "report/116-c/report.md").read_text()
+    )
 
 
 def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def release_request(models: Path, version: str) -> dict[str, Any]:
         "base": models / "base", "base_identity": {"kind": "local", "base_model": "tiny"}, "adapter_version": version,
         "system_prompt": PROMPT, "max_new_tokens": 8, "precision": "serving",
         "card": f"# Card of {version}\n", "verdict": "Better.", "about": "Sorts tickets.",
+        "winner_kind": "tuned", "winner_name": "candidate", "files": {}, "holds_rows": False,
     }  # fmt: skip
 
 
@@ -77,18 +78,6 @@ def texts(*rows: str) -> Any:
     import pandas
 
     return pandas.DataFrame({"text": list(rows)})
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def read(tracking: Tracking, uri: str) -> Any:
-        import mlflow
-
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri())
-        monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking.uri())
-        return mlflow.pyfunc.load_model(uri)
-
-    return read
 
 
 def answer(base: Path, adapter: Path | None, system_prompt: str, text: str, max_new_tokens: int) -> str:

@@ -1,0 +1,77 @@
+"""Answers conversations with a base model and a prompt of the baseline, as in the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.serving.loaded_model import check_length, stopping
+
+
+@dataclass(frozen=True)
+class ServedPrompt:
+    """The prompt to serve.
+
+    Attributes:
+        name: For clients and in the logs: TASK:VERSION.
+        model: Folder of the base model.
+        folder: As StoredPrompt.write wrote it.
+        system_prompt: That of the task, which clients may send; the prompt may replace it.
+        precision: That of the evaluation (evaluation.precision).
+    """
+
+    name: str
+    model: Path
+    folder: Path
+    system_prompt: str
+    max_new_tokens: int
+    precision: str = "serving"
+
+
+class LoadedPrompt:
+    """A base model with its prompt in memory. Like :class:`.loaded_model.LoadedModel`."""
+
+    def __init__(self, served: ServedPrompt) -> None:
+        from transformers.utils.logging import disable_progress_bar
+
+        from finetune_pipeline.evaluation.answering import Answerer
+        from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt, restriction_of, stored_retriever
+
+        disable_progress_bar()  # the operator's terminal is for requests and errors
+        self.served, self._stored = served, read_stored_prompt(served.folder)
+        self._retriever = stored_retriever(served.folder)
+        self._answerer = Answerer(served.model, precision=served.precision)
+        schema = self._stored.decoded_schema
+        self._restriction = restriction_of(schema, self._answerer.tokenizer) if schema is not None else None
+        self._model = self._answerer.model  # loaded now, not with the first request
+        self.turn = Lock()
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
+        """Answer a conversation. Raises like :meth:`.loaded_model.LoadedModel.answer`."""
+        from finetune_pipeline.evaluation.predict import encode_labels
+        from finetune_pipeline.evaluation.prompts import conversations
+        from finetune_pipeline.evaluation.stored_prompt import restricted_answer
+        from finetune_pipeline.models.chat import encode_prompt
+
+        system = [{"role": "system", "content": self.served.system_prompt}] if self.served.system_prompt else []
+        turns = [*system, *(dict(message) for message in messages), {"role": "assistant", "content": ""}]
+        (choices,) = conversations([Example("", turns)], self._stored.prompt, self._retriever)
+        limit = min(max_new_tokens or self.served.max_new_tokens, self.served.max_new_tokens)
+        encoded = (encode_prompt(self._answerer.tokenizer, choice) for choice in choices)
+        index, prompt = self._answerer.first_fitting(encoded, limit)
+        check_length(len(prompt), limit, self._answerer.context_length)
+        labels = None
+        if self._stored.scored_labels:
+            labels = encode_labels(self._answerer.tokenizer, [choices[index]], self._stored.scored_labels)
+        with stopping(self._model, gone):
+            (reply,) = self._answerer.answers(
+                [prompt], labels, limit, 1, stage="serve", name=self.served.name, restriction=self._restriction
+            )
+        if reply.status == "error":
+            raise RuntimeError(reply.error)
+        return restricted_answer(reply, self._stored.labels) if self._stored.mode == "restricted" else reply
