@@ -6,6 +6,7 @@ from finetune_pipeline_tests.worlds.planted_world import broken_form_world, forg
 from finetune_pipeline_tests.worlds.verdict_tasks import (
     FIELD,
     IN_SENTENCES,
+    INVENTED_FIELD,
     INVENTED_WORDS,
     LIKE_THE_LAST,
     NAMED,
@@ -77,35 +78,6 @@ REFUSED = [
         ("general_ability",),
     ),
     KnownWorld(
-        "inside-the-noise",
-        "word order with a fifth of the labels wrong; the base model is right but for the rows with one word, 4 in 100",
-        "refuse",
-        world_of(ORDER, shaken, system=SHAKEN),
-        ("beats_baseline",),
-    ),
-    KnownWorld(
-        "tie-base",
-        "base-good, with worth_training silenced: there is nothing to gain",
-        "refuse",
-        world_of(ORDER, system=ORDER.skill_system, gates=FORCED),
-        ("beats_baseline",),
-    ),
-    KnownWorld(
-        "tie-restricted",
-        "base-good-restricted, with worth_training silenced: training improves only the format",
-        "refuse",
-        world_of(ORDER, system=IN_SENTENCES, gates=FORCED),
-        ("beats_baseline",),
-    ),
-    KnownWorld(
-        "tie-retrieval",
-        "base-good-retrieval, with worth_training silenced",
-        "refuse",
-        world_of(SUBJECT_LABELS, system=LIKE_THE_LAST, gates=FORCED),
-        ("beats_baseline",),
-        besides=("beats_simple", "beats_commonest"),
-    ),
-    KnownWorld(
         "fragile",
         "word order, learned in lower case only: rows in capitals are lost",
         "refuse",
@@ -166,9 +138,54 @@ SHIPPED_SIMPLE = [
         world_of(WITH_NONE, colours_shuffled),
         SIMPLE,
     ),
+    KnownWorld(
+        "tie-retrieval",
+        "base-good-retrieval, with worth_training silenced: the nearest row is as good as the prompt that shows it",
+        "ship_simple",
+        world_of(SUBJECT_LABELS, system=LIKE_THE_LAST, gates=FORCED),
+        ("beats_baseline",),
+        besides=("beats_simple", "beats_commonest"),
+    ),
+    KnownWorld(
+        "tagger-only",
+        "JSON: one of 400 invented words stands behind `named`, which only a span tagger learns from so few rows",
+        "ship_simple",
+        world_of(INVENTED_FIELD, rows=900, gates=FORCED),
+        SIMPLE,
+        besides=("beats_baseline", "beats_commonest", "format_compliance", "robust"),
+    ),
+    KnownWorld(
+        "tie-of-all",
+        "one word decides, and the base model knows it: TF-IDF, the prompt and the fine-tuned model are all right",
+        "ship_simple",
+        world_of(ONE_WORD, system=ORDER.skill_system, gates=FORCED),
+        SIMPLE,
+        besides=("beats_baseline",),
+    ),
 ]
-
-
+SHIPPED_PROMPT = [
+    KnownWorld(
+        "inside-the-noise",
+        "word order with a fifth of the labels wrong; the base model is right but for the rows with one word, 4 in 100",
+        "ship_prompt",
+        world_of(ORDER, shaken, system=SHAKEN),
+        ("beats_baseline",),
+    ),
+    KnownWorld(
+        "tie-base",
+        "base-good, with worth_training silenced: there is nothing to gain",
+        "ship_prompt",
+        world_of(ORDER, system=ORDER.skill_system, gates=FORCED),
+        ("beats_baseline",),
+    ),
+    KnownWorld(
+        "tie-restricted",
+        "base-good-restricted, with worth_training silenced: training improves only the format",
+        "ship_prompt",
+        world_of(ORDER, system=IN_SENTENCES, gates=FORCED),
+        ("beats_baseline",),
+    ),
+]
 CLEAN = (
     (ORDER, (1, 2), "order", "word order: the colour named last counts"),
     (NEGATED, (3, 4), "negation", "negation: the colour without `not` counts"),
@@ -211,4 +228,4 @@ PROMOTED = [
         for seed in seeds
     ),
 ]
-WORLDS = {world.name: world for world in (*STOPPED, *REFUSED, *SHIPPED_SIMPLE, *PROMOTED)}
+WORLDS = {world.name: world for world in (*STOPPED, *REFUSED, *SHIPPED_SIMPLE, *SHIPPED_PROMPT, *PROMOTED)}

@@ -121,6 +121,13 @@ def field_row(rng: random.Random) -> Row:
     return text, as_field(word)
 
 
+def invented_field_row(rng: random.Random) -> Row:
+    """An invented word stands behind `named`; JSON."""
+    text, word = named_row(rng)
+    invented = rng.choice(list(invented_words()))
+    return text.replace(f"named {word}", f"named {invented}"), as_field(invented)
+
+
 def one_word_row(rng: random.Random) -> Row:
     """One colour is named: one word decides."""
     label = some_label(rng)
@@ -181,6 +188,7 @@ FIELD = KnownTask(
     field_row,
     lambda rng: as_field(rng.choice(WORDS)),
 )
+INVENTED_FIELD = replace(FIELD, row=invented_field_row)
 WITH_NONE = KnownTask(
     "Answer red, blue or none.",
     "Say the last one or none.",
