@@ -23,6 +23,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "data" / "order_intake"
 ROWS = 1000
 MAX_SIMILARITY = 0.6
 """Jaccard similarity of character 5-grams with any earlier message; the pipeline calls 0.8 a near-duplicate."""
+ORIGIN = {"origin": "synthetic", "generator": "make_order_intake.py"}
+"""Added to every row: no person wrote it, so it is never tested on."""
 ANSWER_FIELDS = ("customer", "product", "quantity", "day")
 """Fields of the answer, in the order of the schema. Wishes and urgency are in the messages but not in the answer."""
 
@@ -171,7 +173,7 @@ def main() -> None:
         )
     planted = plant(chance, files, prompt)
     for name, lines in files.items():
-        written = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+        written = [line if isinstance(line, str) else json.dumps(line | ORIGIN, ensure_ascii=False) for line in lines]
         (FOLDER / "raw" / name).write_text("\n".join(written) + "\n", "utf-8")
     (FOLDER / "planted_faults.json").write_text(json.dumps(planted, indent=1) + "\n", "utf-8")
 

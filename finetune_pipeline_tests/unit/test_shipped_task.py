@@ -24,8 +24,9 @@ SECRETS = {
     "ticket_triage": ("sk-live-9fQ2xV7mT4bKcR8wZp3LhD6s", "lena.brandt@", "555-0147", "0958"),
     "order_intake": ("j.okafor@", "northpier.example", "7946 0958", "555-0147"),
 }
-LINES = {"ticket_triage": 1102, "order_intake": 1234}
+LINES = {"ticket_triage": 1102, "order_intake": 1354}
 FIELDS = ("customer", "product", "quantity", "day")
+HANDWRITTEN = {"raw/handwritten.jsonl": 200, "raw/handwritten_test.jsonl": 120}
 Place = tuple[str, int]
 
 
@@ -91,25 +92,27 @@ def test_orders_that_are_kept_comply_and_those_not_of_the_script_are_unlike_any_
     output = stages["spec"].output
     assert isinstance(output, JsonOutput)
     kept = [row for path in stages["folders"]["clean"].rglob("examples.jsonl") for row in read_rows(path)]
-    kept.sort(key=lambda row: row["source"]["file"] != "raw/handwritten.jsonl")
+    kept.sort(key=lambda row: row["source"]["file"] not in HANDWRITTEN)
     assert len(kept) >= stages["facts"]["clean"]["kept"]
-    assert [row["source"]["line"] for row in kept[:200]] == list(range(1, 201))
+    places = [(row["source"]["file"], row["source"]["line"]) for row in kept]
+    assert sorted(places[:320]) == [(file, line + 1) for file, lines in HANDWRITTEN.items() for line in range(lines)]
+    assert [row["origin"] for row in kept] == ["human"] * 320 + ["synthetic"] * (len(kept) - 320)
     answers, texts = ([row["messages"][turn]["content"] for row in kept] for turn in (-1, -2))
     orders, fields = [strict(answer) for answer in answers], output.json_schema["properties"]
     assert not any(schema_problems(order, output.json_schema) for order in orders)
     for name in ("product", "day"):
         assert {order[name] for order in orders} == set(fields[name]["enum"])
     assert all(list(order) == list(fields) for order in orders), "nothing that is not asked for"
-    # what the README says of the first two hundred, which were written by hand
-    own = [{name: order[name] for name in FIELDS} for order in orders[:200]]
-    assert answers[:200] == [json.dumps(order, ensure_ascii=False) for order in own]
+    # what the README says of those that no script wrote
+    own = [{name: order[name] for name in FIELDS} for order in orders[:320]]
+    assert answers[:320] == [json.dumps(order, ensure_ascii=False) for order in own]
     assert all(order["customer"] in text for order, text in zip(own, texts, strict=False))
-    assert {order["customer"] for order in own}.isdisjoint(order["customer"] for order in orders[200:])
-    assert sum(order["day"] is None for order in own) == 61
-    words = [len(text.split()) for text in texts[:200]]
-    assert (min(words), max(words)) == (10, 68)
+    assert {order["customer"] for order in own}.isdisjoint(order["customer"] for order in orders[320:])
+    assert len({order["customer"] for order in own}) == 320 and sum(order["day"] is None for order in own) == 97
+    words = [len(text.split()) for text in texts[:320]]
+    assert (min(words), max(words)) == (7, 68)
     sets = [grams(loose_form(text)) for text in texts]
-    assert max(jaccard(sets[i], sets[k]) for i in range(0, 200, 4) for k in range(len(sets)) if k != i) < 0.15
+    assert max(jaccard(sets[i], sets[k]) for i in range(0, 320, 4) for k in range(len(sets)) if k != i) < 0.15
 
 
 def test_the_generator_makes_the_orders_again_to_the_byte(tmp_path: Path) -> None:
