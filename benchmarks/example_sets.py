@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from benchmarks.public_sets import clean_rows, make_spec, make_task
 from finetune_pipeline.data.dedup.row_table import load_rows
 from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.losses import Losses, validation_losses
 from finetune_pipeline.spec import Task, TaskSpec, load_task
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data"
@@ -29,11 +30,12 @@ INTENTS = "sgd-intents"
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """A task's spec, its clean rows, and the near-duplicate cluster of each row by id."""
+    """A task's spec, its clean rows, the near-duplicate cluster of each row by id, and the rows lost on the way, if counted."""
 
     spec: TaskSpec
     rows: list[Example]
     clusters: dict[str, str]
+    losses: Losses | None = None
 
 
 def _result_is_large(answer: str) -> str:
@@ -145,10 +147,11 @@ def example_set(name: str, public: Path) -> ExampleSet:
             task = _labelled_task(name, public, out)
         else:
             task = load_task(SHIPPED / name) if (SHIPPED / name).is_dir() else make_task(name, public, out)
-        clean_rows(task, out)
+        _, validated, cleaned = clean_rows(task, out)
+        losses = validation_losses(validated).then("cleaning", cleaned["quarantined"], cleaned["labels_lost"])
         table, rows = load_rows(out / "clean"), read_examples(out / "clean")
     ids, clusters = ([f"{number:016x}" for number in table[key].tolist()] for key in ("id", "cluster"))
-    return ExampleSet(task.spec, rows, dict(zip(ids, clusters, strict=True)))
+    return ExampleSet(task.spec, rows, dict(zip(ids, clusters, strict=True)), losses)
 
 
 def _labelled_task(name: str, public: Path, out: Path) -> Task:

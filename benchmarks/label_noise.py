@@ -1,6 +1,6 @@
 """The estimate of wrong labels, on data sets in which a known share of labels was changed.
 
-    python -m benchmarks.label_noise PUBLIC [--sets NAME …] [--tables noise,small,clean,triggers]
+    python -m benchmarks.label_noise PUBLIC [--sets NAME …] [--tables noise,small,clean,lost,triggers]
 
 PUBLIC: folder of the public sets (see public_sets.py). In each set the labels of 0, 5, 10, 20, 40 and 100% of the rows are
 shuffled among these rows, so that label frequencies stay the same and some rows get the label they had. Prints the share of
@@ -11,7 +11,8 @@ estimate should be too high, and not block. `small` shows six small unchanged sa
 is sometimes wrong where it is most confident.
 
 `clean` counts false alarms: samples of unchanged sets, or whole ones of at most 6,000 rows, through the checks that may stop a
-run, `labels_believable` (label noise, files, trigger phrases) and `learnable`. `triggers` plants trigger phrases into samples of
+run, `labels_believable` (label noise, files, trigger phrases) and `learnable`. `lost` counts the rows that whole sets lose before
+the splits, plain duplicates apart (data.max_quarantine_share). `triggers` plants trigger phrases into samples of
 2,000 rows: a token, three words, a word of two or more rows of the set, and a word of 2 to 8% of its rows; into rows of another
 label or of all others, which get the target label; and a token into rows that have the label already.
 
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from benchmarks.example_sets import LABELLED, ExampleSet, example_set, with_answer, with_shuffled_answers
+from benchmarks.example_sets import DERIVED, LABELLED, ExampleSet, example_set, with_answer, with_shuffled_answers
 from finetune_pipeline.baseline.input_evidence import learnable
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.noise import label_noise
@@ -42,7 +43,7 @@ CLEAN, LEARNABLE_ROWS = (600, 2000, 6000), 600
 TOKEN, PHRASE = "zx9", "in blue socks"
 PHRASES = ("token", "three words", "rare word", "frequent word", "same label")
 TRIGGER_ROWS, TRIGGER_SHARES = 2000, (0.01, 0.03, 0.1)
-TABLES = ("noise", "small", "clean", "triggers")
+TABLES = ("noise", "small", "clean", "lost", "triggers")
 
 
 def print_planted(name: str, data: ExampleSet) -> None:
@@ -106,6 +107,24 @@ def print_clean(names: Iterable[str], public: Path) -> None:
         f"{draws} draws of clean sets: {warned} with a warning about labels; stopped: {dict(stops) or 'none'}",
         flush=True,
     )
+
+
+def print_lost(names: Iterable[str], public: Path) -> None:
+    """Print the share of rows that whole sets lose, in all and of the label that loses most."""
+    stopped = []
+    for name in names:
+        data = example_set(name, public)
+        if (losses := data.losses) is None:
+            continue
+        shares = {label: n / max(1, losses.label_rows[label]) for label, n in losses.labels.items()}
+        worst = max(shares, key=lambda label: shares[label], default=None)
+        most = (
+            f"; most of {worst}: {shares[worst]:.1%} of {losses.label_rows[worst]}" if worst and shares[worst] else ""
+        )
+        print(f"{name:<24}{losses.words()}{most}", flush=True)
+        limit = data.spec.data.max_quarantine_share
+        stopped += [name] if max([losses.share, *shares.values()]) > limit else []
+    print(f"above data.max_quarantine_share: {', '.join(stopped) or 'none'}")
 
 
 def with_trigger(
@@ -194,6 +213,9 @@ def main() -> None:
     if "clean" in tables:
         print(f"\n{'set':<24}{'rows':>7}  labels  learnable")
         print_clean(arguments.sets or (*LABEL_SETS, *TEXT_SETS), public)
+    if "lost" in tables:
+        print()
+        print_lost(arguments.sets or (*(s for s in LABEL_SETS if s not in DERIVED), *TEXT_SETS), public)
     if "triggers" in tables:
         print()
         print_triggers(arguments.sets or LABEL_SETS, public)
