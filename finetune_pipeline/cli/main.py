@@ -1,6 +1,7 @@
 """``finetune``: the command group, and the mapping from errors to exit codes."""
 
 import ast
+import builtins
 import difflib
 import importlib
 import keyword
@@ -20,6 +21,7 @@ COMMANDS = {
     "advise": "tickets --measure",
     "plan": "tickets --calls-per-month 100000",
     "run": "tickets --stage data",
+    "list": "--json",
     "report": "tickets --ask-data --to requests",
     "review": "tickets --page review.html",
     "show": "tickets",
@@ -31,8 +33,8 @@ COMMANDS = {
     "automate": "tickets --on",
     "doctor": "--json",
 }
-"""Each names a function and its module (a Python keyword gets a trailing _), and has the arguments of an example. A module is
-imported when its command is called, because most take seconds."""
+"""Each names a function and its module (a keyword or built-in name of Python gets a trailing _), and has the arguments of an
+example. A module is imported when its command is called, because most take seconds."""
 
 GONE = {
     "ladder": "finetune advise TASK --measure",
@@ -47,7 +49,7 @@ GONE = {
 
 
 def _function(command: str) -> str:
-    return command + "_" * keyword.iskeyword(command)
+    return command + "_" * (keyword.iskeyword(command) or hasattr(builtins, command))
 
 
 class _Commands(click.Group):

@@ -1,20 +1,17 @@
-"""``finetune show [TASK]``: lists the tasks, or shows one task's spec with all defaults and its artifacts."""
+"""``finetune show TASK``: shows a task's spec with all defaults, and its artifacts."""
 
 import json
 from collections.abc import Iterator
-from textwrap import indent
 from typing import Any
 
 import click
 import yaml
 
-from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, emit, get_task, tell
+from finetune_pipeline.cli.list_ import print_tasks
+from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, tell
 from finetune_pipeline.cli.project import Project, champion_words, edited_copies, recall_lines
-from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.chat_templates import template_origin
 from finetune_pipeline.report.stored import Report
-from finetune_pipeline.settings import read_settings
-from finetune_pipeline.spec import check_task, find_tasks
 from finetune_pipeline.spec.loading import json_schema
 
 TASK_FILE, REPORT_FILE = "task.yaml", "report.json"
@@ -29,8 +26,7 @@ TASK_FILE, REPORT_FILE = "task.yaml", "report.json"
 )
 @as_json
 def show(task: str | None, schema: str | None) -> int:
-    """Print the resolved spec of TASK and the state of every step. Without TASK: every task, and the errors of
-    broken ones."""
+    """Print the resolved spec of TASK and the state of every step. Without TASK: as `finetune list`."""
     if schema and task:
         raise click.UsageError("--schema is the same for every task: omit TASK")
     if schema == REPORT_FILE:
@@ -41,7 +37,7 @@ def show(task: str | None, schema: str | None) -> int:
         tell(spec_schema, *_key_lines(spec_schema))
         return DONE
     if task is None:
-        return _tasks()
+        return print_tasks()
     loaded = get_task(task)
     project = Project(loaded)
     steps = {
@@ -70,20 +66,6 @@ def show(task: str | None, schema: str | None) -> int:
         f"champion: {champion_words(project)}",
         *recall_lines(edited),
     )
-    return DONE
-
-
-def _tasks() -> int:
-    root = read_settings().data_root
-    tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(root).items()}
-    lines = [] if tasks else [f"there is no task in {root}; {NO_TASK}"]
-    for name, faults in tasks.items():
-        problems = (indent(str(finding), 8 * " ") for finding in faults[:3])
-        lines += [f"{'BROKEN' if faults else 'ok':6}  {name}", *problems]
-        if len(faults) > 3:
-            lines.append(f"        … and {len(faults) - 3} more: finetune check {name}")
-    facts = {name: {"broken": bool(faults), "problems": as_rows(faults)} for name, faults in tasks.items()}
-    tell({"tasks": facts}, *lines)
     return DONE
 
 

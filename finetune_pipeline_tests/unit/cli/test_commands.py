@@ -212,7 +212,9 @@ def test_show_names_the_broken_tasks_beside_the_others(tmp_path: Path, finetune:
     (tmp_path / "data" / "dated").mkdir()
     (tmp_path / "data" / "dated" / "task.yaml").write_text("name: dated\nowner: 2026-02-30\n")
     result = finetune("show")
-    assert result.returncode == 0 and "ok      ticket_triage" in result.stdout and "BROKEN  dated" in result.stdout
+    assert (
+        result.returncode == 0 and "ticket_triage  new " in result.stdout and "dated          BROKEN" in result.stdout
+    )
     assert "task.yaml:2:8: '2026-02-30' cannot be read" in result.stdout
 
 
@@ -284,7 +286,7 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
     assert result.returncode == 1
     if tasks:
         assert "Permission denied" in result.stdout
-        assert tasks.stdout.startswith("BROKEN  demo\n"), "it was not listed, and missing from Dagster"
+        assert "\ndemo  BROKEN " in tasks.stdout, "it was not listed, and missing from Dagster"
     else:
         assert result.stderr.startswith(f"{folder / place} may not be read or written by this user\nfix: ")
 
