@@ -11,17 +11,23 @@ from urllib.parse import urlsplit
 
 import click
 
-from finetune_pipeline.baseline.simple_export import export_simple
-from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
+from finetune_pipeline.baseline.prompt_export import export_prompt
+from finetune_pipeline.baseline.simple_export import SimpleSource, export_simple
+from finetune_pipeline.cli.judged import ALIASES, Shipped, find_shipped, find_source, judged_rows
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
+from finetune_pipeline.evaluation.simple_models import load_simple_model
+from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.evaluation.verification import CHANGES, ROWS, required_share, verify
 from finetune_pipeline.models.export import check_place, export_adapter, export_model, unfinished
-from finetune_pipeline.models.identity import model_folder, served
-from finetune_pipeline.models.manifest import Source, folder_control_tokens
+from finetune_pipeline.models.identity import model_folder, model_record, served
+from finetune_pipeline.models.manifest import Source, base_record, folder_control_tokens
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.model_card import card_of
+from finetune_pipeline.report.shipped_card import shipped_card, winner_scores
+from finetune_pipeline.report.stored import read_report
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.baseline import best_simple_model
 
@@ -92,6 +98,10 @@ def export(
         raise click.UsageError("--for ollama needs the whole model: omit --adapter")
     check_place(to)
     store = Store().artifacts()
+    if shipped := find_shipped(loaded, store, alias):
+        if adapter or target != "transformers":
+            raise click.UsageError(f"the {shipped.kind} model in service is no trained model: omit --adapter and --for")
+        return _export_shipped(loaded, store, shipped, to)
     source = find_source(loaded, store, alias, "exported")
     if not source.merged.facts["parity"]["passed"]:
         problem(
@@ -127,6 +137,43 @@ def _export_simple(task: Task, to: Path) -> int:
     return DONE
 
 
+def _export_shipped(task: Task, store: ArtifactStore, shipped: Shipped, to: Path) -> int:
+    """Write the simple model or prompt in service as it was evaluated."""
+    report, record = read_report(shipped.report), shipped.record
+    scores = winner_scores(report, report.winner)
+    with unfinished(to, SIMPLE_BYTES) as folder:
+        if shipped.kind == "simple":
+            splits = store.find(task.name, "splits", record["dataset_version"])
+            rows = int(splits.facts["counts"]["train"]) if splits else 0
+            shown = (
+                {"the sealed test": scores.model_dump(include={"n", "accuracy", "interval", "primary"})}
+                if scores
+                else {}
+            )
+            source = SimpleSource(
+                task.name, task.spec.description, record["dataset_version"], rows, shown, record["verdict"]
+            )
+            manifest = export_simple(load_simple_model(shipped.folder), source, folder)
+        else:
+            stored, serving = read_stored_prompt(shipped.folder), {"task": task.name, "model_version": shipped.number}
+            serving |= {key: record[key] for key in ("system_prompt", "max_new_tokens", "dataset_version")}
+            card = shipped_card(report, report.winner, record["files"], model_record(shipped.base.folder))
+            manifest = export_prompt(stored, shipped.folder, base_record(shipped.base), serving, card, folder)
+    facts = {"folder": str(to), "base_folder": str(model_folder(shipped.base.folder)), "manifest": manifest}
+    kind = "simple model" if shipped.kind == "simple" else f"prompt {manifest['prompt']!r}"
+    tell(
+        facts,
+        f"{task.name}, version {shipped.number}: {kind}, in {to}",
+        *(
+            [f"  base model: {manifest['base_model']['id']}, in {facts['base_folder']}"]
+            if shipped.kind == "prompt"
+            else []
+        ),
+        "  how to use it: README.md",
+    )
+    return DONE
+
+
 def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
     size = sum(f["bytes"] for f in manifest["files"].values()) / 1e6
     model_kind = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
@@ -147,26 +194,39 @@ def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
 def _verify(task: Task, url: str, name: str | None, rows: int, key_variable: str | None, alias: str | None) -> int:
     """Compare the model at an endpoint with the evaluated one."""
     store = Store().artifacts()
-    source = find_source(task, store, alias, "compared with another server")
+    shipped = find_shipped(task, store, alias)
+    source = shipped or find_source(task, store, alias, "compared with another server")
+    number: int | None
+    if isinstance(source, Shipped):
+        number, limit, same = source.number, int(source.record["max_new_tokens"]), 1.0
+        folder, version = source.base.folder if source.kind == "prompt" else None, f"version {source.number}"
+    else:
+        number, limit = source.model_version, source.serving["max_new_tokens"]
+        same, version = source.merged.facts["parity"]["same_greedy_share"], source.merged.version
+        folder = served(source.merged, source.base).model
     try:
         address = url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
-        name = name or _default_name(Endpoint(address, task.name, key_variable), task, source)
+        name = name or _default_name(Endpoint(address, task.name, key_variable), task, number)
         # `finetune serve` would log the validation rows as production rows
         unlogged = {"store": False} if name.split(":")[0] == task.name else {}
-        same = source.merged.facts["parity"]["same_greedy_share"]
         result = verify(
             Endpoint(address, name, key_variable, body=unlogged),
             judged_rows(task, store, source, rows),
-            source.serving["max_new_tokens"],
-            control_tokens=folder_control_tokens(model_folder(served(source.merged, source.base).model)),
+            limit,
+            control_tokens=folder_control_tokens(model_folder(folder)) if folder else [],
             required=required_share(task.spec.gates.parity_min_agreement, same),
             changes=max(CHANGES, 1 - same),
         )
     except (ValueError, EndpointError) as error:
         raise click.ClickException(str(error.args[0])) from error
-    version = source.merged.version
     tell(
-        {"task": task.name, "merged_model": version, "passed": result.passed, **asdict(result)},
+        {
+            "task": task.name,
+            "merged_model": None if shipped else version,
+            "model_version": number,
+            "passed": result.passed,
+            **asdict(result),
+        },
         f"{result.endpoint}, against {task.name}'s model {version} on {result.rows} validation rows",
         *(f"  {'ok ' if q.passed else 'NO '} {q.name:<8} {q.message}" for q in result.questions),
         *(f"  note: {note}" for note in result.notes),
@@ -175,10 +235,10 @@ def _verify(task: Task, url: str, name: str | None, rows: int, key_variable: str
     return DONE if result.passed else REFUSED
 
 
-def _default_name(endpoint: Endpoint, task: Task, source: Source) -> str:
+def _default_name(endpoint: Endpoint, task: Task, number: int | None) -> str:
     """The default model name. Raises ValueError listing the served models."""
     listed = models_of(endpoint)
-    for name in (f"{task.name}:{source.model_version}", task.name, *(listed if len(listed) == 1 else [])):
+    for name in (f"{task.name}:{number}", task.name, *(listed if len(listed) == 1 else [])):
         if name in listed:
             return name
     raise ValueError(f"the server lists several models, or none ({', '.join(listed[:20])}): choose one with --model")

@@ -1,16 +1,20 @@
 """Finds the model that a command refers to, and its answers to validation rows."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from finetune_pipeline.cli.output import problem
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import SHARED
-from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.simple_models import load_simple_model
 from finetune_pipeline.evaluation.verification import JudgedRow
 from finetune_pipeline.jobs import ModelSet, PredictJob
 from finetune_pipeline.models.hosted import read_hosted
@@ -19,11 +23,77 @@ from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.earlier_runs import answers_of
+from finetune_pipeline.steps.earlier_runs import SHIPPED, answers_of, release_of
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 
 ALIASES = ("candidate", "champion", "previous_champion")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A registered simple model or prompt.
+
+    Attributes:
+        kind: `simple` or `prompt`.
+        number: Its version.
+        record: Its release (model_version.json).
+        folder: Its files.
+        report: The evaluation that shipped it.
+        base: The base model of its run.
+    """
+
+    kind: str
+    number: int
+    record: Mapping[str, Any]
+    folder: Path
+    report: Artifact
+    base: Artifact
+
+
+def find_shipped(task: Task, store: ArtifactStore, alias: str | None) -> Shipped | None:
+    """Find the requested model if it is a simple model or a prompt; None if it is another one or none is registered.
+
+    Raises ClickException if it cannot be used.
+    """
+    name, tracking = task.name, Tracking()
+    tracking.prepare()
+    alias, number = _aliased(tracking, name, alias)
+    if number is None:
+        return None
+    tags = registry.tags_of_release(tracking, name, number, "merged_version", registry.EVALUATION)
+    kind = tags.get(registry.WINNER_KIND)
+    if kind not in ("simple", "prompt"):
+        return None
+    _refuse_forgotten(name, alias, number, tags)
+    release = release_of(store, name, number)
+    report = store.find(name, "evaluation_report", tags[registry.EVALUATION])
+    merged = store.find(name, "merged_model", tags["merged_version"])
+    base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
+    if release is None or report is None or base is None:
+        lost = "release" if release is None else "report" if report is None else "base model"
+        raise click.ClickException(
+            f"the {lost} of {alias} (version {number}) is gone from the artifact store: run `finetune run {name}`"
+        )
+    for artifact in (release, report, base):
+        store.check(artifact)
+    record = read_json(release.path("model_version.json"))
+    return Shipped(kind, number, record, release.path(SHIPPED), report, base)
+
+
+def _aliased(tracking: Tracking, name: str, alias: str | None) -> tuple[str | None, int | None]:
+    """Return an alias and its version: the given one, else champion, else candidate."""
+    aliases = registry.aliases(tracking, name)
+    alias = alias or next((a for a in (registry.CHAMPION, registry.CANDIDATE) if a in aliases), None)
+    return alias, aliases.get(alias) if alias else None
+
+
+def _refuse_forgotten(name: str, alias: str | None, number: int, tags: Mapping[str, str]) -> None:
+    if registry.FORGOTTEN in tags:
+        raise click.ClickException(
+            f"{alias} (version {number}) was {registry.FORGOTTEN_REASON}: it is not exported\n"
+            f"fix: `finetune run {name}` trains a model without them"
+        )
 
 
 def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: str) -> Source:
@@ -32,16 +102,11 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
     Raises ClickException with the reason if there is no such model."""
     name, tracking = task.name, Tracking()
     tracking.prepare()
-    aliases = registry.aliases(tracking, name)
-    alias = alias or next((a for a in (registry.CHAMPION, registry.CANDIDATE) if a in aliases), None)
-    number, accepted_by = aliases.get(alias) if alias else None, None
+    alias, number = _aliased(tracking, name, alias)
+    accepted_by = None
     if number is not None:
         tags = registry.tags_of_release(tracking, name, number, "merged_version")
-        if registry.FORGOTTEN in tags:
-            raise click.ClickException(
-                f"{alias} (version {number}) was {registry.FORGOTTEN_REASON}: it is not exported\n"
-                f"fix: `finetune run {name}` trains a model without them"
-            )
+        _refuse_forgotten(name, alias, number, tags)
         version, accepted_by = tags["merged_version"], tags.get(registry.EVALUATION)
         merged = store.find(name, "merged_model", version)
         if merged is None:
@@ -78,12 +143,16 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
     return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)
 
 
-def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> list[JudgedRow]:
+def judged_rows(task: Task, store: ArtifactStore, source: Source | Shipped, most: int) -> list[JudgedRow]:
     """Return validation rows of the model's run with its answers, cached or computed now as in the evaluation.
 
     Raises ClickException if there are no such rows.
     """
-    split = store.find(task.name, "splits", source.merged.inputs.get("validation_split", ""))
+    if isinstance(source, Shipped):
+        splits = str(source.record["dataset_version"])
+    else:
+        splits = source.merged.inputs.get("validation_split", "")
+    split = store.find(task.name, "splits", splits)
     if split is None:
         raise click.ClickException(
             f"the validation rows of this model are gone from {store.root}: run `finetune run {task.name}`"
@@ -99,19 +168,28 @@ def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> 
     ]
 
 
-def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequence[Example]) -> list[Answer]:
-    model = served(source.merged, source.base)
+def _answers(task: Task, store: ArtifactStore, source: Source | Shipped, examples: Sequence[Example]) -> list[Answer]:
+    if isinstance(source, Shipped):
+        if source.kind == "simple":
+            texts = load_simple_model(source.folder).predict([example.user_text for example in examples])
+            return [Answer(text, "ok" if text.strip() else "empty") for text in texts]
+        model_set = ModelSet(name="candidate", model=source.base.folder, stored=source.folder)
+        limit, precision = source.record["max_new_tokens"], source.record["precision"]
+    else:
+        model = served(source.merged, source.base)
+        model_set = ModelSet(name="candidate", model=model.model, adapter=model.adapter)
+        limit, precision = source.serving["max_new_tokens"], source.serving.get("precision", "float32")
     with tempfile.TemporaryDirectory(prefix="finetune-verify-") as folder:
         out = Path(folder)
         write_examples(out / "examples.jsonl", examples)
         job = PredictJob(
-            sets=[ModelSet(name="candidate", model=model.model, adapter=model.adapter)],
+            sets=[model_set],
             examples=out / "examples.jsonl",
             labels=[],
-            max_new_tokens=source.serving["max_new_tokens"],
+            max_new_tokens=limit,
             batch_size=task.spec.baseline.batch_size,
             answers=answers_of(store),
-            precision=source.serving.get("precision", "float32"),
+            precision=precision,
             out=out,
             stage="verify",
         )

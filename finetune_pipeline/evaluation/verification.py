@@ -26,7 +26,8 @@ CHANGES = 0.02
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """The turns of a prompt, the judged model's answer (with the tokens of its own template), and the reference answer."""
+    """The turns of a prompt, the judged model's answer (with the tokens of its own template, none if it reads none), and the
+    reference answer."""
 
     messages: Sequence[Mapping[str, Any]]
     answer: Answer
@@ -115,7 +116,8 @@ def verify(
     message = f"{counts}: a share of at least {bound:.3f}; {required:.3f} is required."
     equal = Question("answers", bound >= required, message)
 
-    questions = [prompt, stop, Question("greedy", steady, repeated + "."), equal]
+    reads_tokens = any(row.answer.prompt_tokens for row in rows)  # not a simple model
+    questions = [*([prompt] if reads_tokens else []), stop, Question("greedy", steady, repeated + "."), equal]
     notes = [_system_note(rows, first_answers, without_system)] if has_system else []
     differing, compared = _changed(first_answers, unset_temperature)
     if steady and not _is_plausible(differing, compared, changes):
@@ -132,7 +134,7 @@ def verify(
         cause = "the stop token is missing: answers do not end with the turn"
     if changed and not (steady and equal.passed):
         cause = f"sampling is on: {repeated}"
-    if not prompt.passed and not (failed and not _reported(served)):
+    if reads_tokens and not prompt.passed and not (failed and not _reported(served)):
         cause = prompt_cause
     if all(question.passed for question in questions):
         cause = None

@@ -62,7 +62,12 @@ def base_model(source: Source) -> dict[str, Any]:
         unknown = dict.fromkeys(("revision", "architecture", "parameters", "licence"))
         note = f"The terms of the service at {hosted.base_url} apply."
         return {"id": hosted.base_model, "identity": {}, "licence_note": note, "weights": {}, **unknown}
-    record = model_record(source.base.folder)
+    return base_record(source.base)
+
+
+def base_record(base: Artifact) -> dict[str, Any]:
+    """Return the same of a ``base_model`` artifact."""
+    record = model_record(base.folder)
     identity = dict(record.get("identity") or {})
     name = str(identity.get("base_model") or record["base_model"])
     bundled = BUNDLED.get(name)
@@ -73,8 +78,8 @@ def base_model(source: Source) -> dict[str, Any]:
         "id": name,
         "revision": record.get("revision"),
         "identity": identity,
-        "architecture": source.base.facts.get("architecture"),
-        "parameters": source.base.facts.get("parameters"),
+        "architecture": base.facts.get("architecture"),
+        "parameters": base.facts.get("parameters"),
         "licence": bundled.license if bundled else None,
         "licence_note": note,
         "weights": {n: d for n, d in (record.get("files") or {}).items() if n.endswith(".safetensors")},
