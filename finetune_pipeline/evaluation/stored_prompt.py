@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.evaluation.correctness import is_valid, likelihood_label
 from finetune_pipeline.evaluation.prompts import Retriever
-from finetune_pipeline.models.inference.constrained import Grammar, Restriction
+from finetune_pipeline.models.inference.constrained import Grammar, Restriction, UnsupportedSchema
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.spec.outputs import JsonOutput
 
@@ -82,10 +82,13 @@ def stored_retriever(folder: Path) -> Retriever | None:
     return Retriever(rows, read_passages(passages) if passages.exists() else [])
 
 
-def restriction_of(schema: Mapping[str, Any], tokenizer: Any) -> Restriction:
-    """Return what decodes answers under a schema. Raises UnsupportedSchema if they cannot be."""
+def restriction_of(schema: Mapping[str, Any], tokenizer: Any) -> Restriction | None:
+    """Return what decodes answers under a schema; None if they cannot be: then all complied freely when the prompt was shipped."""
     output = JsonOutput(json_schema=dict(schema))
-    return Restriction(Grammar(schema, tokenizer), lambda answer: is_valid(vars(answer), output))
+    try:
+        return Restriction(Grammar(schema, tokenizer), lambda answer: is_valid(vars(answer), output))
+    except UnsupportedSchema:
+        return None
 
 
 def restricted_answer(answer: Answer, labels: Sequence[str]) -> Answer:
