@@ -61,13 +61,13 @@ def find_shipped(task: Task, store: ArtifactStore, alias: str | None) -> Shipped
     alias, number = _aliased(tracking, name, alias)
     if number is None:
         return None
-    tags = registry.tags_of_release(tracking, name, number, "merged_version", registry.EVALUATION)
+    tags = registry.tags_of_release(tracking, name, number, "merged_version")
     kind = tags.get(registry.WINNER_KIND)
     if kind not in ("simple", "prompt"):
         return None
     _refuse_forgotten(name, alias, number, tags)
     release = release_of(store, name, number)
-    report = store.find(name, "evaluation_report", tags[registry.EVALUATION])
+    report = store.find(name, "evaluation_report", release.inputs["evaluation_report"]) if release else None
     merged = store.find(name, "merged_model", tags["merged_version"])
     base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
     if release is None or report is None or base is None:

@@ -70,7 +70,7 @@ def simple_world(tmp_path_factory: pytest.TempPathFactory) -> Project:
     logs = {"judging_share": 0.0, "max_family_share": 1.0, "settle_seconds": 0}
     split, root = {"validation": 0.2, "test": 0.3}, tmp_path_factory.mktemp("simple")
     project = Project(root, training=LORA, gates=FORCED, logs=logs, split=split)
-    project.write_rows(easy_rows(240))
+    project.write_rows(easy_rows(400))
     (project.folder / "logs").mkdir()
     row = {"timestamp": "2026-05-01T10:00:00Z", "output": "red", "user": "ann", "model_version": "1"}
     lines = [
