@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.files import digest_file, write_json
+from finetune_pipeline.evaluation.simple_models.skops_files import TRUSTED
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import TEXTS
@@ -24,6 +25,7 @@ from finetune_pipeline.tracking.registry import (
     EVALUATION,
     FILES,
     LOGGED_MODEL,
+    SHIPPED_FILES,
     WINNER_KIND,
     WINNER_NAME,
     find_trained,
@@ -91,12 +93,14 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
 
 @dataclass(frozen=True)
 class _FilesToServe:
-    """What MLflow stores of a model. code: the model code; description: its model.json; folders: copied, by name."""
+    """What MLflow stores of a model. code: the model code; description: its model.json; folders: copied, by name; sklearn: the
+    settings of its scikit-learn flavour."""
 
     code: Path
     packages: tuple[str, ...]
     description: Mapping[str, Any]
     folders: Mapping[str, Path] = field(default_factory=dict)
+    sklearn: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _files_to_serve(request: Mapping[str, Any]) -> _FilesToServe:
@@ -105,7 +109,8 @@ def _files_to_serve(request: Mapping[str, Any]) -> _FilesToServe:
     if described[WINNER_KIND] == "simple":
         packages = (*_PACKAGES_OF_SIMPLE, *(("python-crfsuite",) if "span_tagger.json" in request["files"] else ()))
         described |= {"base_model": "none", "files": request["files"]}
-        return _FilesToServe(_SIMPLE_MODEL, packages, described, {"shipped": Path(request["shipped"])})
+        folders = {"shipped": Path(request["shipped"])}
+        return _FilesToServe(_SIMPLE_MODEL, packages, described, folders, _sklearn_flavour(request["files"]))
     if described[WINNER_KIND] == "prompt":
         described |= _weights(Path(request["base"]), request)
         return _FilesToServe(_SERVED_MODEL, _PACKAGES_TO_SERVE, described, {"shipped": Path(request["shipped"])})
@@ -115,6 +120,19 @@ def _files_to_serve(request: Mapping[str, Any]) -> _FilesToServe:
     described |= _weights(merged if KINDS[kind].plain else Path(request["base"]), request)
     folders = {} if kind == "full" else {"adapter": Path(request["adapter"])}
     return _FilesToServe(_SERVED_MODEL, _PACKAGES_TO_SERVE, described, folders)
+
+
+def _sklearn_flavour(files: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings with which `mlflow.sklearn.load_model` loads a simple model; empty if it is no single pipeline."""
+    if [name for name in files if name.endswith((".skops", ".crfsuite"))] != ["model.skops"]:
+        return {}
+    return {
+        "pickled_model": f"{SHIPPED_FILES}/model.skops",  # MLflow's name of the file, which is no pickle
+        "serialization_format": "skops",
+        "skops_trusted_types": list(TRUSTED),
+        "sklearn_version": importlib.metadata.version("scikit-learn"),
+        "code": None,
+    }
 
 
 def _weights(model: Path, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +178,14 @@ def _create(client: MlflowClient, name: str, to_serve: _FilesToServe, run_id: st
             "kind": description["kind"] if description[WINNER_KIND] == "tuned" else description[WINNER_KIND],
         },
     )
+    model = Model(
+        model_id=logged.model_id,
+        model_uuid=logged.model_id,
+        run_id=run_id,
+        artifact_path=logged.artifact_location,
+    )
+    if to_serve.sklearn:
+        model.add_flavor("sklearn", **to_serve.sklearn)
     with tempfile.TemporaryDirectory(prefix="finetune-model-") as folder:
         description_file, saved = Path(folder) / "model.json", Path(folder) / "saved"
         write_json(description_file, dict(description))
@@ -178,12 +204,7 @@ def _create(client: MlflowClient, name: str, to_serve: _FilesToServe, run_id: st
                     f"{package}=={importlib.metadata.version(package).partition('+')[0]}"
                     for package in to_serve.packages
                 ],
-                mlflow_model=Model(
-                    model_id=logged.model_id,
-                    model_uuid=logged.model_id,
-                    run_id=run_id,
-                    artifact_path=logged.artifact_location,
-                ),
+                mlflow_model=model,
             )
         client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")

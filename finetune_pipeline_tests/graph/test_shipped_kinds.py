@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.tracking import registry
-from finetune_pipeline_tests.graph.project import LORA, Project, easy_rows
+from finetune_pipeline_tests.graph.project import LORA, Project, easy_rows, rows
+from finetune_pipeline_tests.skilled_model import SKILL_SYSTEM, make_skilled_model
 
 SECRET = "zeppelin marmalade quixotic"
 FORCED = {"learnable": "warn", "worth_training": "warn", "simple": "better"}
@@ -56,6 +57,10 @@ def chat(ask: Any, text: str, **more: Any) -> dict[str, Any]:
 def answers(project: Project, model: str) -> dict[str, str]:
     rows = read_predictions(project.artifact("test_predictions") / "predictions.parquet")
     return {row["example_id"]: row["text"] for row in of_model(rows, model)}
+
+
+def texts_of_test(project: Project) -> dict[str, str]:
+    return read_test_rows(project.artifact("test_predictions")).texts
 
 
 def files_with(folder: Path, *needles: bytes) -> list[str]:
@@ -168,3 +173,50 @@ def test_a_forgotten_person_takes_it_out_of_service_and_the_next_run_ships_anoth
     assert registry.champion(tracking, "colours") == 3 and files_with(project.home, *words) == []
     with serving(project) as ask:
         assert chat(ask, "stone fire cloud", store=False)["model"] == "colours:3"
+
+
+@pytest.fixture(scope="module")
+def prompt_world(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project after a run with a base model that is right under the task's prompt, and word order, which no simple model
+    learns: training has nothing to add."""
+    root = tmp_path_factory.mktemp("prompt")
+    base = make_skilled_model(root / "skilled", steps=220, knowledge=False)
+    split, baseline = {"validation": 0.2, "test": 0.3}, {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8}
+    project = Project(
+        root / "project",
+        base=base,
+        training=LORA,
+        gates=FORCED,
+        split=split,
+        baseline=baseline,
+        system_prompt=SKILL_SYSTEM,
+    )
+    project.write_rows(rows(400))
+    code, output = project.run()
+    assert (code, output.get("decision")) == (0, "ship_prompt"), output
+    return project
+
+
+def test_a_prompt_is_shipped_served_exported_and_compared_with_the_next_candidate(
+    prompt_world: Project, tmp_path: Path
+) -> None:
+    project, tracking = prompt_world, prompt_world.tracking
+    tags = registry.version_tags(tracking, "colours", 1)
+    assert (registry.champion(tracking, "colours"), tags["winner_kind"]) == (1, "prompt")
+    assert tags["winner_name"] == project.facts("few_shot_baseline")["best"]
+    first, texts = answers(project, "base"), texts_of_test(project)
+    with serving(project) as ask:
+        for example_id in sorted(first)[:10]:
+            reply = chat(ask, texts[example_id], store=False)
+            assert reply["choices"][0]["message"]["content"] == first[example_id].strip()
+    exported = project.finetune("export", "colours", "--to", str(tmp_path / "exported"), "--json")
+    assert exported.returncode == 0, exported.stderr
+    manifest = json.loads((tmp_path / "exported" / "export.json").read_text())
+    assert manifest["messages_before_the_input"][0] == {"role": "system", "content": SKILL_SYSTEM}
+    project.write_rows(rows(40, seed=9), "b.jsonl")
+    code, output = project.run()
+    assert code in (0, 2), output
+    assert project.facts("test_predictions")["kinds"]["champion"] == "prompt"
+    champion = answers(project, "champion")
+    assert {i: champion[i] for i in first if i in champion} == {i: first[i] for i in first if i in champion}
+    assert registry.champion(tracking, "colours") == 1, "a tie does not replace it"

@@ -78,6 +78,10 @@ def test_a_registered_simple_model_answers_as_the_served_one_without_pickle(
     expected = answers(ServedSimple("tickets", folder, PROMPT))
     assert len(set(expected)) > 1
     assert load(tracking, f"models:/tickets/{number}").predict(texts(*ROWS)) == expected
+    import mlflow
+
+    pipeline = mlflow.sklearn.load_model(f"models:/tickets/{number}")
+    assert pipeline.predict(ROWS).tolist() == expected, "MLflow's own flavour"
     stored = [path for path in (tracking.place() / "artifacts").rglob("*") if path.is_file()]
     assert not [path for path in stored if path.suffix in (".pkl", ".pickle", ".safetensors")]
     packages = next(p for p in stored if p.name == "requirements.txt").read_text()
