@@ -1,5 +1,6 @@
 """Simple models and prompts in a real registry: loaded by MLflow they answer as served, and can be forgotten."""
 
+import functools
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,7 +18,14 @@ from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model
-from finetune_pipeline_tests.unit.tracking.test_registry import PROMPT, new_run, register, release_request, texts
+from finetune_pipeline_tests.unit.tracking.test_registry import (
+    PROMPT,
+    killed_after,
+    new_run,
+    register,
+    release_request,
+    texts,
+)
 
 ROWS = ["my invoice is wrong", *(f"about {label.replace('_', ' ')} number 4" for label in LABELS)]
 
@@ -121,6 +129,12 @@ def test_one_run_that_is_judged_again_may_ship_another_kind_but_what_was_promote
     assert registry.promote(tracking, "tickets", 3) == 2 and registry.rollback(tracking, "tickets") == 2
 
 
+def stored(tracking: Tracking) -> list[str]:
+    """The files of simple models and prompts in MLflow."""
+    files = (p for p in (tracking.place() / "artifacts").rglob("*") if p.is_file())
+    return sorted(p.name for p in files if p.parent.name == "shipped")
+
+
 def test_the_files_of_models_with_forgotten_rows_are_removed_and_none_of_these_serves(
     tracking: Tracking, base: Path, tmp_path: Path
 ) -> None:
@@ -134,17 +148,34 @@ def test_the_files_of_models_with_forgotten_rows_are_removed_and_none_of_these_s
     register_shipped(tracking, base, "simple", fitted(tmp_path / "other" / "shipped"), "cccc")
     tracking.client().set_model_version_tag("tickets", "3", "dataset_version", "clean")
 
-    def stored() -> list[str]:
-        files = (p for p in (tracking.place() / "artifacts").rglob("*") if p.is_file())
-        return sorted(p.name for p in files if p.parent.name == "shipped")
-
-    assert stored() == ["fitted.json", "fitted.json", "model.skops", "model.skops", "prompt.json"]
+    assert stored(tracking) == ["fitted.json", "fitted.json", "model.skops", "model.skops", "prompt.json"]
     assert registry.block_forgotten(tracking, "tickets", ["d"]) == [1, 2]
     assert registry.remove_forgotten(tracking, "tickets", ["d"]) == [1, 2]
     assert registry.aliases(tracking, "tickets") == {"candidate": 3}
-    assert stored() == ["fitted.json", "model.skops"], "the other data were not forgotten"
+    assert stored(tracking) == ["fitted.json", "model.skops"], "the other data were not forgotten"
     assert registry.remove_forgotten(tracking, "tickets", ["d"]) == [], "again: nothing is left"
     assert registry.promote(tracking, "tickets", 3) is None
     for number in (1, 2):
         with pytest.raises(ValueError, match="forgotten since"):
             registry.promote(tracking, "tickets", number)
+
+
+def test_a_removal_killed_at_any_write_is_completed_when_it_is_repeated(
+    tracking: Tracking, base: Path, tmp_path: Path
+) -> None:
+    """From a simple champion and a prompt before it: with the registry as it was, and files that may be gone already."""
+    for kind, adapter, make in (
+        ("prompt", "aaaa", lambda path: prompted(path, retrieved=0)),
+        ("simple", "bbbb", fitted),
+    ):
+        folder = make(tmp_path / kind / "shipped")
+        registry.promote(tracking, "tickets", register_shipped(tracking, base, kind, folder, adapter))
+    database = tracking.place() / "mlflow.db"
+    before, counts = database.read_bytes(), []
+    remove = functools.partial(registry.remove_forgotten, tracking, "tickets", ["d"])
+    while killed_after(len(counts), remove):
+        remove()
+        assert (registry.aliases(tracking, "tickets"), stored(tracking)) == ({"candidate": 2}, []), len(counts)
+        database.write_bytes(before)
+        counts.append(len(counts))
+    assert len(counts) == 4, "two aliases and two tags"
