@@ -82,15 +82,15 @@ def measure_method(
     measured = read_json(work / "out" / "measured.json")
     return {
         "method": method,
-        "trainable": facts["trainable_parameters"],
+        "trainable": facts.trainable_parameters,
         "peak_mib": measured["peak_memory_mib"],
         "wall": measured["seconds"],
         "cpu": measured["cpu_seconds"],
-        "steps": facts["steps"],
-        "epochs": facts["epochs"] if "phases" not in facts else sum(p["epochs"] for p in facts["phases"]),
-        "first_loss": facts["first_eval_loss"],
-        "loss": facts["best_eval_loss"],
-        "bytes": facts["trained"]["bytes"],
+        "steps": facts.steps,
+        "epochs": sum(phase.epochs for phase in facts.phases) if facts.phases else facts.epochs,
+        "first_loss": facts.first_eval_loss,
+        "loss": facts.best_eval_loss,
+        "bytes": facts.trained.bytes,
         "test": test_score(method, task, base, splits, store, work),
     }
 

@@ -206,7 +206,7 @@ def _make_answerer(
 ) -> AnyAnswerer:
     """The answerer of one set: a hosting service, the job's endpoint, or the local model. spent: on earlier sets, by name."""
     if model_set.hosted:
-        hosted = HostedModel.model_validate(model_set.hosted)
+        hosted = HostedModel.of(model_set.hosted)
         return hosted_answerer(hosted, model_set.model, cache, model_set.concurrency)
     if not job.endpoint:
         return Answerer(model_set.model, model_set.adapter, cache, files, job.precision)

@@ -1,8 +1,13 @@
 """Typed facts of earlier steps that the evaluation reads. Other keys are kept unchanged."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People, Similarity
 from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Number, Part
-from finetune_pipeline.models.hosted import HostedModel
+from finetune_pipeline.training.audit import SplitAudit
+from finetune_pipeline.training.facts import AnyTraining, Measured
 
 Counts = dict[str, int | dict[str, int | None] | None]
 """Rows by name, or by two names."""
@@ -29,93 +34,6 @@ class Baseline(Facts):
     best: str | None = None
     power: Power | None = None
     advice: Advice | None = None
-
-
-class LoggedLoss(Facts):
-    """One logged step of a training: loss on training rows, on validation, or both."""
-
-    step: Number = None
-    loss: Number = None
-    eval_loss: Number = None
-
-
-class Overfitting(Facts):
-    """How the validation loss developed after its best step. `rise`: relative."""
-
-    verdict: str = ""
-    best_step: Count = None
-    rise: Number = None
-
-
-class SharedPrefix(Facts):
-    """Whether the common beginning of all rows was computed once."""
-
-    used: Flag = None
-    why: str = ""
-    prefix_tokens: Count = None
-
-
-class SoftPrompt(Facts):
-    """How the virtual tokens were initialised."""
-
-    init: str = ""
-    virtual_tokens: Count = None
-
-
-class Rounding(Facts):
-    """Validation loss of full weights as they are stored."""
-
-    dtype: str = ""
-    eval_loss: Number = None
-
-
-class Weights(Facts):
-    """`ratio`: the size of the base weights in memory, relative to 16 bits."""
-
-    ratio: Number = None
-
-
-class MicroBatch(Facts):
-    """Rows of one pass in training: as declared, and as used because they fit into memory."""
-
-    declared: Count = None
-    used: Count = None
-
-
-class Measured(Facts):
-    """Time in seconds and memory in MiB of a step's process. `resumed_from`: the checkpoint from which training resumed.
-    `billed_tokens`, `dollars`: the cost of a training as the service reports it."""
-
-    seconds: Number = None
-    cpu_seconds: Number = None
-    train_seconds: Number = None
-    peak_memory_mib: Number = None
-    resumed_from: str | None = None
-    billed_tokens: Count = None
-    dollars: Number = None
-
-
-class Training(Facts):
-    """Facts of the step adapter. `endpoint`: for a model without local weights."""
-
-    method: str | None = None
-    endpoint: HostedModel | None = None
-    precision: str | None = None
-    steps: Count = None
-    best_step: Count = None
-    stopped_early: Flag = None
-    first_eval_loss: Number = None
-    best_eval_loss: Number = None
-    trainable_parameters: Count = None
-    total_parameters: Count = None
-    history: list[LoggedLoss] = []
-    overfitting: Overfitting = Overfitting()
-    weights: Weights = Weights()
-    shared_prefix: SharedPrefix = SharedPrefix()
-    begun: SoftPrompt | None = None
-    rounding: Rounding | None = None
-    micro_batch: MicroBatch = MicroBatch()
-    measured: Measured = Measured()
 
 
 class RawFile(Facts):
@@ -161,42 +79,6 @@ class Spread(Facts):
     p50: Count = None
     p99: Count = None
     max: Count = None
-
-
-class AuditedRow(Facts):
-    """A row token by token: `pieces` holds text, kind (loss, context, lost) and whether it is a special token."""
-
-    id: str
-    why: str = ""
-    fault: str = ""
-    place: str = ""
-    tokens: int = 0
-    loss_tokens: int = 0
-    tokens_lost: int = 0
-    pieces: list[tuple[str, str, bool]] = []
-
-
-class AuditProblem(Facts):
-    """A fault of supervision that stops the training."""
-
-    place: str
-    message: str
-    fix: str
-
-
-class Audit(Facts):
-    """Supervision of one split (training.audit). Its counters are further keys; see `count`."""
-
-    rows: int = 0
-    tokens: int = 0
-    loss_tokens: int = 0
-    tokens_per_row: Spread | None = None
-    loss_tokens_per_row: Spread | None = None
-    shown: list[AuditedRow] = []
-    problems: list[AuditProblem] = []
-
-    def count(self, name: str) -> int:
-        return int(getattr(self, name))
 
 
 class RequestTokens(Facts):
@@ -258,13 +140,13 @@ class StepFacts(Part):
     """Facts of earlier steps that the evaluation reads. `supervision`: the audit's counters, by split."""
 
     baseline: Baseline
-    training: Training
+    training: Annotated[AnyTraining, Field(union_mode="left_to_right")]
     data: dict[str, DataStep]
     parity: Parity
     ability: Ability | None = None
     people: People | None = None
     judge: JudgeFindings | None = None
     similarity: Similarity | None = None
-    supervision: dict[str, Audit] | None = None
+    supervision: dict[str, SplitAudit] | None = None
     cost: Cost | None = None
     quality: Quality | None = None

@@ -2,11 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+import msgspec
 
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.spec.baseline import ChatEndpointSpec, address_problem
@@ -15,23 +16,19 @@ ENDPOINT_FILE = "endpoint.json"
 """File in the artifacts of ``adapter`` and ``merged_model`` if the trainer returned no weights."""
 
 
-class HostedModel(BaseModel):
+class HostedModel(Facts, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
     """A model at an OpenAI-style endpoint (base_url: without /chat/completions), as a trainer writes it to endpoint.json.
     api_key_env: variable that holds the key, which is never stored. base_model: the base's name at the service."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     base_url: str
-    model: str = Field(min_length=1)
+    model: Annotated[str, msgspec.Meta(min_length=1)]
     api_key_env: str | None = None
-    trainer: str = Field(min_length=1)
-    base_model: str = Field(min_length=1)
+    trainer: Annotated[str, msgspec.Meta(min_length=1)]
+    base_model: Annotated[str, msgspec.Meta(min_length=1)]
 
-    @field_validator("base_url")
-    @classmethod
-    def _usable(cls, url: str) -> str:
-        if problem := address_problem(url):
-            raise ValueError(problem[0])
-        return url
+    def __post_init__(self) -> None:
+        if problem := address_problem(self.base_url):
+            raise ValueError(f"base_url: {problem[0]}")
 
     @property
     def place(self) -> str:
@@ -59,10 +56,9 @@ def read_hosted(folder: Path) -> HostedModel | None:
     if not path.is_file():
         return None
     try:
-        return HostedModel.model_validate(read_json(path))
-    except ValidationError as error:
-        field_errors = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        problem = f"{ENDPOINT_FILE} of the trained model: {field_errors}"
+        return HostedModel.of(read_json(path))
+    except ValueError as error:
+        problem = f"{ENDPOINT_FILE} of the trained model: {error}"
         raise JobError(problem, "correct the trainer that wrote it") from error
 
 
@@ -71,7 +67,7 @@ def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, An
     shutil.copyfile(adapter / ENDPOINT_FILE, out / ENDPOINT_FILE)
     return {
         "kind": "endpoint",
-        "endpoint": hosted.model_dump(),
+        "endpoint": hosted.to_json(),
         "base_model": hosted.base_model,
         "dtype": "as its service serves it",
         "sentence": f"{hosted.place}: there is nothing to merge and nothing to compare",

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.facts import WeightBytes, Weights
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
 
@@ -155,7 +156,7 @@ def _load_as_stored(folder: Path, device: torch.device) -> Any:
 
 def load_for_training(
     folder: Path, holds: str, compute: torch.dtype, device: torch.device
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+) -> tuple[PreTrainedModel, Weights]:
     """Load the frozen model in the form that a training method needs (spec.methods.base.Method.holds), with weight facts.
 
     four_bit: every linear layer but the output head is stored in 4 bits (NF4, double quantization), everything else
@@ -169,7 +170,7 @@ def load_for_training(
     model = _load(folder, torch.bfloat16, device, quantization_config=quantization)
     settle_four_bit_layers(model, compute)
     facts = weight_facts(model)
-    if 2 * sum(p.numel() for p in _unquantized(model)) > facts["by_kind"]["quantized"]:
+    if 2 * sum(p.numel() for p in _unquantized(model)) > facts.by_kind.quantized:
         raise JobError(
             f"the weights of {model.config.model_type} outside plain linear layers cannot be stored in 4 bits, and need more "
             "memory than all others",
@@ -217,7 +218,7 @@ def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
     head.forward = project
 
 
-def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
+def weight_facts(model: PreTrainedModel) -> Weights:
     """Return the bytes of the loaded weights (tied ones once, quantization constants included), compared with bfloat16."""
     quantized = unquantized = parameters = modules = 0
     tensors_by_storage = {tensor.untyped_storage()._cdata: tensor for tensor in [*model.buffers(), *model.parameters()]}
@@ -234,14 +235,14 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
         constants += [state.state2.absmax, state.state2.code] if state.nested else []
         quantized += size + sum(t.numel() * t.element_size() for t in constants if t is not None)
     loaded = quantized + unquantized
-    return {
-        "bytes_loaded": loaded,
-        "bf16_bytes": 2 * parameters,
-        "ratio": round(loaded / (2 * parameters), 4),
-        "parameters": parameters,
-        "quantized_modules": modules,
-        "by_kind": {"quantized": quantized, "other": unquantized},
-    }
+    return Weights(
+        bytes_loaded=loaded,
+        bf16_bytes=2 * parameters,
+        ratio=round(loaded / (2 * parameters), 4),
+        parameters=parameters,
+        quantized_modules=modules,
+        by_kind=WeightBytes(quantized=quantized, other=unquantized),
+    )
 
 
 def has_onednn() -> bool:

@@ -132,7 +132,7 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
         "dtype": source.merged.facts["dtype"] if what != "adapter" else "float32",
         "stored_float32_because": source.merged.facts.get("stored_float32_because"),
         "base_model": base_model(source),
-        "endpoint": hosted.model_dump() if hosted else None,
+        "endpoint": hosted.to_json() if hosted else None,
         "artifacts": {
             "merged_model": source.merged.version,
             "adapter": source.adapter.version,

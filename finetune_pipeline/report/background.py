@@ -6,13 +6,13 @@ from typing import Any
 
 from finetune_pipeline.evaluation.gates.sealed_test_openings import opening_sentences
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.step_facts import DataStep, Training
+from finetune_pipeline.evaluation.step_facts import DataStep
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent
-from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
 from finetune_pipeline.report.plots import learning_curve
 from finetune_pipeline.report.training_pages import counters, learned_of
 from finetune_pipeline.report.verdict import split_size
+from finetune_pipeline.training.facts import HostedTraining, LocalTraining
 
 _DATA_STEPS = {
     "raw_examples": "Raw files",
@@ -134,49 +134,57 @@ def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
 
 def training_section(evaluation: EvaluationResult) -> Blocks:
     training = evaluation.training
-    if training.endpoint:
-        rows = _hosted_training(training, training.endpoint)
-        yield Table([("Training", text), ("", text)], rows)
-        return
-    trainable, total, prefix = training.trainable_parameters, training.total_parameters, training.shared_prefix
-    share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
-    shared = NOTHING
-    if prefix.used is not None:
-        shared = f"yes, {number(prefix.prefix_tokens)} tokens" if prefix.used else f"no: {prefix.why}"
-    rows = [["Method", training.method]]
-    if (prompt := training.begun) and prompt.virtual_tokens:
-        first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(prompt.init, "a text")
-        rows.append(["Virtual tokens", f"{number(prompt.virtual_tokens)}, initialised from {first}"])
+    rows = _local_training(training) if isinstance(training, LocalTraining) else _hosted_training(training)
+    yield Table([("Training", text), ("", number)], rows)
+
+
+def _local_training(training: LocalTraining) -> list[list[Any]]:
+    prefix, trainable, measured = training.shared_prefix, training.trainable_parameters, training.measured
+    rows: list[list[Any]] = [["Method", training.method]]
+    if tokens := training.begun.get("virtual_tokens"):
+        first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(
+            training.begun["init"], "a text"
+        )
+        rows.append(["Virtual tokens", f"{number(tokens)}, initialised from {first}"])
     if training.rounding:
         rows.append([f"Validation loss as stored, in {training.rounding.dtype}", training.rounding.eval_loss])
     if (micro := training.micro_batch).used != micro.declared:
         declared = f"the {number(micro.declared)} of training.micro_batch_size did not fit into memory"
         rows.append(["Rows of one pass", f"{number(micro.used)}: {declared}; every step has as many rows as declared"])
-    rows += [
+    return [
+        *rows,
         ["Compute precision", training.precision],
         ["Optimiser steps", training.steps],
         ["Kept checkpoint", f"step {number(training.best_step)}"],
         ["Stopped early", training.stopped_early],
-        ["Trainable parameters", number(trainable) + share],
+        ["Trainable parameters", f"{number(trainable)} ({percent(trainable / training.total_parameters)} of all)"],
         ["Base weights in memory, of their 16-bit size", percent(training.weights.ratio)],
-        ["Shared prefix computed once", shared],
-        ["Peak memory", _mebibytes(training.measured.peak_memory_mib)],
-        ["Time", duration(training.measured.seconds)],
-        ["Resumed from", training.measured.resumed_from or "not interrupted"],
+        [
+            "Shared prefix computed once",
+            f"yes, {number(prefix.prefix_tokens)} tokens" if prefix.used else f"no: {prefix.why}",
+        ],
+        ["Peak memory", _mebibytes(measured.peak_memory_mib)],
+        ["Time", duration(measured.seconds)],
+        ["Resumed from", measured.resumed_from or "not interrupted"],
     ]
-    yield Table([("Training", text), ("", number)], rows)
 
 
-def _hosted_training(training: Training, hosted: HostedModel) -> list[list[Any]]:
-    measured = training.measured
+def _hosted_training(training: HostedTraining) -> list[list[Any]]:
+    measured, hosted = training.measured, training.endpoint
     billed = f"{number(measured.billed_tokens)} tokens" if measured.billed_tokens is not None else NOTHING
+    rows = [["Trainer", training.service], ["Trained model", training.service_base_model]]
+    if hosted:
+        rows = [
+            ["Trainer", hosted.trainer],
+            ["Trained model", hosted.base_model],
+            ["Answers as", hosted.model],
+            ["At", hosted.base_url],
+        ]
     return [
-        ["Trainer", hosted.trainer],
-        ["Trained model", hosted.base_model],
-        ["Answers as", hosted.model],
-        ["At", hosted.base_url],
+        *rows,
         ["Billed", billed if measured.dollars is None else f"{billed}, {dollars(measured.dollars)}"],
         ["Optimiser steps", number(training.steps)],
+        *([["Kept checkpoint", f"step {number(training.kept_step)}"]] if training.kept_step is not None else []),
         ["Time", duration(measured.seconds)],
     ]
 

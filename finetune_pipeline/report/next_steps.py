@@ -59,7 +59,7 @@ def _training_steps(evaluation: EvaluationResult) -> list[str]:
     still_falling = len(losses) > 1 and losses[-1] < losses[-2]
     if best is not None and best == training.steps and still_falling:
         return ["Train longer: the validation loss was still falling at the last step (training.epochs)."]
-    if fit.rise is None or fit.rise < MUCH_RISE:
+    if fit is None or fit.rise < MUCH_RISE:
         return []
     rose = f"the validation loss rose by {percent(fit.rise)} after step {number(fit.best_step)}"
     step = f"Lower training.learning_rate: {rose}, though the training loss did not fall."

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars_range, number, percent
 from finetune_pipeline.report.blocks import (
     Code,
@@ -22,6 +21,7 @@ from finetune_pipeline.report.blocks import (
     text,
 )
 from finetune_pipeline.report.page import page_html
+from finetune_pipeline.training.audit import AuditedRow, SplitAudit, Spread
 
 PARTS = ("weights", "trained", "activations", "logits", "overhead")
 """Parts of the memory at the peak, in the order of the table."""
@@ -87,28 +87,27 @@ _DONE = {
 }
 
 
-def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> Page:
-    """Build the page of audit.json (training.rows.prepare_split, by split). settings: ``spec.training``."""
-    parsed = {split: Audit.model_validate(audit) for split, audit in audits.items()}
+def audit_page(audits: Mapping[str, SplitAudit], settings: Mapping[str, Any]) -> Page:
+    """Build the page of the audits by split. settings: ``spec.training``."""
     note = (
         f"`training.max_tokens` is {settings['max_tokens']:,}, and `training.over_length` is {settings['over_length']}: it decides "
         "on longer examples."
     )
     if settings.get("augment"):
         note += " Training rows are used unchanged and with every perturbation that can block (`training.augment`)."
-    sections = [Section.of("counters", "Counters", [counters(parsed), Text(note, note=True)])]
-    for split, audit in parsed.items():
-        rows = Tokens([_row(row) for row in audit.shown], legend=split == next(iter(parsed)))
+    sections = [Section.of("counters", "Counters", [counters(audits), Text(note, note=True)])]
+    for split, audit in audits.items():
+        rows = Tokens([_row(row) for row in audit.shown], legend=split == next(iter(audits)))
         sections.append(Section.of(split, f"Rows of the {split} split", [rows or "No rows to show."]))
     lead = "What the model is trained on, token by token, before the first step."
-    return Page("Supervision audit", lead, _verdict(parsed), sections, unfolded=2)
+    return Page("Supervision audit", lead, _verdict(audits), sections, unfolded=2)
 
 
-def audit_html(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+def audit_html(audits: Mapping[str, SplitAudit], settings: Mapping[str, Any]) -> str:
     return page_html(audit_page(audits, settings))
 
 
-def _verdict(audits: Mapping[str, Audit]) -> Verdict:
+def _verdict(audits: Mapping[str, SplitAudit]) -> Verdict:
     if problems := [problem for audit in audits.values() for problem in audit.problems]:
         faults = [(f"{p.place}: {p.message}.", f"What to do: {p.fix}.") for p in problems]
         sentence = "It would train on something other than the answers:"
@@ -121,18 +120,18 @@ def _verdict(audits: Mapping[str, Audit]) -> Verdict:
     return Verdict("passed", "Sound.", sentence)
 
 
-def learned_of(audits: Mapping[str, Audit]) -> tuple[int, str]:
+def learned_of(audits: Mapping[str, SplitAudit]) -> tuple[int, str]:
     """Return (rows, `2,000 of 50,000 tokens (4.0%)`): rows of all splits, and tokens with loss."""
     rows, learned, tokens = (sum(a.count(k) for a in audits.values()) for k in ("rows", "loss_tokens", "tokens"))
     share = percent(learned / tokens) if tokens else NOTHING
     return rows, f"{number(learned)} of {number(tokens)} tokens ({share})"
 
 
-def counters(audits: Mapping[str, Audit]) -> Table:
+def counters(audits: Mapping[str, SplitAudit]) -> Table:
     sizes = {"rows": "Rows", "tokens": "Tokens", "loss_tokens": "Tokens with loss"}
     rows: list[list[Any]] = [[title, *(a.count(name) for a in audits.values())] for name, title in sizes.items()]
     for title, key in (("Tokens per row", "tokens_per_row"), ("Tokens with loss per row", "loss_tokens_per_row")):
-        spreads = [getattr(a, key) for a in audits.values()]
+        spreads: list[Spread | None] = [getattr(audit, key) for audit in audits.values()]
         cells = [" … ".join(map(number, (s.min, s.p50, s.max))) if s else "–" for s in spreads]
         rows.append([f"{title} (minimum, median, maximum)", *cells])
     marks: dict[tuple[int, int], str] = {}

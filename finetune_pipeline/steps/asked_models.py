@@ -38,7 +38,7 @@ def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any
 def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> ModelSet:
     """Return the set of a trained model of any kind, without shots; a model hosted by its trainer answers there."""
     if hosted := read_hosted(merged.folder):
-        return ModelSet(name=name, model=base.folder, hosted=hosted.model_dump())
+        return ModelSet(name=name, model=base.folder, hosted=hosted.to_json())
     loaded = served(merged, base)
     return ModelSet(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
 
@@ -80,14 +80,14 @@ def while_served(context: StepContext, sets: list[ModelSet], services: ExitStack
     def at_its_endpoint(model_set: ModelSet) -> ModelSet:
         if model_set.hosted is None:
             return model_set
-        hosted = HostedModel.model_validate(model_set.hosted)
+        hosted = HostedModel.of(model_set.hosted)
         if hosted not in running:
             trainer = TRAINERS.get(hosted.trainer)
             served_at = trainer and trainer.serving(context.spec, hosted, context.store.root.parent)
             running[hosted] = services.enter_context(served_at) if served_at else hosted
         section = getattr(context.spec.training, hosted.trainer, None)
         concurrency = section.concurrency if isinstance(section, HostedSection) else None
-        return replace(model_set, hosted=running[hosted].model_dump(), concurrency=concurrency)
+        return replace(model_set, hosted=running[hosted].to_json(), concurrency=concurrency)
 
     return [at_its_endpoint(model_set) for model_set in sets]
 

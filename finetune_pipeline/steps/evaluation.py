@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.data.dedup.row_table import prompt_hash
@@ -51,6 +52,8 @@ from finetune_pipeline.steps.asked_models import (
 from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
+from finetune_pipeline.training.audit import SplitAudit
+from finetune_pipeline.training.facts import training_of
 
 PLOTS = "plots"
 _PLANNING_KEYS = {"worth_training", "learnable", "wanted_gain", "power", "enough_test_rows"}
@@ -268,7 +271,7 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
     return StepFacts.model_validate(
         {
             "baseline": {**inputs["few_shot_baseline"].facts, **inputs["advice"].facts},
-            "training": {**adapter.facts, "measured": read_json(adapter.path("measured.json"))},
+            "training": training_of(adapter),
             "data": {name: dict(inputs[name].facts) for name in DATA_STEPS},
             "parity": inputs["merged_model"].facts.get("parity", {}),
             "ability": dict(inputs["general_ability"].facts),
@@ -294,7 +297,7 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
     return {**run_costs, "requests": prices}
 
 
-def _supervision(adapter: Artifact) -> dict[str, Any]:
+def _supervision(adapter: Artifact) -> dict[str, SplitAudit]:
     """Return the audit's counters per split, without its rows, which audit.html of the adapter shows."""
     audits = read_json(adapter.path("audit.json")) if (adapter.folder / "audit.json").exists() else {}
-    return {split: {key: count for key, count in audit.items() if key != "shown"} for split, audit in audits.items()}
+    return {split: replace(SplitAudit.of(audit), shown=[]) for split, audit in audits.items()}

@@ -62,7 +62,7 @@ def _train_and_ask(context: StepContext, rows: Sequence[Example], work: Path) ->
         trained.mkdir(exist_ok=True)
         facts = train_rows(context, file, trained, work / "checkpoints", stage="pilot")
         seconds = read_json(trained / "measured.json").get("seconds")
-        write_json(work / "training.json", {"steps": facts["steps"], "seconds": seconds})
+        write_json(work / "training.json", {"steps": facts.steps, "seconds": seconds})
     if not (merged / "result.json").exists():
         shutil.rmtree(merged, ignore_errors=True)
         merged.mkdir()

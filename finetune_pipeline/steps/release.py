@@ -35,7 +35,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "name": context.task.name,
         "method": hosted.trainer if hosted else context.spec.training.method,
         "kind": merged.facts["kind"],
-        "endpoint": hosted.model_dump() if hosted else None,
+        "endpoint": hosted.to_json() if hosted else None,
         "dataset_version": dataset,
         "adapter": str(adapter.folder / "adapter"),
         "adapter_version": adapter.version,

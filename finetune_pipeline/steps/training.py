@@ -18,6 +18,7 @@ from finetune_pipeline.report.training_pages import plan_page
 from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
+from finetune_pipeline.training.facts import AnyTraining
 
 
 def make_training_plan(context: StepContext) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def train_rows(
     work: Path,
     tick: Callable[[], None] = lambda: None,
     stage: str = "adapter",
-) -> dict[str, Any]:
+) -> AnyTraining:
     """Train on the rows of a file with the task's settings."""
     order = TrainingOrder(
         context.spec,
@@ -75,11 +76,11 @@ def merge(context: StepContext, adapter: Path, out: Path, **options: Any) -> dic
     )
 
 
-def make_adapter(context: StepContext) -> dict[str, Any]:
+def make_adapter(context: StepContext) -> AnyTraining:
     work = context.builder.work
     facts = train_rows(context, split_file(context, "train"), context.out, work, lambda: context.follow(work))
     if hosted := read_hosted(context.out):
-        return {**facts, "endpoint": hosted.model_dump()}
+        return replace(facts, endpoint=hosted)
     return facts
 
 

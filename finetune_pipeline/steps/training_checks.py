@@ -13,7 +13,8 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS
 from finetune_pipeline.training.audit import COUNTS
-from finetune_pipeline.training.history import MUCH_RISE
+from finetune_pipeline.training.facts import HostedTraining, training_of
+from finetune_pipeline.training.history import MUCH_RISE, validation_losses
 
 FOUR_BIT_LIMIT = 0.45
 """Maximum size of a 4-bit base's linear layers as a share of their 16-bit size: NF4 with double quantization takes 0.258
@@ -98,38 +99,42 @@ def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("Every row has loss on its answer, end of turn included.")
 def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    if service := artifact.facts.get("service"):
-        rows = f"{sum(artifact.facts['rows'].values())} rows follow the rules of its files"
-        return CheckResult(True, f"trained by {service}: {rows}; its loss is not visible here")
-    audit = artifact.facts["audit"]
-    wrong = {name: audit[name] for name in COUNTS if audit[name] != 0}
-    figures = {name: audit[name] for name in ("rows", *COUNTS)}
-    summary = f"{audit['rows']} rows: all have loss on the answer and its end"
-    return CheckResult(not wrong and audit["rows"] > 0, f"wrong supervision: {wrong}" if wrong else summary, figures)
+    training = training_of(artifact)
+    if isinstance(training, HostedTraining):
+        rows = f"{sum(training.rows.values())} rows follow the rules of its files"
+        return CheckResult(True, f"trained by {training.service}: {rows}; its loss is not visible here")
+    audit = training.audit
+    wrong = {name: audit.count(name) for name in COUNTS if audit.count(name) != 0}
+    figures = {name: audit.count(name) for name in ("rows", *COUNTS)}
+    summary = f"{audit.rows} rows: all have loss on the answer and its end"
+    return CheckResult(not wrong and audit.rows > 0, f"wrong supervision: {wrong}" if wrong else summary, figures)
 
 
 @check("All losses are finite.")
 def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    facts = artifact.facts
-    if service := facts.get("service"):
-        losses = [value for row in facts["history"] for name, value in row.items() if name in ("loss", "eval_loss")]
+    training = training_of(artifact)
+    if isinstance(training, HostedTraining):
+        losses = [loss for entry in training.history for loss in (entry.loss, entry.eval_loss) if loss is not None]
         if not losses:
-            return CheckResult(False, f"{service} reported no loss", warns=True)
-        summary = f"{service}: {len(losses)} losses, the last {losses[-1]:.3f}"
+            return CheckResult(False, f"{training.service} reported no loss", warns=True)
+        summary = f"{training.service}: {len(losses)} losses, the last {losses[-1]:.3f}"
         return CheckResult(all(map(math.isfinite, losses)), summary)
-    first, best = facts["first_eval_loss"], facts["best_eval_loss"]
-    is_finite = all(map(math.isfinite, (first, best, facts["last_train_loss"])))
+    first, best = training.first_eval_loss, training.best_eval_loss
+    is_finite = all(map(math.isfinite, (first, best, training.last_train_loss)))
     return CheckResult(is_finite, f"validation loss {first:.3f} → {best:.3f}")
 
 
 @check("Validation loss is lower than before training.")
 def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    first, best = artifact.facts["first_eval_loss"], artifact.facts["best_eval_loss"]
-    if service := artifact.facts.get("service"):
-        losses = [row["eval_loss"] for row in artifact.facts["history"] if "eval_loss" in row]
+    training = training_of(artifact)
+    if isinstance(training, HostedTraining):
+        losses = [loss for _, loss in validation_losses(training.history)]
         fell = len(losses) > 1 and min(losses) < losses[0]
-        sentence = f"{service} does not report the validation loss before training, only {len(losses)} later ones"
+        sentence = (
+            f"{training.service} does not report the validation loss before training, only {len(losses)} later ones"
+        )
         return CheckResult(fell, sentence, {"losses": losses}, warns=True)
+    first, best = training.first_eval_loss, training.best_eval_loss
     message = f"validation loss before {first:.3f}, best {best:.3f}"
     return CheckResult(best < first, message, {"first": first, "best": best})
 
@@ -137,21 +142,22 @@ def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check(f"Validation loss has not risen by more than {MUCH_RISE:.0%} above its best.", on_failure="warn")
 def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Check the last validation loss. Failing only warns, since the kept checkpoint is the one with the best loss."""
-    losses = [row["eval_loss"] for row in artifact.facts["history"] if "eval_loss" in row]
+    training = training_of(artifact)
+    losses = [loss for _, loss in validation_losses(training.history)]
     if not losses:
         return CheckResult(False, "no validation loss was recorded")
-    best = artifact.facts["best_eval_loss"]
-    rise = losses[-1] / best - 1 if best else math.inf
-    kept = f"the best checkpoint (step {artifact.facts['best_step']}) is kept"
+    rise = losses[-1] / training.best_eval_loss - 1 if training.best_eval_loss else math.inf
+    kept = f"the best checkpoint (step {training.best_step}) is kept"
     message = f"the last validation loss is {rise:+.1%} from the best; {kept}"
     return CheckResult(rise < MUCH_RISE, message, {"rise": rise})
 
 
 @check("The saved files contain only the method's own tensors.")
 def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    names, kind = artifact.facts["adapter_tensors"], METHODS[spec.training.method].kind
-    if artifact.facts.get("returns") == "endpoint":
-        return CheckResult(True, f"no weights were returned: the model stays at {artifact.facts['service']}")
+    training, kind = training_of(artifact), METHODS[spec.training.method].kind
+    if isinstance(training, HostedTraining) and training.returns == "endpoint":
+        return CheckResult(True, f"no weights were returned: the model stays at {training.service}")
+    names = training.adapter_tensors
     foreign = [name for name in names if not re.search(kind.tensors, name)]
     problem = f"{len(foreign)} tensors do not belong to method {spec.training.method}: {', '.join(foreign[:3])}"
     return CheckResult(bool(names) and not foreign, problem if foreign else f"{len(names)} {kind.contents}")
@@ -161,18 +167,19 @@ def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if METHODS[spec.training.method].holds != "four_bit":
         return CheckResult(True, f"method {spec.training.method} does not quantize the base")
-    if service := artifact.facts.get("service"):
-        return CheckResult(True, f"trained by {service}, which chooses how the base is stored in memory")
-    weights = artifact.facts["weights"]
-    bytes_by_kind, layers = weights["by_kind"], weights["quantized_modules"]
-    quantized_parameters = weights["parameters"] - bytes_by_kind["other"] / 2  # others take two bytes per parameter
-    share = bytes_by_kind["quantized"] / (2 * quantized_parameters) if quantized_parameters > 0 else 1.0
+    training = training_of(artifact)
+    if isinstance(training, HostedTraining):
+        return CheckResult(True, f"trained by {training.service}, which chooses how the base is stored in memory")
+    weights = training.weights
+    layers = weights.quantized_modules
+    quantized_parameters = weights.parameters - weights.by_kind.other / 2  # others take two bytes per parameter
+    share = weights.by_kind.quantized / (2 * quantized_parameters) if quantized_parameters > 0 else 1.0
     is_four_bit = layers > 0 and 0 < share < FOUR_BIT_LIMIT
     message = (
         f"{layers} linear layers in four bits take {share:.1%} of their 16-bit size, the whole base "
-        f"{weights['ratio']:.1%} of its own"
+        f"{weights.ratio:.1%} of its own"
     )
-    return CheckResult(is_four_bit, message, {"share": share, **weights})
+    return CheckResult(is_four_bit, message, {"share": share, **weights.to_json()})
 
 
 @check("The served model equals the trained one.")

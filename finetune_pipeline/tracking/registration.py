@@ -115,7 +115,7 @@ def _files_to_serve(request: Mapping[str, Any]) -> _FilesToServe:
         described |= _weights(Path(request["base"]), request)
         return _FilesToServe(_SERVED_MODEL, _PACKAGES_TO_SERVE, described, {"shipped": Path(request["shipped"])})
     if hosted := read_hosted(merged):
-        described |= {"base_model": hosted.base_model, "endpoint": hosted.model_dump()}
+        described |= {"base_model": hosted.base_model, "endpoint": hosted.to_json()}
         return _FilesToServe(_HOSTED_MODEL, _PACKAGES_TO_ASK, described)
     described |= _weights(merged if KINDS[kind].plain else Path(request["base"]), request)
     folders = {} if kind == "full" else {"adapter": Path(request["adapter"])}

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.models.hosted import HostedModel
@@ -23,6 +24,7 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.training.facts import AnyTraining
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ class Trainer(ABC):
         """Stop the training. Returns its cost so far as a sentence, if it costs money."""
 
     @abstractmethod
-    def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
-        """Write the result into ``order.out``. Returns the facts of training.sft.train. Raises JobError if training failed."""
+    def collect(self, training: str, order: TrainingOrder) -> AnyTraining:
+        """Write the result into ``order.out``. Returns its facts. Raises JobError if training failed."""
 
 
 TRAINERS: dict[str, Trainer] = {}
@@ -120,7 +122,7 @@ def on_interrupt(cancel: Callable[[BaseException], None]) -> Iterator[None]:
         raise
 
 
-def train(order: TrainingOrder) -> dict[str, Any]:
+def train(order: TrainingOrder) -> AnyTraining:
     """Train with the spec's trainer, wait for the end, and return the facts. An interrupt cancels the training; a note on the
     interrupt states the cost."""
     trainer = type(TRAINERS[order.spec.training.trainer])()
@@ -143,7 +145,11 @@ def train(order: TrainingOrder) -> dict[str, Any]:
         while trainer.poll(training) == "running":
             order.tick()
             time.sleep(trainer.poll_seconds)
-    return trainer.collect(training, order)
+    facts = trainer.collect(training, order)
+    if not isinstance(facts, AnyTraining):
+        problem = f"the trainer {trainer.name} returned {type(facts).__name__}, and not the facts of a training"
+        raise JobError(problem, "return finetune_pipeline.training.facts.LocalTraining or HostedTraining in `collect`")
+    return type(facts).of(facts.to_json())  # checks every value
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:

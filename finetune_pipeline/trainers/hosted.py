@@ -5,11 +5,10 @@ bought only once.
 """
 
 import functools
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.files import digest_file
@@ -27,6 +26,7 @@ from finetune_pipeline.trainers.hosted_settings import budget_findings, common_p
 from finetune_pipeline.trainers.ledger import Entry, Ledger, Order
 from finetune_pipeline.trainers.service import Estimate, Files, Job, Refused, Service, Unclear
 from finetune_pipeline.training import history
+from finetune_pipeline.training.facts import HostedTraining
 from finetune_pipeline.training.rows import training_examples
 
 _MAX_ATTEMPTS = 10
@@ -163,7 +163,7 @@ class HostedTrainer(Trainer):
             f"for it before it buys another; else cancel it there. It is recorded in {self.ledger.path(self.ledger_order)}"
         )
 
-    def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
+    def collect(self, training: str, order: TrainingOrder) -> HostedTraining:
         job = self._retry(lambda: self.service.job(training))
         if job.state != "succeeded":
             text = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
@@ -219,13 +219,13 @@ class HostedTrainer(Trainer):
             if event not in self._reported:
                 self._reported.add(event)
                 tell("adapter", self.service.plain(message))
-        rows = [row for row in log.losses if all(map(math.isfinite, row.values()))]
-        new_rows = [row for row in rows if str(row) not in self._reported]
-        for row in new_rows:
-            tell("adapter", "validation" if "eval_loss" in row else "", **row)
-        if new_rows:
-            self._reported |= set(map(str, new_rows))
-            history.write(self.order.work / "history.jsonl", rows)
+        losses = [logged for logged in log.losses if logged.is_finite]
+        new_losses = [logged for logged in losses if str(logged) not in self._reported]
+        for logged in new_losses:
+            tell("adapter", "validation" if logged.eval_loss is not None else "", **logged.to_json())
+        if new_losses:
+            self._reported |= set(map(str, new_losses))
+            history.write(self.order.work / "history.jsonl", losses)
 
     def _retry(self, request: Callable[[], Answer]) -> Answer:
         """Repeat a free request until its answer is clear; the last attempt's Unclear is raised."""

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError
@@ -15,6 +15,7 @@ from finetune_pipeline.models.identity import model_folder, name_base
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, tensor_header, text_files
 from finetune_pipeline.trainers.service import Refused
 from finetune_pipeline.training import history
+from finetune_pipeline.training.facts import HostedTraining, Trained
 
 if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
@@ -23,56 +24,56 @@ if TYPE_CHECKING:
 _NOT_TOKENIZER = ("config.json", "generation_config.json", INDEX)
 
 
-def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
+def write_result(trainer: HostedTrainer, job: Job) -> HostedTraining:
     """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out. Returns the facts.
 
-    Facts that only a local training has (weights in memory, the audit of tokens) are missing; ``service`` names the service.
     Services do not report the loss before training: first_eval_loss is None. Raises JobError if the training diverged, or if
     the download is not an adapter.
     """
     service, order = trainer.service, trainer.order
-    rows = service.log(job.id).losses
-    if diverged := [row["step"] for row in rows if not all(map(math.isfinite, row.values()))]:
+    logged = service.log(job.id).losses
+    if diverged := [entry.step for entry in logged if not entry.is_finite]:
         raise JobError(
             f"the loss was not finite at step {diverged[0]} of the job {job.id} at {service.place}",
             "lower the learning rate, or look at the rows; with other settings or rows it is another job, to be paid",
         )
     order.out.mkdir(parents=True, exist_ok=True)
-    history.write(order.out / "history.jsonl", rows)
-    evaluated = [row for row in rows if "eval_loss" in row]
-    losses = [row["loss"] for row in rows if "loss" in row]
-    best = min(evaluated, key=lambda row: row["eval_loss"]) if evaluated else None
+    history.write(order.out / "history.jsonl", logged)
+    evaluated, losses = history.validation_losses(logged), history.training_losses(logged)
+    best_step, best_loss = min(evaluated, key=lambda entry: entry[1]) if evaluated else (None, None)
     returned = trainer.returned(order.spec)
-    facts: dict[str, Any] = {
-        "service": service.place,
-        "returns": returned,
-        "job": job.id,
-        "model": job.model,
-        "service_base_model": service.model,
-        "method": order.spec.training.method,
-        "precision": None,
-        "hyperparameters": service.hyperparameters,
-        "rows": {split: file.rows for split, file in trainer.files.items()},
-        "steps": max((row["step"] for row in rows), default=None),
-        "epochs": service.epochs,
-        "stopped_early": None,
-        "best_step": best["step"] if best else None,
-        "best_eval_loss": best["eval_loss"] if best else None,
-        "first_eval_loss": None,
-        "last_train_loss": losses[-1] if losses else None,
-        "history": rows,
-        **({"overfitting": history.overfitting(rows)} if evaluated else {}),
-        "adapter_tensors": [],
-    }
+    step, trained = None, None
     if returned == "weights":
         step, trained = _bring_adapter(trainer, job)
-        facts |= {"kept_step": step, "adapter_tensors": trained["tensors"], "trained": {"folder": "adapter", **trained}}
-        facts["trainable_parameters"] = trained["parameters"]
     else:
         base_url, model = service.endpoint(job)
         served = {"base_url": base_url, "model": model, "api_key_env": service.key_name}
         hosted = HostedModel(**served, trainer=trainer.name, base_model=service.model)
-        write_json(order.out / ENDPOINT_FILE, hosted.model_dump())
+        write_json(order.out / ENDPOINT_FILE, hosted.to_json())
+    facts = HostedTraining(
+        service=service.place,
+        returns=returned,
+        job=job.id,
+        model=job.model,
+        service_base_model=service.model,
+        method=order.spec.training.method,
+        precision=None,
+        hyperparameters=service.hyperparameters,
+        rows={split: file.rows for split, file in trainer.files.items()},
+        steps=max((entry.step for entry in logged), default=None),
+        epochs=service.epochs,
+        stopped_early=None,
+        best_step=best_step,
+        best_eval_loss=best_loss,
+        first_eval_loss=None,
+        last_train_loss=losses[-1][1] if losses else None,
+        history=logged,
+        overfitting=history.overfitting(logged) if evaluated else None,
+        adapter_tensors=trained.tensors if trained else [],
+        kept_step=step,
+        trained=trained,
+        trainable_parameters=trained.parameters if trained else None,
+    )
     measured = {
         "seconds": round(time.monotonic() - trainer.began, 2),
         "billed_tokens": job.tokens,
@@ -80,11 +81,11 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
         "estimated_dollars": trainer.ledger.entry(trainer.ledger_order).estimate_usd,
     }
     write_json(order.out / "measured.json", measured)
-    write_json(order.out / "result.json", facts)
+    write_json(order.out / "result.json", facts.to_json())
     return facts
 
 
-def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[str, Any]]:
+def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, Trained]:
     """Download the adapter and add the base's tokenizer and chat template, as local training does."""
     order, folder = trainer.order, trainer.order.out / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
@@ -104,7 +105,7 @@ def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[s
     return step, trained
 
 
-def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
+def _adapter_facts(folder: Path, place: str) -> Trained:
     """Return facts about a downloaded, untrusted adapter; reads only JSON and a safetensors header."""
     try:
         config = read_json(folder / ADAPTER_CONFIG)
@@ -120,4 +121,4 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
         raise JobError(f"the download from {place} is {content}")
     size = (folder / ADAPTER_WEIGHTS).stat().st_size
     parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    return {"kind": "lora", "bytes": size, "tensors": sorted(tensors), "parameters": parameters}
+    return Trained(folder="adapter", kind="lora", bytes=size, tensors=sorted(tensors), parameters=parameters)

@@ -4,14 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
 from finetune_pipeline.training import history
+from finetune_pipeline.training.facts import LocalTraining, Phase
+from finetune_pipeline.training.history import LoggedLoss
 
 _BASES = {"four_bit": "4-bit", "compute": "unquantized", "float32": "unquantized"}
+_OF_A_PHASE = tuple(name for name in Phase.__struct_fields__ if name != "base")
 
 
 @register
@@ -32,8 +37,8 @@ class LocalTrainer(Trainer):
     def cancel(self, training: str) -> None:
         """Do nothing: the child process has ended."""
 
-    def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
-        return dict(read_json(order.out / "result.json"))
+    def collect(self, training: str, order: TrainingOrder) -> LocalTraining:
+        return LocalTraining.read(order.out / "result.json")
 
 
 def train_locally(order: TrainingOrder) -> None:
@@ -45,12 +50,12 @@ def train_locally(order: TrainingOrder) -> None:
     settings = decisive_settings(order.spec.training)
     *earlier_phases, last_phase = METHODS[settings["method"]].phases(settings)
     outs: list[Path] = []
-    facts: list[dict[str, Any]] = []
+    facts: list[LocalTraining] = []
     for number, phase in enumerate([*earlier_phases, last_phase], 1):
         final = number > len(earlier_phases)
         out = order.out if final else order.work / f"phase_{number}"
         if not final and (out / "result.json").exists():  # written last: this phase is done
-            facts.append(read_json(out / "result.json"))
+            facts.append(LocalTraining.read(out / "result.json"))
         else:
             work = order.work if final else order.work / f"phase_{number}_work"
             start = outs[-1] / "adapter" if outs else None
@@ -62,55 +67,44 @@ def train_locally(order: TrainingOrder) -> None:
                 out=out,
                 work=work,
                 start_from=start,
-                steps_before=sum(f["steps"] for f in facts),
+                steps_before=sum(phase_facts.steps for phase_facts in facts),
             )
-            facts.append(order.launch(job))
+            facts.append(LocalTraining.of(order.launch(job)))
         outs.append(out)
+    result = facts[-1]
     if earlier_phases:
-        joined = joined_facts(settings["method"], facts, [_BASES[METHODS[f["method"]].holds] for f in facts])
-        history.write(order.out / "history.jsonl", joined["history"])
+        result = joined_facts(settings["method"], facts)
+        history.write(order.out / "history.jsonl", result.history)
         write_json(order.out / "measured.json", _joined_measured([read_json(out / "measured.json") for out in outs]))
-        facts = [joined]
-    write_json(order.out / "result.json", facts[-1])
+    write_json(order.out / "result.json", result.to_json())
 
 
-def joined_facts(method: str, phases: Sequence[dict[str, Any]], bases: Sequence[str]) -> dict[str, Any]:
-    """Return the facts of a training in several phases: the last phase's, with steps and history of all.
-
-    ``phases`` contains facts of each phase; ``quantization_gap`` is the validation loss on the last phase's base minus that on
-    the previous base, for the same adapter.
-    """
+def joined_facts(method: str, phases: Sequence[LocalTraining]) -> LocalTraining:
+    """Return the facts of a training in several phases: the last phase's, with steps and history of all."""
     first, last = phases[0], phases[-1]
-    steps_before = sum(f["steps"] for f in phases[:-1])
-    rows: list[dict[str, Any]] = []
+    steps_before = sum(phase.steps for phase in phases[:-1])
+    rows: list[LoggedLoss] = []
     total_steps = 0
-    for facts in phases:
+    for phase in phases:
         # a later phase's step 0 is the adapter on another base: the curve deliberately shows the jump
-        rows += [{**row, "step": row["step"] + total_steps} for row in facts["history"]]
-        total_steps += facts["steps"]
-    keys = (
-        "steps",
-        "epochs",
-        "best_eval_loss",
-        "first_eval_loss",
-        "last_train_loss",
-        "stopped_early",
-        "precision",
-        "micro_batch",
+        rows += [replace(logged, step=logged.step + total_steps) for logged in phase.history]
+        total_steps += phase.steps
+    return replace(
+        last,
+        method=method,
+        weights=first.weights,
+        history=rows,
+        phases=[
+            Phase(base=_BASES[METHODS[phase.method].holds], **{name: getattr(phase, name) for name in _OF_A_PHASE})
+            for phase in phases
+        ],
+        steps=total_steps,
+        best_step=steps_before + last.best_step,
+        overfitting=replace(last.overfitting, best_step=steps_before + last.overfitting.best_step),
+        first_eval_loss=first.first_eval_loss,
+        micro_batch=min((phase.micro_batch for phase in phases), key=lambda micro: micro.used),
+        quantization_gap=last.first_eval_loss - phases[-2].best_eval_loss,
     )
-    return {
-        **last,
-        "method": method,
-        "weights": first["weights"],
-        "history": rows,
-        "phases": [{"base": base, **{k: f.get(k) for k in keys}} for base, f in zip(bases, phases, strict=True)],
-        "steps": total_steps,
-        "best_step": steps_before + last["best_step"],
-        "overfitting": {**last["overfitting"], "best_step": steps_before + last["overfitting"]["best_step"]},
-        "first_eval_loss": first["first_eval_loss"],
-        "micro_batch": min((f["micro_batch"] for f in phases), key=lambda micro: micro["used"]),
-        "quantization_gap": last["first_eval_loss"] - phases[-2]["best_eval_loss"],
-    }
 
 
 def _joined_measured(phases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

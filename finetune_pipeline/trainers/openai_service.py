@@ -19,6 +19,7 @@ from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_settings import low_rank
 from finetune_pipeline.trainers.service import Files, Job, JobLog, JobState, Refused, Service, Unclear
+from finetune_pipeline.training.history import LoggedLoss
 
 INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: local"
 _NAME = "finetune_job"
@@ -198,7 +199,7 @@ class OpenAiService(Service):
             for checkpoint in self._checkpoints(job):
                 _add(losses, checkpoint.step_number, _metrics(checkpoint))
             by_step = sorted(losses.items(), key=lambda entry: (entry[0][0], entry[0][1] != "loss"))
-            return JobLog(events, [{"step": step, name: loss} for (step, name), loss in by_step])
+            return JobLog(events, [LoggedLoss(step=step, **{name: loss}) for (step, name), loss in by_step])
 
     def _checkpoints(self, job: str) -> list[Any]:
         listed = self._listed(self.client.fine_tuning.jobs.checkpoints.list, job)

@@ -1,7 +1,7 @@
 """Trains on a Ray cluster: one Ray job per training, whose name is derived from its rows, base model and settings."""
 
 import importlib.util
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from finetune_pipeline.engine.files import digest_file, digest_json, read_json
@@ -17,6 +17,7 @@ from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
 from finetune_pipeline.trainers.ray_cluster import answers, finds_clusters, is_platform
 from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, storage_of
 from finetune_pipeline.trainers.storage import Storage, storage_findings
+from finetune_pipeline.training.facts import LocalTraining
 
 _PLACE = "task.yaml: training.ray"
 
@@ -47,9 +48,9 @@ class RayTrainer(Trainer):
     def cancel(self, training: str) -> None:
         self.job.stop()
 
-    def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
+    def collect(self, training: str, order: TrainingOrder) -> LocalTraining:
         self.job.collect(order.out)
-        return dict(read_json(order.out / "result.json"))
+        return LocalTraining.read(order.out / "result.json")
 
 
 def job_name(order: TrainingOrder) -> str:

@@ -21,6 +21,7 @@ from finetune_pipeline.planning.tokens import whole_epochs
 from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.chat_file import FileRules
+from finetune_pipeline.training.history import LoggedLoss
 
 if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
@@ -60,11 +61,11 @@ class Job:
 
 @dataclass(frozen=True)
 class JobLog:
-    """The log of a job so far, oldest first. events: messages by their ids; losses: one row {step, loss} or
-    {step, eval_loss} each."""
+    """The log of a job so far, oldest first. events: messages by their ids; losses: with one loss
+    each."""
 
     events: dict[str, str]
-    losses: list[dict[str, Any]]
+    losses: list[LoggedLoss]
 
 
 @dataclass(frozen=True)

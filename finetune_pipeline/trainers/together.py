@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from finetune_pipeline.engine.files import hold, hold_if_free, sync_folder
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding
@@ -103,7 +105,7 @@ def running_endpoint(
         record.touch()
         sync_folder(folder)  # recorded before it costs anything
         try:
-            yield hosted.model_copy(update={"model": _start(service, section, project, name)})
+            yield replace(hosted, model=_start(service, section, project, name))
         finally:
             _stop(service, name)
             record.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_settings import low_rank
 from finetune_pipeline.trainers.service import Estimate, Files, Job, JobLog, JobState, Refused, Service, without_version
+from finetune_pipeline.training.history import LoggedLoss
 
 ADDRESS = "https://api.together.ai"
 ENDPOINT_PREFIX = "finetune-"
@@ -190,8 +191,8 @@ class TogetherService(Service):
                 for name, kind in (("loss", "train"), ("eval_loss", "eval")):
                     value = next((v for k, v in numbers.items() if k.startswith(kind) and k.endswith("loss")), None)
                     if step is not None and value is not None:
-                        losses.append({"step": int(step), name: float(value)})
-            return JobLog(events, sorted(losses, key=lambda row: row["step"]))
+                        losses.append(LoggedLoss(step=int(step), **{name: float(value)}))
+            return JobLog(events, sorted(losses, key=lambda logged: logged.step))
 
     def download(self, job: str, folder: Path) -> int | None:
         archive = folder / "download"

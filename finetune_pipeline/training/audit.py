@@ -12,8 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
+import msgspec
+from msgspec.structs import replace
+
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES, kind_of
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_prompt, end_ids
 from finetune_pipeline.models.chat_templates import NAMED, marks
@@ -66,12 +70,90 @@ COUNTS = {
 """Counts that must be zero: name to (description, fix)."""
 
 
-def _percentiles(numbers: Sequence[int]) -> dict[str, int]:
-    ordered = sorted(numbers)
-    if not ordered:
-        return {}
-    shares = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in shares.items()}
+class Spread(Facts, frozen=True, kw_only=True):
+    """Minimum, median, 90th and 99th percentile, and maximum of some counts."""
+
+    min: int
+    p50: int
+    p90: int
+    p99: int
+    max: int
+
+    @classmethod
+    def over(cls, counts: Sequence[int]) -> Spread | None:
+        """Return the spread of the counts; None if there are none."""
+        ordered = sorted(counts)
+        if not ordered:
+            return None
+        shares = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+        return cls(**{name: ordered[round(share * (len(ordered) - 1))] for name, share in shares.items()})
+
+
+class AuditedRow(Facts, frozen=True, kw_only=True):
+    """A row token by token, with the reason why it is shown, and its fault if it has one.
+
+    pieces: one (text, kind, special) per token. kind: ``loss`` (learned), ``context`` (read only), ``lost`` (cut from the
+    prompt, or beyond max_tokens). special: whether it is one of the tokenizer's special tokens.
+    """
+
+    fault: str = ""
+    why: str = ""
+    id: str
+    place: str
+    tokens: int
+    loss_tokens: int
+    tokens_lost: int
+    pieces: list[tuple[str, str, bool]]
+
+
+class AuditCounts(Facts, frozen=True, kw_only=True):
+    """Counts of the audit. Those of :data:`COUNTS` must be zero."""
+
+    rows: int
+    examples: int
+    rows_without_loss: int
+    rows_partly_learned: int
+    rows_with_loss_on_prompt: int
+    rows_without_eos: int
+    answers_cut: int
+    rows_over_length: int
+    template_mismatch: int
+    rows_refused: int
+    rows_with_special_tokens: int
+    rows_cut: int
+    tokens_cut: int
+    rows_dropped: int
+    tokens: int
+    loss_tokens: int
+
+    def count(self, name: str) -> int:
+        """Return a count by its name."""
+        return int(getattr(self, name))
+
+
+class SplitAudit(AuditCounts, frozen=True, kw_only=True):
+    """The audit of one split.
+
+    Attributes:
+        bad: Up to 5 ids of each fault.
+        findings: Why rows were refused.
+        shown: Some rows token by token; empty in facts.
+        problems: Findings that stop the training.
+    """
+
+    max_tokens: int
+    tokens_per_row: Spread | None
+    loss_tokens_per_row: Spread | None
+    bad: dict[str, list[str]]
+    findings: list[Finding]
+    shown: list[AuditedRow] = msgspec.field(default_factory=list)
+    problems: list[Finding] = msgspec.field(default_factory=list)
+
+
+class Audit(AuditCounts, frozen=True, kw_only=True):
+    """The counts over both splits, and the audit of each."""
+
+    splits: dict[str, SplitAudit]
 
 
 def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[set[str]]:
@@ -133,9 +215,8 @@ def _turn_faults(tokenizer: Any, row: Encoded, start: int, end: int, ends: set[i
     return turn_faults
 
 
-def supervision_audit(prepared: Prepared, tokenizer: Any, max_tokens: int) -> dict[str, Any]:
-    """Return facts about a split's rows: the counts of :data:`COUNTS`, up to 5 ids of each as ``bad``, and some rows token by
-    token as ``shown``, see :func:`shown_row`."""
+def supervision_audit(prepared: Prepared, tokenizer: Any, max_tokens: int, place: str = "train split") -> SplitAudit:
+    """Audit a split's rows. place: of the problems."""
     all_rows, examples, refused = prepared.rows, prepared.used, prepared.refused
     rows_by_id: dict[str, list[Encoded]] = defaultdict(list)
     for row in all_rows:
@@ -156,22 +237,24 @@ def supervision_audit(prepared: Prepared, tokenizer: Any, max_tokens: int) -> di
     counts = {name: len(ids) for name, ids in faulty_ids.items()}
     counts["template_mismatch"] += len(mismatches)
     counts["rows_refused"] = len(refused) - len(mismatches)
-    return {
-        "rows": len(all_rows) + len(refused),
-        "examples": len(examples_by_id),
+    audit = SplitAudit(
+        rows=len(all_rows) + len(refused),
+        examples=len(examples_by_id),
         **counts,
-        "rows_cut": len(prepared.cuts),
-        "tokens_cut": sum(cut.tokens for cuts in prepared.cuts.values() for cut in cuts),
-        "rows_dropped": len(prepared.left_out),
-        "max_tokens": max_tokens,
-        "tokens": sum(len(r.ids) for r in all_rows),
-        "loss_tokens": sum(sum(r.loss) for r in all_rows),
-        "tokens_per_row": _percentiles([len(r.ids) for r in all_rows]),
-        "loss_tokens_per_row": _percentiles([sum(r.loss) for r in all_rows]),
-        "bad": {name: ids[:_MAX_IDS] for name, ids in faulty_ids.items() if ids},
-        "findings": [f.to_dict() for f in refused[:_MAX_IDS]],
-        "shown": _rows_to_show(prepared, tokenizer, max_tokens, examples_by_id, faulty_ids),
-    }
+        rows_cut=len(prepared.cuts),
+        tokens_cut=sum(cut.tokens for cuts in prepared.cuts.values() for cut in cuts),
+        rows_dropped=len(prepared.left_out),
+        max_tokens=max_tokens,
+        tokens=sum(len(r.ids) for r in all_rows),
+        loss_tokens=sum(sum(r.loss) for r in all_rows),
+        tokens_per_row=Spread.over([len(r.ids) for r in all_rows]),
+        loss_tokens_per_row=Spread.over([sum(r.loss) for r in all_rows]),
+        bad={name: ids[:_MAX_IDS] for name, ids in faulty_ids.items() if ids},
+        findings=refused[:_MAX_IDS],
+        shown=_rows_to_show(prepared, tokenizer, max_tokens, examples_by_id, faulty_ids),
+        problems=[],
+    )
+    return replace(audit, problems=problems(audit, place))
 
 
 def _rows_to_show(
@@ -180,7 +263,7 @@ def _rows_to_show(
     max_tokens: int,
     examples_by_id: Mapping[str, Example],
     faulty_ids: Mapping[str, Sequence[str]],
-) -> list[dict[str, Any]]:
+) -> list[AuditedRow]:
     """Choose the rows to show, each once, with the reason: faults, truncated or dropped rows, a copy of each perturbation,
     and rows of typical lengths."""
     encoded, cuts = prepared.rows, prepared.cuts
@@ -204,11 +287,11 @@ def _rows_to_show(
         for reason, index in landmarks.items():
             chosen.setdefault(by_length[index].id, ("", reason, by_length[index]))
     return [
-        {
-            "fault": fault,
-            "why": ", ".join(part for part in (reason, _perturbation(row.id)) if part),
-            **shown_row(tokenizer, row, examples_by_id.get(row.id), cuts.get(row.id, ()), max_tokens),
-        }
+        replace(
+            shown_row(tokenizer, row, examples_by_id.get(row.id), cuts.get(row.id, ()), max_tokens),
+            fault=fault,
+            why=", ".join(part for part in (reason, _perturbation(row.id)) if part),
+        )
         for fault, reason, row in chosen.values()
     ]
 
@@ -221,14 +304,10 @@ def _perturbation(row_id: str) -> str:
 
 def shown_row(
     tokenizer: Any, row: Encoded, example: Example | None, cuts: Sequence[Cut], max_tokens: int
-) -> dict[str, Any]:
-    """Return a row as {id, place, tokens, loss_tokens, tokens_lost, pieces}, with a piece [text, kind, special] per token.
-
-    kind: ``loss`` (learned), ``context`` (read only), ``lost`` (cut from the prompt, or beyond max_tokens). special:
-    whether it is one of the tokenizer's special tokens.
-    """
+) -> AuditedRow:
+    """Return a row token by token."""
     special = set(tokenizer.all_special_ids)
-    pieces: list[list[Any]] = []
+    pieces: list[tuple[str, str, bool]] = []
     pending: list[int] = []  # tokens of an incomplete character
     for position, (token, learned) in enumerate(zip(row.ids, row.loss, strict=True)):
         kind = "lost" if position >= max_tokens else "loss" if learned else "context"
@@ -236,52 +315,52 @@ def shown_row(
         text = tokenizer.decode(pending)
         if text.endswith("\ufffd") and len(pending) < _MAX_CHARACTER_TOKENS and position + 1 < len(row.ids):
             continue
-        pieces.append([text, kind, token in special])
+        pieces.append((text, kind, token in special))
         pending = []
     if example is not None:
         for cut in sorted(cuts, key=lambda c: -c.turn):
-            pieces.insert(_index_of_text(pieces, str(example.messages[cut.turn]["content"])), [cut.text, "lost", False])
-    return {
-        "id": row.id,
-        "place": example.place if example is not None else "",
-        "tokens": len(row.ids),
-        "loss_tokens": sum(row.loss),
-        "tokens_lost": sum(c.tokens for c in cuts) + max(0, len(row.ids) - max_tokens),
-        "pieces": pieces,
-    }
+            pieces.insert(_index_of_text(pieces, str(example.messages[cut.turn]["content"])), (cut.text, "lost", False))
+    return AuditedRow(
+        id=row.id,
+        place=example.place if example is not None else "",
+        tokens=len(row.ids),
+        loss_tokens=sum(row.loss),
+        tokens_lost=sum(c.tokens for c in cuts) + max(0, len(row.ids) - max_tokens),
+        pieces=pieces,
+    )
 
 
-def _index_of_text(pieces: Sequence[Sequence[Any]], content: str) -> int:
+def _index_of_text(pieces: Sequence[tuple[str, str, bool]], content: str) -> int:
     """Return the index of the piece where a turn's text begins: its last occurrence, since the prompt may quote it."""
-    text = "".join(str(p[0]) for p in pieces)
+    text = "".join(p[0] for p in pieces)
     position = text.rfind(content)
     position = position if position >= 0 else text.rfind(content.strip())
-    ends = itertools.accumulate(len(str(p[0])) for p in pieces)
+    ends = itertools.accumulate(len(p[0]) for p in pieces)
     return next((number for number, end in enumerate(ends) if end > position), len(pieces))
 
 
-def problems(facts: dict[str, Any], place: str = "train split") -> list[Finding]:
+def problems(audit: SplitAudit, place: str = "train split") -> list[Finding]:
     """Return the findings that must stop training: every nonzero count of the audit, and an empty split."""
     findings = []
     causes = {
-        "template_mismatch": next((f for f in facts["findings"] if f["rule"] == _MISMATCH), None),
-        "rows_refused": next((f for f in facts["findings"] if f["rule"] != _MISMATCH), None),
+        "template_mismatch": next((f for f in audit.findings if f.rule == _MISMATCH), None),
+        "rows_refused": next((f for f in audit.findings if f.rule != _MISMATCH), None),
     }
     for name, (message, fix) in COUNTS.items():
-        count = facts[name]
+        count = audit.count(name)
         if not count:
             continue
-        example_ids = facts["bad"].get(name)
+        example_ids = audit.bad.get(name)
         names = f" (for example {', '.join(example_ids)})" if example_ids else ""
         if cause := causes.get(name):
-            names = f" ({cause['place']}: {cause['message']})"
-            fix = cause["fix"]
-        text = message.format(max_tokens=facts["max_tokens"])
-        findings.append(Finding(f"audit.{name}", "error", place, f"{count} of {facts['rows']} rows {text}{names}", fix))
-    if facts["rows"] == 0:
+            names = f" ({cause.place}: {cause.message})"
+            fix = cause.fix
+        text = message.format(max_tokens=audit.max_tokens)
+        findings.append(Finding(f"audit.{name}", "error", place, f"{count} of {audit.rows} rows {text}{names}", fix))
+    if audit.rows == 0:
         message, fix = "the split contains no rows", "check the row counts of the data steps"
-        if dropped := facts["rows_dropped"]:
-            message = f"all {dropped} rows are longer than {facts['max_tokens']} tokens, and were left out"
+        if dropped := audit.rows_dropped:
+            message = f"all {dropped} rows are longer than {audit.max_tokens} tokens, and were left out"
             fix = "raise training.max_tokens, shorten the rows, or set training.over_length: truncate_prompt"
         findings.append(Finding("audit.no_rows", "error", place, message, fix))
     return findings

@@ -13,6 +13,8 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
+from finetune_pipeline.training.facts import Fused
+
 
 class _LoraProduct(torch.autograd.Function):
     """y = x W' + (dropout(x) A') B' * scaling, with W from `layer` (if in 4 bits, dequantized in both passes)."""
@@ -152,7 +154,7 @@ def _fuse_norm(module: Any) -> bool:
     return equal
 
 
-def fuse(model: Any) -> dict[str, int]:
+def fuse(model: Any) -> Fused:
     """Replace the forwards of a PEFT model's plain LoRA layers and frozen RMSNorms. Returns how many of each.
     Does not change LoRA variants, layers with several adapters, and norms of another formula."""
     kinds: tuple[type, ...] = (LoraLinear,)
@@ -162,7 +164,7 @@ def fuse(model: Any) -> dict[str, int]:
         kinds = (LoraLinear, Linear4bit)
     except ImportError:  # bitsandbytes is not installed: there are no 4-bit layers then
         pass
-    adapter, facts = "default", {"lora_layers": 0, "norms": 0}
+    adapter, lora_layers, norms = "default", 0, 0
     dropouts: dict[float, _Dropout] = {}
     for module in model.modules():
         if type(module) in kinds and list(module.lora_A) == [adapter] and adapter not in module.lora_variant:
@@ -170,10 +172,10 @@ def fuse(model: Any) -> dict[str, int]:
                 continue
             probability = float(getattr(module.lora_dropout[adapter], "p", 0.0))
             _fuse_lora(module, adapter, dropouts.setdefault(probability, _Dropout(probability)))
-            facts["lora_layers"] += 1
+            lora_layers += 1
         elif type(module).__name__.endswith("RMSNorm") and _fuse_norm(module):
-            facts["norms"] += 1
-    return facts
+            norms += 1
+    return Fused(lora_layers=lora_layers, norms=norms)
 
 
 class _TokenLoss(torch.autograd.Function):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.facts import Weights
 from finetune_pipeline.models.identity import model_folder, name_base
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.models.model_files import (
@@ -23,6 +24,7 @@ from finetune_pipeline.models.model_files import (
 )
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
+from finetune_pipeline.training.facts import Trained
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Built:
     with its float32 weights (None: their own); checkpointing and the reason; begun: facts about the initial values."""
 
     model: Any
-    weights: dict[str, Any]
+    weights: Weights
     autocast: torch.dtype | None = None
     checkpointing: bool = False
     checkpointing_why: str = ""
@@ -54,7 +56,7 @@ def build(
     """
     method = METHODS[settings["method"]]
     model, weights = load_for_training(base, method.holds, compute, device)
-    checkpointing, reason = _checkpointing(settings, weights["parameters"])
+    checkpointing, reason = _checkpointing(settings, weights.parameters)
     model, start_facts = method.add(model, tokenizer, settings, task_text)
     if start_from is not None:
         _load_adapter_weights(model, start_from)
@@ -94,7 +96,7 @@ def _load_adapter_weights(model: Any, adapter: Path) -> None:
 
 def save_trained(
     model: Any, tokenizer: Any, base: Path, method: str, folder: Path, gathered: dict[str, torch.Tensor] | None = None
-) -> dict[str, Any]:
+) -> Trained:
     """Replace `folder` by the trained model. gathered: all weights, if the model is split over several processes.
 
     Adapters: adapter_model.safetensors (float32), adapter_config.json (naming the base by its id, not by a path here), the
@@ -116,7 +118,8 @@ def save_trained(
         raise RuntimeError(
             f"the adapter file contains tensors that do not belong to an adapter: {', '.join(unexpected[:5])}"
         )
-    return {"kind": kind.name, "bytes": sum(file.stat().st_size for file in weight_files(folder)), "tensors": names}
+    size = sum(file.stat().st_size for file in weight_files(folder))
+    return Trained(folder=folder.name, kind=kind.name, bytes=size, tensors=names)
 
 
 def base_dtype(base: Path) -> torch.dtype:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
@@ -18,7 +19,8 @@ from finetune_pipeline.models.chat import Encoded, encode_example, to_ids
 from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.training.audit import problems, supervision_audit
+from finetune_pipeline.training.audit import Audit, AuditCounts, SplitAudit, supervision_audit
+from finetune_pipeline.training.facts import Augmented, LengthFacts
 
 _MAX_IDS = 20
 _MAX_ROUNDS = 50
@@ -36,7 +38,7 @@ class Cut:
 
 @dataclass
 class Prepared:
-    """A split as training rows; valid only if `findings` is empty.
+    """A split as training rows.
 
     used: the examples of the rows, after truncation. over: number of examples that are too long. dropped: ids of examples left
     out for their length; left_out: their rows. copies_too_long: ids of perturbed copies left out for their length, regardless
@@ -51,8 +53,6 @@ class Prepared:
     cuts: dict[str, list[Cut]] = field(default_factory=dict)
     copies_too_long: list[str] = field(default_factory=list)
     refused: list[Finding] = field(default_factory=list)
-    audit: dict[str, Any] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
 
     def plain_rows(self) -> list[dict[str, Any]]:
         """Return the rows as collators expect them: {id, ids, loss}. The ids of an example's further rows contain a number."""
@@ -64,15 +64,22 @@ class Prepared:
             training_rows.append({"id": name, "ids": row.ids, "loss": row.loss})
         return training_rows
 
-    def length_facts(self) -> dict[str, Any]:
+    def length_facts(self) -> LengthFacts:
         """Return how many examples were dropped and cut for their length, and the ids of the first 20 of each."""
-        return {
-            "over_length": len(self.dropped),
-            "ids": self.dropped[:_MAX_IDS],
-            "cut": len(self.cuts),
-            "cut_ids": sorted(self.cuts)[:_MAX_IDS],
-            "tokens_cut": sum(c.tokens for cuts in self.cuts.values() for c in cuts),
-        }
+        return LengthFacts(
+            over_length=len(self.dropped),
+            ids=self.dropped[:_MAX_IDS],
+            cut=len(self.cuts),
+            cut_ids=sorted(self.cuts)[:_MAX_IDS],
+            tokens_cut=sum(c.tokens for cuts in self.cuts.values() for c in cuts),
+        )
+
+
+@dataclass
+class Audited(Prepared):
+    """A split as training rows with its audit; valid only if ``audit.problems`` is empty."""
+
+    audit: SplitAudit = field(kw_only=True)
 
 
 def longest_allowed(settings: Mapping[str, Any], config: Mapping[str, Any]) -> int:
@@ -113,45 +120,41 @@ def encode_split(tokenizer: Any, examples: Sequence[Example], max_tokens: int, o
 
 def prepare_split(
     tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str, place: str
-) -> Prepared:
-    """Encode a split and audit it; rows that are still too long become findings."""
+) -> Audited:
+    """Encode a split and audit it; rows that are still too long become problems."""
     prepared = encode_split(tokenizer, examples, max_tokens, over_length)
-    prepared.audit = supervision_audit(prepared, tokenizer, max_tokens)
-    prepared.findings = problems(prepared.audit, place)
-    prepared.audit["problems"] = [f.to_dict() for f in prepared.findings]
-    return prepared
+    return Audited(**vars(prepared), audit=supervision_audit(prepared, tokenizer, max_tokens, place))
 
 
-AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+AuditHtml = Callable[[Mapping[str, SplitAudit], Mapping[str, Any]], str]
 """Renders the audits by split and the settings as a page."""
 
 
-def write_audit(job: TrainJob, splits: dict[str, Prepared], html: AuditHtml | None, is_main: bool) -> None:
+def write_audit(job: TrainJob, splits: dict[str, Audited], html: AuditHtml | None, is_main: bool) -> None:
     """Write audit.json and audit.html. Raises FindingsError with all findings of both splits."""
     audits = {name: split.audit for name, split in splits.items()}
     # in both folders: `out` of a failed job may be deleted
     folders = (job.out, job.work) if is_main else ()
     for folder in folders:
-        write_json(folder / "audit.json", audits)
+        write_json(folder / "audit.json", msgspec.to_builtins(audits))
         if html is not None:
             (folder / "audit.html").write_text(html(audits, job.settings), "utf-8")
     for name, split in splits.items():
         for outcome, number in (("left out", len(split.dropped)), ("truncated in the user text", len(split.cuts))):
             if number:
                 say(f"{job.stage}: {name}: {number} examples over training.max_tokens are {outcome}")
-    findings = [finding for split in splits.values() for finding in split.findings]
+    findings = [finding for audit in audits.values() for finding in audit.problems]
     if findings:
         if html is not None:
             say(f"{job.stage}: the audit's page is {job.work / 'audit.html'}")
         raise FindingsError(findings)
 
 
-def audit_facts(prepared: Mapping[str, Prepared]) -> dict[str, Any]:
-    """Return the audit's counts over both splits, and each split's audit under ``splits``, without the rows in audit.json."""
-    splits = {name: {k: v for k, v in split.audit.items() if k != "shown"} for name, split in prepared.items()}
-    count_names = [k for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"]
-    totals = {name: sum(facts[name] for facts in splits.values()) for name in count_names}
-    return {**totals, "splits": splits}
+def audit_facts(prepared: Mapping[str, Audited]) -> Audit:
+    """Return the audit's counts over both splits, and each split's audit without the rows in audit.json."""
+    splits = {name: replace(split.audit, shown=[]) for name, split in prepared.items()}
+    names = AuditCounts.__struct_fields__
+    return Audit(**{name: sum(audit.count(name) for audit in splits.values()) for name in names}, splits=splits)
 
 
 def longest(rows: Sequence[Encoded]) -> int:
@@ -229,8 +232,8 @@ def task_text(examples: Sequence[Example]) -> str:
     return "\n".join([*sorted(prompts, key=lambda p: (-prompts[p], p))[:1], *sorted(labels)])
 
 
-def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> dict[str, Any]:
+def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> Augmented:
     """Return facts about augmentation; too_long: ids of copies dropped because they are too long."""
     kinds = Counter(map(kind_of, set(row_ids)))
     counts = {kind: kinds[kind] for kind in BLOCKING if kinds[kind]}
-    return {"rows": sum(counts.values()), "kinds": counts, "too_long": len(too_long)}
+    return Augmented(rows=sum(counts.values()), kinds=counts, too_long=len(too_long))

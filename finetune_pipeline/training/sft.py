@@ -27,6 +27,14 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.attention import choose_kernel
+from finetune_pipeline.training.facts import (
+    Checkpointing,
+    LocalTraining,
+    MicroBatch,
+    Rounding,
+    SharedPrefix,
+    SplitTokens,
+)
 from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.micro_batch import micro_batch, passes_of, train_in_halves
@@ -41,8 +49,8 @@ from finetune_pipeline.training.processes import (
     validation_rows_per_pass,
 )
 from finetune_pipeline.training.rows import (
+    Audited,
     AuditHtml,
-    Prepared,
     audit_facts,
     augmented_facts,
     longest_allowed,
@@ -79,10 +87,10 @@ def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) ->
 
 def train(
     job: TrainJob, audit_html: AuditHtml | None = None, on_saved: Callable[[], None] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[LocalTraining | None, dict[str, Any]]:
     """Run a job of :class:`finetune_pipeline.jobs.TrainJob`. Returns (facts, measured).
 
-    All workers of a training call this; the first one writes and reports for all, and the others return empty dictionaries.
+    All workers of a training call this; the first one writes and reports for all; the others return no facts.
     facts depend only on the job, on how many processes share it, and on the micro-batch that fits into memory; measured
     contains what differs from run to run.
     audit_html: also write the audit as a page, even if it stops the training. on_saved: called in every process after a
@@ -104,7 +112,7 @@ def _attempt(
     state: PartialState,
     audit_html: AuditHtml | None,
     on_saved: Callable[[], None] | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[LocalTraining | None, dict[str, Any]]:
     """Train with the micro-batch that fits, as far as is known."""
     settings, out, work, base = job.settings, job.out, job.work, job.base
     device, processes, sharded = pick_device(), state.num_processes, strategy() == "fsdp2"
@@ -141,7 +149,7 @@ def _attempt(
     (trial,) = broadcast_object_list([_kernel(built.model, work, compute_dtype, device) if picks_kernel else None])
     collator = packed_collator(built.model, trial.kernel) if packed else padded_batch
     batch_form = "shared prefix" if packed else f"padded batches: {packing_reason}"
-    weight_share = f"weights at {built.weights['ratio']:.0%} of bfloat16"
+    weight_share = f"weights at {built.weights.ratio:.0%} of bfloat16"
     say(f"{job.stage}: {settings['method']} in {_name(compute_dtype)}, {weight_share}; {batch_form}")
 
     trainer, callback = _trainer(
@@ -170,53 +178,60 @@ def _attempt(
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     rounding = None
     if METHODS[settings["method"]].holds == "float32":  # method full: float32 in training, stored in the base's dtype
-        rounding = {"dtype": _name(round_to_base(trainer.model, base)), "eval_loss": trainer.validation_loss()}
+        rounding = Rounding(dtype=_name(round_to_base(trainer.model, base)), eval_loss=trainer.validation_loss())
     gathered = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if not state.is_main_process:
         state.wait_for_everyone()
-        return {}, {}
+        return None, {}
     trained = save_trained(trainer.model, tokenizer, base, settings["method"], out / "adapter", gathered)
     state.wait_for_everyone()
     entries = history.entries_of(trainer.state.log_history)
     history.write(out / "history.jsonl", entries)
     progress = trainer.state
-    facts = {
-        "method": settings["method"],
-        "precision": _name(compute_dtype),
-        "device": device.type,
-        "processes": processes,
-        "strategy": strategy(),
-        "trained": {"folder": "adapter", **trained},
-        "trainable_parameters": trainable,
-        "total_parameters": built.weights["parameters"],
-        "adapter_tensors": trained["tensors"],
-        "weights": built.weights,
-        "begun": built.begun,
-        "rounding": rounding,
-        "micro_batch": {"declared": settings["micro_batch_size"], "used": micro},
-        "gradient_checkpointing": {"used": built.checkpointing, "why": built.checkpointing_why},
-        "shared_prefix": {
-            "used": packed,
-            "why": packing_reason,
-            "prefix_tokens": shared_by_all(splits["train"].plain_rows()) if packed else 0,
-            **({"kernel": trial.kernel, "kernel_why": trial.why} if packed else {}),
+    _, first_eval_loss = history.validation_losses(entries)[0]
+    _, last_train_loss = history.training_losses(entries)[-1]
+    assert progress.best_global_step is not None and progress.best_metric is not None
+    facts = LocalTraining(
+        method=settings["method"],
+        precision=_name(compute_dtype),
+        device=device.type,
+        processes=processes,
+        strategy=strategy(),
+        trained=trained,
+        trainable_parameters=trainable,
+        total_parameters=built.weights.parameters,
+        adapter_tensors=trained.tensors,
+        weights=built.weights,
+        begun=built.begun,
+        rounding=rounding,
+        micro_batch=MicroBatch(declared=settings["micro_batch_size"], used=micro),
+        gradient_checkpointing=Checkpointing(used=built.checkpointing, why=built.checkpointing_why),
+        shared_prefix=SharedPrefix(
+            used=packed,
+            why=packing_reason,
+            prefix_tokens=shared_by_all(splits["train"].plain_rows()) if packed else 0,
+            kernel=trial.kernel if packed else None,
+            kernel_why=trial.why if packed else None,
+        ),
+        fused=fused,
+        tokens={
+            name: SplitTokens(rows=s.audit.rows, tokens=s.audit.tokens, loss_tokens=s.audit.loss_tokens)
+            for name, s in splits.items()
         },
-        "fused": fused,
-        "tokens": {name: {k: s.audit[k] for k in ("rows", "tokens", "loss_tokens")} for name, s in splits.items()},
-        "augmented": augmented_facts((r.id for r in splits["train"].rows), splits["train"].copies_too_long),
-        "rows_dropped": {name: s.length_facts() for name, s in splits.items()},
-        "steps": progress.global_step,
-        "steps_planned": progress.max_steps,
-        "epochs": round(progress.epoch or 0.0, 4),
-        "stopped_early": progress.global_step < progress.max_steps,
-        "best_step": progress.best_global_step,
-        "best_eval_loss": progress.best_metric,
-        "first_eval_loss": next(e["eval_loss"] for e in entries if "eval_loss" in e),
-        "last_train_loss": [e["loss"] for e in entries if "loss" in e][-1],
-        "overfitting": history.overfitting(entries),
-        "history": entries,
-        "audit": audit_facts(splits),
-    }
+        augmented=augmented_facts((r.id for r in splits["train"].rows), splits["train"].copies_too_long),
+        rows_dropped={name: s.length_facts() for name, s in splits.items()},
+        steps=progress.global_step,
+        steps_planned=progress.max_steps,
+        epochs=round(progress.epoch or 0.0, 4),
+        stopped_early=progress.global_step < progress.max_steps,
+        best_step=progress.best_global_step,
+        best_eval_loss=progress.best_metric,
+        first_eval_loss=first_eval_loss,
+        last_train_loss=last_train_loss,
+        overfitting=history.overfitting(entries),
+        history=entries,
+        audit=audit_facts(splits),
+    )
     measured = {
         "train_seconds": round(seconds, 2),
         "train_cpu_seconds": round(cpu_seconds, 2),
@@ -242,7 +257,7 @@ def _trainer(
     built: Built,
     tokenizer: Any,
     collator: Collator,
-    splits: dict[str, Prepared],
+    splits: dict[str, Audited],
     digest: str,
     processes: int,
     micro: int,
@@ -302,7 +317,7 @@ def _trainer(
     )
     callback = ProgressCallback(job.stage, work / "history.jsonl" if is_first() else None)
     exact_weights: dict[str, torch.Tensor] = {}
-    if built.weights["quantized_modules"]:
+    if built.weights.quantized_modules:
         exact_weights = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
     trainer = TokenTrainer(
         model=built.model,

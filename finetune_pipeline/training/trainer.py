@@ -213,21 +213,21 @@ class ProgressCallback(TrainerCallback):
         entries = history.entries_of(state.log_history[-1:])
         if self.history_file is None or not entries:
             return
-        (metrics,) = entries
-        history.append(self.history_file, metrics)
+        (logged,) = entries
+        history.append(self.history_file, logged)
         total_steps = state.max_steps or 0
         steps_done = state.global_step - self.first_step
         if steps_done <= 0:
             self.trained_from = time.monotonic()  # the validation before training is not a step
         elapsed = time.monotonic() - self.trained_from
         seconds_left = elapsed / steps_done * (total_steps - state.global_step) if steps_done > 0 else None
-        numbers = {"of": total_steps, **{k: v for k, v in metrics.items() if k != "epoch"}}
+        numbers = {"of": total_steps, **{k: v for k, v in logged.to_json().items() if k != "epoch"}}
         if seconds_left is not None:
             numbers["seconds_left"] = round(seconds_left, 1)
-        progress.tell(self.stage, "validation" if "eval_loss" in metrics else "", **numbers)
-        if "eval_loss" in metrics:
+        progress.tell(self.stage, "validation" if logged.eval_loss is not None else "", **numbers)
+        if logged.eval_loss is not None:
             moment = f"step {state.global_step} of {total_steps}" if state.global_step else "before training"
-            say(f"{self.stage}: {moment}, validation loss {metrics['eval_loss']:.4f}")
+            say(f"{self.stage}: {moment}, validation loss {logged.eval_loss:.4f}")
         elif state.global_step % max(1, math.ceil(total_steps / _LOG_LINES)) == 0:
             remaining_time = f", about {seconds_left:.0f} s left" if seconds_left is not None else ""
-            say(f"{self.stage}: step {state.global_step} of {total_steps}, loss {metrics['loss']:.4f}{remaining_time}")
+            say(f"{self.stage}: step {state.global_step} of {total_steps}, loss {logged.loss:.4f}{remaining_time}")

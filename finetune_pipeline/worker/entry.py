@@ -79,11 +79,11 @@ def do_job(job: Job, on_saved: Callable[[], None] | None = None) -> None:
     facts, measured = run(job, on_saved)
     if is_first():
         write_json(job.out / "measured.json", {**_measured(began), **measured})
-        write_json(job.out / "result.json", facts)
+        write_json(job.out / "result.json", msgspec.to_builtins(facts))
 
 
-def run(job: Job, on_saved: Callable[[], None] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run the job. Returns (facts, measured)."""
+def run(job: Job, on_saved: Callable[[], None] | None = None) -> tuple[object, dict[str, Any]]:
+    """Run the job. Returns (facts, measured). facts: a struct, or a dictionary in JSON's types."""
     _silence_libraries()
     match job:
         case BaseJob():

@@ -29,6 +29,7 @@ TRAINER = '''
 """A trainer whose jobs end at once and return an endpoint."""
 import json, os
 from finetune_pipeline.trainers.base import Trainer, register
+from finetune_pipeline.training.facts import HostedTraining
 
 
 @register
@@ -49,13 +50,14 @@ class Toy(Trainer):
         url = "http://127.0.0.1:9/v1" if training.endswith("-2") else os.environ["TOY_URL"]
         endpoint = {"base_url": url, "model": training, "api_key_env": "TOY_KEY", "trainer": "toy", "base_model": "toy-base"}
         history = [{"step": 1, "loss": 2.0, "eval_loss": 1.9}, {"step": 2, "loss": 1.0, "eval_loss": 0.9}]
-        facts = {
-            "service": "a service of the test", "returns": "endpoint", "method": "lora", "precision": None,
+        facts = HostedTraining.of({
+            "service": "a service of the test", "returns": "endpoint", "method": "lora", "precision": None, "job": training,
+            "model": training, "service_base_model": "toy-base", "hyperparameters": {}, "epochs": 2, "stopped_early": None,
             "rows": {"train": 90, "validation": 12}, "steps": 2, "best_step": 2, "first_eval_loss": None,
             "best_eval_loss": 0.9, "last_train_loss": 1.0, "history": history, "adapter_tensors": [],
-        }
+        })
         measured = {"seconds": 1.5, "billed_tokens": 5000, "dollars": 0.02}
-        for name, content in (("endpoint", endpoint), ("measured", measured), ("result", facts)):
+        for name, content in (("endpoint", endpoint), ("measured", measured), ("result", facts.to_json())):
             (order.out / f"{name}.json").write_text(json.dumps(content))
         (order.out / "history.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in history))
         return facts

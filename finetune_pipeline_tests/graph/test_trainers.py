@@ -37,7 +37,7 @@ def test_the_documented_trainer_trains_and_its_options_are_checked(
     project.write_spec(training={**LORA, "trainer": "queue", "trainer_options": {"partition": "gpu"}})
     code, output = project.run("--stage", "training")
     assert code == 0, output
-    assert project.facts("adapter")["partition"] == "gpu" and project.facts("adapter")["steps"] > 0
+    assert project.facts("adapter")["own"] == {"partition": "gpu"} and project.facts("adapter")["steps"] > 0
 
 
 def test_a_service_trains_within_the_graph(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.step_facts import StepFacts
-from finetune_pipeline.training.audit import COUNTS
+from finetune_pipeline_tests.trainings import AUDIT, LOCAL
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, row, rows, spec, text_spec
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
@@ -27,10 +27,7 @@ ABILITY = {
     "text": {"n": 24, "before": 1.23, "after": 1.25, "rise": 0.02, "interval": [0.01, 0.03]},
     "categories": {"arithmetic": {"n": 36, "unit": "accuracy", "before": 0.33, "after": 0.31}},
 }  # fmt: skip
-SUPERVISION = {"train": {
-    "rows": 700, "tokens": 50000, "loss_tokens": 2000, **dict.fromkeys([*COUNTS, "tokens_cut", "rows_dropped"], 0), "rows_cut": 3,
-    "tokens_per_row": {"min": 60, "p50": 70, "max": 90}, "loss_tokens_per_row": {"min": 3, "p50": 3, "max": 5},
-}}  # fmt: skip
+SUPERVISION = {"train": AUDIT}
 COST = {
     "steps": {"adapter": {"seconds": 75.2, "cpu_seconds": 74.0, "train_seconds": 70.0, "peak_memory_mib": 1234.5}},
     "seconds": 75.2, "planned": {"low": 60.0, "expected": 80.0, "high": 100.0}, "saved_share": 0.75,
@@ -40,15 +37,7 @@ QUALITY = {
     "passed": False, "tokens": {"whole": {"min": 60, "p50": 70, "p99": 88, "max": 90}},
     "parts": {"balance": {"passed": False, "message": "the largest label is 12 times the smallest", "blocking": True}},
 }  # fmt: skip
-TRAINING = {
-    "method": "qlora", "precision": "bfloat16", "trainable_parameters": 1000, "total_parameters": 100000,
-    "steps": 40, "best_step": 20, "best_eval_loss": 0.5, "first_eval_loss": 2.0, "last_train_loss": 0.2,
-    "history": [{"step": 0, "eval_loss": 2.0}, {"step": 10, "loss": 1.1}, {"step": 20, "eval_loss": 0.5},
-                {"step": 30, "loss": 0.3}, {"step": 40, "eval_loss": 0.6}],
-    "stopped_early": False, "weights": {"ratio": 0.42},
-    "shared_prefix": {"used": True, "why": "", "prefix_tokens": 110},
-    "measured": {"seconds": 75.2, "peak_memory_mib": 1234.5, "resumed_from": "checkpoint-20"},
-}  # fmt: skip
+TRAINING = LOCAL | {"measured": {"seconds": 75.2, "peak_memory_mib": 1234.5, "resumed_from": "checkpoint-20"}}
 DATA = {
     "raw_examples": {"lines": 1042, "files": [{"file": "raw/a<b>.jsonl", "sha256": "ab12" * 16}]},
     "validated_examples": {"rows_in": 1042, "kept": 1019, "quarantined": 23, "by_rule": {"data.bad_json": 23}},

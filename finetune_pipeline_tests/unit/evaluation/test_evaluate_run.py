@@ -2,16 +2,18 @@
 
 import json
 import math
+import re
 
 import jsonschema
 import pytest
+from pydantic import ValidationError
 
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.prompts import TrainingRow
 from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
-from finetune_pipeline.evaluation.step_facts import Training
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    PARITY,
     TRAINING,
     arguments,
     evaluation,
@@ -44,15 +46,14 @@ def test_models_stand_in_order_and_validation_is_apart(outcome):
 
 def test_it_is_strict_json_and_the_published_schema_describes_it():
     schema = EvaluationResult.model_json_schema()
-    odd = evaluation(training=TRAINING | {"best_eval_loss": math.nan, "scale": 0.5})
+    odd = evaluation(parity=PARITY | {"mean_kl": math.nan})
     for result in (odd, json_evaluation(), text_evaluation()):
         stored = json.loads(json.dumps(result.to_json(), allow_nan=False))
         assert EvaluationResult.model_validate(stored) == result and stored == result.to_json()
         jsonschema.validate(stored, schema)
-    training = odd.to_json()["training"]
-    assert training["best_eval_loss"] is None and training["scale"] == 0.5, "facts that nobody reads are kept"
-    unread = odd.model_copy(update={"training": Training.model_validate({"scale": math.nan})})
-    assert unread.to_json()["training"] == {"scale": None}
+    assert odd.to_json()["parity"]["mean_kl"] is None and odd.to_json()["training"] == TRAINING
+    with pytest.raises(ValidationError, match=re.escape("Expected `int`, got `str` - at `$.steps`")):
+        evaluation(training=TRAINING | {"steps": "40"})
     assert {"scores", "decisions", "gate_settings"} <= set(schema["required"])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(stored | {"decisions": None}, schema)

@@ -25,13 +25,13 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_four_bit_storage_whatever_the_compute_dtype(tiny: Path, compute: torch.dtype) -> None:
     model, facts = load_for_training(tiny, "four_bit", compute, CPU)
-    assert facts["quantized_modules"] == 14  # seven linear layers in each of two blocks
+    assert facts.quantized_modules == 14  # seven linear layers in each of two blocks
     linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
     unquantized = 400 * 64 + 5 * 64
-    assert facts["parameters"] == facts["bf16_bytes"] // 2
-    assert linear + unquantized <= facts["parameters"] <= linear + unquantized + 64  # rotary tables are buffers
-    assert linear / 2 < facts["by_kind"]["quantized"] < linear * 0.9  # tiny blocks: constants weigh more than usual
-    assert 2 * unquantized <= facts["by_kind"]["other"] <= 2 * unquantized + 256  # 16 bits, tied embedding once
+    assert facts.parameters == facts.bf16_bytes // 2
+    assert linear + unquantized <= facts.parameters <= linear + unquantized + 64  # rotary tables are buffers
+    assert linear / 2 < facts.by_kind.quantized < linear * 0.9  # tiny blocks: constants weigh more than usual
+    assert 2 * unquantized <= facts.by_kind.other <= 2 * unquantized + 256  # 16 bits, tied embedding once
     layer, dtypes = model.model.layers[1].mlp, []
     layer.register_forward_hook(lambda _m, inputs, output: dtypes.extend([inputs[0].dtype, output.dtype]))
     before = layer.up_proj.weight.data.clone()

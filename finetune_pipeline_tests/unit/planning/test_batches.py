@@ -46,8 +46,8 @@ def test_steps_and_evaluations_are_the_trainers(tmp_path: Path, rows: int, chang
     training = job(make_inputs(tmp_path / "inputs", rows), tmp_path, **declared)
     facts, _ = train(training)
     counted = count_steps(rows, training.settings)
-    assert counted.steps == facts["steps_planned"] == facts["steps"]
-    assert counted.evaluations == sum("eval_loss" in entry for entry in facts["history"])
+    assert counted.steps == facts.steps_planned == facts.steps
+    assert counted.evaluations == sum(entry.eval_loss is not None for entry in facts.history)
 
 
 def test_a_planner_adds_up_both_phases_and_encodes_rows_once(base: Path, examples: list[Example]) -> None:

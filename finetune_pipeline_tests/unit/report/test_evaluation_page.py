@@ -16,6 +16,7 @@ from finetune_pipeline.report.page import page_html, page_markdown, plain
 from finetune_pipeline.report.stored import SCHEMA_VERSION, Report
 from finetune_pipeline.report.verdict import caveats
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.trainings import HOSTED
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     TRAINING,
     arguments,
@@ -79,7 +80,7 @@ def test_hostile_texts_are_shown_and_do_nothing() -> None:
         texts={row["example_id"]: HOSTILE for row in facts["predictions"]},
         versions={HOSTILE: HOSTILE}, openings=[{"candidate": HOSTILE, HOSTILE: "x"}],
         data={HOSTILE: {"rows_in": 1, "by_rule": {HOSTILE: 1}}},
-        training={"method": HOSTILE, "history": []},
+        training=HOSTED | dict.fromkeys(("service", "service_base_model", "method"), HOSTILE),
     )  # fmt: skip
     page, markdown = pages(result, task, rows=rows)
     Parsed(page).assert_inert()
@@ -133,9 +134,9 @@ def test_tasks_of_other_kinds_have_pages_too(metric: str) -> None:
 
 def test_what_is_missing_is_shown_as_missing_or_left_out() -> None:
     nothing: dict[str, Any] = dict.fromkeys(("supervision", "cost", "quality", "ability", "people"))
-    page, markdown = pages(evaluation(training={}, data={}, openings=[], versions={}, **nothing))
+    page, markdown = pages(evaluation(training=HOSTED | {"measured": {}}, data={}, openings=[], versions={}, **nothing))
     assert "No validation loss was recorded." in page and "No validation loss was recorded." in markdown
-    assert "No opening of the sealed test is on record." in page and "Peak memory n/a" in Parsed(page).words
+    assert "No opening of the sealed test is on record." in page and "Billed n/a" in Parsed(page).words
     assert not {"supervision", "cost", "ability", "people"} & set(re.findall(r'<h2 id="(\w+)">', page))
     assert "## Cost" not in markdown
 
@@ -223,7 +224,7 @@ def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:
         ("turning", 0.005, None),
         ("unstable", 0.09, None),  # the check not_overfitted passes such a rise, and so does the advice
     ):
-        fit = {"verdict": verdict, "best_step": 20, "rise": rise}
+        fit = TRAINING["overfitting"] | {"verdict": verdict, "rise": rise}
         advice = steps(evaluation(training={**TRAINING, "overfitting": fit}))
         assert sentence in advice if sentence else "validation loss" not in advice
 

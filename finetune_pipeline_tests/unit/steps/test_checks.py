@@ -18,6 +18,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.training.audit import COUNTS
+from finetune_pipeline_tests.trainings import HOSTED, LOCAL
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
 from finetune_pipeline_tests.unit.production.streams import drift_of
 
@@ -27,8 +28,7 @@ SPEC = {
 }  # fmt: skip
 
 PARITY = {"passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
-AUDIT = {"rows": 5, **dict.fromkeys(COUNTS, 0)}
-FOUR_BIT = {"ratio": 0.75, "parameters": 300, "quantized_modules": 7, "by_kind": {"quantized": 52, "other": 400}}
+AUDITS, FOUR_BIT = LOCAL["audit"], LOCAL["weights"]
 GATE = {"name": "x", "status": "passed", "message": "m", "measured": 1.0, "threshold": 0.0, "what_to_do": ""}
 
 
@@ -129,19 +129,17 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("training_plan", "fits_memory"): ({"fits": True, "sentence": "s", "memory_mib": {}, "available_mib": 9},
         [{"fits": False}]),
     ("training_plan", "nothing_truncated"): ({"over_length": 0}, [{"over_length": 1}]),
-    ("adapter", "supervision"): ({"audit": AUDIT},
-        [{"audit": {**AUDIT, k: 1}} for k in AUDIT if k != "rows"] + [{"audit": {**AUDIT, "rows": 0}}]),
-    ("adapter", "loss_finite"): ({"best_eval_loss": 0.1, "first_eval_loss": 2.0, "last_train_loss": 0.2},
-        [{"last_train_loss": float("nan")}]),
-    ("adapter", "learned"): ({"best_eval_loss": 0.1, "first_eval_loss": 2.0},
-        [{"best_eval_loss": 2.0}, {"best_eval_loss": 2.5}, {"best_eval_loss": float("nan")}]),
-    ("adapter", "not_overfitted"): ({"best_eval_loss": 0.5, "best_step": 4,
-        "history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.54}]},
+    ("adapter", "supervision"): (LOCAL, [{"audit": {**AUDITS, k: 1}} for k in COUNTS]
+        + [{"audit": {**AUDITS, "rows": 0}}, {"audit": {**AUDITS, "rows_without_eos": "0"}},
+        {"audit": {k: n for k, n in AUDITS.items() if k != "rows_without_eos"}}]),
+    ("adapter", "loss_finite"): (LOCAL, [{"last_train_loss": float("nan")}]),
+    ("adapter", "learned"): (LOCAL, [{"best_eval_loss": 2.0}, {"best_eval_loss": 2.5}, {"best_eval_loss": float("nan")}]),
+    ("adapter", "not_overfitted"): (LOCAL,
         [{"history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.56}]}, {"history": []}]),
-    ("adapter", "only_adapter_tensors"): ({"adapter_tensors": ["a.lora_A.weight"]},
+    ("adapter", "only_adapter_tensors"): (LOCAL,
         [{"adapter_tensors": ["a.lora_A.weight", "lm_head.weight"]}, {"adapter_tensors": ["prompt_embeddings"]},
         {"adapter_tensors": []}]),
-    ("adapter", "four_bit_weights"): ({"weights": FOUR_BIT},
+    ("adapter", "four_bit_weights"): (LOCAL,
         [{"weights": {**FOUR_BIT, "by_kind": {"quantized": 200, "other": 400}}},
         {"weights": {**FOUR_BIT, "quantized_modules": 0}},
         {"weights": {**FOUR_BIT, "by_kind": {"quantized": 0, "other": 600}}}]),
@@ -266,8 +264,8 @@ def test_what_may_be_lowered_to_a_warning_blocks_or_warns(name: str) -> None:
 def test_each_method_saves_its_own_tensors(method: str, right: list[str], wrong: list[str], tmp_path: Path) -> None:
     spec = parse_spec(yaml.safe_dump({**SPEC, "training": {"method": method}}))
     check = find("adapter", "only_adapter_tensors")
-    assert check.ask(artifact({"adapter_tensors": right}, tmp_path), spec).passed
-    answer = check.ask(artifact({"adapter_tensors": wrong}, tmp_path), spec)
+    assert check.ask(artifact(LOCAL | {"adapter_tensors": right}, tmp_path), spec).passed
+    answer = check.ask(artifact(LOCAL | {"adapter_tensors": wrong}, tmp_path), spec)
     assert not answer.passed and f"1 tensors do not belong to method {method}" in answer.message
 
 
@@ -281,9 +279,8 @@ def test_a_service_is_judged_by_the_losses_it_reports(
     name: str, losses: list[float], passed: bool, warns: bool, spec: TaskSpec, tmp_path: Path
 ) -> None:
     """A service that reports too little warns; a loss that is no number blocks."""
-    history = [{"eval_loss": loss} for loss in losses]
-    facts = {"service": "a service", "first_eval_loss": None, "best_eval_loss": None, "history": history}
-    answer = find("adapter", name).ask(artifact(facts, tmp_path), spec)
+    history = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses)]
+    answer = find("adapter", name).ask(artifact(HOSTED | {"history": history}, tmp_path), spec)
     assert (answer.passed, answer.warns) == (passed, warns)
 
 

@@ -377,7 +377,7 @@ def test_a_hosted_model_is_asked_with_the_requests_at_once_that_its_trainer_allo
     training = {"trainer": "openai", "openai": {"model": "gpt", "concurrency": 7}}
     context = SimpleNamespace(spec=spec(training=training), store=SimpleNamespace(root=tmp_path / "artifacts"))
     with ExitStack() as services:
-        tuned = ModelSet(name="candidate", model=tmp_path, hosted=hosted.model_dump())
+        tuned = ModelSet(name="candidate", model=tmp_path, hosted=hosted.to_json())
         sets = [tuned, ModelSet(name="base", model=tmp_path)]
         candidate, base = while_served(context, sets, services)
     assert base.concurrency is None

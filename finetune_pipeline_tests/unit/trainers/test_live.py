@@ -26,5 +26,5 @@ def test_a_real_service_trains(trainer: str, tmp_path: Path, request: pytest.Fix
     budget = 1.0 if trainer == "together" else None  # the others name no price of their own
     order = make_order(make_task(trainer, section, lora={"r": 8}, epochs=1, budget_usd=budget), rows, tmp_path)
     facts = train(order)
-    assert facts["trained"]["tensors"] and facts["service"]
-    assert train(order)["job"] == facts["job"], "the second run finds the job of the first"
+    assert facts.trained.tensors and facts.service
+    assert train(order).job == facts.job, "the second run finds the job of the first"

@@ -40,14 +40,14 @@ def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp
     facts = train(order(inputs, out, work, launch, unquantized_epochs=1))
     assert [job.settings["method"] for job in launch.jobs] == ["qlora", "lora"]
     assert launch.jobs[1].steps_before == 3
-    assert (facts["method"], facts["weights"]["quantized_modules"], facts["steps"]) == ("qlora", 14, 6)
-    assert facts["overfitting"]["best_step"] == facts["best_step"] > 3
-    steps = [row["step"] for row in facts["history"]]
+    assert (facts.method, facts.weights.quantized_modules, facts.steps) == ("qlora", 14, 6)
+    assert facts.overfitting.best_step == facts.best_step > 3
+    steps = [row.step for row in facts.history]
     assert steps == sorted(steps) and steps[-1] == 6
-    assert [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()] == facts["history"]
-    assert [phase["base"] for phase in facts["phases"]] == ["4-bit", "unquantized"]
+    assert [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()] == facts.to_json()["history"]
+    assert [phase.base for phase in facts.phases] == ["4-bit", "unquantized"]
     # the same adapter, on the base with and without rounding: close, and not equal
-    assert 0 < abs(facts["quantization_gap"]) < 0.5
+    assert 0 < abs(facts.quantization_gap) < 0.5
     measured = json.loads((out / "measured.json").read_text())
     assert measured["steps_run"] == 6 and len(measured["phases"]) == 2
 
@@ -66,7 +66,7 @@ def test_without_a_second_phase_there_is_one_training_which_takes_the_planned_me
     single_phase = order(inputs, tmp_path / "out", tmp_path / "work", launch, unquantized_epochs=0)
     facts = train(single_phase)
     assert len(launch.jobs) == 1 and launch.jobs[0].start_from is None
-    assert facts["steps"] == 3 and "phases" not in facts
+    assert facts.steps == 3 and facts.phases is None
     rows = (read_examples(inputs / f"{split}.jsonl") for split in ("train", "validation"))
     measured = json.loads((tmp_path / "out/measured.json").read_text())
     planned = training_plan(single_phase.spec, inputs / "base", *rows).memory_mib

@@ -13,7 +13,6 @@ import pytest
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
-from finetune_pipeline.evaluation.step_facts import Training
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.merging import merge
@@ -21,6 +20,7 @@ from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
 from finetune_pipeline.trainers.chat_file import write_chat_file
 from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
+from finetune_pipeline.training.facts import training_of
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, Reply, Request, refusal
 from finetune_pipeline_tests.unit.trainers.orders import GPT, files_below, interrupt, make_order, make_rows, make_task
@@ -34,12 +34,12 @@ def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(nebius, rows, 
     (request,) = nebius.asked("POST", "/jobs")
     values = request.json()["hyperparameters"]
     assert [values[key] for key in ("learning_rate_multiplier", "lora_r", "n_epochs")] == [3e-4, 4, 2]
-    assert (facts["returns"], facts["kept_step"], facts["best_eval_loss"]) == ("weights", 2, 1.1)
+    assert (facts.returns, facts.kept_step, facts.best_eval_loss) == ("weights", 2, 1.1)
     out = tmp_path / "out"
     assert not (out / "endpoint.json").exists() and (out / "adapter/tokenizer.json").exists()
     assert merge(rows / "base", out / "adapter", tmp_path / "merged")["merged_tensors"] == 2
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
-    assert history == facts["history"] and {"step": 2, "eval_loss": 1.1} in history
+    assert history == facts.to_json()["history"] and {"step": 2, "eval_loss": 1.1} in history
     assert json.loads((out / "measured.json").read_text())["billed_tokens"] == 4321
     progress = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
     assert any(line.get("loss") == 0.9 and line["step"] == 3 for line in progress)
@@ -47,19 +47,19 @@ def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(nebius, rows, 
     for address in ({"base_url": nebius.url}, {}, {"base_url": f"{nebius.url}/"}):
         train(make_order(make_task("openai", {"profile": "nebius", **address}, learning_rate=3e-4), rows, tmp_path))
         assert len(nebius.jobs) == 1, f"a rerun finds the job, with the usual address written out or not: {address}"
-    assert KEY not in json.dumps(facts) and KEY.encode() not in b"".join(files_below(tmp_path).values())
+    assert KEY not in json.dumps(facts.to_json()) and KEY.encode() not in b"".join(files_below(tmp_path).values())
 
 
 @pytest.mark.parametrize("profile", ["nebius", "openai"])
 def test_the_graphs_checks_know_what_a_service_cannot_tell(server, nebius, rows, tmp_path, profile) -> None:
     section = {"base_url": (nebius if profile == "nebius" else server).url, "profile": profile}
     spec = make_task("openai", {**section, **(GPT if profile == "openai" else {})})
-    facts = json.loads(json.dumps(train(make_order(spec, rows, tmp_path))))
+    facts = json.loads(json.dumps(train(make_order(spec, rows, tmp_path)).to_json()))
     artifact = Artifact("demo", "adapter", "0", tmp_path / "out", facts, {})
     results = {check.name: check.ask(artifact, spec) for check in PIPELINE.steps["adapter"].checks}
     assert {name: r.passed for name, r in results.items() if not r.passed} == {"not_overfitted": False}
     assert "16 rows" in results["supervision"].message and "does not report" in results["learned"].message
-    assert Training.model_validate({**facts, "measured": json.loads((tmp_path / "out/measured.json").read_text())})
+    assert training_of(artifact).measured.billed_tokens == 4321
     unfit = Artifact("demo", "plan", "0", tmp_path, {"fits": False}, {})
     plan = PIPELINE.steps["training_plan"].checks[0].ask(unfit, spec)
     assert plan.passed, "this machine's memory does not matter"
@@ -127,7 +127,7 @@ def test_an_odd_server_costs_no_second_job_and_no_result(nebius, rows, tmp_path,
     nebius.fault = lambda request: faults.pop() if faults and request.path.endswith("/jobs") and request.body else None
     order = make_order(make_task("openai", {"profile": "nebius", "base_url": nebius.url}), rows, tmp_path)
     facts = train(order)
-    assert (facts["job"], facts["kept_step"]) == ("ftjob-1", 3 if oddity is odd_checkpoints else 2)
+    assert (facts.job, facts.kept_step) == ("ftjob-1", 3 if oddity is odd_checkpoints else 2)
     assert "second job" not in capsys.readouterr().err, "it is one job, listed twice"
 
 
@@ -143,9 +143,9 @@ def test_the_way_out_is_named_when_the_service_has_deleted_what_was_trained(nebi
 
 def test_a_model_that_stays_there_is_an_endpoint(server, order, tmp_path) -> None:
     facts = train(order)
-    assert facts["returns"] == "endpoint" and not (tmp_path / "out/adapter").exists()
+    assert facts.returns == "endpoint" and not (tmp_path / "out/adapter").exists()
     endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
-    assert endpoint.pop("model") == facts["model"] and endpoint.pop("base_model") == GPT["model"]
+    assert endpoint.pop("model") == facts.model and endpoint.pop("base_model") == GPT["model"]
     assert endpoint == {"base_url": server.url, "api_key_env": "OPENAI_API_KEY", "trainer": "openai"}
     (request,) = server.asked("POST", "/jobs")
     values = request.json()["method"]["supervised"]["hyperparameters"]
@@ -164,7 +164,7 @@ def test_azure_says_what_to_deploy_and_does_not_buy_again(server, ordered, tmp_p
         train(ordered({"profile": "azure"}))
     facts = train(ordered({"profile": "azure", "deployment": "tickets"}))
     endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
-    assert endpoint["model"] == "tickets" != facts["model"] and len(server.jobs) == 1
+    assert endpoint["model"] == "tickets" != facts.model and len(server.jobs) == 1
 
 
 @pytest.mark.parametrize(("state", "words"), [("failed", "line 3 has no answer"), ("cancelled", "4,321|not known")])
@@ -173,7 +173,7 @@ def test_a_failed_job_says_why_and_the_next_run_buys_another(server, order, tmp_
     with pytest.raises(JobError, match=words):
         train(order)
     server.states = ("queued", "succeeded")
-    assert train(order)["job"] == "ftjob-2"
+    assert train(order).job == "ftjob-2"
     (entry,) = [json.loads(p.read_text()) for p in (tmp_path / "home/jobs").glob("*.json")]
     assert [a["job"] for a in entry["attempts"]] == ["ftjob-1", "ftjob-2"] and entry["attempts"][0]["state"] == state
 
@@ -206,7 +206,7 @@ def test_failed_attempts_count_in_the_budget(server: OpenAiJobsServer, tmp_path:
             train(order)
         assert len(server.jobs) == 1
     else:
-        assert train(order)["job"] == "ftjob-2"
+        assert train(order).job == "ftjob-2"
 
 
 def test_who_stops_while_a_request_is_in_doubt_hears_of_it(server, ordered, monkeypatch) -> None:
@@ -249,7 +249,7 @@ def test_an_interrupt_cancels_the_job_and_says_the_cost(server, order, monkeypat
     assert server.jobs["ftjob-1"]["status"] == "cancelled"
     words = "120 tokens were billed so far" if when == "followed" else "was cancelled"
     assert words in stopped.value.__notes__[0]
-    assert train(order)["job"] == "ftjob-2", "a cancelled job is not adopted"
+    assert train(order).job == "ftjob-2", "a cancelled job is not adopted"
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {

@@ -103,14 +103,14 @@ def training_workers(cluster: LocalCluster) -> list[psutil.Process]:
 
 
 def losses(facts: Mapping[str, Any]) -> list[float]:
-    return [entry[key] for entry in facts["history"] for key in ("loss", "eval_loss") if key in entry]
+    return [(entry.loss, entry.eval_loss) for entry in facts.history]
 
 
 def test_one_worker_trains_what_this_machine_trains_through_an_object_store(inputs, cluster, tmp_path) -> None:
     order = order_of(inputs, tmp_path / "ray", ray={"address": cluster.address, "storage": f"s3://{BUCKET}/jobs"})
     assert [f for f in preflight(order.spec, tmp_path) if f.severity == "error"] == []
     facts, expected = train(order), trained_here(inputs, tmp_path / "here")
-    assert losses(facts) == losses(expected) and facts["best_eval_loss"] < facts["first_eval_loss"]
+    assert losses(facts) == losses(expected) and facts.best_eval_loss < facts.first_eval_loss
     assert (order.out / ADAPTER).read_bytes() == (tmp_path / "here/out" / ADAPTER).read_bytes()
     output_files = {p.name for p in order.out.rglob("*") if p.is_file()}
     assert output_files == {p.name for p in (tmp_path / "here/out").rglob("*") if p.is_file()}
@@ -152,7 +152,7 @@ def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(inp
     assert len(attempts(cluster, order)) == 1, "the orphaned job was adopted"
     measured = json.loads((order.out / "measured.json").read_text())
     assert measured["resumed_from"] is not None
-    assert (facts["processes"], facts["strategy"]) == (2, "ddp")
+    assert (facts.processes, facts.strategy) == (2, "ddp")
 
     expected = trained_here(inputs, tmp_path / "here", **{**changes, "micro_batch_size": 4, "ray": {}})
     assert losses(facts) == pytest.approx(losses(expected), rel=TOLERANCE)

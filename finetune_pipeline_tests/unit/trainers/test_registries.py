@@ -29,9 +29,11 @@ class Attention(LowRank):
 '''
 TRAINER = '''
 """A trainer that has this machine train, and pretends to wait for it."""
-from finetune_pipeline.engine.files import read_json
+from msgspec.structs import replace
+
 from finetune_pipeline.trainers.base import Trainer, register
 from finetune_pipeline.trainers.local import train_locally
+from finetune_pipeline.training.facts import LocalTraining
 
 
 @register
@@ -53,7 +55,8 @@ class Patient(Trainer):
         raise AssertionError("nobody asked for it")
 
     def collect(self, training, order):
-        return {**read_json(order.out / "result.json"), "asked": self.asked, "id": training}
+        facts = LocalTraining.read(order.out / "result.json")
+        return replace(facts, own={"asked": self.asked, "id": training})
 '''
 TASK = """
 name: demo
@@ -94,8 +97,8 @@ def trip(inputs: str, code: str) -> None:
         "findings": [f.rule for f in preflight(spec, Path("demo"))],
         "refused": [f.fix for f in preflight(other_spec, Path("demo")) if f.rule == "training.trainer"],
         "planned": [plan.trainable_parameters, plan.memory_mib["total"], [row.method for row in plan.methods]],
-        "trained": [facts["trainable_parameters"], facts["asked"], facts["id"], facts["trained"]["kind"]],
-        "loss": [facts["first_eval_loss"], facts["best_eval_loss"]],
+        "trained": [facts.trainable_parameters, facts.own["asked"], facts.own["id"], facts.trained.kind],
+        "loss": [facts.first_eval_loss, facts.best_eval_loss],
         "merged": merge(place / "base", place / "out/adapter", place / "merged")["merged_tensors"],
         "reference": [
             line for line in make_reference.render().splitlines() if "attention" in line or "patient" in line

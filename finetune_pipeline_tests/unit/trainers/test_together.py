@@ -63,7 +63,7 @@ def test_the_adapter_comes_home_and_merges(server, ordered, rows, tmp_path, monk
     body = request.json()
     assert (body["n_epochs"], body["n_evals"], body["training_type"]["lora_r"]) == (2, 4, 4)
     assert body["training_method"] == {"method": "sft", "train_on_inputs": False} and body["learning_rate"] == 5e-4
-    assert (facts["returns"], facts["kept_step"], facts["best_eval_loss"]) == ("weights", 2, 1.1)
+    assert (facts.returns, facts.kept_step, facts.best_eval_loss) == ("weights", 2, 1.1)
     assert merge(rows / "base", tmp_path / "out/adapter", tmp_path / "merged")["merged_tensors"] == 2
     measured = json.loads((tmp_path / "out/measured.json").read_text())
     assert measured["dollars"] == pytest.approx(measured["estimated_dollars"], rel=1e-3) and measured["dollars"] > 0
@@ -113,10 +113,10 @@ def test_one_spec_trains_at_each_service_by_its_trainer_alone(server, nebius, ro
         spec = make_task("together", {"base_url": server.address}, **sections)
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"trainer": trainer})})
         facts[trainer] = train(make_order(spec, rows, tmp_path / trainer))
-    assert facts["together"]["trained"] == facts["openai"]["trained"]
+    assert facts["together"].trained == facts["openai"].trained
     uploaded = [file["data"] for file in server.files.values()]
     assert uploaded == [data for name, data in nebius.files.values() if name.endswith("_upload.jsonl")]
-    assert facts["together"]["service"].startswith("Together") and facts["openai"]["service"].startswith("Nebius")
+    assert facts["together"].service.startswith("Together") and facts["openai"].service.startswith("Nebius")
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
@@ -183,7 +183,7 @@ ODDITIES: dict[str, dict[str, Any]] = {
 
 def test_odd_lists_and_figures_cost_no_result(server: TogetherServer, ordered: Callable[..., TrainingOrder]) -> None:
     server.answer = odd(server, ODDITIES)  # type: ignore[method-assign]
-    assert train(ordered())["history"] == []
+    assert train(ordered()).history == []
     server.answer = odd(server, {"/limits": {"min_learning_rate": None}})  # type: ignore[method-assign]
     with pytest.raises(OutsideError, match="gave no clear answer"):
         train(ordered(epochs=3))

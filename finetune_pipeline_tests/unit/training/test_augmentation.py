@@ -53,21 +53,21 @@ def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, 
     plain, _ = train(job(inputs, tmp_path / "plain", method="lora", epochs=1), audit_html)
     augmented_job = job(inputs, tmp_path / "augmented", method="lora", epochs=1, augment=True)
     facts, _ = train(augmented_job, audit_html)
-    assert plain["augmented"] == {"rows": 0, "kinds": {}, "too_long": 0}
+    assert plain.augmented.to_json() == {"rows": 0, "kinds": {}, "too_long": 0}
     copies = len(copies_of(read_examples(inputs / "train.jsonl")))
-    assert facts["augmented"]["rows"] == sum(facts["augmented"]["kinds"].values()) == copies
-    assert set(facts["augmented"]["kinds"]) == set(BLOCKING)
-    assert facts["tokens"]["train"]["rows"] == copies + plain["tokens"]["train"]["rows"] == copies + ROWS
-    assert facts["tokens"]["validation"] == plain["tokens"]["validation"]
-    assert facts["first_eval_loss"] == plain["first_eval_loss"], "the same validation rows, before the first step"
-    assert (plain["steps"], facts["steps"]) == (3, -(-(ROWS + copies) // 8))
+    assert facts.augmented.rows == sum(facts.augmented.kinds.values()) == copies
+    assert set(facts.augmented.kinds) == set(BLOCKING)
+    assert facts.tokens["train"].rows == copies + plain.tokens["train"].rows == copies + ROWS
+    assert facts.tokens["validation"] == plain.tokens["validation"]
+    assert facts.first_eval_loss == plain.first_eval_loss, "the same validation rows, before the first step"
+    assert (plain.steps, facts.steps) == (3, -(-(ROWS + copies) // 8))
 
     planner = Planner(inputs / "base", *(read_examples(inputs / f"{split}.jsonl") for split in ("train", "validation")))
     (phase,) = planner.phases(augmented_job.settings)
-    assert phase.steps == facts["steps_planned"]
+    assert phase.steps == facts.steps_planned
 
     audit = json.loads((tmp_path / "augmented/out/audit.json").read_text())
-    assert audit["train"]["examples"] == ROWS + copies and not facts["augmented"]["too_long"]
+    assert audit["train"]["examples"] == ROWS + copies and not facts.augmented.too_long
     reasons = {kind_of(row["id"]): row["why"] for row in audit["train"]["shown"] if kind_of(row["id"])}
     assert "a perturbed copy (typing errors)" in reasons["typos"] and "greeting and thanks" in reasons["courtesy"]
     assert "another case" in reasons["case"]
@@ -83,7 +83,7 @@ def test_a_copy_that_is_too_long_is_left_out_and_counted(inputs: Path, rows: lis
     limit = max(len(row.ids) for row in prepare_split(tokenizer, rows, 200, over, "train split").rows)
     limited = settings(augment=True, over_length=over, max_tokens=limit)
     prepared = prepare_split(tokenizer, training_examples(rows, limited), limit, over, "train split")
-    assert not prepared.findings and not prepared.dropped and not prepared.cuts
+    assert not prepared.audit.problems and not prepared.dropped and not prepared.cuts
     assert len(prepared.copies_too_long) > 0
     assert len(prepared.rows) == len(training_examples(rows, limited)) - len(prepared.copies_too_long)
     planned = Planner(inputs / "base", rows, rows[:2]).rows("train", limited)

@@ -3,15 +3,16 @@
 import pytest
 
 from finetune_pipeline.training import history
+from finetune_pipeline.training.history import LoggedLoss
 
 
 def _curve(train: list[float], validation: list[float]) -> list[dict[str, float]]:
     """A training loss a step, a validation loss before the first and after every second step."""
-    entries = [{"step": 0, "eval_loss": validation[0]}]
+    entries = [LoggedLoss(step=0, eval_loss=validation[0])]
     for step, loss in enumerate(train, 1):
-        entries.append({"step": step, "loss": loss})
+        entries.append(LoggedLoss(step=step, loss=loss))
         if step % 2 == 0:
-            entries.append({"step": step, "eval_loss": validation[step // 2]})
+            entries.append(LoggedLoss(step=step, eval_loss=validation[step // 2]))
     return entries
 
 
@@ -28,6 +29,6 @@ def _curve(train: list[float], validation: list[float]) -> list[dict[str, float]
 )
 def test_overfitting_is_validation_up_while_training_goes_down(train, validation, verdict, best_step) -> None:
     result = history.overfitting(_curve(train, validation))
-    assert (result["verdict"], result["best_step"]) == (verdict, best_step)
-    assert result["last_eval"] == validation[-1] and result["best_eval"] == min(validation)
-    assert result["rise"] == pytest.approx(validation[-1] / min(validation) - 1)
+    assert (result.verdict, result.best_step) == (verdict, best_step)
+    assert result.last_eval == validation[-1] and result.best_eval == min(validation)
+    assert result.rise == pytest.approx(validation[-1] / min(validation) - 1)

@@ -14,6 +14,7 @@ from torch._higher_order_ops.flex_attention import flex_attention
 from torch.nn.attention.flex_attention import _identity
 
 from finetune_pipeline.training.attention import _PackedAttention
+from finetune_pipeline.training.facts import Fused
 from finetune_pipeline.training.flex import block_mask, flex_attend, try_kernels
 from finetune_pipeline.training.fused import _Dropout, _masked, fuse, token_losses
 from finetune_pipeline.training.packing import padded_batch
@@ -30,7 +31,7 @@ def test_same_loss_and_gradients_as_peft(tiny: Path, method: str, compute: torch
     plain = adapted(tiny, method, compute)
     loss, gradients = loss_and_gradients(plain, batch)
     model = adapted(tiny, method, compute)
-    assert fuse(model) == {"lora_layers": 14, "norms": 5}
+    assert fuse(model) == Fused(lora_layers=14, norms=5)
     fused_loss, fused_gradients = loss_and_gradients(model, batch)
     assert fused_loss == pytest.approx(loss, rel=near)
     assert (fused_gradients - gradients).norm() / gradients.norm() < near
@@ -72,7 +73,7 @@ def test_a_norm_of_another_formula_is_left_alone(tiny: Path) -> None:
     inner = model.base_model.model.model
     inner.norm.variance_epsilon = 1.0  # still the formula, with this epsilon
     inner.layers[0].input_layernorm.forward = lambda x: x  # not the formula
-    assert fuse(model)["norms"] == 4
+    assert fuse(model).norms == 4
 
 
 def test_token_losses_equal_cross_entropy() -> None:

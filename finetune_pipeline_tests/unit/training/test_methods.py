@@ -58,20 +58,20 @@ def _loss(folder: Path, inputs: Path, adapter: Path | None = None) -> float:
 @pytest.mark.parametrize(("name", "tensors"), [("dora", 42), ("rslora", 28), ("prefix", 1), ("prompt", 1)])
 def test_it_learns_and_what_is_saved_is_what_was_validated(inputs, tmp_path, name, tensors) -> None:
     facts, _ = train(_job(inputs, tmp_path, name))
-    assert facts["best_eval_loss"] < facts["first_eval_loss"] - 0.02
-    assert facts["shared_prefix"]["used"], facts["shared_prefix"]["why"]
-    trained, folder = facts["trained"], tmp_path / "out" / "adapter"
-    assert (trained["folder"], len(trained["tensors"])) == ("adapter", tensors)
-    assert trained["bytes"] == (folder / "adapter_model.safetensors").stat().st_size
+    assert facts.best_eval_loss < facts.first_eval_loss - 0.02
+    assert facts.shared_prefix.used, facts.shared_prefix.why
+    trained, folder = facts.trained, tmp_path / "out" / "adapter"
+    assert (trained.folder, len(trained.tensors)) == ("adapter", tensors)
+    assert trained.bytes == (folder / "adapter_model.safetensors").stat().st_size
     assert {t.dtype for t in _weights(tmp_path).values()} == {torch.float32}
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
     assert str(tmp_path) not in (folder / "adapter_config.json").read_text()
-    assert facts["trainable_parameters"] == sum(t.numel() for t in _weights(tmp_path).values())
-    assert not facts["gradient_checkpointing"]["used"]
+    assert facts.trainable_parameters == sum(t.numel() for t in _weights(tmp_path).values())
+    assert not facts.gradient_checkpointing.used
     if tensors == 1:
         text = f"{SYSTEM}\nbilling\nbug_report\nhow_to"
-        assert facts["begun"] == {"virtual_tokens": 6, "init": "task", "text": text}
-    assert _loss(inputs / "base", inputs, folder) == pytest.approx(facts["best_eval_loss"], rel=1e-4)
+        assert facts.begun == {"virtual_tokens": 6, "init": "task", "text": text}
+    assert _loss(inputs / "base", inputs, folder) == pytest.approx(facts.best_eval_loss, rel=1e-4)
 
 
 def test_a_soft_prompt_begins_from_the_commonest_system_prompt_and_the_labels() -> None:
@@ -94,15 +94,15 @@ def test_full_fine_tuning_is_saved_as_a_model_in_the_bases_dtype(tmp_path: Path)
     make_tiny_model(inputs / "base", dtype="bfloat16")
     facts, _ = train(_job(inputs, tmp_path, "full"))
     folder = tmp_path / "out" / "adapter"
-    assert facts["trained"]["kind"] == "full" and facts["trainable_parameters"] == 99_648
+    assert facts.trained.kind == "full" and facts.trainable_parameters == 99_648
     assert {t.dtype for t in _weights(tmp_path).values()} == {torch.bfloat16}
     assert (folder / "config.json").read_text() == (inputs / "base" / "config.json").read_text()
     assert (folder / "chat_template.jinja").read_bytes() == (inputs / "base" / "chat_template.jinja").read_bytes()
     assert not list(folder.glob("*.bin"))
-    assert facts["rounding"]["dtype"] == "bfloat16"
-    assert facts["rounding"]["eval_loss"] == pytest.approx(facts["best_eval_loss"], rel=0.02)
-    assert facts["rounding"]["eval_loss"] != facts["best_eval_loss"]
-    assert _loss(folder, inputs) == pytest.approx(facts["rounding"]["eval_loss"], rel=1e-4)
+    assert facts.rounding.dtype == "bfloat16"
+    assert facts.rounding.eval_loss == pytest.approx(facts.best_eval_loss, rel=0.02)
+    assert facts.rounding.eval_loss != facts.best_eval_loss
+    assert _loss(folder, inputs) == pytest.approx(facts.rounding.eval_loss, rel=1e-4)
 
 
 def test_full_fine_tuning_keeps_float32_weights_and_computes_in_bfloat16(inputs: Path, tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ def test_full_fine_tuning_keeps_float32_weights_and_computes_in_bfloat16(inputs:
         train(_job(inputs, tmp_path / precision, "full", precision=precision, epochs=1))[0]
         for precision in ("float32", "bfloat16")
     )
-    assert facts["precision"] == "bfloat16" and facts["shared_prefix"]["used"]
-    assert facts["best_eval_loss"] == pytest.approx(exact["best_eval_loss"], rel=0.02)
-    assert facts["first_eval_loss"] != exact["first_eval_loss"]
+    assert facts.precision == "bfloat16" and facts.shared_prefix.used
+    assert facts.best_eval_loss == pytest.approx(exact.best_eval_loss, rel=0.02)
+    assert facts.first_eval_loss != exact.first_eval_loss
     checkpoint = next((tmp_path / "bfloat16" / "work" / "checkpoints").glob("checkpoint-*/model.safetensors"))
     assert {t.dtype for t in load_file(checkpoint).values()} == {torch.float32}
 
@@ -123,8 +123,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory(inputs: Path, tmp_pat
         train(_job(inputs, tmp_path / str(used), "lora", epochs=1, gradient_checkpointing=used, dropout=0.0))[0]
         for used in (False, True)
     )
-    assert facts["gradient_checkpointing"] == {"used": True, "why": "as set in training.gradient_checkpointing"}
-    assert facts["best_eval_loss"] == pytest.approx(exact["best_eval_loss"], rel=1e-5)
+    assert facts.gradient_checkpointing.to_json() == {"used": True, "why": "as set in training.gradient_checkpointing"}
+    assert facts.best_eval_loss == pytest.approx(exact.best_eval_loss, rel=1e-5)
 
 
 def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_names(inputs, tmp_path) -> None:
@@ -134,13 +134,13 @@ def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_nam
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     facts, _ = train(_job(copied_inputs, undisturbed, "full"))
     shutil.copytree(undisturbed / "work", stopped / "work")
-    shutil.rmtree(stopped / "work" / "checkpoints" / f"checkpoint-{facts['steps']}")
+    shutil.rmtree(stopped / "work" / "checkpoints" / f"checkpoint-{facts.steps}")
     _, measured = train(_job(copied_inputs, stopped, "full"))
     assert measured["resumed_from"] is not None
     expected, weights = _weights(undisturbed), _weights(stopped)
     assert expected.keys() == load_file(base / "model.safetensors").keys()
     assert [name for name in expected if not torch.equal(weights[name], expected[name])] == []
-    assert _loss(undisturbed / "out" / "adapter", copied_inputs) == pytest.approx(facts["best_eval_loss"], rel=1e-4)
+    assert _loss(undisturbed / "out" / "adapter", copied_inputs) == pytest.approx(facts.best_eval_loss, rel=1e-4)
 
 
 @pytest.mark.parametrize(

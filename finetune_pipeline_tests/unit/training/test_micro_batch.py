@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.training import trainer
+from finetune_pipeline.training.facts import MicroBatch
 from finetune_pipeline.training.micro_batch import FILE, PassTooLarge
 from finetune_pipeline.training.packing import logits_to_learn
 from finetune_pipeline.training.sft import train
@@ -63,12 +64,14 @@ def test_halved_at_the_first_step_it_ends_with_the_bits_of_the_smaller_micro_bat
     inputs: Path, tmp_path: Path, limit: Any, validating: bool
 ) -> None:
     expected, _ = train(job(inputs, tmp_path / "small", **LORA, micro_batch_size=2))
-    assert expected["micro_batch"] == {"declared": 2, "used": 2} and not (tmp_path / "small/work" / FILE).exists()
+    assert (
+        expected.micro_batch.to_json() == {"declared": 2, "used": 2} and not (tmp_path / "small/work" / FILE).exists()
+    )
     memory = limit(2, validating=validating)
     facts, measured = train(job(inputs, tmp_path / "halved", **LORA, micro_batch_size=8))
-    assert facts["micro_batch"] == {"declared": 8, "used": 2} and measured["resumed_from"] is None
+    assert facts.micro_batch.to_json() == {"declared": 8, "used": 2} and measured["resumed_from"] is None
     assert len(memory.models) == 3 and set(memory.passes) == {2}
-    assert (facts["steps"], facts["history"]) == (expected["steps"], expected["history"])
+    assert (facts.steps, facts.history) == (expected.steps, expected.history)
     weights, same = adapter(tmp_path / "small"), adapter(tmp_path / "halved")
     assert weights.keys() == same.keys() and all(torch.equal(weights[name], same[name]) for name in weights)
 
@@ -79,12 +82,12 @@ def test_halved_later_it_goes_on_from_its_checkpoint_with_the_same_gradients(
     expected, _ = train(job(inputs, tmp_path / "small", **LORA, dropout=0.0, micro_batch_size=2))
     memory = limit(2, since=8)
     facts, measured = train(job(inputs, tmp_path / "halved", **LORA, dropout=0.0, micro_batch_size=4))
-    assert facts["micro_batch"] == {"declared": 4, "used": 2} and measured["resumed_from"] == "checkpoint-4"
-    assert memory.passes == [4] * 8 + [2] * (4 * (facts["steps"] - 4)), "a step has 8 rows before and after"
-    assert [e["step"] for e in facts["history"]] == [e["step"] for e in expected["history"]]
-    for before, after in zip(expected["history"], facts["history"], strict=True):
-        for key in before.keys() & {"loss", "eval_loss"}:
-            assert before[key] == pytest.approx(after[key], rel=1e-4)
+    assert facts.micro_batch.to_json() == {"declared": 4, "used": 2} and measured["resumed_from"] == "checkpoint-4"
+    assert memory.passes == [4] * 8 + [2] * (4 * (facts.steps - 4)), "a step has 8 rows before and after"
+    assert [e.step for e in facts.history] == [e.step for e in expected.history]
+    for before, after in zip(expected.history, facts.history, strict=True):
+        assert (before.loss is None, before.eval_loss is None) == (after.loss is None, after.eval_loss is None)
+        assert (before.loss or before.eval_loss) == pytest.approx(after.loss or after.eval_loss, rel=1e-4)
     torch.testing.assert_close(adapter(tmp_path / "small"), adapter(tmp_path / "halved"), rtol=0.02, atol=2e-4)
 
 
@@ -100,12 +103,12 @@ def test_a_killed_training_keeps_the_halved_micro_batch_and_another_job_does_not
         train(job(inputs, tmp_path, **LORA))
     memory = limit(99)  # there would be room again
     facts, measured = train(job(inputs, tmp_path, **LORA))
-    assert facts["micro_batch"] == expected["micro_batch"] == {"declared": 4, "used": 2}
+    assert facts.micro_batch == expected.micro_batch == MicroBatch(declared=4, used=2)
     assert measured["resumed_from"] is not None and set(memory.passes) == {2}
     weights, same = adapter(undisturbed), adapter(tmp_path)
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     other, _ = train(job(inputs, tmp_path, **LORA | {"epochs": 1}))
-    assert other["micro_batch"] == {"declared": 4, "used": 4}
+    assert other.micro_batch.to_json() == {"declared": 4, "used": 4}
 
 
 def kill_after(memory: Memory, passes: int) -> Any:

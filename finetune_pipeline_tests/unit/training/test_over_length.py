@@ -52,34 +52,34 @@ def test_an_answer_alone_too_long_is_never_cut(tokenizer: Any) -> None:
     shortened, rows, _ = cut_prompt(tokenizer, example, 60)
     assert longest(rows) > 60 and shortened.messages[2]["content"] == "billing " * 60
     prepared = prepare_split(tokenizer, [example], 60, "truncate_prompt", "train split")
-    assert [f.rule for f in prepared.findings] == ["audit.rows_over_length"]
+    assert [f.rule for f in prepared.audit.problems] == ["audit.rows_over_length"]
 
 
 def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
     examples = [Example(f"e{i}", tiny_messages(i)) for i in range(4)] + [_long("long1"), _long("long2")]
     refused = prepare_split(tokenizer, examples, 100, "fail", "train split")
-    assert [f.rule for f in refused.findings] == ["audit.rows_over_length"]
-    assert refused.audit["rows_over_length"] == 2 and refused.audit["bad"]["rows_over_length"] == ["long1", "long2"]
+    assert [f.rule for f in refused.audit.problems] == ["audit.rows_over_length"]
+    assert refused.audit.rows_over_length == 2 and refused.audit.bad["rows_over_length"] == ["long1", "long2"]
 
     dropped = prepare_split(tokenizer, examples, 100, "drop", "train split")
-    assert dropped.findings == [] and dropped.dropped == ["long1", "long2"] and len(dropped.rows) == 4
-    assert dropped.audit["rows_dropped"] == 2
-    facts = dropped.length_facts()
+    assert dropped.audit.problems == [] and dropped.dropped == ["long1", "long2"] and len(dropped.rows) == 4
+    assert dropped.audit.rows_dropped == 2
+    facts = dropped.length_facts().to_json()
     assert facts == {"over_length": 2, "ids": ["long1", "long2"], "cut": 0, "cut_ids": [], "tokens_cut": 0}
-    left_out = next(r for r in dropped.audit["shown"] if r["id"] == "long1")
-    assert "left out" in left_out["why"] and left_out["pieces"][-1][1] == "lost"
+    left_out = next(r for r in dropped.audit.shown if r.id == "long1")
+    assert "left out" in left_out.why and left_out.pieces[-1][1] == "lost"
 
-    (finding,) = prepare_split(tokenizer, examples[4:], 100, "drop", "train split").findings
+    (finding,) = prepare_split(tokenizer, examples[4:], 100, "drop", "train split").audit.problems
     assert finding.message == "all 2 rows are longer than 100 tokens, and were left out"
 
     cut = prepare_split(tokenizer, examples, 100, "truncate_prompt", "train split")
-    assert cut.findings == [] and len(cut.rows) == 6 and max(len(r.ids) for r in cut.rows) <= 100
+    assert cut.audit.problems == [] and len(cut.rows) == 6 and max(len(r.ids) for r in cut.rows) <= 100
     facts = cut.length_facts()
-    assert (facts["over_length"], facts["cut"], facts["cut_ids"]) == (0, 2, ["long1", "long2"])
-    assert facts["tokens_cut"] == cut.audit["tokens_cut"] > 200
-    shown_row = next(r for r in cut.audit["shown"] if r["id"] == "long1")
-    lost = [text for text, kind, _ in shown_row["pieces"] if kind == "lost"]
-    assert lost[0].startswith("first words of old news.") and shown_row["tokens_lost"] > 100
+    assert (facts.over_length, facts.cut, facts.cut_ids) == (0, 2, ["long1", "long2"])
+    assert facts.tokens_cut == cut.audit.tokens_cut > 200
+    shown_row = next(r for r in cut.audit.shown if r.id == "long1")
+    lost = [text for text, kind, _ in shown_row.pieces if kind == "lost"]
+    assert lost[0].startswith("first words of old news.") and shown_row.tokens_lost > 100
 
 
 def test_the_bases_context_and_a_soft_prompt_bound_the_length_too() -> None:

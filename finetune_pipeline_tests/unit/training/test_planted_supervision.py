@@ -19,9 +19,10 @@ from finetune_pipeline.models.chat import Encoded, encode_example, load_tokenize
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training import rows
-from finetune_pipeline.training.audit import COUNTS, problems, supervision_audit
+from finetune_pipeline.training.audit import COUNTS, supervision_audit
 from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.tiny_model import TEMPLATE
+from finetune_pipeline_tests.trainings import LOCAL
 from finetune_pipeline_tests.unit.training.jobs import job
 
 ROWS = 16
@@ -69,7 +70,9 @@ def check(audit: dict[str, Any]) -> tuple[bool, str]:
     """What the check on the asset `adapter` says of a training with this audit."""
     (supervision,) = [c for _, c in CHECKS if c.name == "supervision"]
     spec = TaskSpec.model_validate({"name": "t", "description": "d", "system_prompt": "s", "output": {"kind": "text"}})
-    answer = supervision.ask(Artifact("t", "adapter", "v", Path(), {"audit": audit}, {}), spec)
+    answer = supervision.ask(
+        Artifact("t", "adapter", "v", Path(), LOCAL | {"audit": {**LOCAL["audit"], **audit}}, {}), spec
+    )
     assert supervision.blocks(spec)
     return answer.passed, answer.message
 
@@ -120,10 +123,10 @@ def test_a_sound_training_passes_and_what_has_weight_zero_is_not_learned(inputs:
     assert json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])["messages"][1]["weight"] == 0
     facts, _ = train(replace(job(inputs, tmp_path, method="lora", epochs=1), train=tmp_path / "train.jsonl"))
     answer = load_tokenizer(inputs / "base")("billing<|im_end|>", add_special_tokens=False)["input_ids"]
-    assert facts["tokens"]["train"]["loss_tokens"] == 16 * len(answer)
-    assert all(facts["audit"]["splits"][split][name] == 0 for split in ("train", "validation") for name in COUNTS)
-    assert facts["audit"]["rows"] == 28 and facts["audit"]["splits"]["train"]["rows"] == 16
-    assert check(facts["audit"])[0]
+    assert facts.tokens["train"].loss_tokens == 16 * len(answer)
+    assert all(facts.audit.splits[split].count(name) == 0 for split in ("train", "validation") for name in COUNTS)
+    assert facts.audit.rows == 28 and facts.audit.splits["train"].rows == 16
+    assert check(facts.audit.to_json())[0]
     pieces = read_json(tmp_path / "work" / "audit.json")["train"]["shown"][0]["pieces"]
     assert "".join(text for text, kind, _ in pieces if kind == "loss") == "billing<|im_end|>"
     assert "number" in "".join(text for text, kind, _ in pieces if kind == "context")
@@ -133,8 +136,8 @@ def test_residue_of_templates_in_the_text_is_found(inputs: Path) -> None:
     examples, tokenizer = read_examples(inputs / "train.jsonl")[:3], load_tokenizer(inputs / "base")
     examples[1].messages[2]["content"] += "[/INST] and more"
     facts = supervision_audit(rows.encode_split(tokenizer, examples, 200, "fail"), tokenizer, 200)
-    assert facts["bad"] == {"rows_with_special_tokens": [examples[1].id]}
-    assert [f.rule for f in problems(facts)] == ["audit.rows_with_special_tokens"]
+    assert facts.bad == {"rows_with_special_tokens": [examples[1].id]}
+    assert [f.rule for f in facts.problems] == ["audit.rows_with_special_tokens"]
 
 
 def test_what_the_tokenizer_changes_or_shares_with_text_is_no_fault(inputs: Path, tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_what_the_tokenizer_changes_or_shares_with_text_is_no_fault(inputs: Path
     (example, *_) = read_examples(inputs / "train.jsonl")
     example.messages[2]["content"] = "cafe\u0301!"
     facts = supervision_audit(rows.encode_split(tokenizer, [example], 200, "fail"), tokenizer, 200)
-    assert problems(facts) == [] and facts["loss_tokens"] > 2
+    assert facts.problems == [] and facts.loss_tokens > 2
 
 
 def test_examples_that_could_not_be_written_are_counted_by_what_was_wrong(tokenizer: Any) -> None:
@@ -154,8 +157,8 @@ def test_examples_that_could_not_be_written_are_counted_by_what_was_wrong(tokeni
         Finding("chat.content_lost", "error", "example y", "leaves out the tools", "drop them"),
     ]
     facts = supervision_audit(rows.Prepared(refused=refused), tokenizer, 200)
-    assert (facts["rows"], facts["template_mismatch"], facts["rows_refused"]) == (2, 1, 1)
-    findings = {f.rule: (f.message, f.fix) for f in problems(facts)}
+    assert (facts.rows, facts.template_mismatch, facts.rows_refused) == (2, 1, 1)
+    findings = {f.rule: (f.message, f.fix) for f in facts.problems}
     assert "example x, turn 2: differs" in findings["audit.template_mismatch"][0]
     assert "example y: leaves out the tools" in findings["audit.rows_refused"][0]
     assert findings["audit.rows_refused"][1] == "drop them"

@@ -47,15 +47,15 @@ def work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None,
         facts, measured = train(job)
         usual = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_memory_mib": 0.0}
         write_json(job.out / "measured.json", {**usual, **measured})
-        write_json(job.out / "result.json", facts)
-        return facts
+        write_json(job.out / "result.json", facts.to_json())
+        return facts.to_json()
 
     folder, results = Path(inputs), Path(place)
     order = TrainingOrder(
         task(settings), base=folder / "base", train=folder / "train.jsonl", validation=folder / "validation.jsonl",
         out=results / "out", work=results / "work", launch=launch,
     )  # fmt: skip
-    (results / "facts.json").write_text(json.dumps(train_as_ordered(order)))
+    (results / "facts.json").write_text(json.dumps(train_as_ordered(order).to_json()))
 
 
 def trained(

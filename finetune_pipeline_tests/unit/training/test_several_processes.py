@@ -60,7 +60,7 @@ def train_as_worker(file: str, rank: int, rendezvous: str) -> None:
 def test_two_processes_train_what_one_trains(inputs: Path, tmp_path: Path, method: str, packed: bool) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     changes = {**SMALL, "method": method, "shared_prefix": packed}
-    expected, _ = train(job(inputs, one, **{**changes, "micro_batch_size": 4}))
+    expected = train(job(inputs, one, **{**changes, "micro_batch_size": 4}))[0].to_json()
     two.mkdir()
     write_job(two / "job.json", job(inputs, two, **changes))
     call_together(train_as_worker, *((str(two / "job.json"), rank, str(two / "rendezvous")) for rank in range(2)))

@@ -39,23 +39,23 @@ def _adapter(place: Path) -> dict[str, torch.Tensor]:
 
 def test_it_learns_and_tells(trained: Trained) -> None:
     _, facts, measured = trained
-    assert facts["steps"] == facts["steps_planned"] == measured["steps_run"] == 10  # 40 rows, 8 a step, 2 epochs
-    assert facts["best_eval_loss"] < 0.8 * facts["first_eval_loss"]
-    evaluations = [e for e in facts["history"] if "eval_loss" in e]
-    assert [e["step"] for e in evaluations] == [0, 2, 4, 6, 8, 10]
-    assert evaluations[0]["eval_loss"] == facts["first_eval_loss"]
-    assert facts["best_eval_loss"] == min(e["eval_loss"] for e in evaluations)
-    losses = [e for e in facts["history"] if "loss" in e]
-    assert [e["step"] for e in losses] == list(range(1, 11))
-    assert losses[-1]["loss"] == facts["last_train_loss"]
-    assert facts["shared_prefix"]["used"] and facts["shared_prefix"]["prefix_tokens"] > 10
-    assert facts["fused"] == {"lora_layers": 14, "norms": 5}
-    assert facts["tokens"]["train"]["rows"] == 40 and facts["audit"]["rows"] == 52
-    assert facts["audit"]["splits"]["train"]["loss_tokens"] == facts["tokens"]["train"]["loss_tokens"] > 80
+    assert facts.steps == facts.steps_planned == measured["steps_run"] == 10  # 40 rows, 8 a step, 2 epochs
+    assert facts.best_eval_loss < 0.8 * facts.first_eval_loss
+    evaluations = [e for e in facts.history if e.eval_loss is not None]
+    assert [e.step for e in evaluations] == [0, 2, 4, 6, 8, 10]
+    assert evaluations[0].eval_loss == facts.first_eval_loss
+    assert facts.best_eval_loss == min(e.eval_loss for e in evaluations)
+    losses = [e for e in facts.history if e.loss is not None]
+    assert [e.step for e in losses] == list(range(1, 11))
+    assert losses[-1].loss == facts.last_train_loss
+    assert facts.shared_prefix.used and facts.shared_prefix.prefix_tokens > 10
+    assert facts.fused.to_json() == {"lora_layers": 14, "norms": 5}
+    assert facts.tokens["train"].rows == 40 and facts.audit.rows == 52
+    assert facts.audit.splits["train"].loss_tokens == facts.tokens["train"].loss_tokens > 80
     assert measured["resumed_from"] is None
     reached = measured["throughput"]
-    assert reached["learned"] == 2 * facts["tokens"]["train"]["loss_tokens"]  # two epochs, and no validation pass
-    assert 0 < reached["tokens"] < 2 * facts["tokens"]["train"]["tokens"]
+    assert reached["learned"] == 2 * facts.tokens["train"].loss_tokens  # two epochs, and no validation pass
+    assert 0 < reached["tokens"] < 2 * facts.tokens["train"].tokens
     assert 0 < reached["cpu_seconds"] <= measured["train_cpu_seconds"]
 
 
@@ -101,18 +101,18 @@ def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_pat
         train(job(inputs, tmp_path / str(micro), method="lora", dropout=0.0, epochs=1, micro_batch_size=micro))[0]
         for micro in (8, 2)
     )
-    for expected, actual in zip(full_batches["history"], parts["history"], strict=True):
-        key = "loss" if "loss" in expected else "eval_loss"
-        assert expected[key] == pytest.approx(actual[key], rel=1e-4)
+    for expected, actual in zip(full_batches.history, parts.history, strict=True):
+        key = "loss" if expected.loss is not None else "eval_loss"
+        assert getattr(expected, key) == pytest.approx(getattr(actual, key), rel=1e-4)
     torch.testing.assert_close(_adapter(tmp_path / "8"), _adapter(tmp_path / "2"), rtol=0.02, atol=2e-4)
 
 
 def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_path: Path) -> None:
     facts, _ = train(job(inputs, tmp_path, method="lora", epochs=12, learning_rate=0.3, patience=2, scheduler="linear"))
-    evaluations = {e["step"]: e["eval_loss"] for e in facts["history"] if "eval_loss" in e}
-    assert facts["stopped_early"] and facts["steps"] < facts["steps_planned"]
-    assert facts["best_step"] < facts["steps"] and evaluations[facts["best_step"]] == facts["best_eval_loss"]
-    best_tensors = load_file(tmp_path / f"work/checkpoints/checkpoint-{facts['best_step']}/adapter_model.safetensors")
+    evaluations = {e.step: e.eval_loss for e in facts.history if e.eval_loss is not None}
+    assert facts.stopped_early and facts.steps < facts.steps_planned
+    assert facts.best_step < facts.steps and evaluations[facts.best_step] == facts.best_eval_loss
+    best_tensors = load_file(tmp_path / f"work/checkpoints/checkpoint-{facts.best_step}/adapter_model.safetensors")
     saved = _adapter(tmp_path)
     assert all(torch.equal(saved[name], best_tensors[name]) for name in best_tensors)
 
@@ -140,8 +140,8 @@ def test_training_goes_on_from_an_adapter(inputs: Path, trained: Trained, tmp_pa
     start = trained[0] / "out" / "adapter"
     result = replace(job(inputs, tmp_path, epochs=1), start_from=start)
     facts, _ = train(result)
-    assert facts["first_eval_loss"] == pytest.approx(trained[1]["best_eval_loss"], rel=1e-5)
-    assert facts["best_eval_loss"] < facts["first_eval_loss"]
+    assert facts.first_eval_loss == pytest.approx(trained[1].best_eval_loss, rel=1e-5)
+    assert facts.best_eval_loss < facts.first_eval_loss
     result.settings["lora"]["r"] = 8
     with pytest.raises(JobError, match="different tensors"):
         train(replace(result, out=tmp_path / "r8", work=tmp_path / "r8work"))
@@ -163,4 +163,4 @@ def test_every_turn_counts_in_the_validation_loss_where_each_is_a_row_of_its_own
         logits = logits_to_learn(load_for_prediction(base, torch.device("cpu")), batch)
     facts, _ = train(job(tmp_path / "inputs", tmp_path, method="lora", epochs=1))
     expected = torch.nn.functional.cross_entropy(logits, batch["labels"]).item()
-    assert facts["first_eval_loss"] == pytest.approx(expected, rel=1e-4)
+    assert facts.first_eval_loss == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,66 @@
+"""Base of the facts that one step writes and others read: a struct of msgspec, whose type is checked where JSON becomes facts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from finetune_pipeline.engine.files import DamagedFile, read_json
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Facts of a step, or a part of them. Fields that have their default are left out of the JSON.
+
+    A field that is missing or misspelt is an error where the facts are made, and a wrong value where they are read. Keys that
+    this release does not know are ignored. A pydantic model may contain facts, and describes them in its JSON schema. A
+    subclass repeats ``frozen=True, kw_only=True``.
+    """
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """Return facts as they are, or from JSON's types. Raises ValueError for a field that is missing or wrong."""
+        if isinstance(value, cls):
+            return value
+        try:
+            return msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from error
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the facts in a JSON file. Raises DamagedFile."""
+        try:
+            return cls.of(read_json(path))
+        except ValueError as error:
+            raise DamagedFile(f"{path} is damaged: {error}\nfix: put back a copy of it") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts in JSON's types."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core import core_schema
+
+        to_json = core_schema.plain_serializer_function_ser_schema(msgspec.to_builtins)
+        return core_schema.no_info_plain_validator_function(cls.of, serialization=to_json)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> "JsonSchemaValue":
+        (own,), parts = msgspec.json.schema_components((cls,), ref_template="{name}")
+
+        def with_parts(node: Any) -> Any:
+            if isinstance(node, dict):
+                return (
+                    with_parts(parts[node["$ref"]]) if "$ref" in node else {k: with_parts(v) for k, v in node.items()}
+                )
+            return [with_parts(item) for item in node] if isinstance(node, list) else node
+
+        described: dict[str, Any] = with_parts(own)
+        return described
