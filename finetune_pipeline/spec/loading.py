@@ -74,8 +74,16 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
 
 _VALUE_TYPE = re.compile(r"str|bool|(list|dict|literal)\[.*\]")
 _GONE = {
+    "ability.harness": "run `lm_eval` on the folder that `finetune export` writes, or put questions into ability.files",
+    "data.consistency": "the data_quality report always shows the style of the answers",
+    "data.many_examples": "`finetune plan` says what training on all rows takes",
+    "data.semantic": "data.near_duplicate_threshold decides which prompts are repeats",
+    "data.synthetic.acceptable_rejected": "data.synthetic.intolerable_rejected and data.synthetic.risk decide how many "
+    "rejected rows are accepted",
     "ladder.calls": "put prompts to compare into baseline.prompts: the baseline asks each with every number of shots",
     "ladder.minutes": "put prompts to compare into baseline.prompts; baseline.rows limits their time",
+    "retraining.hours_a_point": "the decision waits below a gain of retraining.min_gain, whatever the hours",
+    "training.lora.init": "adapters begin as PEFT begins them by default",
 }
 """Keys of earlier versions, and what to use instead."""
 _OUTPUTS: dict[Any, type[BaseModel]] = {"labels": LabelsOutput, "text": TextOutput, "json": JsonOutput}

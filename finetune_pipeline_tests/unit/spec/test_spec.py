@@ -1,6 +1,7 @@
 """The task spec: strict, every problem at once, each with its key and the nearest valid one."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 import finetune_pipeline.evaluation.metrics  # noqa: F401 - fills the registry of metrics
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec import check_task, load_task, parse_spec
-from finetune_pipeline.spec.loading import json_schema, validated_spec
+from finetune_pipeline.spec.loading import _GONE, json_schema, validated_spec
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline_tests.unit.adversarial import cpu_seconds
 
@@ -59,6 +60,9 @@ def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
     [
         ("trainning: {}", "trainning", "did you mean 'training'?"),
         ("ladder: {calls: 200}", "ladder.calls", "baseline.prompts"),
+        ("data: {semantic: {threshold: 0.8}}", "data.semantic", "data.near_duplicate_threshold"),
+        ("ability: {harness: {tasks: [a.yaml]}}", "ability.harness", "`lm_eval`"),
+        ("training: {lora: {init: pissa}}", "training.lora.init", "PEFT"),
         ("training: {epoch: 2}", "training.epoch", "did you mean 'epochs'?"),
         ("training: {lora: {rank: 8, alfa: 4}}", "training.lora.alfa", "did you mean 'alpha'?"),
         ("output: {kind: labels, labels: [a, b], label: x}", "output.label", "'labels'"),
@@ -90,6 +94,20 @@ def test_unknown_keys_and_wrong_values_name_the_nearest_valid_one(text: str, pla
     problem = found_problems[place]
     assert fix in problem.fix or fix in problem.message
     assert all(other.startswith(place.rpartition(".")[0]) for other in found_problems)
+
+
+@pytest.mark.parametrize("key", _GONE)
+def test_keys_that_went_are_refused_and_what_replaces_them_exists(key: str) -> None:
+    section, *_ = sections = key.split(".")
+    nested: Any = {sections[-1]: 1}
+    for name in reversed(sections[:-1]):
+        nested = {name: nested}
+    (problem,) = problems(yaml.safe_dump({k: v for k, v in GOOD.items() if k != section} | nested)).values()
+    assert (problem.rule, problem.place) == ("spec.gone_key", f"task.yaml: {key}")
+    for named in re.findall(r"\b[a-z]+(?:\.[a-z_]+)+", problem.fix):
+        spec: Any = parse_spec(yaml.safe_dump(GOOD))
+        for part in named.split("."):
+            spec = getattr(spec, part)
 
 
 def test_all_problems_are_reported_at_once_and_missing_keys_and_wrong_yaml_are_told_apart() -> None:
