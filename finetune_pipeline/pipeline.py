@@ -417,6 +417,7 @@ STEPS = [
             "robustness": spec.robustness.model_dump(),
             "output": spec.output.model_dump(),
             "ceiling": spec.baseline.ceiling,
+            "calls_per_month": spec.advise.calls_per_month,
             "description": spec.description,
             "never_break": run.never_break,
             "promoted": run.promoted,

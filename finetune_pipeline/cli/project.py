@@ -9,6 +9,8 @@ from finetune_pipeline.data.split.leakage import leakage_report, recall_words
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.winner import not_shipped
 from finetune_pipeline.evaluation.wording import level
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
 from finetune_pipeline.orchestration.resources import Store
@@ -144,6 +146,7 @@ def verdict_lines(project: Project) -> list[str]:
         "",
         f"gates: {gate_counts(evaluation.gates)}",
         *map(gate_line, evaluation.gates),
+        *_finalist_lines(evaluation),
         "",
         report.facts["verdict"],
         *(f"next: {step}" for step in evaluation.next_steps[:1]),
@@ -154,3 +157,12 @@ def verdict_lines(project: Project) -> list[str]:
         "Dagster UI  http://127.0.0.1:3000   opened by: finetune ui",
         f"MLflow UI   {project.tracking.page()}   opened by: finetune ui",
     ]
+
+
+def _finalist_lines(evaluation: EvaluationResult) -> list[str]:
+    """Of each finalist, the gates that it was asked, and what is against it."""
+    lines = []
+    for finalist in evaluation.finalists:
+        lines += ["", f"{finalist.title}: {not_shipped(finalist) or 'it may be shipped'}"]
+        lines += [gate_line(gate) for gate in finalist.gates if gate.status != "not_asked"]
+    return lines

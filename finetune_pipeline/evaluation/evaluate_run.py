@@ -60,6 +60,7 @@ def evaluate_task(
     rules: str | None = None,
     promoted: Promoted | None = None,
     champion_forgotten: bool = False,
+    champion_kind: str | None = None,
     champion_learned: Collection[str] = (),
     sources: SourceOf = None,
     files: Mapping[str, str] | None = None,
@@ -77,7 +78,7 @@ def evaluate_task(
         openings: The ledger of the sealed test, one entry per opening; `candidate` identifies the candidate.
         versions: Versions of artifacts by name. `champion` requires champion predictions; `adapter` is the candidate's.
         rules: See sealed.Judgement.
-        promoted, champion_forgotten: See EvaluationResult.
+        promoted, champion_forgotten, champion_kind: See EvaluationResult.
         champion_learned: Ids of the test rows that the champion was trained on. If fewer than MIN_ROWS are left, it is not
             compared.
         sources: What each example was made from, by id (Example.made_from).
@@ -153,6 +154,7 @@ def evaluate_task(
         gate_settings=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
         promoted=promoted,
         champion_forgotten=champion_forgotten,
+        champion_kind=champion_kind,
         champion_learned=len(champion_learned),
         loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
         score_interval=score_interval(spec, rows["candidate"], level, sources),

@@ -106,7 +106,8 @@ class RequestPrice(Facts):
 
 
 class Cost(Facts):
-    """Time, memory and tokens of training and using the candidate (predictions.costs), and requests by the price list."""
+    """Time, memory and tokens of training and using the candidate (predictions.costs), and requests by the price list. `month`:
+    dollars of serving advise.calls_per_month, by kind of model (serving_costs.month_by_kind)."""
 
     steps: dict[str, Measured] = {}
     seconds: Number = None
@@ -114,6 +115,7 @@ class Cost(Facts):
     tokens: dict[str, RequestTokens] = {}
     saved_share: Number = None
     requests: list[RequestPrice] = []
+    month: dict[str, Number] = {}
 
 
 class QualityPart(Facts):

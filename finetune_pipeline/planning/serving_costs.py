@@ -5,6 +5,7 @@ from rent / (API price per call) calls per month on, if it can handle that many.
 """
 
 import datetime
+import math
 from dataclasses import dataclass
 
 from finetune_pipeline.evaluation.step_facts import RequestPrice
@@ -173,6 +174,21 @@ def break_even(machine: Price, api: ApiPrice, traffic: Traffic) -> BreakEven:
         millions=(least, listed, most),
         utilisation=calls[1] / capacity(machine, tuned)[1],
     )
+
+
+def month_by_kind(prices: PriceList, calls: int | None, tuned: Call, prompted: Call) -> dict[str, float]:
+    """Return the dollars a month of serving a fine-tuned model, the same base with a prompt, and a simple model.
+
+    A language model takes the cheapest machines of the list, always on, as many as it needs at their lowest speed; a simple model
+    runs where the service runs that calls it. Empty without calls or a machine in the list.
+    """
+    if not calls or not prices.machines:
+        return {}
+
+    def rent(call: Call) -> float:
+        return min(machine.price * HOURS * math.ceil(calls / capacity(machine, call)[0]) for machine in prices.machines)
+
+    return {"tuned": rent(tuned), "prompt": rent(prompted), "simple": 0.0}
 
 
 def in_use(utilisation: float) -> str:

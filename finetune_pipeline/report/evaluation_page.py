@@ -53,7 +53,7 @@ def evaluation_page(
     shown, ladder_blocks = rows or ShownRows(), ladder_section(ladder) if ladder else []
     sections = [
         Section.of("ladder", "Before training: prompt, retrieve or fine-tune?", ladder_blocks),
-        Section.of("gates", "Gates", gates_section(gates)),
+        Section.of("gates", "Gates", gates_section(evaluation, gates)),
         *(
             Section.of(anchor, title, content(evaluation, shown) if content in SHOW_ROWS else content(evaluation))
             for anchor, title, content in SECTIONS

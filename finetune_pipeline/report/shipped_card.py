@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_pipeline.evaluation.finalists import scores_of
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
-from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import Winner
-from finetune_pipeline.evaluation.result_parts import Scores
+from finetune_pipeline.evaluation.winner import finalist_of, gates_of
 from finetune_pipeline.report.page import plain
 from finetune_pipeline.report.stored import Report
 
@@ -23,9 +23,13 @@ def shipped_card(report: Report, winner: Winner, files: Mapping[str, str], base:
     files: SHA-256 by name. base: of a prompt, the record of its base model (models.identity.model_record).
     """
     lines = [f"# {report.task.name}: {winner.title}", "", plain(report.task.description), ""]
-    lines += [f"**{plain(report.verdict.answer)}** {plain(report.verdict.sentence)}", "", plain(winner.why), ""]
-    scores = winner_scores(report, winner)
-    if scores and scores.primary:
+    lines += [
+        f"**{plain(report.verdict.headline)}** {plain(report.verdict.answer)} {plain(report.verdict.sentence)}",
+        "",
+    ]
+    finalist = finalist_of(winner, report)
+    scores = scores_of(report, finalist) if finalist else None
+    if scores:
         name = scores.primary.name
         score = score_text(name, scores.primary.value, scores.primary.interval)
         lines += ["| rows | n | metric | score (interval) |", "|---|---:|---|---:|"]
@@ -33,13 +37,11 @@ def shipped_card(report: Report, winner: Winner, files: Mapping[str, str], base:
     if base:
         lines += [f"Base model: {plain(str(base['base_model']))}. Answers are {winner.mode or 'free'}.", ""]
     lines += [f"Data version `{report.versions.get('splits')}`. {_LIMITS[str(winner.kind)]}", ""]
-    lines += ["| gate | result |", "|---|---|", *(f"| {gate.name} | {gate.status} |" for gate in report.gates), ""]
+    lines += [
+        "| gate | result |",
+        "|---|---|",
+        *(f"| {gate.name} | {gate.status} |" for gate in gates_of(winner, report, report.gates)),
+        "",
+    ]
     lines += ["| file | SHA-256 |", "|---|---|", *(f"| {name} | {digest} |" for name, digest in files.items())]
     return "\n".join(lines) + "\n"
-
-
-def winner_scores(report: Report, winner: Winner) -> Scores | None:
-    """Return the winner's scores on the sealed test."""
-    if winner.kind == "simple":
-        return report.scores.get(f"{SIMPLE}{winner.name}")
-    return report.restricted.get("base") if winner.mode == "restricted" else report.scores.get("base")

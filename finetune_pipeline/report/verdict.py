@@ -27,7 +27,8 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
     prompt_name,
 )
-from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Verdict
+from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Heading, Table, Verdict, figure, text
+from finetune_pipeline.report.kinds import change_of_kind, costs_more
 
 MOST_OF_GAIN = 0.5
 """Share of the gain from which constrained decoding of the base model counts as giving most of it."""
@@ -58,7 +59,9 @@ def headline(evaluation: EvaluationResult, winner: Winner) -> str:
     loosened = ", by loosened gates" if evaluation.loosened.thresholds else ""
     if evaluation.loosened.held_back_by:
         loosened = ", but only if you accept the loosened gates"
-    beaten = f"{TUNED_TITLE} is not surely better. {capital(wrong)}" if finalist else wrong
+    beaten = (
+        f"{TUNED_TITLE} is not surely better{costs_more(evaluation, winner)}. {capital(wrong)}" if finalist else wrong
+    )
     return f"Ship {winner.title}{loosened}: {beaten}."
 
 
@@ -191,9 +194,10 @@ def _difference(gain: float | None) -> str:
 
 
 def caveats(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
-    """Return the sentences directly below the verdict: on the champion, simple models that are not beaten or closest, gates that
-    pass only by looser thresholds, and gains mostly in form."""
-    sentences, finalist = [], finalist_of(winner_of(evaluation, gates), evaluation)
+    """Return the sentences directly below the verdict: on a champion of another kind, the gain over the champion, simple models
+    that are not beaten or closest, gates that pass only by looser thresholds, and gains mostly in form."""
+    winner = winner_of(evaluation, gates)
+    sentences, finalist = change_of_kind(evaluation, winner), finalist_of(winner, evaluation)
     champion = finalist.beside_champion if finalist else evaluation.comparisons.get("champion")
     if champion:
         gain = f"{points(champion.gain)} points ({points_range(champion.interval)})"
@@ -245,11 +249,26 @@ def decoding_sentence(closed: float) -> str:
     )
 
 
-def gates_section(gates: Sequence[GateResult]) -> Blocks:
-    """Show every gate with its measurement, failed ones first; the next steps say what to do."""
+def gates_section(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Blocks:
+    """Show every gate with its measurement, failed ones first, and the finalists; the next steps say what to do."""
     order = ("failed", "warned", "passed", "not_asked")
     yield f"{gate_counts(gates)}." if gates else None
     rows = []
     for gate in sorted(gates, key=lambda gate: order.index(gate.status)):
         rows.append(Answer(f"`{gate.name}`", gate.status, ANSWERS[gate.status], gate.message))
     yield Answers(("Gate", "Passed", "Measured"), rows)
+    if evaluation.finalists and any(finalist.gates for finalist in evaluation.finalists):
+        yield Heading("What may be shipped instead")
+        yield from _finalists(evaluation)
+
+
+def _finalists(evaluation: EvaluationResult) -> Blocks:
+    """Show the finalists, simplest first, each with its score and why it is not shipped."""
+    rows = []
+    for finalist in evaluation.finalists:
+        scores, why = scores_of(evaluation, finalist), not_shipped(finalist)
+        score = score_text(evaluation.metric, scores.primary.value, scores.primary.interval)
+        asked = ", ".join(gate.name for gate in finalist.gates if gate.status != "not_asked")
+        rows.append([capital(finalist.title), score, asked, why or "nothing: it may be shipped"])
+    columns = [("Finalist", text), ("Score", figure), ("Gates asked of it", text), ("What is against it", text)]
+    yield Table(columns, rows)

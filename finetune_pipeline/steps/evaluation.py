@@ -33,8 +33,9 @@ from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.winner import gates_of, winner_of
 from finetune_pipeline.jobs import FittedSet
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.planning.prices import PriceList
-from finetune_pipeline.planning.serving_costs import Call, request_prices
+from finetune_pipeline.planning.serving_costs import Call, month_by_kind, request_prices
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
@@ -184,6 +185,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         openings=openings_so_far,
         rules=judgement.rules,
         champion_forgotten=context.run_inputs.champion_forgotten,
+        champion_kind=context.run_inputs.champion_kind if context.run_inputs.champion else None,
         champion_learned=_learned_by_champion(context, test_rows.texts),
         promoted=Promoted(**context.run_inputs.promoted) if context.run_inputs.promoted else None,
         sources=test_rows.sources,
@@ -293,8 +295,11 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
     run_costs = costs(rows, {name: read_json(file) for name, file in measured.items() if file.exists()}, plan)
     prompted_name = API_MODEL if API_MODEL in run_costs["tokens"] else "base"
     tuned, prompted = (Call(**run_costs["tokens"][name]) for name in ("candidate", prompted_name))
-    prices = request_prices(PriceList.of_served(plan["serving"]), tuned, prompted, endpoint.model if endpoint else "")
-    return {**run_costs, "requests": prices}
+    served = PriceList.of_served(plan["serving"])
+    prices = request_prices(served, tuned, prompted, endpoint.model if endpoint else "")
+    here = read_hosted(context.inputs["merged_model"].folder) is None and prompted_name == "base"
+    month = month_by_kind(served, context.spec.advise.calls_per_month, tuned, prompted) if here else {}
+    return {**run_costs, "requests": prices, "month": month}
 
 
 def _supervision(adapter: Artifact) -> dict[str, SplitAudit]:

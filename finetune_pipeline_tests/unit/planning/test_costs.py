@@ -12,7 +12,7 @@ import pytest
 from finetune_pipeline.baseline.ladder import Answered
 from finetune_pipeline.planning.costs import Costs, task_costs
 from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
-from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, request_prices, rule_of_thumb
+from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, month_by_kind, request_prices, rule_of_thumb
 from finetune_pipeline.report.costs_page import SHOWN_APIS, break_even_plot, costs_lines, costs_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.plots import LETTER, NARROW, WIDE
@@ -53,6 +53,15 @@ def test_an_api_takes_what_is_read_and_written(prices: PriceList) -> None:
     assert small.call == TUNED, "a fine-tuned model needs no examples"
     assert small.per_call == pytest.approx((200 * 0.05 + 50 * 0.2) / 1e6)
     assert made(prices, None).apis[0].month is None
+
+
+def test_a_month_of_each_kind_is_the_rent_of_the_machines_it_needs(prices: PriceList) -> None:
+    """At 100 tokens a second a call takes 0.6 s with the fine-tuned model and 1 s with the prompt."""
+    assert month_by_kind(prices, 10, TUNED, PROMPTED) == {"tuned": HOURS, "prompt": HOURS, "simple": 0.0}
+    busy = month_by_kind(prices, 10_000_000, TUNED, PROMPTED)
+    assert busy == {"tuned": 3 * HOURS, "prompt": 4 * HOURS, "simple": 0.0}, "4.38 and 2.63 million calls a machine"
+    assert month_by_kind(prices, None, TUNED, PROMPTED) == {}
+    assert month_by_kind(replace(prices, training=[]), 10, TUNED, PROMPTED) == {}, "no machine is listed"
 
 
 def test_a_machine_costs_its_rent_and_at_the_break_even_both_bills_are_equal(prices: PriceList) -> None:

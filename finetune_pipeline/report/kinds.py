@@ -1,0 +1,49 @@
+"""Says what it costs and saves that a model of one kind serves and not one of another."""
+
+from finetune_pipeline.evaluation.result import EvaluationResult, Winner
+from finetune_pipeline.evaluation.wording import dollars, in_words
+
+KINDS = {
+    "tuned": "a fine-tuned model",
+    "classifier": "a fine-tuned classifier",
+    "simple": "a simple model",
+    "prompt": "a prompted base model",
+}
+
+
+def month_of(evaluation: EvaluationResult, kind: str | None) -> float | None:
+    """Return the dollars a month of serving a model of this kind; None if unknown."""
+    months = evaluation.cost.month if evaluation.cost else {}
+    return months.get("tuned" if kind == "classifier" else str(kind))
+
+
+def costs_more(evaluation: EvaluationResult, winner: Winner) -> str:
+    """Return ` and costs $438 a month more to serve` if the fine-tuned model does, compared with the winner; else nothing."""
+    tuned, simpler = month_of(evaluation, "tuned"), month_of(evaluation, winner.kind)
+    if tuned is None or simpler is None or tuned <= simpler:
+        return ""
+    if simpler and tuned >= 2 * simpler:
+        return f" and costs {tuned / simpler:.0f} times as much to serve"
+    return f" and costs {dollars(tuned - simpler)} a month more to serve"
+
+
+def change_of_kind(evaluation: EvaluationResult, winner: Winner) -> list[str]:
+    """Return the sentences on a champion whose kind changes: from what to what, why, and the dollars a month of that."""
+    before, after = evaluation.champion_kind, winner.kind
+    if before is None or after is None or before == after or evaluation.promoted:
+        return []
+    surely = evaluation.gate_settings.get("champion") == "better" and not evaluation.champion_forgotten
+    why = "is surely better on this test" if surely else "passes the gates against it"
+    sentences = [f"The champion changes from {KINDS[before]} to {KINDS[after]}: {winner.title} {why}."]
+    old, new = month_of(evaluation, before), month_of(evaluation, after)
+    if old is not None and new is not None:
+        change = "costs nothing more"
+        if old != new:
+            change = f"saves {dollars(old - new)}" if new < old else f"costs {dollars(new - old)} more"
+        sentences.append(f"By the price list that {change} a month ({dollars(old)} before, {dollars(new)} now).")
+    else:
+        missing = in_words([KINDS[kind] for kind, month in ((before, old), (after, new)) if month is None])
+        sentences.append(
+            f"What {missing} costs a month is unknown: it takes advise.calls_per_month and a machine in the price list."
+        )
+    return sentences

@@ -1,0 +1,75 @@
+"""A champion whose kind changes: why, and what that costs and saves a month."""
+
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.gates import decide, decide_finalists
+from finetune_pipeline.evaluation.result import EvaluationResult, Winner
+from finetune_pipeline.report.kinds import change_of_kind, costs_more
+from finetune_pipeline.report.verdict import caveats
+from finetune_pipeline_tests.unit.evaluation.fake_run import COST, VERSIONS, changed, evaluation, usual
+from finetune_pipeline_tests.unit.evaluation.rows import answers, spec
+
+MONTH = {"tuned": 438.0, "prompt": 876.0, "simple": 0.0}
+
+
+def beside(kind: str | None, **month: float) -> EvaluationResult:
+    return evaluation(champion_kind=kind, cost=COST | {"month": month})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("tuned", "simple", "saves $438 a month ($438 before, $0 now)"),
+        ("classifier", "prompt", "costs $438 more a month ($438 before, $876 now)"),
+        ("simple", "tuned", "costs $438 more a month ($0 before, $438 now)"),
+        ("tuned", "classifier", "costs nothing more a month"),
+    ],
+)
+def test_a_change_of_kind_is_said_with_its_cost(before: str, after: Any, says: str) -> None:
+    sentences = change_of_kind(beside(before, **MONTH), Winner(kind=after, title="the winner"))
+    assert sentences[0].startswith("The champion changes from a ") and "the winner is surely better" in sentences[0]
+    assert says in sentences[1]
+
+
+def test_nothing_is_said_without_a_change_and_no_cost_is_made_up() -> None:
+    assert change_of_kind(beside("simple", **MONTH), Winner(kind="simple")) == []
+    assert change_of_kind(beside(None, **MONTH), Winner(kind="simple")) == []
+    assert change_of_kind(beside("tuned", **MONTH), Winner()) == []
+    unknown = change_of_kind(beside("tuned"), Winner(kind="simple", title="TF-IDF"))
+    assert "a fine-tuned model and a simple model" in unknown[1] and "advise.calls_per_month" in unknown[1]
+    promoted = changed(beside("tuned", **MONTH), {"promoted": {"model_version": 1, "serves": True}})
+    assert change_of_kind(promoted, Winner(kind="simple")) == []
+
+
+def test_the_headline_says_what_the_fine_tuned_model_costs_more() -> None:
+    for kind, months, words in (
+        ("simple", MONTH, " and costs $438 a month more to serve"),
+        ("prompt", MONTH, ""),
+        ("prompt", {"tuned": 900.0, "prompt": 300.0}, " and costs 3 times as much to serve"),
+        ("prompt", {"tuned": 400.0, "prompt": 300.0}, " and costs $100 a month more to serve"),
+        ("simple", {}, ""),
+    ):
+        assert costs_more(beside("tuned", **months), Winner(kind=kind)) == words  # type: ignore[arg-type]
+    assert costs_more(evaluation(cost=None), Winner(kind="simple")) == ""
+
+
+def test_the_report_compares_the_winner_with_the_champion_it_replaces() -> None:
+    base = [row | {"label_scores": []} for row in answers(100)]
+    champion = answers(120, model="champion")
+    simple = {
+        name: {row["example_id"]: row["text"] for row in answers(n)} for name, n in (("commonest", 80), ("linear", 160))
+    }
+    result = evaluation(
+        predictions=[*base, *answers(100, model="candidate"), *champion],
+        simple=simple,
+        versions=VERSIONS | {"champion": "3"},
+        champion_kind="tuned",
+        cost=COST | {"month": MONTH},
+    )
+    result = decide_finalists(spec(), result)
+    said = " ".join(caveats(result, decide(spec(), result)))
+    assert "The champion changes from a fine-tuned model to a simple model: TF-IDF and logistic regression" in said
+    assert "saves $438 a month" in said and "Against the champion in service: +20.0 points" in said
+    assert "changes from" not in " ".join(caveats(usual(), decide(spec(), usual())))
