@@ -24,6 +24,7 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions,
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.sealed import LEDGER
+from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.jobs import ModelSet, PredictJob
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.spec.model import Task
@@ -62,6 +63,7 @@ class Stage:
             (folder / name).mkdir(parents=True, exist_ok=True)
         write_json(folder / "measured.json", {"seconds": 1.0})
         write_json(folder / "prompts.json", {"zero_shot": {}})
+        (folder / FITTED).mkdir(exist_ok=True)
         return Artifact("triage", step, version, folder, facts, {"base_model": "b1", "adapter": version})
 
     def work(
