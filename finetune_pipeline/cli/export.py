@@ -17,16 +17,18 @@ from finetune_pipeline.cli.judged import ALIASES, Shipped, find_shipped, find_so
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
+from finetune_pipeline.evaluation.finalists import scores_of
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.evaluation.simple_models import load_simple_model
 from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.evaluation.verification import CHANGES, ROWS, required_share, verify
+from finetune_pipeline.evaluation.winner import finalist_of
 from finetune_pipeline.models.export import check_place, export_adapter, export_model, unfinished
 from finetune_pipeline.models.identity import model_folder, model_record, served
 from finetune_pipeline.models.manifest import Source, base_record, folder_control_tokens
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.model_card import card_of
-from finetune_pipeline.report.shipped_card import shipped_card, winner_scores
+from finetune_pipeline.report.shipped_card import shipped_card
 from finetune_pipeline.report.stored import read_report
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.baseline import best_simple_model
@@ -140,7 +142,8 @@ def _export_simple(task: Task, to: Path) -> int:
 def _export_shipped(task: Task, store: ArtifactStore, shipped: Shipped, to: Path) -> int:
     """Write the simple model or prompt in service as it was evaluated."""
     report, record = read_report(shipped.report), shipped.record
-    scores = winner_scores(report, report.winner)
+    finalist = finalist_of(report.winner, report)
+    scores = scores_of(report, finalist) if finalist else None
     with unfinished(to, SIMPLE_BYTES) as folder:
         if shipped.kind == "simple":
             splits = store.find(task.name, "splits", record["dataset_version"])
