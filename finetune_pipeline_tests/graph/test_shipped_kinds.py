@@ -17,8 +17,8 @@ import pytest
 
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.tracking import registry
-from finetune_pipeline_tests.graph.project import LORA, Project, easy_rows, rows
-from finetune_pipeline_tests.skilled_model import SKILL_SYSTEM, make_skilled_model
+from finetune_pipeline_tests.graph.project import LORA, Project, easy_rows
+from finetune_pipeline_tests.skilled_model import SYSTEM, make_skilled_model, raw_rows
 
 SECRET = "zeppelin marmalade quixotic"
 FORCED = {"learnable": "warn", "worth_training": "warn", "simple": "better"}
@@ -180,18 +180,10 @@ def prompt_world(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project after a run with a base model that is right under the task's prompt, and word order, which no simple model
     learns: training has nothing to add."""
     root = tmp_path_factory.mktemp("prompt")
-    base = make_skilled_model(root / "skilled", steps=220, knowledge=False)
-    split, baseline = {"validation": 0.2, "test": 0.3}, {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8}
-    project = Project(
-        root / "project",
-        base=base,
-        training=LORA,
-        gates=FORCED,
-        split=split,
-        baseline=baseline,
-        system_prompt=SKILL_SYSTEM,
-    )
-    project.write_rows(rows(400))
+    base = make_skilled_model(root / "skilled", lambda rng, label: label, steps=400, knowledge=False)
+    split, training = {"validation": 0.2, "test": 0.3}, {**LORA, "learning_rate": 1e-4}
+    project = Project(root / "project", base=base, training=training, gates=FORCED, split=split)
+    project.write_rows(raw_rows(0, 400))
     code, output = project.run()
     assert (code, output.get("decision")) == (0, "ship_prompt"), output
     return project
@@ -212,8 +204,8 @@ def test_a_prompt_is_shipped_served_exported_and_compared_with_the_next_candidat
     exported = project.finetune("export", "colours", "--to", str(tmp_path / "exported"), "--json")
     assert exported.returncode == 0, exported.stderr
     manifest = json.loads((tmp_path / "exported" / "export.json").read_text())
-    assert manifest["messages_before_the_input"][0] == {"role": "system", "content": SKILL_SYSTEM}
-    project.write_rows(rows(40, seed=9), "b.jsonl")
+    assert manifest["messages_before_the_input"][0] == {"role": "system", "content": SYSTEM}
+    project.write_rows(raw_rows(9, 40), "b.jsonl")
     code, output = project.run()
     assert code in (0, 2), output
     assert project.facts("test_predictions")["kinds"]["champion"] == "prompt"
