@@ -11,6 +11,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.winner import TRAINED, winner_of
 from finetune_pipeline.evaluation.wording import level, number
 from finetune_pipeline.report.blocks import Block, Table, figure, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
@@ -42,6 +43,9 @@ def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, g
         sections = {section.id: section.public() for section in page.sections}
         by_id = {section.id: section.title for section in page.sections}
         titles = [(id_, by_id[id_]) for id_ in _EVALUATION]
+    accepted = False
+    if evaluation and page and page.verdict:
+        accepted = page.verdict.status == "passed" and winner_of(evaluation, gates).kind in TRAINED
     settings = [[name, f"{v:g}" if isinstance(v, float) else number(v)] for name, v in _flat(manifest["training"])]
     sections["settings"] = [Table([("Setting", text), ("", figure)], settings, style="")]
     sections["lineage"] = [_lineage(manifest, evaluation)]
@@ -54,6 +58,7 @@ def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, g
             sections={"training": []} | sections,
             evaluation=titles,
             verdict=page.verdict if page else None,
+            accepted=accepted,
             n=number(evaluation.n) if evaluation else "",
             labels=json.dumps(manifest["labels"], ensure_ascii=False),
         )

@@ -266,7 +266,15 @@ def output_settings(spec: TaskSpec) -> dict[str, Any]:
 def advice_settings(spec: TaskSpec) -> dict[str, Any]:
     """Return the settings that affect the interpretation of the baseline and the plan of the test."""
     gate_keys = {"confidence", "wanted_gain", "min_gain", "power", "enough_test_rows", "more_metrics", "parts"}
-    gate_keys |= {"simple", "simple_margin", "min_valid_share", "min_rated", "min_accepted", "min_preferred"}
+    gate_keys |= {
+        "simple",
+        "simple_margin",
+        "min_valid_share",
+        "min_rated",
+        "min_accepted",
+        "min_preferred",
+        "min_score",
+    }
     return {
         **spec.gates.model_dump(include=gate_keys),
         "judge_rows": spec.evaluation.judge.rows if spec.evaluation.judge else None,

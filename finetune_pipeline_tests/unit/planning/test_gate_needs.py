@@ -51,6 +51,15 @@ def test_a_test_too_small_for_the_form_is_said_and_no_larger_one(share: float) -
     assert f"it takes {least.rows} test rows" in str(small) and "lower gates.min_valid_share" in str(small)
 
 
+def test_a_test_too_small_to_show_min_score_is_said() -> None:
+    least = GATES["min_score"].least_rows(spec(gates={"min_score": 0.98}))
+    assert least is not None and least.rows == 189, "189 of 189 right have the lower bound 0.98"
+    for rows, is_enough in ((188, False), (189, True)):
+        assert ("min_score" in _gates(rows, gates={"min_score": 0.98})) is not is_enough
+    macro = spec(gates={"min_score": 0.98, "metric": "macro_f1"})
+    assert GATES["min_score"].least_rows(macro) is None and GATES["min_score"].least_rows(spec()) is None
+
+
 def test_rows_that_share_sources_count_as_their_sources() -> None:
     dialogues = _examples([LABELS[i // 10 % 3] for i in range(2000)], rows_of_a_group=10)
     assert _gates(200) == [] and "format_compliance" in _gates(200, dialogues)

@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from finetune_pipeline.evaluation.gates import decide
+from finetune_pipeline.evaluation.gates import decide, decide_finalists
 from finetune_pipeline.evaluation.result import DefaultGate
 from finetune_pipeline.report.model_card import model_card
 from finetune_pipeline.spec.model import CardSpec
@@ -20,7 +20,7 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     text_evaluation,
     usual,
 )
-from finetune_pipeline_tests.unit.evaluation.rows import json_spec, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import answers, json_spec, spec, text_spec
 from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
 
@@ -142,6 +142,13 @@ def test_a_model_whose_gates_failed_says_so_first() -> None:
     assert "did not pass" not in passed and "> No gate failed: " in passed
     nothing = read(model_card(manifest(), result, [])).text
     assert "did not pass its gates" in nothing, "no gate asked is no gate passed"
+    base = [row | {"label_scores": []} for row in answers(100)]
+    simple = {
+        k: {row["example_id"]: row["text"] for row in answers(n)} for k, n in (("commonest", 80), ("linear", 160))
+    }
+    beaten = evaluation(predictions=[*base, *answers(100, model="candidate")], simple=simple)
+    card = read(model_card(manifest(), decide_finalists(spec(), beaten), decide(spec(), beaten))).text
+    assert "did not pass its gates" in card, "what is shipped is a simple model"
 
 
 def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> None:

@@ -166,7 +166,7 @@ OTHERS: dict[str, Any] = {
     "evaluation.precision": "float32", "evaluation.endpoint": None, "evaluation.judge": SERVER,
     "evaluation.similarity": "hashed", "robustness.action": "warn", "ability.files": ["own.jsonl"],
     "gates.metric": "macro_f1", "gates.more_metrics": ["macro_f1"],
-    "gates.parts": ["raw/a.jsonl"], "gates.never_break": ["some-id"], "gates.min_gain": 0.01,
+    "gates.parts": ["raw/a.jsonl"], "gates.never_break": ["some-id"], "gates.min_gain": 0.01, "gates.min_score": 0.5,
     "gates.min_preferred": None, "gates.simple": "not_worse", "gates.champion": "not_worse", "logs.keep_days": 30,
     "logs.low_score": 0.2, "logs.path": "elsewhere/*.jsonl", "logs.mlflow_experiment": "traces",
     "logs.retrain_cron": "0 4 * * *", "drift.action": "tell", "card.language": ["en"], "card.datasets": ["org/set"],
