@@ -1,12 +1,16 @@
 """What the registry is told of a candidate: whether every gate passed follows from the report, and from nothing else."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.examples import SPLIT_FILES
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps import release
 from finetune_pipeline_tests.unit.evaluation.rows import spec
@@ -51,3 +55,53 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
     assert (request["dataset_version"], request["evaluation_version"]) == ("splits-1", "evaluation_report-1")
     assert read_json(out / "model_version.json")["gates_passed"] is passed
     assert (out / "README.md").read_text() == "# Card"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "prompt", "files", "holds_rows"),
+    [
+        ("simple", "linear", None, {"fitted.json"}, True),
+        ("prompt", "zero_shot", {}, {"prompt.json"}, False),
+        ("prompt", "2_shot", {"shots": 1, "turns": [{"role": "user", "content": "q"}]}, {"prompt.json"}, True),
+        ("prompt", "2_nearest", {"retrieved": 2}, {"prompt.json", "train.jsonl"}, True),
+        ("prompt", "2_documents", {"documents": 2}, {"prompt.json", "passages.jsonl"}, False),
+    ],
+)
+def test_the_files_of_a_simple_model_or_a_prompt_are_part_of_its_release(
+    tmp_path, monkeypatch, kind: str, name: str, prompt: dict[str, Any] | None, files: set[str], holds_rows: bool
+) -> None:
+    winner = {"kind": kind, "name": name, "mode": "restricted" if prompt is not None else None}
+    report = {"passed": True, "gates": [], "winner_gates": {}, "verdict": "v", "loosened": "", "winner": winner}
+    facts = {"evaluation_report": {**report, "models": {"candidate": {}}}, "merged_model": {"kind": "lora"}}
+    names = ("evaluation_report", "merged_model", "base_model", "few_shot_baseline", "train_split", "adapter")
+    inputs = {
+        step: Artifact("triage", step, f"{step}-1", tmp_path / step, facts.get(step, {}), {"train_split": "splits-1"})
+        for step in names
+    }
+    for file, text in {
+        "few_shot_baseline/simple_models/linear/fitted.json": "{}",
+        "few_shot_baseline/prompts.json": json.dumps({name: prompt}),
+        "few_shot_baseline/passages.jsonl": "",
+        f"train_split/{SPLIT_FILES['train']}": "",
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    monkeypatch.setattr(release, "_shipped_card", lambda context, winner, files: "# Card")
+    out, requests = tmp_path / "out", []
+    out.mkdir()
+    task, outside = Task(spec=spec(), folder=tmp_path), RunInputs("r", "v", "l", "c", {"kind": "local"})
+    builder, store = Builder(out, out / "work"), ArtifactStore(tmp_path / "store")
+
+    def register(request: Any) -> dict[str, Any]:
+        requests.append({**request, "stored": {p.name for p in Path(request["shipped"]).iterdir()}})
+        return {"model_version": 1, "promoted": True}
+
+    result = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, register))
+    (request,) = requests
+    assert request["stored"] == set(request["files"]) == files and request["gates_passed"] is True
+    assert (result["winner_kind"], result["winner_name"], result["holds_rows"]) == (kind, name, holds_rows)
+    record = read_json(out / "model_version.json")
+    assert record["files"] == request["files"] and "shipped" not in record, "folders may move"
+    if prompt is not None:
+        stored = read_stored_prompt(out / "shipped")
+        assert (stored.prompt, stored.mode, stored.labels) == (prompt, "restricted", spec().labels)
