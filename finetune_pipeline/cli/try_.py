@@ -14,10 +14,12 @@ import click
 from finetune_pipeline.cli.init import draft_facts, draft_lines, draft_task, reading_options, write_task
 from finetune_pipeline.cli.output import as_json, say, tell
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.wording import counted, inside, percent
 from finetune_pipeline.findings import listed
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
+    from finetune_pipeline.cli.check import TaskCheck
     from finetune_pipeline.planning.needs import Needs
 
 NAME = "trial"
@@ -57,5 +59,34 @@ def try_(files: Sequence[Path], **options: Any) -> int:
         extra_facts = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
         tell({**facts_of(checked, is_kept=False), "draft": draft_facts(draft, findings), **extra_facts})
     file_names = shlex.join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
-    say(f"nothing was kept; `finetune init {file_names}` makes a task")
+    say("", *worth(checked, needs, file_names), "Nothing was kept.")
     return checked.code
+
+
+def worth(checked: TaskCheck, needs: Needs | None, files: str) -> list[str]:
+    """Say what these rows are worth, and what to do next.
+
+    Args:
+        files: Their names, as on a command line.
+    """
+    task, simple, signal = checked.task, checked.simple, checked.signal
+    init = f"`finetune init {files}` makes a task"
+    if task is None or signal is None or needs is None:
+        return [f"What the rows are worth cannot be said before the problems above are solved. {init}."]
+    if signal.status == "not_shown":
+        return [f"Nothing here to learn: {signal.sentence}", f"If a person can tell the answer from the input, {init}."]
+    lacking = max(0, needs.least - needs.rows, (signal.rows_needed or 0) - needs.rows)
+    if signal.status == "too_few_rows":
+        more = f" Collect about {counted(lacking, 'row')} more." if lacking else ""
+        return [f"Too few rows to say what they are worth.{more} {init}."]
+    if simple and simple.interval[0] >= task.spec.baseline.ceiling:
+        return [
+            f"Worth it, and without a language model: {inside(simple.title)} reaches {percent(simple.value)}.",
+            f"{init}; `finetune run` stops before any training, and `finetune export TASK --simple --to DIR` writes the model.",
+        ]
+    reached = f"{inside(simple.title)} reaches {percent(simple.value)}" if simple else "a simple model cannot do it"
+    more = f", and about {counted(lacking, 'row')} more" if lacking else ""
+    return [
+        f"It needs a language model{more}: {reached}.",
+        f"{init}; `finetune advise TASK` then says whether a prompt is enough.",
+    ]

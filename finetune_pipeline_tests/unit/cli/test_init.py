@@ -134,7 +134,7 @@ def test_try_says_what_files_are_worth_and_leaves_nothing_behind(tmp_path: Path)
     assert result.stdout.splitlines()[-1] == "False 2", result.stdout + result.stderr
     assert "59 texts are in both test.csv and train.csv" in result.stdout
     assert "accuracy" in result.stdout and "fine-tuning needs: " in result.stdout
-    assert "200 more are needed" in result.stdout
+    assert "200 more are needed" in result.stdout and "Nothing was kept." in result.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["test.csv", "tmp", "train.csv"]
     assert not list((tmp_path / "tmp").iterdir())
 
