@@ -43,13 +43,27 @@ def named(chance: random.Random, product: str, of_them: bool = False) -> str:
     return chance.choice([name for name in phrases.PRODUCTS[product] if of_them or not name.startswith("of ")])
 
 
+def customer(chance: random.Random) -> str:
+    """A name of a business or a person, in every tenth message in small letters."""
+    surname, other = chance.sample(phrases.SURNAMES, 2)
+    parts = {
+        "type": phrases.TYPES,
+        "kind": phrases.KINDS,
+        "land": phrases.LANDS,
+        "adjective": phrases.ADJECTIVES,
+        "thing": phrases.THINGS,
+        "first": phrases.FIRST_NAMES,
+    }
+    words = {part: chance.choice(choices) for part, choices in parts.items()}
+    name = chance.choice(phrases.FORMS).format(surname=surname, other=other, **words)
+    return name.lower() if chance.random() < 0.1 else name
+
+
 def order(chance: random.Random) -> dict[str, Any]:
     """Draw the contents of a message: the fields of the answer, wishes and urgency."""
     extras = chance.sample(list(phrases.EXTRAS), chance.choice([0, 0, 0, 0, 1, 1, 1, 2]))
     return {
-        "customer": chance.choice(phrases.PLACES) + chance.choice(phrases.NAMES)
-        if chance.random() < 0.8
-        else chance.choice(phrases.ALONE),
+        "customer": customer(chance),
         "product": chance.choice(list(phrases.PRODUCTS)),
         "quantity": chance.choice(
             [2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 20, 24, 25, 30, 36, 40, 48, 50, 60, 75, 80, 120, 150]
@@ -89,12 +103,13 @@ def message(chance: random.Random, contents: dict[str, Any]) -> str:
     if chance.random() < 0.55:
         parts.insert(chance.choice([0, len(parts)]), chance.choice(phrases.CHATTER))
     signed = chance.random()
-    if signed < 0.55:
-        text = " ".join([chance.choice(phrases.OPENINGS), *parts]) + chance.choice(phrases.SIGNED).format(
-            customer=contents["customer"]
-        )
+    who = {"customer": contents["customer"], "first": chance.choice(phrases.FIRST_NAMES)}
+    if signed < 0.45:
+        text = " ".join([chance.choice(phrases.OPENINGS), *parts]) + chance.choice(phrases.SIGNED).format(**who)
+    elif signed < 0.7:
+        text = chance.choice(phrases.INSIDE).format(request=" ".join(parts), **who)
     else:
-        parts.insert(0, chance.choice(phrases.FROM).format(customer=contents["customer"]))
+        parts.insert(0, chance.choice(phrases.FROM).format(**who))
         text = " ".join([chance.choice(phrases.OPENINGS), *parts, chance.choice(phrases.CLOSINGS)])
     text = re.sub(r"[ \t]+", " ", text).strip()
     return mistyped(chance, text, contents["customer"]) if chance.random() < 0.25 else text

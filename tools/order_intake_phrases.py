@@ -33,22 +33,35 @@ EXTRAS = {
     "wholemeal": ["in wholemeal", "with wholemeal flour", "the wholemeal kind", "wholemeal, not white"],
     "half baked": ["half baked so we can finish them", "part-baked", "only half baked", "par-baked for our own oven"],
 }
-PLACES = [
-    "Cafe ", "Hotel ", "The ", "Bistro ", "Bar ", "Hostel ", "School of ", "Deli ", "Pension ", "Canteen ", "Kiosk ",
+TYPES = """Cafe Hotel Bistro Bar Hostel Deli Pension Canteen Kiosk Restaurant Brasserie Studio Villa Casa Chez Trattoria Camp
+Club Salon Theatre Taverna""".split()
+KINDS = """Primary,Nursery,Tearoom,Dental,Catering,Rowing Club,Golf Club,Care Home,Boathouse,Infirmary,Library,Allotments,Printers,
+Vets,Garage,Farm Shop,Village Hall,Arts Centre,Museum,Youth Hostel,Scouts,Choir,Cricket Club,Surgery,Solicitors,Brewery,Bakes,
+Events,Coffee,Sandwiches,Coaches,Ferries,Stables,Campsite,Hospice,High School,College,Wine Bar,Market Stall,Cinema,Food Bank,
+Sports Hall,Boat Trips,Garden Centre,Kitchen,Laundry,Radio,Yoga,Ceramics,Film Club""".replace("\n", "").split(",")
+LANDS = """Marsh End,Old Quay,North Bridge,Gable Street,Canal Row,Upper Wold,Hollow Lane,Saltmarsh,East Pier,Harrow Hill,
+Long Acre,Tollgate,Mill Pond,Station Road,Abbey Green,Windy Ridge,Lower Ford,Castle Mount,Brook Side,South Dock,Beech Walk,
+Chapel Yard,Ferry Lane,Stone Cross,Watery Lane,High Moor,Fishergate,Crooked Mile,Larch Grove""".replace("\n", "").split(
+    ","
+)
+SURNAMES = """Lindqvist Marlow Bellweather Halden Orsini Verity Pollard Corso Pellegrin Winterbourne Ravensworth Ostrava Montreux
+Perrine Okoro Ashdown Baptiste Carmody Delacroix Eklund Farrow Gwynne Haverill Iwasaki Jessop Kowalska Lovelace Mbeki Nakamura
+Oyelaran Pettifer Quigley Rossiter Sedgwick Trevanion Uddin Vasquez Whitlock Yardley Zielinski Abernathy Brockhurst Cavendish
+Dunmore Elphick Fairweather Goodchild Hathersage Ingleby Janssen Kershaw Langtry Moncrieff Nettleship Osgood Penhaligon Rasmussen
+Stanhope Thackeray Underhill Varley Wolstenholme Youngblood Amadi Bjornstad Castellano Drummond Esterhazy Fitzroy""".split()
+ADJECTIVES = """Copper Blue Crooked Gilded Hungry Idle Jolly Laughing Merry Noisy Olive Painted Rusty Silver Tipsy Velvet Wandering
+Yellow Amber Brass Crimson Dusty Early Flying Green Hidden Iron Last Muddy Narrow Plucky Restless Scarlet Thirsty Wooden""".split()
+THINGS = """Heron Anchor Kettle Juniper Kingfisher Larkspur Galleon Dovecote Thistle Foxglove Lantern Badger Compass Drum Elm Fiddle
+Goose Hammer Ivy Jackdaw Ladder Magpie Nutmeg Otter Plough Quill Raven Saddle Teapot Wagon Bramble Candle Donkey Falcon Grapevine
+Hedgehog Tortoise Millstone Poppy Sparrow""".split()
+FIRST_NAMES = """Anna Bertil Chidi Dora Emeka Freya Gus Hana Imran Joss Kemal Leonie Milos Nadia Otis Priya Quentin Rosa Soren Tilly
+Umar Vera Winnie Yusuf Zelda Alba Bruno Celia Dov Esme""".split()
+FORMS = [
+    "{type} {surname}", "{type} {thing}", "The {adjective} {thing}", "{adjective} {thing} {kind}", "{land} {kind}",
+    "{surname} {kind}", "{surname}'s", "{first}'s {kind}", "{surname} & {other}", "{thing} & {adjective}", "{land} {kind}",
+    "{first} {surname}", "St {first}'s {kind}", "{thing} and {land}", "{type} {land}", "{surname} & Sons", "{thing} {kind}",
 ]  # fmt: skip
-NAMES = [
-    "Astra", "Lindqvist", "Marlow", "Old Quay", "Tamarind", "Bellweather", "Copper Kettle", "Juniper", "Halden",
-    "Orsini", "Blue Heron", "Saltmarsh", "Verity", "Pollard", "Corso", "Ninepins", "Hollybank", "Mirador", "Pellegrin",
-    "Foxglove", "Winterbourne", "Anchor", "Sable", "Umber", "Kingfisher", "Larkspur", "Tollgate", "Ravensworth",
-    "Zephyr", "Milldam", "Quince", "Ostrava", "Dovecote", "Cinder Lane", "Briar", "Montreux", "Eastgate", "Thistle",
-    "Galleon", "Perrine",
-]  # fmt: skip
-ALONE = [
-    "Harbour View", "Bread & Bramble", "Kettle & Crumb", "Northgate Nursery", "Two Spoons", "St Alban's Hall",
-    "Riverside Rowing Club", "Odeon Foyer", "Dr Pym's Practice", "Ward 7 Kitchen", "Fern and Fig", "Market Stall 14",
-    "Parish Lunch Club", "Studio Okoro", "Gable Street Primary", "Lighthouse Catering", "Mama Ruth's",
-    "Platform Nine Coffee",
-]  # fmt: skip
+"""Ways to name a customer. A model that sees few names learns these names, and not how to copy one."""
 RARE = [
     "Yardarm Tea Room", "Pugin House", "Villa Serafina", "Brasserie Twenty", "Cobble Yard", "Hexham Court",
     "The Gilded Pear", "Loft on Vine", "Casa Ondina", "The Muddy Paddle", "Wren & Daughters", "Halfpenny Inn",
@@ -209,7 +222,18 @@ FROM = [
     "Account: {customer}.",
     "Greetings from {customer}.",
     "I have just taken over at {customer}.",
+    "{first} here from {customer}.",
+    "It's {first} at {customer}.",
+    "{first}, {customer}.",
+    "{customer} ({first} on the phone).",
+    "From: {customer}. Contact: {first}.",
+    "My name is {first} and I order for {customer}.",
 ]
+INSIDE = [
+    "For {customer}: {request}", "{customer}: {request}", "{customer} / {request}", "{request} That's for {customer}.",
+    "{customer} would like this: {request}", "{request} To {customer}, as ever.", "{request} Put it on {customer}, please.",
+    "{customer} again. {request}", "From {customer} with a smile: {request}", "Taken down by {first}: {customer}. {request}",
+]  # fmt: skip
 SIGNED = [
     "\n{customer}",
     "\nThanks, {customer}",
@@ -223,6 +247,10 @@ SIGNED = [
     "\nSincerely,\nthe kitchen of {customer}",
     " Deliver to {customer}.",
     "\nLove, everyone at {customer}",
+    "\n{first}\n{customer}",
+    "\nThanks, {first} ({customer})",
+    " - {first}, {customer}",
+    " For {customer}, and my name is {first}.",
 ]
 CLOSINGS = [
     "Thanks!", "Thank you.", "Cheers.", "Ta.", "Many thanks in advance.", "See you then.", "Best wishes.",
