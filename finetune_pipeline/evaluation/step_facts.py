@@ -6,6 +6,7 @@ from pydantic import Field
 
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People, Similarity
 from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Number, Part
+from finetune_pipeline.models.facts import Parity
 from finetune_pipeline.training.audit import SplitAudit
 from finetune_pipeline.training.facts import AnyTraining, Measured
 
@@ -59,17 +60,6 @@ class DataStep(Facts):
     labels: Counts = {}
     origins: Counts = {}
     leaks: dict[str, Count] | int | None = None
-
-
-class Parity(Facts):
-    """The served model compared with the trained one on `rows` rows. `mean_kl`: nats per token."""
-
-    rows: Count = None
-    same_greedy_share: Number = None
-    mean_kl: Number = None
-    mean_kl_limit: Number = None
-    passed: Flag = True
-    kind: str | None = None
 
 
 class Spread(Facts):

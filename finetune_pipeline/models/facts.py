@@ -19,3 +19,42 @@ class Weights(Facts, frozen=True, kw_only=True):
     parameters: int
     quantized_modules: int
     by_kind: WeightBytes
+
+
+class RoundedMerge(Facts, frozen=True, kw_only=True):
+    """Figures of a merge in the base's dtype, which was written again in float32."""
+
+    mean_kl: float
+    max_kl: float
+    same_greedy_share: float
+
+
+class Parity(Facts, frozen=True, kw_only=True):
+    """The served model compared with the trained one (models.parity). None: not compared, as for a hosted model.
+
+    Attributes:
+        rows: Compared rows; same_greedy: those with the same answer; different: ids of the others.
+        mean_kl: KL(trained || stored) in nats per token over `positions` of the right answers.
+        weights_off: Stored tensors that are wrong, of `weights_compared`.
+        merge_kl: The same divergence between the adapter on the base and PEFT's merge; low-rank adapters only.
+        right: Whether tensors and merge are right; passed: also whether mean_kl is within its limit.
+        new_tokens_chosen: Answers that contain a token of a soft prompt.
+    """
+
+    kind: str
+    rows: int
+    passed: bool
+    same_greedy: int | None = None
+    same_greedy_share: float | None = None
+    positions: int | None = None
+    mean_kl: float | None = None
+    max_kl: float | None = None
+    mean_kl_limit: float | None = None
+    different: list[str] | None = None
+    weights_compared: int | None = None
+    weights_off: list[str] | None = None
+    right: bool | None = None
+    merge_kl: float | None = None
+    merge_kl_limit: float | None = None
+    new_tokens_chosen: int | None = None
+    rounding: RoundedMerge | None = None

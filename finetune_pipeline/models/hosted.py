@@ -10,6 +10,7 @@ import msgspec
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.facts import Parity
 from finetune_pipeline.spec.baseline import ChatEndpointSpec, address_problem
 
 ENDPOINT_FILE = "endpoint.json"
@@ -72,5 +73,5 @@ def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, An
         "dtype": "as its service serves it",
         "sentence": f"{hosted.place}: there is nothing to merge and nothing to compare",
         "serving": {**serving, "stop_token_ids": [], "stop_tokens": []},
-        "parity": {"kind": "endpoint", "rows": 0, "passed": True},
+        "parity": Parity(kind="endpoint", rows=0, passed=True).to_json(),
     }

@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.adapters import Adapter, adapter_kind, read_adapter
+from finetune_pipeline.models.facts import RoundedMerge
 from finetune_pipeline.models.generation_settings import write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, FLOATS, text_files, weight_files
@@ -157,22 +159,24 @@ def merge_and_compare(job: MergeJob) -> dict[str, Any]:
     write_model: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
     facts = write_model(base, adapter, out)
     comparison = compare()
-    within_limits = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT
-    if comparison["right"] and not within_limits and kind in ("lora", "prompt") and facts["dtype"] != "float32":
+    mean_kl, max_kl, share = comparison.mean_kl, comparison.max_kl, comparison.same_greedy_share
+    assert mean_kl is not None and max_kl is not None and share is not None
+    within_limits = mean_kl <= MEAN_KL_LIMIT and share >= _LEAST_AGREEMENT
+    if comparison.right and not within_limits and kind in ("lora", "prompt") and facts["dtype"] != "float32":
         reason = (
-            f"rounded to {facts['dtype']}, the model is {comparison['mean_kl']:.2g} nats per token from the trained one (limit "
-            f"{MEAN_KL_LIMIT:g}) and gives {comparison['same_greedy_share']:.0%} of its answers; the trained change is too small "
+            f"rounded to {facts['dtype']}, the model is {mean_kl:.2g} nats per token from the trained one (limit "
+            f"{MEAN_KL_LIMIT:g}) and gives {share:.0%} of its answers; the trained change is too small "
             "for that dtype"
         )
         say(f"{job.stage}: {reason}; storing the changed weights in float32")
         facts = {**write_model(base, adapter, out, float32=True), "stored_float32_because": reason}
-        rounded = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
-        comparison = {**compare(), "rounding": rounded}
+        rounding = RoundedMerge(mean_kl=mean_kl, max_kl=max_kl, same_greedy_share=share)
+        comparison = msgspec.structs.replace(compare(), rounding=rounding)
     return {
         **facts,
         "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",
         "serving": _serving(job, base, rows),
-        "parity": {"kind": kind, **comparison},
+        "parity": comparison.to_json(),
     }
 
 

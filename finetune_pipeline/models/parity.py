@@ -29,6 +29,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, load_tokenizer
+from finetune_pipeline.models.facts import Parity
 from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generated import COMPARED_TOKENS, Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
@@ -78,13 +79,12 @@ def parity(
     batch_size: int,
     precision: str = "serving",
     stage: str = "merged_model",
-) -> dict[str, Any]:
+) -> Parity:
     """Compare what was trained, an `adapter` of `base` or a whole model, with its served form `merged` on `examples`.
 
-    precision: of the served model's answers. Facts: KL(trained || stored) in nats per token, along the right answers; answers of
-    the served model that both would give, token by token; wrong weights, and merge_kl (low-rank adapters only). ``right``: tests
-    1 and 2 pass; ``passed``: mean_kl is also within its limit. A soft prompt is compared with its plain model, or the base
-    with its prefix, without the logits of new tokens, which PEFT lacks; new_tokens_chosen counts answers that contain one.
+    precision: of the served model's answers. Compared are: logits of both along the right answers; answers of the served model
+    that both would give, token by token; stored weights, and (low-rank adapters only) PEFT's merge. A soft prompt is compared
+    with its plain model, or the base with its prefix, without the logits of new tokens, which PEFT lacks.
     Raises JobError if logits of either side are not finite.
     """
     kind = adapter_kind(adapter)
@@ -125,23 +125,25 @@ def parity(
     ]
     new_tokens_chosen = sum(not new_tokens.isdisjoint(answer.new_ids) for answer in answers)
     right = not wrong_weights and not new_tokens_chosen and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    return {
-        "rows": len(examples),
-        "same_greedy": sum(same_answers),
-        "same_greedy_share": sum(same_answers) / len(same_answers),
-        "positions": len(kl),
-        "mean_kl": float(kl.mean()),
-        "max_kl": float(kl.max()),
-        "mean_kl_limit": MEAN_KL_LIMIT,
-        "different": [e.id for e, equal in zip(examples, same_answers, strict=True) if not equal],
-        "weights_compared": compared,
-        "weights_off": wrong_weights,
-        "right": right,
-        "passed": right and float(kl.mean()) <= MEAN_KL_LIMIT,
-        "merge_kl": merge_kl,
-        "merge_kl_limit": None if is_soft_prompt else MERGE_KL_LIMIT,
-        **({"new_tokens_chosen": new_tokens_chosen} if is_soft_prompt else {}),
-    }
+    mean_kl = float(kl.mean())
+    return Parity(
+        kind=kind,
+        rows=len(examples),
+        passed=right and mean_kl <= MEAN_KL_LIMIT,
+        same_greedy=sum(same_answers),
+        same_greedy_share=sum(same_answers) / len(same_answers),
+        positions=len(kl),
+        mean_kl=mean_kl,
+        max_kl=float(kl.max()),
+        mean_kl_limit=MEAN_KL_LIMIT,
+        different=[e.id for e, equal in zip(examples, same_answers, strict=True) if not equal],
+        weights_compared=compared,
+        weights_off=wrong_weights,
+        right=right,
+        merge_kl=merge_kl,
+        merge_kl_limit=None if is_soft_prompt else MERGE_KL_LIMIT,
+        new_tokens_chosen=new_tokens_chosen if is_soft_prompt else None,
+    )
 
 
 def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

@@ -275,7 +275,7 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
             "baseline": {**inputs["few_shot_baseline"].facts, **inputs["advice"].facts},
             "training": training_of(adapter),
             "data": {name: dict(inputs[name].facts) for name in DATA_STEPS},
-            "parity": inputs["merged_model"].facts.get("parity", {}),
+            "parity": inputs["merged_model"].facts["parity"],
             "ability": dict(inputs["general_ability"].facts),
             "people": dict(inputs["human_review"].facts),
             "judge": judge["judge"],

@@ -8,7 +8,7 @@ from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.predictions import failed_baseline_rows
-from finetune_pipeline.evaluation.step_facts import Parity
+from finetune_pipeline.models.facts import Parity
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS
@@ -184,11 +184,11 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("The served model equals the trained one.")
 def merge_parity(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    parity = artifact.facts["parity"]
-    gate = GATES["merge_parity"](spec, Parity.model_validate(parity))
+    parity = Parity.of(artifact.facts["parity"])
+    gate = GATES["merge_parity"](spec, parity)
     message = gate.message
-    if wrong_tensors := parity.get("weights_off"):
-        message += f" {len(wrong_tensors)} stored tensors are wrong."
-    if added := parity.get("new_tokens_chosen"):
-        message += f" {added} answers contain an added token."
-    return CheckResult(gate.passed, message, dict(parity))
+    if parity.weights_off:
+        message += f" {len(parity.weights_off)} stored tensors are wrong."
+    if parity.new_tokens_chosen:
+        message += f" {parity.new_tokens_chosen} answers contain an added token."
+    return CheckResult(gate.passed, message, parity.to_json())

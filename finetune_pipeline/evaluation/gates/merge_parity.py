@@ -1,8 +1,10 @@
 """Gate: the served model answers like the trained one."""
 
+import math
+
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
-from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.evaluation.wording import counted, percent
+from finetune_pipeline.models.facts import Parity
 from finetune_pipeline.spec.methods import kind_of
 from finetune_pipeline.spec.methods.base import ENDPOINT
 from finetune_pipeline.spec.model import TaskSpec
@@ -29,11 +31,8 @@ def merge_parity(spec: TaskSpec, parity: Parity) -> Outcome:
         f"{percent(share)} of {counted(parity.rows, 'answer')} are the same from {kind.trained} and {kind.served}; "
         f"{percent(threshold)} are asked for."
     )
-    passed = share >= threshold and parity.passed is True
-    if "mean_kl_limit" in parity.model_fields_set:
-        kl, limit = parity.mean_kl, parity.mean_kl_limit
-        if kl is None or limit is None:
-            return Outcome(False, share, threshold, message + " Their divergence could not be measured.")
-        passed = passed and kl <= limit
-        message += f" Mean divergence {kl:.2g} nats a token, at most {limit:.2g} allowed."
-    return Outcome(passed, share, threshold, message)
+    kl, limit = parity.mean_kl, parity.mean_kl_limit
+    if kl is None or limit is None or not math.isfinite(kl):
+        return Outcome(False, share, threshold, message + " Their divergence could not be measured.")
+    message += f" Mean divergence {kl:.2g} nats a token, at most {limit:.2g} allowed."
+    return Outcome(share >= threshold and parity.passed and kl <= limit, share, threshold, message)

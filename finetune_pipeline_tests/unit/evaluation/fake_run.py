@@ -17,7 +17,8 @@ from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline_tests.trainings import AUDIT, LOCAL
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, row, rows, spec, text_spec
 
-PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
+PARITY = {"kind": "lora", "rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
+NOT_COMPARED = {"kind": "lora", "rows": 0, "passed": False}
 OPENINGS = [{"time": "2026-01-02T03:04:05+00:00", "test": "t1", "candidate": "c1", "reason": "evaluation"}]
 VERSIONS = {"splits": "t1", "adapter": "c1", "merged_model": "m1", "champion": None}
 ABILITY = {

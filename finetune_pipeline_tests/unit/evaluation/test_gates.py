@@ -14,6 +14,7 @@ from finetune_pipeline.evaluation.statistics.proportions import clustered_share,
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.report.comparison import comparisons_table
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    NOT_COMPARED,
     OPENINGS,
     PARITY,
     VERSIONS,
@@ -298,7 +299,7 @@ _PLACES = {
     "never_break": ["never_break.listed"],
     "min_score": ["score_interval.0", "scores.candidate.primary.value"],
     "format_compliance": ["scores.candidate.valid." + k for k in ("n", "k", "interval.0")],
-    "merge_parity": ["parity." + k for k in ("rows", "same_greedy_share", "mean_kl", "mean_kl_limit")],
+    "merge_parity": ["parity." + k for k in ("same_greedy_share", "mean_kl", "mean_kl_limit")],
     "sealed_test_openings": ["seal." + k for k in ("count", "candidates", "recorded", "level.look", "level.level")],
     "general_ability": ["ability." + k for k in ("drop", "interval.1", "text.before", "text.rise", "text.interval.0")],
     "robust": ["robustness.kinds.typos." + k for k in ("n", "drop")],
@@ -327,7 +328,12 @@ def test_a_wrong_value_is_a_fault_and_does_not_read_as_not_measured(championed, 
 
 
 def test_parts_that_are_missing_do_not_pass(championed):
-    empty = {"decisions.baseline.gains": [], "decisions.simple.gains": [], "decisions.champion": None, "parity": {}}
+    empty = {
+        "decisions.baseline.gains": [],
+        "decisions.simple.gains": [],
+        "decisions.champion": None,
+        "parity": NOT_COMPARED,
+    }
     empty |= {"comparisons.champion": None, "scores.candidate.valid": {}, "scores.base.statuses": {}, "seal.level": {}}
     empty |= {
         "never_break": {},

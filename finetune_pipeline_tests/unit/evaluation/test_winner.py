@@ -8,7 +8,15 @@ from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.statistics.proportions import tango_interval, wilson_interval
 from finetune_pipeline.evaluation.winner import decision_on, winner_of
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline_tests.unit.evaluation.fake_run import OPENINGS, VERSIONS, changed, evaluation, refusal, usual
+from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    NOT_COMPARED,
+    OPENINGS,
+    VERSIONS,
+    changed,
+    evaluation,
+    refusal,
+    usual,
+)
 from finetune_pipeline_tests.unit.evaluation.rows import answers, rows, spec
 
 ROWS = 200
@@ -74,7 +82,7 @@ def test_a_tie_goes_to_the_fine_tuned_model_where_the_spec_says_so():
 
 def test_a_fine_tuned_model_that_is_surely_better_but_refused_leaves_nothing_to_ship():
     result = evaluated(spec(), tuned=180, linear=100, prompt=100)
-    winner = winner_of(decide_finalists(spec(), result), decide(spec(), changed(result, {"parity": {}})))
+    winner = winner_of(decide_finalists(spec(), result), decide(spec(), changed(result, {"parity": NOT_COMPARED})))
     assert winner.kind is None
     assert "does not pass merge_parity" in winner.why and "is surely worse than the fine-tuned model" in winner.why
 

@@ -84,7 +84,7 @@ def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(architecture,
     assert [n for n in expected if not torch.equal(written[n], expected[n])] == []
     examples = read_examples(write_tiny_examples(tmp_path / "e.jsonl", range(4)))
     facts = parity(base, tmp_path / "adapter", tmp_path / "out", examples, max_new_tokens=2, batch_size=3)
-    assert facts["right"] and facts["weights_compared"] == len(before)
+    assert facts.right and facts.weights_compared == len(before)
     name = next(n for n in reversed(written) if not torch.equal(written[n], before[n]))
     save_file({**written, name: before[name]}, tmp_path / "out/model/model.safetensors", metadata={"format": "pt"})
     reference = with_adapter(base, tmp_path / "adapter", BFLOAT16)

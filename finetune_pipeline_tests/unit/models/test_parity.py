@@ -75,10 +75,10 @@ def change_tensors(folder: Path, file: str, change: Callable[[str, torch.Tensor]
 
 def test_a_right_merge_passes(made: Made) -> None:
     facts = made.parity(made.merged)
-    assert facts["passed"] and facts["right"] and facts["rows"] == 12
-    assert facts["same_greedy_share"] >= 11 / 12
-    assert facts["merge_kl"] < MERGE_KL_LIMIT / 10 < facts["mean_kl"] < MEAN_KL_LIMIT / 2
-    assert (facts["weights_compared"], facts["weights_off"]) == (20, [])
+    assert facts.passed and facts.right and facts.rows == 12
+    assert facts.same_greedy_share >= 11 / 12
+    assert facts.merge_kl < MERGE_KL_LIMIT / 10 < facts.mean_kl < MEAN_KL_LIMIT / 2
+    assert (facts.weights_compared, facts.weights_off) == (20, [])
 
 
 def test_a_merge_into_four_bit_weights_is_seen(made: Made, tmp_path: Path) -> None:
@@ -91,34 +91,34 @@ def test_a_merge_into_four_bit_weights_is_seen(made: Made, tmp_path: Path) -> No
     rounded = change_tensors(shutil.copytree(made.base, tmp_path / "rounded"), "model.safetensors", round_off)
     merge(rounded, made.adapter, tmp_path / "merged")
     facts = made.parity(tmp_path / "merged")
-    assert not facts["passed"] and facts["mean_kl"] > 3 * MEAN_KL_LIMIT
-    assert len(facts["weights_off"]) == 14
+    assert not facts.passed and facts.mean_kl > 3 * MEAN_KL_LIMIT
+    assert len(facts.weights_off) == 14
 
 
 def test_one_layer_left_out_of_a_weak_adapter_is_seen_though_no_answer_shows_it(made: Made, tmp_path: Path) -> None:
     name = "model.layers.1.self_attn.v_proj.weight"
     weak = make_adapter(made.base, tmp_path / "weak", size=0.02)
     merge(made.base, weak, tmp_path / "merged")
-    assert made.parity(tmp_path / "merged", adapter=weak)["passed"]
+    assert made.parity(tmp_path / "merged", adapter=weak).passed
     left_out = load_file(made.base / "model.safetensors")[name]
     change_tensors(tmp_path / "merged", WEIGHTS, lambda n, tensor: n == name and tensor.copy_(left_out))
     facts = made.parity(tmp_path / "merged", adapter=weak)
-    assert facts["mean_kl"] < MEAN_KL_LIMIT
-    assert facts["weights_off"] == [name] and not facts["right"] and not facts["passed"]
+    assert facts.mean_kl < MEAN_KL_LIMIT
+    assert facts.weights_off == [name] and not facts.right and not facts.passed
 
 
 def test_one_number_off_by_one_step_is_seen(made: Made, tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     facts = made.parity(made.changed(tmp_path / "out", name, lambda tensor: tensor.view(torch.int16)[3, 4].add_(1)))
-    assert facts["weights_off"] == [name] and facts["mean_kl"] < MEAN_KL_LIMIT and not facts["passed"]
+    assert facts.weights_off == [name] and facts.mean_kl < MEAN_KL_LIMIT and not facts.passed
 
 
 def test_a_merge_by_another_formula_than_the_adapters_is_seen(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     change = peft_layer.Linear.get_delta_weight
     monkeypatch.setattr(peft_layer.Linear, "get_delta_weight", lambda layer, name: 1.05 * change(layer, name))
     facts = made.parity(made.merged)
-    assert facts["merge_kl"] > MERGE_KL_LIMIT and len(facts["weights_off"]) == 14
-    assert not facts["right"] and not facts["passed"]
+    assert facts.merge_kl > MERGE_KL_LIMIT and len(facts.weights_off) == 14
+    assert not facts.right and not facts.passed
 
 
 def test_logits_that_are_not_finite_are_refused(made: Made, tmp_path: Path) -> None:
@@ -134,12 +134,12 @@ def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Pat
     adapter = make_adapter(base, tmp_path / "adapter", size=0.01)
     merge(base, adapter, tmp_path / "rounded")
     rounded = made.parity(tmp_path / "rounded", base=base, adapter=adapter)
-    assert rounded["right"] and not rounded["passed"] and rounded["mean_kl"] > 2 * MEAN_KL_LIMIT
+    assert rounded.right and not rounded.passed and rounded.mean_kl > 2 * MEAN_KL_LIMIT
     facts = made.compared(tmp_path / "out", base=base, adapter=adapter)
     parity = facts["parity"]
     assert facts["dtype"] == "bfloat16+float32" and "nats per token" in facts["stored_float32_because"]
     assert parity["passed"] and parity["mean_kl"] < MEAN_KL_LIMIT / 1000 and parity["same_greedy_share"] == 1.0
-    assert parity["rounding"]["mean_kl"] == pytest.approx(rounded["mean_kl"], rel=1e-3)
+    assert parity["rounding"]["mean_kl"] == pytest.approx(rounded.mean_kl, rel=1e-3)
     assert json.loads((tmp_path / "out/model.json").read_text())["dtype"] == "bfloat16+float32"
     assert load(tmp_path / "out/model", "auto").dtype == torch.float32
 
@@ -148,9 +148,9 @@ def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_p
     trained = make_tiny_model(tmp_path / "trained", dtype="bfloat16", seed=5)
     facts = made.compared(tmp_path / "out", adapter=trained)
     parity = facts["parity"]
-    assert facts["kind"] == "full" and parity["passed"] and parity["merge_kl"] is None
+    assert facts["kind"] == "full" and parity["passed"] and "merge_kl" not in parity
     assert parity["mean_kl"] < 1e-9 and parity["same_greedy"] == 12
-    assert made.parity(made.base, adapter=trained)["passed"] is False
+    assert made.parity(made.base, adapter=trained).passed is False
 
 
 def test_reading_an_answer_tells_whether_it_would_be_given(made: Made, tmp_path: Path) -> None:
@@ -185,6 +185,6 @@ def test_a_comparison_without_room_goes_on_with_smaller_batches(made: Made, monk
 
     monkeypatch.setattr(parity_module, "load_for_comparison", load_without_room)
     facts = made.parity(made.merged)
-    assert max(sizes) > 2 and facts["positions"] == expected["positions"] and facts["passed"]
-    assert facts["mean_kl"] == pytest.approx(expected["mean_kl"], rel=1e-3)
-    assert facts["different"] == expected["different"]
+    assert max(sizes) > 2 and facts.positions == expected.positions and facts.passed
+    assert facts.mean_kl == pytest.approx(expected.mean_kl, rel=1e-3)
+    assert facts.different == expected.different

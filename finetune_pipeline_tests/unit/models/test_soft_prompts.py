@@ -134,4 +134,4 @@ def test_a_soft_prompt_that_was_left_out_is_seen(tmp_path: Path) -> None:
     plain_model(base, soft(base, tmp_path / "other", seed=2), tmp_path / "out")
     examples = read_examples(write_tiny_examples(tmp_path / "e.jsonl", range(8)))
     facts = parity(base, adapter, tmp_path / "out", examples, max_new_tokens=6, batch_size=3)
-    assert not facts["passed"] and facts["mean_kl"] > 0.05
+    assert not facts.passed and facts.mean_kl > 0.05

@@ -18,6 +18,7 @@ from finetune_pipeline.report.verdict import caveats
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.trainings import HOSTED
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    NOT_COMPARED,
     TRAINING,
     arguments,
     changed,
@@ -169,7 +170,7 @@ def test_a_refused_candidate_is_told_what_every_gate_asks_for_and_what_is_cheape
     assert "Serve it" not in advice and "shipped instead where it passes its own gates" in advice
     for gate in decide(spec(), result):
         assert (f"{gate.name}: " in advice) is not gate.passed
-    page, markdown = pages(changed(result, {"parity": {}}))
+    page, markdown = pages(changed(result, {"parity": NOT_COMPARED}))
     for words in (Parsed(page).words, markdown.replace("\\", "")):
         assert "Ship nothing." in words and "Refused by beats_baseline, " in words and "merge_parity: " in words
     form = changed(result, {"format_gap.closed_by_decoding": 0.7})

@@ -27,7 +27,7 @@ SPEC = {
     "output": {"kind": "labels", "labels": ["yes", "no"]}, "data": {"min_examples": 4, "min_per_label": 2},
 }  # fmt: skip
 
-PARITY = {"passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
+PARITY = {"kind": "lora", "passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
 AUDITS, FOUR_BIT = LOCAL["audit"], LOCAL["weights"]
 GATE = {"name": "x", "status": "passed", "message": "m", "measured": 1.0, "threshold": 0.0, "what_to_do": ""}
 
@@ -287,7 +287,9 @@ def test_a_service_is_judged_by_the_losses_it_reports(
 def test_what_was_not_merged_is_not_compared(spec: TaskSpec, tmp_path: Path) -> None:
     parity = {"kind": "endpoint", "parity": {"kind": "endpoint", "rows": 0, "passed": True}}
     assert find("merged_model", "merge_parity").ask(artifact(parity, tmp_path), spec).passed
-    assert not find("merged_model", "merge_parity").ask(artifact({"parity": {"rows": 0}}, tmp_path), spec).passed
+    assert (
+        not find("merged_model", "merge_parity").ask(artifact({"parity": PARITY | {"rows": 0}}, tmp_path), spec).passed
+    )
 
 
 def test_rows_that_left_warn_and_block_only_where_most_are_gone(spec: TaskSpec, tmp_path: Path) -> None:
