@@ -98,7 +98,8 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
         facts = source.report.facts
         evaluated = {
             "version": source.report.version,
-            "passed": bool(facts["passed"]),
+            # where something simpler is shipped, this model did not pass
+            "passed": facts["decision"] in ("promote", "known") and bool(facts["passed"]),
             "verdict": facts["verdict"],
             "gates": {g["name"]: g["status"] for g in facts["gates"]},
             "scores": {k: v for k, v in facts["models"]["candidate"].items() if k != "title"},

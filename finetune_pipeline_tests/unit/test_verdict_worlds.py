@@ -30,7 +30,8 @@ def test_a_crash_is_no_verdict() -> None:
     assert given_verdict(replace(REFUSED, code=1)).verdict == "failed"
     assert given_verdict(replace(REFUSED, failed_steps=[("adapter", "m")])).verdict == "failed"
     assert given_verdict(replace(SHIPPED, decision=None)).verdict == "failed"
-    assert given_verdict(replace(PROMOTED, promoted=False)).verdict == "failed", "exit code 0 without a new champion"
+    for shipped in (PROMOTED, SHIPPED):
+        assert given_verdict(replace(shipped, promoted=False)).verdict == "failed", "exit code 0 without a new champion"
 
 
 def test_advice_is_wrong_where_the_run_refutes_it() -> None:

@@ -79,7 +79,7 @@ def given_verdict(outcome: Outcome) -> GivenVerdict:
     stops, gates = (tuple(check.name for check in outcome.failed_checks(kind)) for kind in ("blocks", "gate"))
     if outcome.code == 0 and outcome.promoted and outcome.decision == "promote":
         return GivenVerdict("promote", gates)
-    if outcome.code == 0 and outcome.decision in ("ship_simple", "ship_prompt") and not outcome.failed_steps:
+    if outcome.code == 0 and outcome.promoted and outcome.decision in ("ship_simple", "ship_prompt"):
         return GivenVerdict(outcome.decision, gates)
     if outcome.code != 2 or outcome.promoted or outcome.failed_steps:
         return GivenVerdict("failed", stops + gates)

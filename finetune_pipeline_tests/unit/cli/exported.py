@@ -59,7 +59,8 @@ def add_refusal(store: ArtifactStore) -> None:
     """Store an evaluation that refuses the merged model, and its registration as version 3."""
     inputs = {"merged_model": store.all_versions(TASK, "merged_model")[-1].version}
     result = Report.of(evaluation(), [refusal()]).to_json()
-    facts = {"passed": False, "verdict": "Better by 27.5 points.", "gates": result["gates"], "models": result["models"]}
+    facts = {"decision": "ship_simple", "passed": True, "verdict": "Better by 27.5 points."}
+    facts |= {"gates": result["gates"], "models": result["models"]}
 
     def write(builder: Builder) -> None:
         write_json(builder.folder / "report.json", result)
