@@ -118,7 +118,7 @@ def verify(
 
     reads_tokens = any(row.answer.prompt_tokens for row in rows)  # not a simple model
     questions = [*([prompt] if reads_tokens else []), stop, Question("greedy", steady, repeated + "."), equal]
-    notes = [_system_note(rows, first_answers, without_system)] if has_system else []
+    notes = [_system_note(rows, first_answers, without_system)] if has_system and reads_tokens else []
     differing, compared = _changed(first_answers, unset_temperature)
     if steady and not _is_plausible(differing, compared, changes):
         notes.append(

@@ -13,6 +13,7 @@ import yaml
 
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
+from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.evaluation.verification import (
     JudgedRow,
     Verification,
@@ -28,7 +29,9 @@ from finetune_pipeline.serving.loaded_model import ServedModel
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
+from finetune_pipeline.serving.simple_model import ServedSimple
 from finetune_pipeline.spec import load_task
+from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.shared import copy_database, copy_skilled_model
 from finetune_pipeline_tests.skilled_model import LABELS, SYSTEM, exchange, question
@@ -133,6 +136,34 @@ def test_finetune_serve_is_the_model_that_was_judged(skilled: Path, judged: list
         result = verify(endpoint, judged, LONGEST, control_tokens=CONTROL, required=0.9)
     assert (result.passed, result.same, result.cause) == (True, ROWS, None)
     assert result.notes == ["It adds the system prompt itself if a client omits it."]
+
+
+def test_a_simple_model_in_service_is_told_from_another_by_its_answers_alone(tmp_path: Path) -> None:
+    spec = {
+        "name": "colours",
+        "description": "d",
+        "system_prompt": SYSTEM,
+        "output": {"kind": "labels", "labels": LABELS},
+    }
+    (tmp_path / "colours").mkdir()
+    (tmp_path / "colours" / "task.yaml").write_text(yaml.safe_dump(spec))
+    texts = [f"{'fire' if i % 2 else 'water'} number {i}" for i in range(40)]
+    right = ["red" if i % 2 else "blue" for i in range(40)]
+    fitted = fit_simple_models(texts, right, LabelsOutput(labels=LABELS))["nearest"]
+    fitted.save(tmp_path / "nearest")
+    champion = ServedSimple("colours:1", tmp_path / "nearest", SYSTEM)
+    service = Service(load_task(tmp_path / "colours"), lambda: champion, LogWriter(tmp_path / "logs"))
+    rows = [
+        JudgedRow([{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}], Answer(answer))
+        for text, answer in zip(texts, fitted.predict(texts), strict=True)
+    ]
+    others = [replace(row, answer=Answer("blue")) for row in rows]
+    with LocalServer(chat_app(service)) as server:
+        endpoint = Endpoint(f"{server.url}/v1", "colours")
+        same, other = (verify(endpoint, judged, LONGEST, required=0.9) for judged in (rows, others))
+    assert (same.passed, same.same, same.cause, same.notes) == (True, 40, None, [])
+    assert "prompt" not in {question.name for question in same.questions}, "it reads no tokens"
+    assert not other.passed and other.cause and "another model" in other.cause
 
 
 def test_a_failed_request_makes_the_system_prompt_no_duty() -> None:
