@@ -113,6 +113,7 @@ class TrainJob(Job, frozen=True, kw_only=True, tag="train"):
     """Train with ``settings["method"]``, from scratch or (low-rank adapters) from the adapter in the folder `start_from`.
 
     settings: ``spec.training.model_dump()``; train, validation: examples files; steps_before: those of earlier phases.
+    classes: the labels of a classifier, in the order of its outputs; empty for methods that learn to write answers.
 
     Writes out/adapter (see training.model.save_trained), out/history.jsonl (one line per logged step), out/audit.json and
     out/audit.html. While it runs, it appends to work/history.jsonl and writes the checkpoints for a rerun into
@@ -125,6 +126,7 @@ class TrainJob(Job, frozen=True, kw_only=True, tag="train"):
     train: Path
     validation: Path
     settings: dict[str, Any]
+    classes: Sequence[str] = ()
     start_from: Path | None = None
     steps_before: int = 0
 

@@ -37,6 +37,7 @@ from finetune_pipeline.steps import training_checks as training_check
 from finetune_pipeline.steps.data import DATA_STEPS
 from finetune_pipeline.steps.run_inputs import base_of
 from finetune_pipeline.steps.rungs import ladder_settings
+from finetune_pipeline.steps.training import class_settings
 
 LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
@@ -227,6 +228,7 @@ STEPS = [
             "trainer": spec.training.trainer,
             **ladder_settings(spec),
             **decisive_settings(spec.training),
+            **class_settings(spec),
             **baseline.answering_settings(spec),
         },
         code_version="8",
@@ -270,8 +272,8 @@ STEPS = [
         training.make_adapter,
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
-        settings=lambda spec, run: decisive_settings(spec.training),
-        code_version="7",
+        settings=lambda spec, run: {**decisive_settings(spec.training), **class_settings(spec)},
+        code_version="8",
         checks=(
             training_check.supervision,
             training_check.loss_finite,
@@ -289,8 +291,8 @@ STEPS = [
     Step(
         "merged_model",
         TRAINING,
-        "The model to serve, compared with the trained one: merged (qlora, lora), unchanged (full), with added tokens "
-        "(prompt), or base and adapter (prefix).",
+        "The model to serve, compared with the trained one: merged (qlora, lora, classifier), unchanged (full), with added "
+        "tokens (prompt), or base and adapter (prefix).",
         training.make_merged_model,
         needs=("adapter", "base_model", "validation_split"),
         settings=lambda spec, run: {"labels": spec.labels, **baseline.answering_settings(spec)},

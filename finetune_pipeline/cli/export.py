@@ -16,6 +16,7 @@ from finetune_pipeline.baseline.simple_export import SimpleSource, export_simple
 from finetune_pipeline.cli.judged import ALIASES, Shipped, find_shipped, find_source, judged_rows
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.class_verification import verify_classes
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.finalists import scores_of
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
@@ -26,6 +27,7 @@ from finetune_pipeline.evaluation.winner import finalist_of
 from finetune_pipeline.models.export import check_place, export_adapter, export_model, unfinished
 from finetune_pipeline.models.identity import model_folder, model_record, served
 from finetune_pipeline.models.manifest import Source, base_record, folder_control_tokens
+from finetune_pipeline.models.model_files import classes_of
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.model_card import card_of
 from finetune_pipeline.report.shipped_card import shipped_card
@@ -80,7 +82,8 @@ def export(
     origin, digests) and a model card. Nothing is overwritten. Exit code 2: the model differs from the trained one.
 
     --verify checks that the model at an endpoint is the evaluated one: same prompt, same answers, same end of turn. The
-    validation rows are sent there several times. Exit code 2: it is not, or this could not be shown.
+    validation rows are sent there several times. A classifier is asked at /classify, for its probabilities. Exit code 2: it is not,
+    or this could not be shown.
     """
     loaded = get_task(task)
     if url:
@@ -212,14 +215,19 @@ def _verify(task: Task, url: str, name: str | None, rows: int, key_variable: str
         name = name or _default_name(Endpoint(address, task.name, key_variable), task, number)
         # `finetune serve` would log the validation rows as production rows
         unlogged = {"store": False} if name.split(":")[0] == task.name else {}
-        result = verify(
-            Endpoint(address, name, key_variable, body=unlogged),
-            judged_rows(task, store, source, rows),
-            limit,
-            control_tokens=folder_control_tokens(model_folder(folder)) if folder else [],
-            required=required_share(task.spec.gates.parity_min_agreement, same),
-            changes=max(CHANGES, 1 - same),
-        )
+        endpoint, judged = Endpoint(address, name, key_variable, body=unlogged), judged_rows(task, store, source, rows)
+        required = required_share(task.spec.gates.parity_min_agreement, same)
+        if folder and (classes := classes_of(model_folder(folder))):
+            result = verify_classes(endpoint, judged, classes, required=required)
+        else:
+            result = verify(
+                endpoint,
+                judged,
+                limit,
+                control_tokens=folder_control_tokens(model_folder(folder)) if folder else [],
+                required=required,
+                changes=max(CHANGES, 1 - same),
+            )
     except (ValueError, EndpointError) as error:
         raise click.ClickException(str(error.args[0])) from error
     tell(

@@ -18,9 +18,10 @@ from finetune_pipeline.evaluation.simple_models import load_simple_model
 from finetune_pipeline.evaluation.verification import JudgedRow
 from finetune_pipeline.jobs import ModelSet, PredictJob
 from finetune_pipeline.models.hosted import read_hosted
-from finetune_pipeline.models.identity import served
+from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.manifest import Source
+from finetune_pipeline.models.model_files import classes_of
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import SHIPPED, answers_of, release_of
@@ -144,7 +145,8 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
 
 
 def judged_rows(task: Task, store: ArtifactStore, source: Source | Shipped, most: int) -> list[JudgedRow]:
-    """Return validation rows of the model's run with its answers, cached or computed now as in the evaluation.
+    """Return validation rows of the model's run with its answers, cached or computed now as in the evaluation. Those of a
+    classifier have the log-probabilities of its classes.
 
     Raises ClickException if there are no such rows.
     """
@@ -185,7 +187,7 @@ def _answers(task: Task, store: ArtifactStore, source: Source | Shipped, example
         job = PredictJob(
             sets=[model_set],
             examples=out / "examples.jsonl",
-            labels=[],
+            labels=classes_of(model_folder(model_set.model)),
             max_new_tokens=limit,
             batch_size=task.spec.baseline.batch_size,
             answers=answers_of(store),
@@ -196,6 +198,6 @@ def _answers(task: Task, store: ArtifactStore, source: Source | Shipped, example
         Compute().launch(None, job)
         by_id = {row["example_id"]: row for row in read_predictions(out / "predictions.parquet")}
     return [
-        Answer(row["text"], row["status"], row["error"], prompt_tokens=row["prompt_tokens"])
+        Answer(row["text"], row["status"], row["error"], row["label_scores"], prompt_tokens=row["prompt_tokens"])
         for row in (by_id[e.id] for e in examples)
     ]

@@ -23,9 +23,9 @@ from finetune_pipeline.tracking.tracking import Tracking
 def serve(task: str, port: int) -> int:
     """Serve the champion of TASK on 127.0.0.1: it answers OpenAI-style chat completions, and logs every answer.
 
-    POST /v1/chat/completions, GET /v1/models, GET /health, and POST /feedback {id, flag, score, correction, label}. Rows
-    go into the task's logs/, which the next `finetune run` reads. For trying the loop on one machine; in production
-    serve the folder of `finetune export` with vLLM or another server.
+    POST /v1/chat/completions; POST /classify of a classifier, as vLLM has it; GET /v1/models, GET /health, and POST /feedback
+    {id, flag, score, correction, label}. Rows go into the task's logs/, which the next `finetune run` reads. For trying the
+    loop on one machine; in production serve the folder of `finetune export` with vLLM or another server.
     """
     loaded = get_task(task)
     store, tracking = Store().artifacts(), Tracking()

@@ -17,7 +17,7 @@ from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.shared_reading import Ids
 from finetune_pipeline.models.loading import inference_dtype, load_for_prediction, pick_device
-from finetune_pipeline.models.model_files import TEXTS
+from finetune_pipeline.models.model_files import TEXTS, classes_of
 from finetune_pipeline.reporting import say
 
 CODE = "7"
@@ -48,6 +48,11 @@ class Answerer:
     @cached_property
     def tokenizer(self) -> Any:
         return load_tokenizer(self.folder)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The labels of a classifier, in the order of its outputs; empty for a model that writes its answers."""
+        return classes_of(model_folder(self.folder))
 
     @cached_property
     def context_length(self) -> int | None:

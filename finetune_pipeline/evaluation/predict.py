@@ -329,7 +329,12 @@ def _answer(
         fitted = [answerer.first_fitting(row_prompts, max_new_tokens) for row_prompts in encoded]
         messages = [row_choices[index] for row_choices, (index, _) in zip(choices, fitted, strict=True)]
         prompts, shortened = [ids for _, ids in fitted], sum(index > 0 for index, _ in fitted)
-        labels = encode_labels(answerer.tokenizer, messages, job.labels, tools) if job.labels else None
+        labels = None
+        if job.labels and answerer.classes:
+            numbers = [[answerer.classes.index(label)] if label in answerer.classes else [] for label in job.labels]
+            labels = [numbers] * len(prompts)
+        elif job.labels:
+            labels = encode_labels(answerer.tokenizer, messages, job.labels, tools)
         prefix_length, mean_length = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job.stage}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
         answers = answerer.answers(prompts, labels, max_new_tokens, job.batch_size, job.stage, name, restriction)

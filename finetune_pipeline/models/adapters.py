@@ -13,9 +13,15 @@ from typing import Any
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, StoredTensor, tensor_header
+from finetune_pipeline.spec.methods.classifier import HEAD
 
 KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
-"""Maps PEFT's adapter types to names of spec.methods.Kind."""
+"""Maps PEFT's adapter types to names of spec.methods.Kind; with the task type SEQ_CLS it is ``classifier``."""
+CLASSIFIER_HEAD = f"{HEAD}.weight"
+"""The tensor of a classifier's head, in the merged model and, after PEFT's prefix, in the adapter."""
+_PEFT_HEADS = {HEAD, "classifier"}
+"""Modules that PEFT saves with every adapter of a classifier."""
+_PREFIX = "base_model.model."
 
 _SUPPORTED_SETTINGS = {
     # used by this module
@@ -35,14 +41,15 @@ def adapter_kind(folder: Path) -> str:
     """Return the kind of trained model in `folder`: an adapter's by its peft_type, or ``full`` for a whole model.
     Raises JobError if it is neither, and for an unknown peft_type."""
     if (folder / ADAPTER_CONFIG).is_file():
-        peft_type = str(read_json(folder / ADAPTER_CONFIG).get("peft_type"))
+        config = read_json(folder / ADAPTER_CONFIG)
+        peft_type = str(config.get("peft_type"))
         if peft_type not in KINDS:
             raise JobError(
                 f"the adapter in {folder.name!r} has type {peft_type}, which cannot be merged or exported (supported: "
                 f"{', '.join(KINDS)})",
                 "train with one of the methods of training.method",
             )
-        return KINDS[peft_type]
+        return "classifier" if (peft_type, config.get("task_type")) == ("LORA", "SEQ_CLS") else KINDS[peft_type]
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return "full"
     raise JobError(
@@ -62,11 +69,13 @@ class LowRank:
 
 @dataclass
 class Adapter:
-    """A low-rank adapter. entries: the tensors of its file; changes: those of each base weight, by the weight's name."""
+    """A low-rank adapter. entries: the tensors of its file; changes: those of each base weight, by the weight's name; head: the
+    name of the tensor of a classifier's head in its file."""
 
     folder: Path
     config: Mapping[str, Any]
     entries: Mapping[str, StoredTensor]
+    head: str | None = None
     changes: dict[str, LowRank] = field(default_factory=dict)
 
     @property
@@ -82,7 +91,7 @@ def read_adapter(folder: Path) -> Adapter:
     kind = adapter_kind(folder)
     if kind == "full":
         raise JobError(f"{folder.name!r} is a whole model, not an adapter", "use it as it is")
-    if kind != "lora":
+    if kind not in ("lora", "classifier"):
         alternative = ", or as a model with added tokens" if kind == "prompt" else ""
         problem = f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weights"
         fix = f"export it as an adapter{alternative} (`finetune export`)"
@@ -90,8 +99,14 @@ def read_adapter(folder: Path) -> Adapter:
     if not (folder / ADAPTER_WEIGHTS).is_file():
         fix = "save the adapter with `save_pretrained`, which writes safetensors"
         raise JobError(f"{folder.name!r} does not contain {ADAPTER_WEIGHTS}", fix)
-    adapter = Adapter(folder, read_json(folder / ADAPTER_CONFIG), tensor_header(folder / ADAPTER_WEIGHTS)[0])
+    entries, head = tensor_header(folder / ADAPTER_WEIGHTS)[0], None
+    config = read_json(folder / ADAPTER_CONFIG)
+    if kind == "classifier" and {*(config.get("modules_to_save") or ())} <= _PEFT_HEADS:
+        config, head = {**config, "modules_to_save": None}, f"{_PREFIX}{CLASSIFIER_HEAD}"
+    adapter = Adapter(folder, config, entries, head)
     problems = [*_settings_problems(adapter.config), *_read_tensors(adapter)]
+    if kind == "classifier" and head not in entries:
+        problems.append(f"its file lacks the classifier's head, {CLASSIFIER_HEAD!r}")
     if problems:
         fix = "serve it as an adapter, or train with supported settings (LoRA, rsLoRA, DoRA)"
         raise JobError("\n".join(["this adapter cannot be merged:", *(f"- {p}" for p in problems)]), fix)
@@ -118,8 +133,8 @@ def _read_tensors(adapter: Adapter) -> list[str]:
     problems = []
     entries, r, dora = adapter.entries, int(adapter.config["r"]), bool(adapter.config.get("use_dora"))
     parts = {"A.weight": "a", "B.weight": "b", "magnitude_vector": "magnitude"}
-    for name in entries:
-        module, _, part = name.removeprefix("base_model.model.").rpartition(".lora_")
+    for name in entries.keys() - {adapter.head}:
+        module, _, part = name.removeprefix(_PREFIX).rpartition(".lora_")
         if not module or part not in parts:
             problems.append(f"its file contains {name!r}, which is not a LoRA matrix of a linear layer")
             continue

@@ -25,11 +25,18 @@ Tools = Sequence[dict[str, Any]] | None
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One example as tokens. loss[i]: whether token i has loss (is predicted from the tokens before it)."""
+    """One example as tokens. loss[i]: whether token i has loss (is predicted from the tokens before it).
+    label: of a classifier's row, which is a prompt; its class is predicted from all its tokens."""
 
     id: str
     ids: list[int]
     loss: list[bool]
+    label: str | None = None
+
+    @property
+    def learned(self) -> int:
+        """Number of predictions with loss: tokens, or one class."""
+        return sum(self.loss) if self.label is None else 1
 
 
 def end_ids(tokenizer: Any) -> set[int]:

@@ -17,7 +17,7 @@ from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.models.generation_settings import write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, base_model, describe, export_error
-from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_FILE
+from finetune_pipeline.models.model_files import ADAPTER_CLASSES, ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_FILE
 from finetune_pipeline.models.ollama import CONTEXT, modelfile
 
 MANIFEST = "export.json"
@@ -31,13 +31,18 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
     """Write the merged model with tokenizer, template, generation config, export.json and README.md into `out`.
 
     target: the server whose command README.md shows. Ollama also gets a Modelfile.
-    Returns the manifest. Raises FindingsError for a prefix, an `out` that is not empty, too little disk space, and a chat
-    template that Ollama cannot be given.
+    Returns the manifest. Raises FindingsError for a prefix, a classifier for a server that serves none, an `out` that is not empty,
+    too little disk space, and a chat template that Ollama cannot be given.
     """
     if source.kind == "prefix":
         message = "a prefix consists of keys and values of every layer: a plain model has no weights for it"
         fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
         raise export_error("export.prefix", message, fix)
+    if source.kind == "classifier" and target not in ("transformers", "vllm"):
+        message = f"a classifier writes no text, and {target} serves only models that do"
+        raise export_error(
+            "export.classifier", message, "export it --for vllm or transformers; or train with method: lora"
+        )
     folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
     with unfinished(out, sum((folder / name).stat().st_size for name in files)) as staging:
         for name in files:
@@ -62,7 +67,8 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
         raise export_error("export.no_adapter", "a full fine-tune has no adapter", fix)
     folder, tokenizer_folder = source.adapter.path("adapter"), model_folder(source.base.folder)
     with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as staging:
-        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        own_files = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *([ADAPTER_CLASSES] if source.kind == "classifier" else []))
+        for name in own_files:
             shutil.copyfile(folder / name, staging / name)
         for path in sorted(tokenizer_folder.iterdir()):
             adapter_copy = folder / path.name

@@ -27,6 +27,7 @@ class RoundedMerge(Facts, frozen=True, kw_only=True):
     mean_kl: float
     max_kl: float
     same_greedy_share: float
+    served_kl: float | None = None
 
 
 class Parity(Facts, frozen=True, kw_only=True):
@@ -38,6 +39,8 @@ class Parity(Facts, frozen=True, kw_only=True):
         weights_off: Stored tensors that are wrong, of `weights_compared`.
         merge_kl: The same divergence between the adapter on the base and PEFT's merge; low-rank adapters only.
         right: Whether tensors and merge are right; passed: also whether mean_kl is within its limit.
+        served_kl, probability_gap: Only of a classifier: KL(trained || served) in nats per answer, in the precision of serving,
+            and the largest difference of a probability. Its other divergences are per answer, too.
         new_tokens_chosen: Answers that contain a token of a soft prompt.
     """
 
@@ -56,5 +59,8 @@ class Parity(Facts, frozen=True, kw_only=True):
     right: bool | None = None
     merge_kl: float | None = None
     merge_kl_limit: float | None = None
+    served_kl: float | None = None
+    served_kl_limit: float | None = None
+    probability_gap: float | None = None
     new_tokens_chosen: int | None = None
     rounding: RoundedMerge | None = None

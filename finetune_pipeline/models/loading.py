@@ -8,17 +8,22 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
 
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.adapters import adapter_kind
+from finetune_pipeline.models.classifier import adapter_classes, answer_by_class, with_head
 from finetune_pipeline.models.facts import WeightBytes, Weights
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.model_files import classes_of
 
 
 def pick_device() -> torch.device:
@@ -47,12 +52,15 @@ def _config(folder: Path) -> PretrainedConfig:
 
 
 def _load(folder: Path, dtype: torch.dtype, device: torch.device, **options: Any) -> PreTrainedModel:
-    """Load a model's weights from safetensors. Raises JobError for tensors that are missing or have another shape, which
-    transformers would fill with random numbers."""
+    """Load a model's weights from safetensors; a classifier then has the forward of :mod:`.classifier`.
+    Raises JobError for tensors that are missing or have another shape, which transformers would fill with random numbers."""
     source = model_folder(folder)
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(_config(folder)), None)
+    classes = classes_of(source)
+    mapping: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if classes else MODEL_FOR_CAUSAL_LM_MAPPING
+    family: Any = AutoModelForSequenceClassification if classes else AutoModelForCausalLM
+    architecture = mapping.get(type(_config(folder)), None)
     attention = "sdpa" if getattr(architecture, "_supports_sdpa", True) else "eager"  # Gemma 2 has no other
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = family.from_pretrained(
         source,
         dtype=dtype,
         use_safetensors=True,
@@ -73,7 +81,7 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **options: Any
             "fetch the model again, all its files",
         )
     model.requires_grad_(False)
-    return model
+    return answer_by_class(model) if classes else model
 
 
 def as_stored(model: PreTrainedModel, state: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
@@ -145,7 +153,10 @@ def load_with_adapter(folder: Path, adapter: Path, device: torch.device) -> Any:
     """Load a model as it is stored, with an adapter of any kind that PEFT adds in float32."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(_load_as_stored(folder, device), adapter).eval()
+    model = _load_as_stored(folder, device)
+    if adapter_kind(adapter) == "classifier":
+        model = with_head(model, adapter_classes(adapter))
+    return PeftModel.from_pretrained(model, adapter).eval()
 
 
 def _load_as_stored(folder: Path, device: torch.device) -> Any:

@@ -41,7 +41,7 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """lora, full, prompt or prefix."""
+        """lora, full, prompt, prefix or classifier."""
         return str(self.merged.facts["kind"])
 
     @property
@@ -110,6 +110,7 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
         "task": source.task,
         "description": source.description,
         "what": what,
+        "kind": source.kind,
         "target": target,
         "method": hosted.trainer if hosted else settings.get("method"),
         "model_version": source.model_version,

@@ -15,15 +15,16 @@ from typing import Any
 
 import msgspec
 import torch
+from safetensors import safe_open
 
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import MergeJob
-from finetune_pipeline.models.adapters import Adapter, adapter_kind, read_adapter
+from finetune_pipeline.models.adapters import CLASSIFIER_HEAD, Adapter, adapter_kind, read_adapter
 from finetune_pipeline.models.facts import RoundedMerge
 from finetune_pipeline.models.generation_settings import write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, FLOATS, text_files, weight_files
+from finetune_pipeline.models.model_files import ADAPTER_CLASSES, ADAPTER_WEIGHTS, FLOATS, text_files, weight_files
 from finetune_pipeline.models.weights import Checkpoint, digests, dtypes, write_record
 from finetune_pipeline.spec.methods import kind_of
 
@@ -34,7 +35,7 @@ _LEAST_AGREEMENT = 0.9
 
 
 def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write the merged model to out/model and its record to out/model.json; return the facts of the record.
+    """Write the merged model, or classifier, to out/model and its record to out/model.json; return the facts of the record.
 
     base: a model folder or artifact; adapter: a low-rank adapter, or the whole model of a full fine-tune, which
     is used unchanged. float32: store the changed tensors in float32, which rounds no change away.
@@ -48,15 +49,44 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     else:
         checkpoint, low_rank = Checkpoint(source), read_adapter(adapter)
         merged = merged_weights(checkpoint, low_rank, float32=float32)
-        dtype = checkpoint.write_copy(target, merged, {"dtype": "float32"} if float32 else {})
+        config: dict[str, Any] = {"dtype": "float32"} if float32 else {}
+        added: dict[str, torch.Tensor] = {}
+        if low_rank.head:
+            added, settings = merged_head(checkpoint, low_rank, float32=float32)
+            config |= settings
+        without = checkpoint.heads if low_rank.head else ()
+        dtype = checkpoint.write_copy(target, {**merged, **added}, config, without)
         facts = {
-            "kind": "lora",
+            "kind": "classifier" if low_rank.head else "lora",
             "merged_tensors": len(merged),
             "scaling": low_rank.scaling,
             "adapter_sha256": digest_file(adapter / ADAPTER_WEIGHTS),
         }
     write_greedy_settings(target)
     return write_record(out, "model", base, digests(target), dtype=dtype, **facts)
+
+
+def merged_head(
+    base: Checkpoint, adapter: Adapter, *, float32: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return a classifier's head in the dtype of the base's embeddings or in float32, and the settings of its config.json."""
+    from finetune_pipeline.models.chat import load_tokenizer
+    from finetune_pipeline.models.classifier import adapter_classes, classifier_settings
+
+    classes, head = adapter_classes(adapter.folder), trained_head(adapter)
+    if len(head) != len(classes):
+        problem = f"the head has {len(head)} outputs, but {ADAPTER_CLASSES} names {len(classes)} labels"
+        raise JobError(problem, "use the whole folder that training wrote")
+    dtype = torch.float32 if float32 or base.embedding is None else base.tensor(base.embedding).dtype
+    settings = classifier_settings(base.folder, classes, load_tokenizer(base.folder).pad_token_id)
+    return {CLASSIFIER_HEAD: head.to(dtype)}, settings
+
+
+def trained_head(adapter: Adapter) -> torch.Tensor:
+    """Return the head of a classifier's adapter, as it was trained."""
+    with safe_open(adapter.folder / ADAPTER_WEIGHTS, "pt") as file:
+        head: torch.Tensor = file.get_tensor(adapter.head)
+    return head
 
 
 def merged_weights(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> dict[str, torch.Tensor]:
@@ -134,6 +164,7 @@ def merge_and_compare(job: MergeJob) -> dict[str, Any]:
     becomes a plain model with added tokens; a prefix becomes a reference to the base plus the adapter.
     """
     from finetune_pipeline.data.examples import read_examples
+    from finetune_pipeline.models.class_parity import class_parity
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
     from finetune_pipeline.models.soft_prompts import plain_model, prefix_reference
     from finetune_pipeline.reporting import say
@@ -144,8 +175,9 @@ def merge_and_compare(job: MergeJob) -> dict[str, Any]:
     if not examples:
         problem = f"{job.examples.name} contains no examples to compare the merged model on"
         raise JobError(problem, "check the counts of the split")
+    kind = adapter_kind(adapter)
     compare = partial(
-        parity,
+        class_parity if kind == "classifier" else parity,
         base,
         adapter,
         out,
@@ -155,22 +187,25 @@ def merge_and_compare(job: MergeJob) -> dict[str, Any]:
         precision=job.precision,
         stage=job.stage,
     )
-    kind = adapter_kind(adapter)
     write_model: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
     facts = write_model(base, adapter, out)
     comparison = compare()
     mean_kl, max_kl, share = comparison.mean_kl, comparison.max_kl, comparison.same_greedy_share
     assert mean_kl is not None and max_kl is not None and share is not None
-    within_limits = mean_kl <= MEAN_KL_LIMIT and share >= _LEAST_AGREEMENT
-    if comparison.right and not within_limits and kind in ("lora", "prompt") and facts["dtype"] != "float32":
+    within_limits = comparison.passed and share >= _LEAST_AGREEMENT
+    rounds = kind in ("lora", "classifier", "prompt") and facts["dtype"] != "float32"
+    if comparison.right and not within_limits and rounds:
+        distance = f"{mean_kl:.2g} nats per token from the trained one (limit {MEAN_KL_LIMIT:g})"
+        if comparison.served_kl is not None:
+            limits = f"limits {MEAN_KL_LIMIT:g} and {comparison.served_kl_limit:g}"
+            distance = f"{mean_kl:.2g} nats per answer from the trained one, and {comparison.served_kl:.2g} as served ({limits})"
         reason = (
-            f"rounded to {facts['dtype']}, the model is {mean_kl:.2g} nats per token from the trained one (limit "
-            f"{MEAN_KL_LIMIT:g}) and gives {share:.0%} of its answers; the trained change is too small "
-            "for that dtype"
+            f"rounded to {facts['dtype']}, the model is {distance} and gives {share:.0%} of its answers; the trained change is too "
+            "small for that dtype"
         )
         say(f"{job.stage}: {reason}; storing the changed weights in float32")
         facts = {**write_model(base, adapter, out, float32=True), "stored_float32_because": reason}
-        rounding = RoundedMerge(mean_kl=mean_kl, max_kl=max_kl, same_greedy_share=share)
+        rounding = RoundedMerge(mean_kl=mean_kl, max_kl=max_kl, same_greedy_share=share, served_kl=comparison.served_kl)
         comparison = msgspec.structs.replace(compare(), rounding=rounding)
     return {
         **facts,

@@ -14,12 +14,16 @@ from finetune_pipeline.findings import Finding, FindingsError
 MODEL_FILE = "model.json"
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CLASSES = "classes.json"
+"""File beside a classifier's adapter with the labels of its head, which PEFT's files lack."""
 TEXTS = (".json", ".jinja", ".model", ".txt")
 """Files of a model folder that hold configuration, tokenizer or template."""
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 """Suffixes of the input embeddings' tensor names in transformers."""
 HEADS = ("lm_head.weight", "embed_out.weight")
 """Suffixes of the output head's tensor names; if the files have none of them, the head is tied to the embeddings."""
+CLASSIFIER = "ForSequenceClassification"
+"""End of the names of transformers' classes of classifiers."""
 FLOATS = {"F64", "F32", "F16", "BF16"}
 """Dtypes of weights that are not quantized."""
 _LFS_POINTER = b"version "
@@ -51,6 +55,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return a model's config.json; empty without the file. Raises FindingsError like :func:`read_typed`."""
     read_typed(folder / "config.json", _Config)
     return read_typed(folder / "config.json", dict[str, Any])
+
+
+def classes_of(folder: Path) -> list[str]:
+    """Return the labels of a classifier's folder, in the order of its outputs; empty for any other model.
+    Raises FindingsError like :func:`read_typed`."""
+    architectures = read_config(folder).get("architectures") or []
+    if not any(str(name).endswith(CLASSIFIER) for name in architectures):
+        return []
+    numbers = read_typed(folder / "config.json", _Classes).label2id
+    return sorted(numbers, key=lambda label: numbers[label])
+
+
+class _Classes(msgspec.Struct):
+    label2id: dict[str, int] = {}
 
 
 def text_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ each go to a file. The served model gives its answers in the precision it is ser
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -206,11 +206,14 @@ def _formula_kl(peft: Any, rows: Rows, batch_size: int, trained: _Logits) -> flo
         return float(trained.divergence(merged).mean())
 
 
-def differing_weights(expected: Path, merged: Path, peft: Any = None) -> tuple[int, list[str]]:
+def differing_weights(
+    expected: Path, merged: Path, peft: Any = None, head: Mapping[str, torch.Tensor] | None = None
+) -> tuple[int, list[str]]:
     """Return (number of compared tensors, names of those that are not the expected tensor rounded once to their dtype).
 
     expected: the folder of the base, or of a whole trained model; peft: the base with an adapter, whose merge by PEFT in float32,
-    one layer at a time, is expected in place of the adapted tensors. If its value is within float32 noise of the midpoint
+    one layer at a time, is expected in place of the adapted tensors. head: of a classifier, by name, expected in place of the
+    base's output head. If its value is within float32 noise of the midpoint
     between two stored values, both are accepted.
     """
     source, stored = Checkpoint(model_folder(expected)), Checkpoint(model_folder(merged))
@@ -220,12 +223,14 @@ def differing_weights(expected: Path, merged: Path, peft: Any = None) -> tuple[i
     if not layers.keys() <= source.place.keys():
         file_names = stored_names(source.folder)
         layers = {file_names.get(name, name): layer for name, layer in layers.items()}
-    differing = {*(source.place.keys() ^ stored.place.keys()), *(layers.keys() - stored.place.keys())}
-    for name in source.place.keys() & stored.place.keys():
-        if source.entries[name].shape != stored.entries[name].shape:
+    heads = head or {}
+    names = (source.place.keys() - (source.heads if heads else set())) | heads.keys()
+    differing = {*(names ^ stored.place.keys()), *(layers.keys() - stored.place.keys())}
+    for name in names & stored.place.keys():
+        tensor = heads[name] if name in heads else source.tensor(name)
+        if tuple(tensor.shape) != stored.entries[name].shape:
             differing.add(name)
             continue
-        tensor = source.tensor(name)
         if name in layers:
             tensor = _merged_weight(layers[name], tensor)
         if not _rounded_once(tensor, stored.tensor(name)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,11 @@ class Checkpoint:
         return next((n for n in self.place if n.endswith(HEADS)), None)
 
     @property
+    def heads(self) -> set[str]:
+        """The names of all tensors of output heads."""
+        return {name for name in self.place if name.endswith(HEADS)}
+
+    @property
     def usual_head(self) -> str:
         """The usual name of the head's tensor for this model's naming of embeddings."""
         name = self.embedding or ""
@@ -85,11 +90,17 @@ class Checkpoint:
         declared = self.config.get("tie_word_embeddings", self.config.get("text_config", {}).get("tie_word_embeddings"))
         return bool(declared) if declared is not None and self.head else self.head is None
 
-    def write_copy(self, target: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:
-        """Write a copy of the folder with other or further `tensors` and changes of config.json; files are divided as
-        transformers does. Returns the dtypes of its tensors, see :func:`dtypes`."""
+    def write_copy(
+        self,
+        target: Path,
+        tensors: Mapping[str, torch.Tensor],
+        config: Mapping[str, Any],
+        without: Collection[str] = (),
+    ) -> str:
+        """Write a copy of the folder with other or further `tensors`, `without` some, and changes of config.json; files are divided
+        as transformers does. Returns the dtypes of its tensors, see :func:`dtypes`."""
         target.mkdir(parents=True, exist_ok=True)
-        written = {**self.tensors(), **tensors}
+        written = {name: tensor for name, tensor in {**self.tensors(), **tensors}.items() if name not in without}
         save_torch_state_dict(written, target)
         for path in text_files(self.folder):
             if path.name != INDEX:

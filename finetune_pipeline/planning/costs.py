@@ -19,7 +19,7 @@ from finetune_pipeline.planning.serving_costs import (
     machine_cost,
     rule_of_thumb,
 )
-from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods import METHODS, methods_for
 from finetune_pipeline.spec.methods.base import COMMON
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSpec
@@ -103,15 +103,16 @@ def training_costs(
     epoch_tokens: int,
     parameters: float,
     today: datetime.date,
-    methods: Iterable[str] = METHODS,
+    methods: Iterable[str] | None = None,
 ) -> list[TrainingCost]:
-    """Return the cost of a training for every line of the list, cheapest first; services use their own method."""
+    """Return the cost of a training for every line of the list, cheapest first; services use their own method.
+    methods: None: all that can learn the task's output."""
     costs: list[TrainingCost] = []
     for price in prices.training:
         offers: list[tuple[str, int, Range, Range | None]] = []
         if price.unit == "hour" or price.price == 0:
             methods_by_work: dict[tuple[float, int], list[str]] = {}
-            for name in methods:
+            for name in methods_for(spec.output.kind) if methods is None else methods:
                 method = METHODS[name]
                 epochs = sum(phase["epochs"] for phase in method.phases(method_settings(spec, name)))
                 operations = FULL_OPERATIONS if method.holds == "float32" else LOW_RANK_OPERATIONS

@@ -112,8 +112,10 @@ def training_memory(
         blocks = 1.0
     elif checkpoints(shape, settings):
         blocks, inputs = 2.0, shape.layers * batch.tokens * shape.hidden * width
-    # logits, their float32 copy and its gradient; weights of the head in both dtypes, with gradients
-    logits = batch.logits * shape.vocabulary * (width + (8 if width == 2 else 4))
+    # logits, their float32 copy and its gradient; weights of the head in both dtypes, with gradients; a classifier has a few
+    # classes in place of a vocabulary
+    vocabulary = shape.vocabulary if method.kind.generates else 0
+    logits = batch.logits * vocabulary * (width + (8 if width == 2 else 4))
     if whole and not validating:
         logits += shape.vocabulary * shape.hidden * (8 if width == 2 else 4)
     # AdamW's two states; the float32 copy of an adapter; the gradients

@@ -20,7 +20,7 @@ from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.search import changes, ladder, reasons
 from finetune_pipeline.planning.tokens import spread
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods import METHODS, methods_for
 from finetune_pipeline.spec.model import TaskSpec
 
 MARGIN = 1.1
@@ -141,7 +141,7 @@ def training_plan(
         others=other_steps,
         prices=training_costs(spec, prices, rows.tokens, planner.shape.parameters, today, [settings["method"]]),
         serving=prices.for_model(planner.shape.parameters).served(),
-        methods=[method_row(planner, spec, method, available) for method in METHODS],
+        methods=[method_row(planner, spec, name, available) for name in methods_for(spec.output.kind)],
         sentence="",
     )
     plan = replace(plan, sentence=_sentence(plan))

@@ -36,11 +36,11 @@ def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> 
     """Return the batch that training makes from these rows (training.shared_prefix): packed after shared prefixes, or padded."""
     leading, virtual = METHODS[settings["method"]].virtual_tokens(settings)
     longest = leading + max(len(row["ids"]) for row in rows)
-    first_loss = min(row["loss"].index(True) for row in rows if True in row["loss"])
+    first_loss = min(row["loss"].index(True) if True in row["loss"] else len(row["ids"]) for row in rows)
     tokens, logits = len(rows) * longest, len(rows) * (longest - leading - first_loss + 1)
     if packed:
         tokens = sum(segments(*prefix_tree(sorted(rows, key=lambda row: -len(row["ids"]))), leading)[0])
-        logits = sum(sum(row["loss"][1:]) for row in rows)
+        logits = sum(1 if "class_id" in row else sum(row["loss"][1:]) for row in rows)
     return Batch(rows=len(rows), tokens=tokens, longest=longest + virtual, logits=logits)
 
 
@@ -98,6 +98,7 @@ class Planner:
         self.folder = model_folder(base)
         self.shape = model_shape(self.folder)
         self.examples = {"train": train, "validation": validation}
+        self.labels = sorted({example.answer for example in (*train, *validation)})
         self.device = "cpu" if device == "cpu" else "cuda"
         self.config = read_config(self.folder)
         self._rows: dict[Any, Rows] = {}
@@ -106,10 +107,11 @@ class Planner:
     def rows(self, split: str, settings: Mapping[str, Any]) -> Rows:
         """Return a split's rows under these settings, encoded by the function that training uses."""
         limit = longest_allowed(settings, self.config)
-        key = (split, limit, settings["over_length"], split == "train" and settings["augment"])
+        classes = [] if METHODS[settings["method"]].kind.generates else self.labels
+        key = (split, limit, settings["over_length"], split == "train" and settings["augment"], bool(classes))
         if key not in self._rows:
             examples = self.examples[split] if split != "train" else training_examples(self.examples[split], settings)
-            encoded = encode_split(TokenCounter(self.folder), examples, limit, settings["over_length"])
+            encoded = encode_split(TokenCounter(self.folder), examples, limit, settings["over_length"], classes)
             self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit, encoded.refused)
         return self._rows[key]
 
@@ -119,12 +121,13 @@ class Planner:
 
     def batches(self, split: str, settings: Mapping[str, Any]) -> list[Batch]:
         """Return batches of a split, in a random order (from `seed`) for training: the trainer's differs, but is random too."""
-        rows = [r for r in self.rows(split, settings).rows if True in r["loss"]]
+        rows = [r for r in self.rows(split, settings).rows if True in r["loss"] or "class_id" in r]
         micro = settings["micro_batch_size"]
         size = micro if split == "train" else validation_rows_per_pass(micro)
         virtual = METHODS[settings["method"]].virtual_tokens(settings)
         packed = settings["shared_prefix"] and self.shape.packs
-        key = (split, size, virtual, packed, len(rows), settings["max_tokens"])
+        classifies = not METHODS[settings["method"]].kind.generates
+        key = (split, size, virtual, packed, len(rows), settings["max_tokens"], classifies)
         if key not in self._batches:
             if split == "train":
                 rows = random.Random(settings["seed"]).sample(rows, len(rows))  # noqa: S311 - an order, no secret

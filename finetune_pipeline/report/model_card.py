@@ -97,7 +97,7 @@ def card_data(manifest: Manifest, evaluation: EvaluationResult | None) -> ModelC
         base_model=hub,
         base_model_relation=("adapter" if adapter else "finetune") if hub else None,
         library_name=None if manifest["endpoint"] else "peft" if adapter else "transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=_task_type(manifest),
         language=list(card["language"]) or None,
         datasets=list(card["datasets"]) or None,
         tags=["finetune-pipeline", str(manifest["method"]), str(manifest["task"])],
@@ -106,6 +106,11 @@ def card_data(manifest: Manifest, evaluation: EvaluationResult | None) -> ModelC
         eval_results=results or None,
         **_licence(manifest),
     )
+
+
+def _task_type(manifest: Manifest) -> str:
+    """Return the Hub's name of what the model does."""
+    return "text-classification" if manifest["kind"] == "classifier" else "text-generation"
 
 
 def _licence(manifest: Manifest) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def _licence(manifest: Manifest) -> dict[str, Any]:
 def _results(manifest: Manifest, evaluation: EvaluationResult) -> list[EvalResult]:
     scores, confidence = evaluation.scores["candidate"], level(evaluation.confidence)
     sealed = {
-        "task_type": "text-generation",
+        "task_type": _task_type(manifest),
         "dataset_type": str(manifest["task"]),
         "dataset_name": f"{manifest['task']}, sealed test of {scores.n} rows",
         "dataset_split": "test",

@@ -21,6 +21,7 @@ from finetune_pipeline.report.blocks import (
     text,
 )
 from finetune_pipeline.report.page import page_html
+from finetune_pipeline.spec.methods import METHODS, Kind
 from finetune_pipeline.training.audit import AuditedRow, SplitAudit, Spread
 
 PARTS = ("weights", "trained", "activations", "logits", "overhead")
@@ -76,6 +77,7 @@ FAULTS = {
     "rows_without_eos": "End of turn not learned",
     "answers_cut": "Answer incomplete",
     "rows_over_length": "Longer than max_tokens",
+    "rows_of_other_class": "Another class than the label",
     "template_mismatch": "Text differs from serving",
     "rows_refused": "Refused by the chat template",
     "rows_with_special_tokens": "Control tokens in the text",
@@ -100,19 +102,25 @@ def audit_page(audits: Mapping[str, SplitAudit], settings: Mapping[str, Any]) ->
         rows = Tokens([_row(row) for row in audit.shown], legend=split == next(iter(audits)))
         sections.append(Section.of(split, f"Rows of the {split} split", [rows or "No rows to show."]))
     lead = "What the model is trained on, token by token, before the first step."
-    return Page("Supervision audit", lead, _verdict(audits), sections, unfolded=2)
+    return Page("Supervision audit", lead, _verdict(audits, METHODS[settings["method"]].kind), sections, unfolded=2)
 
 
 def audit_html(audits: Mapping[str, SplitAudit], settings: Mapping[str, Any]) -> str:
     return page_html(audit_page(audits, settings))
 
 
-def _verdict(audits: Mapping[str, SplitAudit]) -> Verdict:
+def _verdict(audits: Mapping[str, SplitAudit], kind: Kind) -> Verdict:
     if problems := [problem for audit in audits.values() for problem in audit.problems]:
         faults = [(f"{p.place}: {p.message}.", f"What to do: {p.fix}.") for p in problems]
         sentence = "It would train on something other than the answers:"
         return Verdict("failed", "Training is stopped.", sentence, faults=faults)
     rows, learned = learned_of(audits)
+    if not kind.generates:
+        sentence = (
+            f"Each of {counted(rows, 'row')} has the class of its label, learned from the whole prompt; the text equals that of "
+            "serving, token for token."
+        )
+        return Verdict("passed", "Sound.", sentence)
     sentence = (
         f"In all {counted(rows, 'row')} every answer is learned completely, including its end, and nothing else; the text equals "
         f"that of serving, token for token. {learned} have loss."

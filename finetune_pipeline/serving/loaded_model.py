@@ -36,7 +36,7 @@ class ServedModel:
 class LoadedModel:
     """A model in memory, for ``finetune serve`` and for MLflow's registered models.
 
-    Callers of `answer` must hold `turn`: one answer is generated at a time.
+    Callers of `answer` must hold `turn`: one answer is generated at a time. classes: of a classifier, else empty.
     """
 
     def __init__(self, served: ServedModel) -> None:
@@ -49,10 +49,12 @@ class LoadedModel:
         disable_progress_bar()  # the operator's terminal is for requests and errors
         self._model = load_for_prediction(served.model, pick_device(), served.adapter, served.precision)
         self._tokenizer = load_tokenizer(served.model)
+        self.classes: list[str] = getattr(self._model, "classes", [])
         self.turn = Lock()
 
     def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
-        """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed.
+        """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed. A
+        classifier's answer has the log-probability of each of its `classes`.
 
         Raises:
             BadRequest: Prompt and answer do not fit into the model's context, or the client has `gone`.
@@ -64,11 +66,12 @@ class LoadedModel:
 
         turns = [{"role": "system", "content": self.served.system_prompt}, *(dict(m) for m in messages)]
         limit = min(max_new_tokens or self.served.max_new_tokens, self.served.max_new_tokens)
+        numbers = [[[number] for number in range(len(self.classes))]] if self.classes else None
         prompt = encode_prompt(self._tokenizer, turns)
         check_length(len(prompt), limit, getattr(self._model.config.get_text_config(), "max_position_embeddings", None))
         with stopping(self._model, gone):
             (reply,) = generate_and_score(
-                self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.served.name
+                self._model, self._tokenizer, [prompt], numbers, limit, 1, stage="serve", name=self.served.name
             )
         if reply.status == "error":
             raise RuntimeError(reply.error)

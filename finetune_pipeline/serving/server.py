@@ -1,11 +1,11 @@
-"""The champion's HTTP interface: chat completions in OpenAI's form, models, health and feedback."""
+"""The champion's HTTP interface: chat completions in OpenAI's form, classifications in vLLM's, models, health and feedback."""
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,8 +17,15 @@ from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, 
 from finetune_pipeline.serving.requests import BadRequest
 from finetune_pipeline.serving.service import WAITING, Service
 
+T = TypeVar("T")
 MAX_BODY = 1 << 20
-_METHODS = {"/v1/chat/completions": "POST", "/feedback": "POST", "/v1/models": "GET", "/health": "GET"}
+_METHODS = {
+    "/v1/chat/completions": "POST",
+    "/classify": "POST",
+    "/feedback": "POST",
+    "/v1/models": "GET",
+    "/health": "GET",
+}
 
 
 def chat_app(service: Service) -> Starlette:
@@ -29,14 +36,20 @@ def chat_app(service: Service) -> Starlette:
     """
     threads = ThreadPoolExecutor(2 * WAITING, "request")  # the service refuses more than WAITING requests
 
-    async def chat(request: Request) -> Response:
+    async def answered(request: Request, answer: Callable[[Any, Event], T]) -> T:
+        """Answer a request in a thread, until its client closes the connection."""
         body, gone = await _json(request), Event()
         watcher = asyncio.create_task(_watch(request, gone))
         try:
-            answer = asyncio.get_running_loop().run_in_executor(threads, service.chat, body, gone)
-            chat_request, completion = await answer
+            return await asyncio.get_running_loop().run_in_executor(threads, answer, body, gone)
         finally:
             watcher.cancel()
+
+    async def classify(request: Request) -> Response:
+        return JSONResponse(await answered(request, service.classify), headers=NO_STORE)
+
+    async def chat(request: Request) -> Response:
+        chat_request, completion = await answered(request, service.chat)
         if chat_request.stream:
             return StreamingResponse(
                 _events(completion, chat_request.usage), media_type="text/event-stream", headers=NO_STORE
@@ -69,7 +82,7 @@ def chat_app(service: Service) -> Starlette:
             message = f"{path} requires {_METHODS[path]}"
         return _refuse(error.status_code, message)
 
-    endpoints = (chat, feedback, models, health)
+    endpoints = (chat, classify, feedback, models, health)
     return Starlette(
         routes=[Route(path, call, methods=[_METHODS[path]]) for path, call in zip(_METHODS, endpoints, strict=True)],
         exception_handlers={BadRequest: bad_request, HTTPException: http_error, Exception: server_error},

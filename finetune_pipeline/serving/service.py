@@ -17,8 +17,10 @@ from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, append_line
 from finetune_pipeline.data.readers.records import RawStream, read_lines
 from finetune_pipeline.engine.files import hold
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
-from finetune_pipeline.serving.loading import AnyServed, load
+from finetune_pipeline.serving.classify import classification, parse_classify
+from finetune_pipeline.serving.loading import AnyServed, Loaded, load
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.spec.model import Task
 
@@ -70,26 +72,9 @@ class Service:
         loaded = self.loaded  # read once: the champion may change meanwhile
         name = loaded.served.name
         chat = parse_chat(body, loaded.served.system_prompt, [name, self.task.name])
-        if not self._waiting_slots.acquire(blocking=False):
-            raise BadRequest(f"{WAITING} requests are already waiting: try again later", status=503, code="overloaded")
-        try:
-            with loaded.turn:
-                if self._stop.is_set():
-                    raise BadRequest("this server is stopping", status=503, code="stopping")
-                reply = loaded.answer(chat.messages, chat.max_tokens, gone)
-        except FindingsError as error:
-            raise BadRequest(str(error), "messages") from error
-        except RuntimeError as error:
-            self._tell(f"an answer failed: {error}")
-            raise BadRequest(f"the model failed: {error}", status=500) from error
-        finally:
-            self._waiting_slots.release()
-        answer_id = f"chatcmpl-{uuid.uuid4().hex}"
+        reply = self._answer(loaded, chat, gone)
         text = reply.text.strip()
-        if chat.store:
-            self._log({"id": answer_id, "messages": chat.messages, "output": text, "model_version": name}, chat.user)
-            with self._lock:
-                self._ids.add(answer_id)
+        answer_id = self._keep("chatcmpl", name, chat, text)
         message = {"role": "assistant", "content": text, "refusal": None}
         finish_reason = "length" if reply.status == "truncated" else "stop"
         return chat, {
@@ -104,6 +89,42 @@ class Service:
                 "total_tokens": reply.prompt_tokens + reply.new_tokens,
             },
         }
+
+    def classify(self, body: Any, gone: Event) -> dict[str, Any]:
+        """Return a classifier's probabilities in the form of vLLM; logged as :meth:`chat` does. Raises BadRequest."""
+        loaded = self.loaded
+        name, classes = loaded.served.name, getattr(loaded, "classes", [])
+        if not classes:
+            raise BadRequest(f"{name} is no classifier: ask /v1/chat/completions", status=404, code="not_found")
+        request = parse_classify(body, loaded.served.system_prompt, [name, self.task.name])
+        reply = self._answer(loaded, request, gone)
+        return classification(self._keep("classify", name, request, reply.text), name, reply, classes)
+
+    def _answer(self, loaded: Loaded, chat: Chat, gone: Event) -> Answer:
+        """Answer a conversation when it is its turn. Raises BadRequest."""
+        if not self._waiting_slots.acquire(blocking=False):
+            raise BadRequest(f"{WAITING} requests are already waiting: try again later", status=503, code="overloaded")
+        try:
+            with loaded.turn:
+                if self._stop.is_set():
+                    raise BadRequest("this server is stopping", status=503, code="stopping")
+                return loaded.answer(chat.messages, chat.max_tokens, gone)
+        except FindingsError as error:
+            raise BadRequest(str(error), "messages") from error
+        except RuntimeError as error:
+            self._tell(f"an answer failed: {error}")
+            raise BadRequest(f"the model failed: {error}", status=500) from error
+        finally:
+            self._waiting_slots.release()
+
+    def _keep(self, kind: str, name: str, chat: Chat, text: str) -> str:
+        """Log an answer, unless the client does not want that. Returns its id."""
+        answer_id = f"{kind}-{uuid.uuid4().hex}"
+        if chat.store:
+            self._log({"id": answer_id, "messages": chat.messages, "output": text, "model_version": name}, chat.user)
+            with self._lock:
+                self._ids.add(answer_id)
+        return answer_id
 
     def feedback(self, body: Any) -> dict[str, Any]:
         """Log feedback to an answer of this server. Raises BadRequest, with status 404 for an unknown id."""

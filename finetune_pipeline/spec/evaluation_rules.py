@@ -133,9 +133,13 @@ def check_engine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that the engine has an endpoint if needed, that a server can load the method's result, and that served names contain
     the version."""
     evaluation = spec.evaluation
-    if evaluation.engine == "endpoint" and not TRAINING_METHODS[spec.training.method].kind.plain:
+    kind = TRAINING_METHODS[spec.training.method].kind
+    if evaluation.engine == "endpoint" and not (kind.plain and kind.generates):
         fix = "set engine: transformers, or another training.method"
-        yield problem("engine", "evaluation.engine", f"a server cannot load a trained {spec.training.method}", fix)
+        reason = f"a server cannot load a trained {spec.training.method}"
+        if kind.plain:
+            reason = f"a trained {spec.training.method} does not answer chats, in which the models are asked"
+        yield problem("engine", "evaluation.engine", reason, fix)
     if (evaluation.engine == "endpoint") != (evaluation.endpoint is not None):
         state = "the endpoint is unused" if evaluation.endpoint else "endpoint: {url, base, candidate} is missing"
         message = f"engine is {evaluation.engine}, but {state}"

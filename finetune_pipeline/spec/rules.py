@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from finetune_pipeline.findings import Finding, FindingsError, Severity
-from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods import METHODS, methods_for
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, NAME, TaskSpec
 from finetune_pipeline.spec.outputs import folded_label, is_glob, is_outside
 
@@ -232,6 +232,12 @@ def check_method(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check the method's own settings and those it does not have, and find sections of other methods, which have no effect."""
     training, method = spec.training, METHODS[spec.training.method]
     yield from method.check(training)
+    if spec.output.kind not in method.outputs:
+        message = (
+            f"method {method.name} learns {' and '.join(sorted(method.outputs))}, but output.kind is {spec.output.kind}"
+        )
+        fix = f"set training.method: {' or '.join(methods_for(spec.output.kind))}"
+        yield problem("method_output", "training.method", message, fix)
     if training.unquantized_epochs and not method.default("unquantized_epochs").value:
         message = f"method {method.name} has no second phase: it trains on the unquantized base already"
         fix = "remove training.unquantized_epochs, and raise training.epochs instead"

@@ -11,6 +11,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.jobs import AbilityJob
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
+from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.steps.data import ability_files
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
@@ -73,6 +74,9 @@ def make_general_ability(context: StepContext) -> dict[str, Any]:
     if hosted := read_hosted(context.inputs["merged_model"].folder):
         reason = f"{hosted.place} returns no likelihoods, which scoring general ability needs."
         return {"items": 0, "not_asked": reason, "sentence": reason}
+    if not KINDS[context.inputs["merged_model"].facts["kind"]].generates:
+        reason = "A classifier can answer nothing but its labels, so it has no general ability to lose."
+        return {"items": 0, "not_asked": reason, "sentence": reason}
     model = served(context.inputs["merged_model"], context.inputs["base_model"])
     facts = _score(context, model.model, model.adapter, "general_ability", context.out)
     if not facts["items"]:
@@ -87,7 +91,7 @@ def _against_champion(context: StepContext, candidate: Sequence[Row], confidence
     if not context.run_inputs.champion or context.run_inputs.champion_kind != "tuned":
         return None  # a simple model has no general ability, and a prompt that of its base
     champion, base = champion_of(context)
-    if read_hosted(champion.folder):
+    if read_hosted(champion.folder) or not KINDS[champion.facts["kind"]].generates:
         return None  # no likelihoods to compare with
     model, out = served(champion, base), context.out / "champion"
     _score(context, model.model, model.adapter, "general_ability", out)

@@ -15,6 +15,8 @@ from finetune_pipeline.models.hosted import pass_on, read_hosted
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.training_pages import plan_page
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
@@ -74,6 +76,11 @@ def merge(context: StepContext, adapter: Path, out: Path, **options: Any) -> dic
             **options,
         )
     )
+
+
+def class_settings(spec: TaskSpec) -> dict[str, Any]:
+    """Return the labels of a classifier, whose order is that of its outputs; nothing for other methods."""
+    return {} if METHODS[spec.training.method].kind.generates else {"classes": spec.labels}
 
 
 def make_adapter(context: StepContext) -> AnyTraining:

@@ -97,7 +97,7 @@ def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(over == 0, f"{over} examples are longer than training.max_tokens = {limit}")
 
 
-@check("Every row has loss on its answer, end of turn included.")
+@check("Every row has loss on its answer, end of turn included; a classifier's on the class of its label.")
 def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     training = training_of(artifact)
     if isinstance(training, HostedTraining):
@@ -107,6 +107,8 @@ def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     wrong = {name: audit.count(name) for name in COUNTS if audit.count(name) != 0}
     figures = {name: audit.count(name) for name in ("rows", *COUNTS)}
     summary = f"{audit.rows} rows: all have loss on the answer and its end"
+    if not METHODS[spec.training.method].kind.generates:
+        summary = f"{audit.rows} rows: each has the class of its label"
     return CheckResult(not wrong and audit.rows > 0, f"wrong supervision: {wrong}" if wrong else summary, figures)
 
 

@@ -57,6 +57,10 @@ COUNTS = {
         "are longer than {max_tokens} tokens (training.max_tokens, or less if the base model's context is shorter)",
         "raise training.max_tokens, shorten the rows, or set training.over_length: drop or truncate_prompt",
     ),
+    "rows_of_other_class": (
+        "have another class than their label, or a label without a class",
+        "name every label in output.labels",
+    ),
     "template_mismatch": (
         "are rendered differently in training and in serving",
         "use a chat template whose generation prompt is the beginning of an assistant turn",
@@ -117,6 +121,7 @@ class AuditCounts(Facts, frozen=True, kw_only=True):
     rows_without_eos: int
     answers_cut: int
     rows_over_length: int
+    rows_of_other_class: int
     template_mismatch: int
     rows_refused: int
     rows_with_special_tokens: int
@@ -191,6 +196,18 @@ def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[se
     return faults_by_row
 
 
+def class_faults(tokenizer: Any, example: Example, row: Encoded, classes: Sequence[str]) -> set[str]:
+    """Return the faults of a classifier's row, as :func:`faults`."""
+    row_faults = set()
+    if row.ids != encode_prompt(tokenizer, example.messages[:-1], example.tools):
+        row_faults.add("template_mismatch")
+    if row.label is None or any(row.loss):
+        row_faults.add("rows_without_loss" if row.label is None else "rows_with_loss_on_prompt")
+    elif row.label not in classes or row.label != example.messages[-1]["content"]:
+        row_faults.add("rows_of_other_class")
+    return row_faults
+
+
 def _end_of_answer(ids: Sequence[int], start: int, ends: set[int], loss: Sequence[bool]) -> int:
     """Return the end of the answer that begins at `start`: after its end token; without one, before a token without loss."""
     end = next((i + 1 for i in range(start, len(ids)) if ids[i] in ends), None)
@@ -224,7 +241,12 @@ def supervision_audit(prepared: Prepared, tokenizer: Any, max_tokens: int, place
     examples_by_id = {e.id: e for e in examples}
     faulty_ids: dict[str, list[str]] = {name: [] for name in COUNTS}
     for example_id, rows in rows_by_id.items():
-        for row, row_faults in zip(rows, faults(tokenizer, examples_by_id[example_id], rows), strict=True):
+        example = examples_by_id[example_id]
+        if prepared.classes:
+            faults_by_row = [class_faults(tokenizer, example, row, prepared.classes) for row in rows]
+        else:
+            faults_by_row = faults(tokenizer, example, rows)
+        for row, row_faults in zip(rows, faults_by_row, strict=True):
             if len(row.ids) > max_tokens:
                 row_faults.add("rows_over_length")
             for fault in row_faults:
@@ -246,9 +268,9 @@ def supervision_audit(prepared: Prepared, tokenizer: Any, max_tokens: int, place
         rows_dropped=len(prepared.left_out),
         max_tokens=max_tokens,
         tokens=sum(len(r.ids) for r in all_rows),
-        loss_tokens=sum(sum(r.loss) for r in all_rows),
+        loss_tokens=sum(r.learned for r in all_rows),
         tokens_per_row=Spread.over([len(r.ids) for r in all_rows]),
-        loss_tokens_per_row=Spread.over([sum(r.loss) for r in all_rows]),
+        loss_tokens_per_row=Spread.over([r.learned for r in all_rows]),
         bad={name: ids[:_MAX_IDS] for name, ids in faulty_ids.items() if ids},
         findings=refused[:_MAX_IDS],
         shown=_rows_to_show(prepared, tokenizer, max_tokens, examples_by_id, faulty_ids),
@@ -305,7 +327,7 @@ def _perturbation(row_id: str) -> str:
 def shown_row(
     tokenizer: Any, row: Encoded, example: Example | None, cuts: Sequence[Cut], max_tokens: int
 ) -> AuditedRow:
-    """Return a row token by token."""
+    """Return a row token by token, and the class of a classifier's row."""
     special = set(tokenizer.all_special_ids)
     pieces: list[tuple[str, str, bool]] = []
     pending: list[int] = []  # tokens of an incomplete character
@@ -317,6 +339,8 @@ def shown_row(
             continue
         pieces.append((text, kind, token in special))
         pending = []
+    if row.label is not None:
+        pieces.append((row.label, "loss", False))
     if example is not None:
         for cut in sorted(cuts, key=lambda c: -c.turn):
             pieces.insert(_index_of_text(pieces, str(example.messages[cut.turn]["content"])), (cut.text, "lost", False))
@@ -324,7 +348,7 @@ def shown_row(
         id=row.id,
         place=example.place if example is not None else "",
         tokens=len(row.ids),
-        loss_tokens=sum(row.loss),
+        loss_tokens=row.learned,
         tokens_lost=sum(c.tokens for c in cuts) + max(0, len(row.ids) - max_tokens),
         pieces=pieces,
     )

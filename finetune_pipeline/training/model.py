@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.classifier import with_head, write_classes
 from finetune_pipeline.models.facts import Weights
 from finetune_pipeline.models.identity import model_folder, name_base
 from finetune_pipeline.models.loading import load_for_training
@@ -48,14 +50,17 @@ def build(
     tokenizer: Any,
     task_text: str,
     start_from: Path | None = None,
+    classes: Sequence[str] = (),
 ) -> Built:
     """Load the base for ``settings["method"]`` and add the trained part.
 
-    start_from: folder of an adapter with the initial weights. task_text: of training.rows.task_text. Raises JobError for
-    settings that cannot be used together.
+    start_from: folder of an adapter with the initial weights. task_text: of training.rows.task_text. classes: of a classifier.
+    Raises JobError for settings that cannot be used together.
     """
     method = METHODS[settings["method"]]
     model, weights = load_for_training(base, method.holds, compute, device)
+    if classes:
+        model = with_head(model, classes)
     checkpointing, reason = _checkpointing(settings, weights.parameters)
     model, start_facts = method.add(model, tokenizer, settings, task_text)
     if start_from is not None:
@@ -99,8 +104,9 @@ def save_trained(
 ) -> Trained:
     """Replace `folder` by the trained model. gathered: all weights, if the model is split over several processes.
 
-    Adapters: adapter_model.safetensors (float32), adapter_config.json (naming the base by its id, not by a path here), the
-    tokenizer and its chat template. full: the base's configuration and tokenizer files with the new weights, in the base's
+    Adapters: adapter_model.safetensors (float32), adapter_config.json (naming the base by its id, not by a path here), a
+    classifier's labels, the tokenizer and its chat template.
+    full: the base's configuration and tokenizer files with the new weights, in the base's
     dtype. Raises RuntimeError if the file contains tensors that do not belong there.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -110,6 +116,8 @@ def save_trained(
         (folder / "README.md").unlink(missing_ok=True)
         name_base(folder / ADAPTER_CONFIG, base)
         tokenizer.save_pretrained(folder)
+        if not kind.generates:
+            write_classes(folder, model.get_base_model().classes)
     else:
         _save_model(model, base, folder, gathered)
     names = sorted(stored_tensors(folder))

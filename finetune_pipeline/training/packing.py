@@ -20,7 +20,7 @@ Collator = Callable[[Sequence[Row]], dict[str, Any]]
 
 
 def packed_batch(rows: Sequence[Row], leading: int = 0, virtual: int = 0, kernel: str = BUCKETS) -> dict[str, Any]:
-    """Pack rows {id, ids, loss} into one sequence.
+    """Pack rows {id, ids, loss} into one sequence. A row with a `class_id` has its loss on that class, predicted at its last token.
 
     leading: virtual tokens of prompt tuning, in the sequence before all rows; virtual: those of prefix tuning, before the
     sequence as keys and values only. Returns input_ids [1, T] and position_ids [1, leading + T]; logit_positions [n] and
@@ -47,6 +47,9 @@ def packed_batch(rows: Sequence[Row], leading: int = 0, virtual: int = 0, kernel
     for number, segment in enumerate(leaves, first_number + len(inner)):
         row = rows[segment.row]
         parent = layout.parents[number]
+        if "class_id" in row:
+            logit_positions.append(starts[number] + segment.end - segment.start - 1)
+            labels.append(row["class_id"])
         for position, learned in enumerate(row["loss"]):
             if learned and position:
                 # the token before it predicts it: in this segment, or the parent's last
@@ -74,7 +77,7 @@ def packed_collator(model: Any, kernel: str = BUCKETS) -> Collator:
 
 
 def padded_batch(rows: Sequence[Row]) -> dict[str, Any]:
-    """Pad rows {id, ids, loss} on the right, with token 0: nothing attends to it.
+    """Pad rows {id, ids, loss} on the right, with token 0: nothing attends to it. class_id: as of :func:`packed_batch`.
 
     Returns input_ids and attention_mask [n, T]; labels [m]: tokens with loss, row by row; logits_to_keep: for how many of the
     last positions logits are computed; logit_positions [m]: indices of the labels' logits among them, flattened over rows;
@@ -83,22 +86,27 @@ def padded_batch(rows: Sequence[Row]) -> dict[str, Any]:
     length = max(len(r["ids"]) for r in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
-    has_loss = torch.zeros(len(rows), length, dtype=torch.bool)
+    predicts = torch.zeros(len(rows), length, dtype=torch.bool)  # positions whose logits predict a label
+    labels: list[int] = []
     for i, row in enumerate(rows):
         n = len(row["ids"])
         ids[i, :n] = torch.tensor(row["ids"])
         attention_mask[i, :n] = 1
-        has_loss[i, :n] = torch.tensor(row["loss"])
-    has_loss[:, 0] = False
-    first_position = int(has_loss.any(0).nonzero()[0]) - 1  # here, on the CPU, where no device must be waited for
+        if "class_id" in row:
+            predicts[i, n - 1] = True
+            labels.append(row["class_id"])
+            continue
+        predicts[i, : n - 1] = torch.tensor(row["loss"][1:], dtype=torch.bool)
+        labels += [token for token, learned in zip(row["ids"][1:], row["loss"][1:], strict=True) if learned]
+    first_position = int(predicts.any(0).nonzero()[0])  # here, on the CPU, where no device must be waited for
     return {
         "input_ids": ids,
         "attention_mask": attention_mask,
-        "labels": ids[has_loss],
+        "labels": torch.tensor(labels),
         "logits_to_keep": length - first_position,
-        "logit_positions": has_loss.roll(-1, 1)[:, first_position:].flatten().nonzero().squeeze(1),
+        "logit_positions": predicts[:, first_position:].flatten().nonzero().squeeze(1),
         "row_ids": [r["id"] for r in rows],
-        "learned": has_loss.sum(1).tolist(),
+        "learned": predicts.sum(1).tolist(),
     }
 
 

@@ -15,7 +15,7 @@ from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, s
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.jobs import TrainJob
-from finetune_pipeline.models.chat import Encoded, encode_example, to_ids
+from finetune_pipeline.models.chat import Encoded, encode_example, encode_prompt, to_ids
 from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
@@ -40,11 +40,13 @@ class Cut:
 class Prepared:
     """A split as training rows.
 
+    classes: a classifier's labels, in the order of its outputs.
     used: the examples of the rows, after truncation. over: number of examples that are too long. dropped: ids of examples left
     out for their length; left_out: their rows. copies_too_long: ids of perturbed copies left out for their length, regardless
     of training.over_length. refused: findings of examples that cannot be encoded.
     """
 
+    classes: Sequence[str] = ()
     rows: list[Encoded] = field(default_factory=list)
     used: list[Example] = field(default_factory=list)
     over: int = 0
@@ -55,13 +57,15 @@ class Prepared:
     refused: list[Finding] = field(default_factory=list)
 
     def plain_rows(self) -> list[dict[str, Any]]:
-        """Return the rows as collators expect them: {id, ids, loss}. The ids of an example's further rows contain a number."""
+        """Return the rows as collators expect them: {id, ids, loss}, for a classifier also `class_id`, the number of the class. The
+        ids of an example's further rows contain a number."""
         counts: Counter[str] = Counter()
         training_rows = []
         for row in self.rows:
             counts[row.id] += 1
             name = row.id if counts[row.id] == 1 else f"{row.id} (row {counts[row.id]})"
-            training_rows.append({"id": name, "ids": row.ids, "loss": row.loss})
+            learned = {} if row.label is None else {"class_id": self.classes.index(row.label)}
+            training_rows.append({"id": name, "ids": row.ids, "loss": row.loss, **learned})
         return training_rows
 
     def length_facts(self) -> LengthFacts:
@@ -91,19 +95,38 @@ def longest_allowed(settings: Mapping[str, Any], config: Mapping[str, Any]) -> i
     return int(min(max_tokens, context - sum(METHODS[settings["method"]].virtual_tokens(settings))))
 
 
-def encode_split(tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str) -> Prepared:
-    """Encode a split; over_length: ``fail`` (longer rows stay), ``drop`` or ``truncate_prompt``, see :func:`cut_prompt`."""
-    prepared = Prepared()
+Encode = Callable[[Any, Example], list[Encoded]]
+"""Turns an example into rows. Raises FindingsError like encode_example."""
+
+
+def encode_answers(tokenizer: Any, example: Example) -> list[Encoded]:
+    """Encode an example for a method that learns to write its answers."""
+    return encode_example(tokenizer, example.messages, example.id, example.tools)
+
+
+def encode_label(tokenizer: Any, example: Example) -> list[Encoded]:
+    """Encode an example for a classifier: the prompt as it is served, and its label."""
+    encode_answers(tokenizer, example)  # raises if the template leaves out a text
+    prompt = encode_prompt(tokenizer, example.prompt_messages, example.tools)
+    return [Encoded(example.id, prompt, [False] * len(prompt), example.answer)]
+
+
+def encode_split(
+    tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str, classes: Sequence[str] = ()
+) -> Prepared:
+    """Encode a split, with `classes` for a classifier.
+    over_length: ``fail`` (longer rows stay), ``drop`` or ``truncate_prompt``, see :func:`cut_prompt`."""
+    prepared, encode = Prepared(classes), encode_label if classes else encode_answers
     for example in examples:
         try:
-            rows = encode_example(tokenizer, example.messages, example.id, example.tools)
+            rows = encode(tokenizer, example)
             if longest(rows) > max_tokens:
                 if kind_of(example.id):
                     prepared.copies_too_long.append(example.id)
                     continue
                 prepared.over += 1
                 if over_length == "truncate_prompt":
-                    example, rows, cuts = cut_prompt(tokenizer, example, max_tokens)
+                    example, rows, cuts = cut_prompt(tokenizer, example, max_tokens, encode)
                     if cuts:
                         prepared.cuts[example.id] = cuts
         except FindingsError as error:
@@ -119,10 +142,15 @@ def encode_split(tokenizer: Any, examples: Sequence[Example], max_tokens: int, o
 
 
 def prepare_split(
-    tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str, place: str
+    tokenizer: Any,
+    examples: Sequence[Example],
+    max_tokens: int,
+    over_length: str,
+    place: str,
+    classes: Sequence[str] = (),
 ) -> Audited:
     """Encode a split and audit it; rows that are still too long become problems."""
-    prepared = encode_split(tokenizer, examples, max_tokens, over_length)
+    prepared = encode_split(tokenizer, examples, max_tokens, over_length, classes)
     return Audited(**vars(prepared), audit=supervision_audit(prepared, tokenizer, max_tokens, place))
 
 
@@ -162,12 +190,14 @@ def longest(rows: Sequence[Encoded]) -> int:
     return max((len(r.ids) for r in rows), default=0)
 
 
-def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Example, list[Encoded], list[Cut]]:
+def cut_prompt(
+    tokenizer: Any, example: Example, max_tokens: int, encode: Encode = encode_answers
+) -> tuple[Example, list[Encoded], list[Cut]]:
     """Return (the example with shorter user texts, its rows, the cuts). Some of every user text remains.
 
     The rows may still be too long, if system prompt and answers alone are. Raises FindingsError like encode_example.
     """
-    rows = encode_example(tokenizer, example.messages, example.id, example.tools)
+    rows = encode(tokenizer, example)
     cut_ids: dict[int, list[int]] = {}
     exhausted: set[int] = set()
     for _ in range(_MAX_ROUNDS):
@@ -191,7 +221,7 @@ def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Examp
         messages = [dict(m) for m in example.messages]
         messages[turn]["content"] = text
         example = replace(example, messages=messages)
-        rows = encode_example(tokenizer, example.messages, example.id, example.tools)
+        rows = encode(tokenizer, example)
     cuts = [Cut(turn, tokenizer.decode(ids), len(ids)) for turn, ids in sorted(cut_ids.items())]
     return example, rows, cuts
 

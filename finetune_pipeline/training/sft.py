@@ -65,13 +65,15 @@ from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, l
 def job_digest(job: TrainJob, processes: int = 1) -> str:
     """Return the digest that a checkpoint must match to be resumed: of settings, data, base model and the adapter that training
     starts from, without paths; and of the number of processes, since each has its own random state."""
-    content = {
+    content: dict[str, Any] = {
         "settings": job.settings,
         "train": digest_file(job.train),
         "validation": digest_file(job.validation),
         "base": record_digest(job.base),
         "start_from": digest_file(job.start_from / ADAPTER_WEIGHTS) if job.start_from else None,
     }
+    if job.classes:
+        content["classes"] = list(job.classes)
     return digest_json(content | ({"processes": processes, "strategy": strategy()} if processes > 1 else {}))
 
 
@@ -122,7 +124,7 @@ def _attempt(
     token_limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
     epoch_examples = {**examples, "train": training_examples(examples["train"], settings)}
     splits = {
-        split: prepare_split(tokenizer, rows, token_limit, settings["over_length"], f"{split} split")
+        split: prepare_split(tokenizer, rows, token_limit, settings["over_length"], f"{split} split", job.classes)
         for split, rows in epoch_examples.items()
     }
     write_audit(job, splits, audit_html, state.is_main_process)
@@ -140,7 +142,9 @@ def _attempt(
     compute_dtype = resolve_precision(settings["precision"], device)
     start = job.start_from
     load_device = torch.device("cpu") if sharded else device  # a sharded model need not fit on one device
-    built = build(base, settings, compute_dtype, load_device, tokenizer, task_text(examples["train"]), start)
+    built = build(
+        base, settings, compute_dtype, load_device, tokenizer, task_text(examples["train"]), start, job.classes
+    )
     packed, packing_reason = False, "training.shared_prefix is off"
     if settings["shared_prefix"]:
         packed, packing_reason = supports_shared_prefix(built.model)

@@ -14,7 +14,7 @@ from finetune_pipeline.spec.model import TaskSpec
     reads=lambda evaluation: evaluation.ability,
     needs="The upper bound of the accuracy lost on questions besides the task is below gates.max_ability_loss, no benchmark of "
     "your own surely loses as much, and the upper bound of the relative rise of the bits that plain text costs is below "
-    "gates.max_text_loss. Not asked if the spec asks nothing or the model answers at an endpoint.",
+    "gates.max_text_loss. Not asked if the spec asks nothing, the model answers at an endpoint, or it is a classifier.",
     default=f"{DEFAULTS.max_ability_loss:g}, {DEFAULTS.max_text_loss:g}",
     what_to_do="Train more gently: fewer epochs, a lower learning rate, a smaller rank, or qlora or lora in place of full. Mix "
     "some general examples into the training data. If only this one task will ever be asked of the model, raise the limits.",

@@ -34,5 +34,6 @@ def merge_parity(spec: TaskSpec, parity: Parity) -> Outcome:
     kl, limit = parity.mean_kl, parity.mean_kl_limit
     if kl is None or limit is None or not math.isfinite(kl):
         return Outcome(False, share, threshold, message + " Their divergence could not be measured.")
-    message += f" Mean divergence {kl:.2g} nats a token, at most {limit:.2g} allowed."
+    unit = "a token" if kind.generates else "an answer"
+    message += f" Mean divergence {kl:.2g} nats {unit}, at most {limit:.2g} allowed."
     return Outcome(share >= threshold and parity.passed and kl <= limit, share, threshold, message)

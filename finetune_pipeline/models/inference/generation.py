@@ -7,6 +7,7 @@ rounding the scores, equal those of the naive method (one row at a time, every l
 them.
 """
 
+import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -41,7 +42,8 @@ def generate_and_score(
 ) -> list[Answer]:
     """Return one :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
 
-    labels: per prompt, the token ids of every label after it, end-of-turn token included; None for free text. A batch
+    labels: per prompt, the token ids of every label after it, end-of-turn token included; None for free text. A classifier's
+    answer is its likeliest class; its labels are one number each, of their class, or empty without a class. A batch
     that raises is tried again row by row: one bad row affects no other. Rows that still fail get status error. A batch that
     does not fit into memory is halved; raises MemoryError if a single row does not fit.
     known: answers by position that need not be computed. If they are whole batches, as after a kill, the others are
@@ -53,6 +55,9 @@ def generate_and_score(
     answered = known or {}
     answers = [answered.get(i) or Answer(prompt_tokens=len(p)) for i, p in enumerate(prompts)]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    classes: Sequence[str] = getattr(model, "classes", ())
+    if classes:
+        max_new_tokens = 0
     answerable = []
     for i, prompt in enumerate(prompts):
         problem = ""
@@ -67,9 +72,18 @@ def generate_and_score(
 
     def answer_rows(reader: Reader, rows: list[int]) -> None:
         batch = reader.read([prompts[i] for i in rows])
+        if classes:
+            log_shares = torch.log_softmax(batch.logits.double(), -1)
+            if not log_shares.isfinite().all():
+                raise ValueError("the classifier gives logits that are not finite")
+            for i, shares in zip(rows, log_shares.tolist(), strict=True):
+                answers[i].text = classes[shares.index(max(shares))]
+                row_labels = labels[i] if labels is not None else []
+                answers[i].label_scores = [shares[label[0]] if label else -math.inf for label in row_labels]
+            return
         answer_ids = reader.greedy(batch, max_new_tokens, ends)
-        row_labels = [labels[i] if labels is not None else [] for i in rows]
-        scores = _scores(reader.continuations(batch, row_labels), row_labels)
+        texts = [labels[i] if labels is not None else [] for i in rows]
+        scores = _scores(reader.continuations(batch, texts), texts)
         for i, ids, score in zip(rows, answer_ids, scores, strict=True):
             _fill(answers[i], tokenizer, ids, score, ends)
         if restriction is None:

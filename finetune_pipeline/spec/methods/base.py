@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.outputs import Section
+from finetune_pipeline.spec.outputs import DEFAULT_METRICS, Section
 
 Settings = Mapping[str, Any]
 """``spec.training.model_dump()``."""
@@ -63,6 +63,7 @@ class Kind:
         sentence: Beginning of a sentence on the served model.
         adapter: Whether it is an adapter folder; else a whole model, or one at an endpoint.
         plain: Whether any server can load the served model.
+        generates: Whether it writes its answer token by token; else it chooses one of its classes.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Kind:
     sentence: str
     adapter: bool = True
     plain: bool = True
+    generates: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class Method(ABC):
         defaults: Defaults of unset settings that differ from :data:`COMMON`.
         holds: How the base is stored in memory: in 4 bits, in the compute dtype, or (if all of it is trained) in float32.
         checkpointing: Whether gradient checkpointing works with it.
+        outputs: The kinds of output that it can learn.
         smaller: The method to use instead when memory is short.
         on_quantized: Why an already quantized base cannot be used.
     """
@@ -158,6 +161,7 @@ class Method(ABC):
     holds: ClassVar[Literal["four_bit", "compute", "float32"]] = "compute"
     kind: ClassVar[Kind]
     checkpointing: ClassVar[bool] = True
+    outputs: ClassVar[frozenset[str]] = frozenset(DEFAULT_METRICS)
     smaller: ClassVar[str | None] = "qlora"
     on_quantized: ClassVar[str] = "a model trained on rounded weights would have to be served with the same rounding"
 
@@ -235,6 +239,11 @@ def register(cls: MethodClass) -> MethodClass:
         METHODS[name] = METHODS.pop(name)
         KINDS[method.kind.name] = method.kind
     return cls
+
+
+def methods_for(output: str) -> list[str]:
+    """Return the names of the methods that can learn a kind of output."""
+    return [name for name, method in METHODS.items() if output in method.outputs]
 
 
 def by_method(key: str, meaning: str = "", **limits: Any) -> Any:

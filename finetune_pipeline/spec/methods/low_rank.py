@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -40,6 +40,7 @@ class LowRank(Method):
     section = "lora"
     options = LoraSpec
     kind = LOW_RANK
+    peft_task: ClassVar[str] = "CAUSAL_LM"
 
     def check(self, training: Any) -> list[Finding]:
         """Check the targets. The output head is excluded: many bases tie it to the embedding, and it is computed only for loss."""
@@ -101,7 +102,7 @@ class LowRank(Method):
             lora_dropout=lora["dropout"],
             use_rslora=lora["rslora"],
             use_dora=lora["dora"],
-            task_type="CAUSAL_LM",
+            task_type=self.peft_task,
             target_modules=targets,
         )
         try:

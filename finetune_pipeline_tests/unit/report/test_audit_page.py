@@ -14,7 +14,7 @@ from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
 from finetune_pipeline_tests.unit.report.parsed import Parsed
 
-SETTINGS = {"max_tokens": 120, "over_length": "truncate_prompt"}
+SETTINGS = {"method": "lora", "max_tokens": 120, "over_length": "truncate_prompt"}
 
 
 @pytest.fixture(scope="module")

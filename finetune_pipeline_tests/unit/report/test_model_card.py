@@ -27,7 +27,7 @@ from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
     """As models.export.describe makes it, with files of an export."""
     metadata: dict[str, Any] = {
-        "task": "tickets", "description": "Sorts tickets.", "what": what, "target": "vllm", "method": "lora",
+        "task": "tickets", "description": "Sorts tickets.", "what": what, "kind": "lora", "target": "vllm", "method": "lora",
         "prompt": {"system_prompt": "Answer with one label.", "chat_template_sha256": "ab" * 32,
             "control_tokens": ["<|im_end|>", "<|im_start|>"],
             "rendered": "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", "soft_tokens": []},

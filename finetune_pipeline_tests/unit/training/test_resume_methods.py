@@ -72,7 +72,12 @@ def result(place: Path) -> tuple[bytes, dict[str, Any]]:
     return weights.read_bytes(), json.loads((place / "facts.json").read_text())
 
 
-METHODS = ("qlora", "full", "prefix")  # the second phase of qlora is lora; prompts are saved as prefixes are
+METHODS = (
+    "qlora",
+    "full",
+    "prefix",
+    "classifier",
+)  # the second phase of qlora is lora; prompts are saved as prefixes are
 
 
 def _settings(method: str) -> dict[str, Any]:
