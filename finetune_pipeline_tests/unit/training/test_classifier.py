@@ -24,6 +24,7 @@ from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline.training.packing import packed_collator, padded_batch, supports_shared_prefix
 from finetune_pipeline.training.sft import job_digest, train
 from finetune_pipeline_tests.tiny_model import LABELS
+from finetune_pipeline_tests.trainings import LOCAL
 from finetune_pipeline_tests.unit.models.architectures import random_model
 from finetune_pipeline_tests.unit.training.jobs import job, task
 from finetune_pipeline_tests.unit.training.models import loss_and_gradients
@@ -39,14 +40,11 @@ def classifier_job(inputs: Path, place: Path, classes: Sequence[str] = LABELS, *
 def test_it_learns_the_labels_and_plain_transformers_answers_as_validated(inputs: Path, tmp_path: Path) -> None:
     facts, _ = train(classifier_job(inputs, tmp_path))
     adapter = tmp_path / "out" / "adapter"
-    assert facts["shared_prefix"]["used"] and facts["trained"]["kind"] == "classifier"
-    assert facts["best_eval_loss"] < 0.4 < facts["first_eval_loss"]
-    assert (
-        facts["tokens"]["train"]["loss_tokens"]
-        == facts["tokens"]["train"]["rows"]
-        == len(read_examples(inputs / "train.jsonl"))
-    )
-    assert facts["trainable_parameters"] == 8192 + 64 * len(LABELS)
+    assert facts.shared_prefix.used and facts.trained.kind == "classifier"
+    assert facts.best_eval_loss < 0.4 < facts.first_eval_loss
+    rows_read = len(read_examples(inputs / "train.jsonl"))
+    assert facts.tokens["train"].loss_tokens == facts.tokens["train"].rows == rows_read
+    assert facts.trainable_parameters == 8192 + 64 * len(LABELS)
     assert adapter_classes(adapter) == LABELS
     merge(inputs / "base", adapter, tmp_path / "merged")
     tokenizer = load_tokenizer(tmp_path / "merged")
@@ -58,7 +56,7 @@ def test_it_learns_the_labels_and_plain_transformers_answers_as_validated(inputs
             logits = plain(input_ids=ids).logits
         assert plain.config.id2label[int(logits.argmax())] == example.answer
         losses.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor([LABELS.index(example.answer)]))))
-    assert sum(losses) / len(losses) == pytest.approx(facts["best_eval_loss"], rel=1e-4)
+    assert sum(losses) / len(losses) == pytest.approx(facts.best_eval_loss, rel=1e-4)
 
 
 def class_rows(seed: int, prefix: int) -> list[dict[str, Any]]:
@@ -114,7 +112,7 @@ def refusal_of(inputs: Path, place: Path, count: str) -> dict[str, Any]:
     """The audit of the training split, in which the check `supervision` finds only this fault."""
     audit: dict[str, Any] = read_json(place / "work" / "audit.json")["train"]
     assert [name for name in COUNTS if audit[name]] == [count]
-    facts = {"audit": audit}
+    facts = LOCAL | {"audit": {**LOCAL["audit"], **audit}}
     outcome = SUPERVISION.ask(Artifact("t", "adapter", "1", place, facts, {}), task({"method": "classifier"}))
     assert not outcome.passed and count in outcome.message
     return audit
@@ -160,8 +158,8 @@ def test_control_tokens_and_long_rows_stop_it_as_any_training(inputs: Path, tmp_
     examples[0].messages[1]["content"] = examples[2].messages[1]["content"] + " again"
     write_examples(tmp_path / "train.jsonl", examples)
     facts, _ = train(replace(long_job, train=tmp_path / "train.jsonl"))
-    assert facts["rows_dropped"]["train"]["cut_ids"] == [examples[1].id]
-    assert facts["tokens"]["train"]["rows"] == len(examples)
+    assert facts.rows_dropped["train"].cut_ids == [examples[1].id]
+    assert facts.tokens["train"].rows == len(examples)
 
 
 def test_a_checkpoint_belongs_to_the_order_of_the_classes(inputs: Path, tmp_path: Path) -> None:
