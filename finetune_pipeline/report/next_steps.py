@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finetune_pipeline.evaluation.gates import GateResult
-from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.result import EvaluationResult, Winner
 from finetune_pipeline.evaluation.winner import TRAINED, winner_of
 from finetune_pipeline.evaluation.wording import counted, number, percent
 from finetune_pipeline.report.failures import group_title
@@ -26,7 +26,7 @@ def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> li
         steps = ["Nothing to do: it stays as it was accepted. Change the data or the training for a new candidate."]
     elif winner.kind:
         steps = [f"Serve it: `finetune serve {name}` here, or `finetune export {name} --to DIR` for another server."]
-        steps += [] if trained else _instead(evaluation)
+        steps += [] if trained else _instead(evaluation, winner)
     else:
         steps = [f"{gate.name}: {gate.what_to_do}" for gate in gates if not gate.passed and gate.what_to_do]
     steps += [f"{gate.name} (a warning): {gate.what_to_do}" for gate in gates if gate.status == "warned"]
@@ -39,17 +39,17 @@ def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> li
     return steps
 
 
-def _instead(evaluation: EvaluationResult) -> list[str]:
+def _instead(evaluation: EvaluationResult, winner: Winner) -> list[str]:
     """Return what the fine-tuned model would need to be shipped in place of something simpler."""
     name, power = evaluation.task.name, evaluation.baseline.power
     steps = []
     if power and power.must_reach is not None:
         needed = f"the fine-tuned model must reach about {percent(power.must_reach)} on a test of this size"
         steps.append(f"Or continue training: to be shipped instead, {needed}.")
-    return [
-        *steps,
-        f"Or, if you want a language model for other reasons, set gates.simple: not_worse in {name}/task.yaml.",
-    ]
+    if winner.kind == "simple":
+        not_worse = f"set gates.simple: not_worse in {name}/task.yaml"
+        steps.append(f"Or, if you want a language model for other reasons, {not_worse}.")
+    return steps
 
 
 def _training_steps(evaluation: EvaluationResult) -> list[str]:

@@ -84,7 +84,7 @@ def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
     rows = [f"{number(split_size(counts))} {name}" for name, counts in splits.counts.items()] if splits else []
     return [
         ("Date", str(opening_times[-1])[:10] if opening_times else NOTHING),
-        ("Model", f"{task.base_model}, {task.method}, version {candidate or NOTHING}"),
+        ("Fine-tuned model", f"{task.base_model}, {task.method}, version {candidate or NOTHING}"),
         ("Data", f"version {versions.get('splits') or NOTHING}{': ' if rows else ''}{', '.join(rows)} rows"),
     ]
 
@@ -252,7 +252,7 @@ def decoding_sentence(closed: float) -> str:
 def gates_section(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Blocks:
     """Show every gate with its measurement, failed ones first, and the finalists; the next steps say what to do."""
     order = ("failed", "warned", "passed", "not_asked")
-    yield f"{gate_counts(gates)}." if gates else None
+    yield f"The fine-tuned model: {gate_counts(gates)}." if gates else None
     rows = []
     for gate in sorted(gates, key=lambda gate: order.index(gate.status)):
         rows.append(Answer(f"`{gate.name}`", gate.status, ANSWERS[gate.status], gate.message))

@@ -7,6 +7,7 @@ import pytest
 from finetune_pipeline.evaluation.gates import decide, decide_finalists
 from finetune_pipeline.evaluation.result import EvaluationResult, Winner
 from finetune_pipeline.report.kinds import change_of_kind, costs_more
+from finetune_pipeline.report.next_steps import next_steps
 from finetune_pipeline.report.verdict import caveats
 from finetune_pipeline_tests.unit.evaluation.fake_run import COST, VERSIONS, changed, evaluation, usual
 from finetune_pipeline_tests.unit.evaluation.rows import answers, spec
@@ -73,3 +74,18 @@ def test_the_report_compares_the_winner_with_the_champion_it_replaces() -> None:
     assert "The champion changes from a fine-tuned model to a simple model: TF-IDF and logistic regression" in said
     assert "saves $438 a month" in said and "Against the champion in service: +20.0 points" in said
     assert "changes from" not in " ".join(caveats(usual(), decide(spec(), usual())))
+
+
+def test_a_tie_may_be_taken_from_a_simple_model_but_not_from_a_prompt() -> None:
+    for linear, prompt, hint in ((160, 100, True), (100, 160, False)):
+        simple = {
+            name: {row["example_id"]: row["text"] for row in answers(n)}
+            for name, n in (("commonest", 80), ("linear", linear))
+        }
+        base = [row | {"label_scores": []} for row in answers(prompt)]
+        result = decide_finalists(
+            spec(), evaluation(predictions=[*base, *answers(100, model="candidate")], simple=simple)
+        )
+        steps = next_steps(result, decide(spec(), result))
+        assert steps[0].startswith("Serve it")
+        assert any("gates.simple: not_worse" in step for step in steps) is hint
