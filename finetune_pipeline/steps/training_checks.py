@@ -36,7 +36,12 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 )
 def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     worth = artifact.facts["worth_training"]
-    return CheckResult(bool(worth["passed"]), worth["reason"], {"best_prompt": worth["best"]})
+    sentence = str(worth["reason"])
+    if not worth["passed"]:
+        sentence += (
+            " With gates.worth_training: warn it is compared on the sealed test all the same, and what wins is shipped."
+        )
+    return CheckResult(bool(worth["passed"]), sentence, {"best_prompt": worth["best"]})
 
 
 @check(

@@ -254,6 +254,17 @@ def test_what_may_be_lowered_to_a_warning_blocks_or_warns(name: str) -> None:
     assert (check.action(raised), check.action(lowered)) == ("block", "warn")
 
 
+def test_what_stops_before_training_says_how_the_sealed_test_decides_all_the_same(
+    spec: TaskSpec, tmp_path: Path
+) -> None:
+    check = find("advice", "worth_training")
+    for passed in (True, False):
+        worth = {"passed": passed, "reason": "TF-IDF is enough.", "best": "zero_shot"}
+        answer = check.ask(artifact({"worth_training": worth}, tmp_path), spec)
+        assert answer.message.startswith("TF-IDF is enough.")
+        assert ("gates.worth_training: warn" in answer.message) is not passed
+
+
 @pytest.mark.parametrize(
     ("method", "right", "wrong"),
     [("lora", ["a.lora_A.weight"], ["a.weight"]),
