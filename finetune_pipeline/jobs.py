@@ -42,11 +42,13 @@ class KeptAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class SimpleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the simple models. output: the spec's section of that name. fitted: folder of the fitted models; None fits
-    them on the training rows, and writes them to out/simple_models."""
+    """Settings of the simple models. output: the spec's section of that name. base: the base model, whose hidden
+    states some of them read. fitted: folder of the fitted models; None fits them on the training rows, and writes them to
+    out/simple_models."""
 
     output: Fields
     seed: int
+    base: Path
     fitted: Path | None = None
 
 

@@ -1,1 +1,1 @@
-"""Before training: models without a language model, prompts, and advice."""
+"""Before training: simple models, prompts, and advice."""

@@ -75,7 +75,7 @@ def good_enough(
     for name in sorted(simple, key=lambda name: -baseline["simple"][name]["accuracy"]):
         if ("simple", name) in sure:
             sentence = (
-                f"A language model is not needed: {SIMPLE_MODELS[name].title}, made in seconds from the same rows, is "
+                f"Fine-tuning is not needed: {SIMPLE_MODELS[name].title}, made in seconds from the same rows, is "
                 f"{measured_accuracy(baseline['simple'][name])}, {above}. `finetune export TASK --simple --to DIR` writes it."
             )
             enough.append(("simple", name, sentence))

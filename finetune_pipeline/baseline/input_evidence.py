@@ -21,7 +21,8 @@ from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.metrics.base import f1_of
 from finetune_pipeline.evaluation.metrics.chrf import ChrF
 from finetune_pipeline.evaluation.predictions import SIMPLE, same_rows
-from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best
+from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best, simple_rows
+from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.simple_models.commonest import CommonestAnswer
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
@@ -31,7 +32,7 @@ from finetune_pipeline.evaluation.statistics.proportions import (
     design_effect,
 )
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
-from finetune_pipeline.evaluation.wording import counted, cut, percent, prompt_name
+from finetune_pipeline.evaluation.wording import counted, cut, inside, percent, prompt_name
 from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, default_metric
@@ -130,15 +131,41 @@ def _scores(evidence: Evidence) -> str:
     )
 
 
-def prompted_evidence(
+def validation_evidence(
     spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], sources: SourceOf = None
-) -> Evidence | None:
-    """Compares the base model at its best with always giving the most common answer, on validation. sources: of each row, by id.
+) -> list[Evidence]:
+    """Compare with always giving the most common answer, on validation: the base model at its best, and the simple models that
+    the training rows do not judge.
 
-    None if the most common answer was not scored, or the metric is not a mean over rows.
+    Empty if the most common answer was not scored, or the metric is not a mean over rows.
+
+    Args:
+        best: The best prompt.
+        rows: By prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
+        sources: What each row was made from, by id.
     """
     base = base_at_its_best(rows, spec.output, best)
-    before, after = same_rows(rows.get(SIMPLE + CommonestAnswer.name, ()), base.answers[base.mode])
+    prompted = f"the base model, {prompt_name(best)}{MODE_TITLES[base.mode]}"
+    compared = {"prompted": (prompted, base.answers[base.mode])} | {
+        name: (inside(SIMPLE_MODELS[name].title), answers)
+        for name, answers in simple_rows(rows).items()
+        if name not in TITLES and name not in BLIND
+    }
+    evidence = (
+        _over_commonest(spec, name, title, rows, answers, sources) for name, (title, answers) in compared.items()
+    )
+    return [each for each in evidence if each is not None]
+
+
+def _over_commonest(
+    spec: TaskSpec,
+    name: str,
+    title: str,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    answers: Sequence[Mapping[str, Any]],
+    sources: SourceOf,
+) -> Evidence | None:
+    before, after = same_rows(rows.get(SIMPLE + CommonestAnswer.name, ()), answers)
     if not before:
         return None
     # a metric of counts has no paired test, so right answers replace it
@@ -147,8 +174,8 @@ def prompted_evidence(
     if compared.metric_p is None or compared.interval is None:
         return None
     return Evidence(
-        "prompted",
-        f"the base model, {prompt_name(best)}{MODE_TITLES[base.mode]}, on validation",
+        name,
+        f"{title}, on validation",
         float(compared.candidate or 0.0),
         "always the commonest answer",
         float(compared.base or 0.0),
@@ -159,12 +186,12 @@ def prompted_evidence(
     )
 
 
-def learnable(spec: TaskSpec, train: Sequence[Example], prompted: Evidence | None = None) -> Learnable:
+def learnable(spec: TaskSpec, train: Sequence[Example], validation: Sequence[Evidence] = ()) -> Learnable:
     """Decide whether the inputs predict the answers. Raises ValueError without rows.
 
     It makes several comparisons, each on rows that its model has not seen; rows of one source stay together. Holm's correction
-    limits the chance of a wrong "shown" to 1 - gates.confidence over all of them. prompted: the prompted base model compared
-    with the most common answer on validation, if measured.
+    limits the chance of a wrong "shown" to 1 - gates.confidence over all of them. validation: further comparisons, of
+    :func:`validation_evidence`.
     """
     if not train:
         raise ValueError("there are no training rows")
@@ -175,7 +202,7 @@ def learnable(spec: TaskSpec, train: Sequence[Example], prompted: Evidence | Non
         return Learnable("not_shown", [], len(train), None, sentence)
     find_evidence = label_evidence if spec.labels else written_evidence
     evidence, rows, needed = find_evidence(spec, train)
-    return decide([*evidence, *([prompted] if prompted else [])], rows, needed, 1 - spec.gates.confidence)
+    return decide([*evidence, *validation], rows, needed, 1 - spec.gates.confidence)
 
 
 def answer_text(example: Example) -> str:

@@ -30,7 +30,7 @@ Talbot 2010, JMLR 11)."""
 
 @dataclass(frozen=True)
 class Answered:
-    """The answers of one rung, before scoring. call: tokens per call; None without a language model."""
+    """The answers of one rung, before scoring. call: tokens per call of a prompt."""
 
     name: str
     kind: Kind

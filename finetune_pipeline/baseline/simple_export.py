@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
-from finetune_pipeline.evaluation.simple_models import SimpleModel, fitted, skops_files, span_tagger
+from finetune_pipeline.evaluation.simple_models import SimpleModel, fitted, skops_files, span_tagger, text_encoder
 from finetune_pipeline.evaluation.simple_models.fitted import TAGGED
 
 MANIFEST = "simple_model.json"
@@ -25,7 +25,12 @@ from pathlib import Path
 
 from fitted import Fitted
 
-MODEL = Fitted.load(Path(__file__).resolve().parent)
+FOLDER = Path(__file__).resolve().parent
+MODEL = Fitted.load(FOLDER)
+if MODEL.encodings:
+    from text_encoder import beside
+
+    MODEL.encoders = beside(FOLDER, MODEL.encodings)
 
 
 def answer(texts):
@@ -69,7 +74,10 @@ def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[s
         "training_rows": source.rows,
         "scores": {where: dict(scores) for where, scores in source.scores.items()},
     }
-    for module in (fitted, skops_files, *([span_tagger] if TAGGED in model.pipelines else [])):
+    modules = [fitted, skops_files]
+    modules += [span_tagger] if TAGGED in model.pipelines else []
+    modules += [text_encoder] if model.encodings else []
+    for module in modules:
         (out / f"{module.__name__.rpartition('.')[2]}.py").write_text(_standalone(module), "utf-8")
     (out / "predict.py").write_text(_EXAMPLE, "utf-8")
     (out / "README.md").write_text(_card(manifest, source), "utf-8")
@@ -92,8 +100,7 @@ def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:
         "",
         " ".join(source.description.split()),
         "",
-        f"A model fitted on {source.rows:,} training rows (data version `{source.dataset_version}`). It holds no language "
-        "model, runs on any CPU and answers in about a millisecond.",
+        f"A model fitted on {source.rows:,} training rows (data version `{source.dataset_version}`). {_what_it_needs(manifest)}",
         *_how_fields(manifest["fields"]),
         "",
         "```sh",
@@ -109,6 +116,17 @@ def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:
         "It knows only the words of its training rows, and it answers every text, even one unlike all of them.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _what_it_needs(manifest: Mapping[str, Any]) -> str:
+    needs = {encoding["source"]: encoding["encoder"] for encoding in manifest["encodings"].values()}
+    if not needs:
+        return "It holds no language model, runs on any CPU and answers in about a millisecond."
+    return " ".join(
+        f"It reads vectors of {encoder['name']}, which is not in this folder: put that model, in the transformers format, into "
+        f"the folder `{source}` here, or let {source.upper()}_FOLDER name its folder. Its digest is checked."
+        for source, encoder in needs.items()
+    )
 
 
 def _how_fields(fields: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:

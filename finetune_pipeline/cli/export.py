@@ -54,7 +54,7 @@ SIMPLE_BYTES = 1 << 28
     show_default=True,
     help="Server that will load it. ollama: also writes a Modelfile.",
 )
-@click.option("--simple", is_flag=True, help="The best model without a language model, as scikit-learn pipelines.")
+@click.option("--simple", is_flag=True, help="The best simple model, as scikit-learn pipelines.")
 @click.option("--alias", type=click.Choice(ALIASES), help="Alias of the model. Unset: champion, else candidate.")
 @click.option(
     "--verify",

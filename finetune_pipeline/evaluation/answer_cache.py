@@ -1,4 +1,4 @@
-"""A cache of model answers, keyed by everything an answer depends on. No torch.
+"""A cache of model answers and vectors of texts, keyed by everything they depend on. No torch.
 
 A hit equals a fresh answer, so entries never go stale. Keys are digests, so the cache holds answers and no prompts. Answers to
 the sealed test of a task have a file of their own, which only steps that may read them are given.
@@ -65,28 +65,33 @@ class AnswerCache:
 
     def find(self, keys: Sequence[bytes]) -> dict[int, Answer]:
         """The cached answers, by index in `keys`."""
-
-        def look_up(file: sqlite3.Connection) -> dict[int, Answer]:
-            query = "SELECT key, answer FROM answers WHERE key = ?"
-            rows: dict[bytes, bytes] = dict(row for key in set(keys) for row in file.execute(query, [key]))
-            cached = {i: answer for i, key in enumerate(keys) if (answer := _read(rows.get(key)))}
-            now = int(time.time())
-            file.executemany("UPDATE answers SET used = ? WHERE key = ?", [(now, keys[i]) for i in cached])
-            return cached
-
-        cached = self._run(look_up) or {}
+        stored = self.find_bytes(keys)
+        cached = {i: answer for i, content in stored.items() if (answer := _read(content))}
         self.hits += len(cached)
         self.misses += len(keys) - len(cached)
         return cached
 
+    def find_bytes(self, keys: Sequence[bytes]) -> dict[int, bytes]:
+        """The cached contents, by index in `keys`."""
+
+        def look_up(file: sqlite3.Connection) -> dict[int, bytes]:
+            query = "SELECT key, answer FROM answers WHERE key = ?"
+            rows: dict[bytes, bytes] = dict(row for key in set(keys) for row in file.execute(query, [key]))
+            now = int(time.time())
+            file.executemany("UPDATE answers SET used = ? WHERE key = ?", [(now, key) for key in rows])
+            return {i: rows[key] for i, key in enumerate(keys) if key in rows}
+
+        return self._run(look_up) or {}
+
     def keep(self, answers: Mapping[bytes, Answer]) -> None:
         """Store answers in one transaction. Failed ones are not stored, so they are retried."""
+        finished = {key: answer for key, answer in answers.items() if answer.status != "error"}
+        self.keep_bytes({key: json.dumps(asdict(answer)).encode() for key, answer in finished.items()})
+
+    def keep_bytes(self, contents: Mapping[bytes, bytes]) -> None:
+        """Store contents in one transaction."""
         now = int(time.time())
-        rows = [
-            (key, json.dumps(asdict(answer)).encode(), now)
-            for key, answer in answers.items()
-            if answer.status != "error"
-        ]
+        rows = [(key, content, now) for key, content in contents.items()]
         if rows:
             self._run(lambda file: file.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows))
 
@@ -137,9 +142,7 @@ class AnswerCache:
         return file
 
 
-def _read(stored: bytes | None) -> Answer | None:
-    if stored is None:
-        return None
+def _read(stored: bytes) -> Answer | None:
     try:
         fields = json.loads(stored)
         restricted = fields["restricted"] and Answer(**fields["restricted"])

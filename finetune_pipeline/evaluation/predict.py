@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
-from pydantic import TypeAdapter
 
 from finetune_pipeline import progress
 from finetune_pipeline.data.documents import PASSAGES, left_out, read_documents, read_passages, write_passages
@@ -19,7 +18,6 @@ from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_c
 from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.endpoint_answers import EndpointAnswerer, hosted_answerer, served_answerer
 from finetune_pipeline.evaluation.predictions import (
-    SIMPLE,
     answer_facts,
     count_statuses,
     prediction_rows,
@@ -28,13 +26,7 @@ from finetune_pipeline.evaluation.predictions import (
 )
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
-from finetune_pipeline.evaluation.simple_models import (
-    FITTED,
-    SimpleModel,
-    fit_simple_models,
-    load_simple_model,
-    load_simple_models,
-)
+from finetune_pipeline.evaluation.simple_answers import run_simple_models
 from finetune_pipeline.evaluation.stored_prompt import (
     StoredPrompt,
     read_stored_prompt,
@@ -42,14 +34,14 @@ from finetune_pipeline.evaluation.stored_prompt import (
     stored_retriever,
 )
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.jobs import BaselineJob, LatencyJob, ModelSet, PredictJob, SimpleSettings
+from finetune_pipeline.jobs import BaselineJob, LatencyJob, ModelSet, PredictJob
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.models.inference.constrained import Complies, Grammar, Restriction, UnsupportedSchema
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.evaluation import ServedModelsSpec
-from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
+from finetune_pipeline.spec.outputs import JsonOutput
 
 Message = Mapping[str, Any]
 AnyAnswerer = Answerer | EndpointAnswerer
@@ -100,11 +92,15 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
                 rows += prediction_rows(set_examples, restricted_name(name), restricted, gold)
     if job.simple:
         assert answerer is not None  # a job asks at least one model
-        rows += _simple_rows(job.simple, job, answerer.tokenizer)
-    for fitted in job.fitted:
-        assert answerer is not None
-        model = load_simple_model(fitted.folder)
-        rows += _rows_of(model, fitted.name, read_examples(fitted.examples or job.examples), answerer.tokenizer)
+    if job.simple or job.fitted:
+        assert answerer is not None  # a job asks at least one model
+        tokenizer, base = answerer.tokenizer, job.simple.base if job.simple else None
+        if base and not (isinstance(answerer, Answerer) and (answerer.folder, answerer.adapter) == (base, None)):
+            answerer = Answerer(base, precision=job.precision)  # the last model's memory is free before this one loads
+        reader = answerer if base and isinstance(answerer, Answerer) else None
+        simple = run_simple_models(job, reader, cache, lambda example: gold_text(tokenizer, example))
+        rows, measured["simple"] = rows + simple.rows, simple.costs
+        facts |= {"vectors": simple.vectors} if simple.vectors else {}
     write_predictions(job.out / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
@@ -162,32 +158,6 @@ def _stored_answers(
         problem = f"the prompt in service answers restricted to the allowed forms, and here {why_unrestricted}"
         raise JobError(f"{problem}\nfix: set evaluation.engine to transformers, so that it can be compared")
     return [restricted_answer(answer, stored.labels) for answer in answers]
-
-
-def _simple_rows(settings: SimpleSettings, job: PredictJob, tokenizer: Any) -> list[dict[str, Any]]:
-    """Fit the simple models on the training rows, or load them, and predict every example of the job."""
-    examples = read_examples(job.examples)
-    models = _simple_models(settings, job, tokenizer)
-    return [row for name, model in models.items() for row in _rows_of(model, SIMPLE + name, examples, tokenizer)]
-
-
-def _rows_of(model: SimpleModel, name: str, examples: Sequence[Example], tokenizer: Any) -> list[dict[str, Any]]:
-    texts = model.predict([example.user_text for example in examples])
-    predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
-    return prediction_rows(examples, name, predictions, [gold_text(tokenizer, example) for example in examples])
-
-
-def _simple_models(settings: SimpleSettings, job: PredictJob, tokenizer: Any) -> dict[str, SimpleModel]:
-    if settings.fitted:
-        return load_simple_models(settings.fitted)
-    assert job.train is not None
-    output = TypeAdapter(AnyOutput).validate_python(settings.output)
-    train = read_examples(job.train)
-    answers = [gold_text(tokenizer, example) for example in train]
-    fitted = fit_simple_models([example.user_text for example in train], answers, output, settings.seed)
-    for name, model in fitted.items():
-        model.save(job.out / FITTED / name)
-    return fitted
 
 
 def _set_examples(model_set: ModelSet, examples: list[Example], labels: Sequence[str]) -> Sequence[Example]:
@@ -267,8 +237,9 @@ def baseline(job: BaselineJob) -> tuple[dict[str, Any], dict[str, Any]]:
         name: {field: fields[field] for field in reported_fields} | facts["sets"][name]
         for name, fields in prompt_fields.items()
     }
+    of_simple_models = {"vectors": facts["vectors"]} if "vectors" in facts else {}
     facts = {"rows": facts["rows"], "prompts": by_prompt, "passages": len(passages), "documents_left_out": unread_files}
-    return facts, measured
+    return facts | of_simple_models, measured
 
 
 def latency(job: LatencyJob) -> tuple[dict[str, Any], dict[str, Any]]:

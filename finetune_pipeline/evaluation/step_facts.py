@@ -95,9 +95,20 @@ class RequestPrice(Facts):
     evaluated: bool = False
 
 
+class SimpleCost(Facts):
+    """What a simple model costs here. `fit_seconds`: of a CPU, the reading of texts by an encoder included. `p50`, `p95`:
+    milliseconds of one call alone. `megabytes`: on disk, its encoder included."""
+
+    fit_seconds: Number = None
+    p50: Number = None
+    p95: Number = None
+    megabytes: Number = None
+
+
 class Cost(Facts):
     """Time, memory and tokens of training and using the candidate (predictions.costs), and requests by the price list. `month`:
-    dollars of serving advise.calls_per_month, by kind of model (serving_costs.month_by_kind)."""
+    dollars of serving advise.calls_per_month, by kind of model (serving_costs.month_by_kind). `simple`: by
+    name of the simple model."""
 
     steps: dict[str, Measured] = {}
     seconds: Number = None
@@ -106,6 +117,7 @@ class Cost(Facts):
     saved_share: Number = None
     requests: list[RequestPrice] = []
     month: dict[str, Number] = {}
+    simple: dict[str, SimpleCost] = {}
 
 
 class QualityPart(Facts):

@@ -10,6 +10,7 @@ from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.step_facts import SimpleCost
 from finetune_pipeline.evaluation.wording import (
     counted,
     inside,
@@ -77,6 +78,11 @@ def models_table(evaluation: EvaluationResult, on: str) -> Table:
         [model.title, model.accuracy, model.interval, getattr(model, key), model.valid_share, model.n]
         for model in models.values()
     ]
+    if costs := evaluation.cost.simple if evaluation.cost else None:
+        columns += [("ms a call", number), ("MB", number)]
+        for row, name in zip(rows, models, strict=True):
+            cost = costs.get(name.removeprefix(f"{on}_").removeprefix(SIMPLE), SimpleCost())
+            row += [cost.p50, cost.megabytes]
     return Table(columns, rows, strong=[i for i, name in enumerate(models) if name == "candidate"])
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from finetune_pipeline.baseline.decision import DECISIONS, advise
 from finetune_pipeline.baseline.good_enough import worth_training
-from finetune_pipeline.baseline.input_evidence import learnable, prompted_evidence
+from finetune_pipeline.baseline.input_evidence import learnable, validation_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
 from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.documents import FOLDER, PASSAGES, documents_digest, read_passages
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
@@ -33,7 +33,7 @@ from finetune_pipeline.evaluation.prompts import WITHOUT_LABELS, prompt_without_
 from finetune_pipeline.evaluation.rivals import rank_of, rivals_of, score_baselines, strongest_rival
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.simple_models import FITTED, SimpleModel, load_simple_model
-from finetune_pipeline.evaluation.step_facts import Advice
+from finetune_pipeline.evaluation.step_facts import Advice, SimpleCost
 from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.models.identity import model_record
@@ -90,7 +90,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             max_new_tokens=spec.answer_length,
             batch_size=spec.baseline.batch_size,
             answers=answers_of(context.store),
-            simple=simple_settings(spec),
+            simple=simple_settings(context),
             precision=spec.evaluation.precision,
             restricted=json_schema(spec),
             out=context.out,
@@ -115,8 +115,15 @@ def json_schema(spec: TaskSpec) -> dict[str, Any] | None:
     return schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
 
 
-def simple_settings(spec: TaskSpec, fitted: Path | None = None) -> SimpleSettings:
-    return SimpleSettings(output=spec.output.model_dump(mode="json"), seed=spec.split.seed, fitted=fitted)
+def simple_costs(baseline: Artifact) -> dict[str, SimpleCost]:
+    """Return what each simple model costs, as the baseline's process measured it."""
+    costs = read_json(baseline.path("measured.json")).get("simple", {})
+    return {name: SimpleCost.model_validate(cost) for name, cost in costs.items()}
+
+
+def simple_settings(context: StepContext, fitted: Path | None = None) -> SimpleSettings:
+    spec, base = context.spec, context.inputs["base_model"].folder
+    return SimpleSettings(output=spec.output.model_dump(mode="json"), seed=spec.split.seed, base=base, fitted=fitted)
 
 
 def _add_api_answers(
@@ -194,7 +201,7 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     counts = context.inputs["train_split"].facts["counts"]
     hindering = obstacles(spec, int(counts["test"]), [*train, *validation], rivals_of(spec, rows))
     power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, sources), hindering)
-    signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows, sources))
+    signal = learnable(spec, train, validation_evidence(spec, baseline.facts["best"], rows, sources))
     advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, sources)
     facts = Advice.model_validate(advice)
     reasons = [f"- {plain(reason)}" for reason in facts.reasons]

@@ -50,7 +50,7 @@ from finetune_pipeline.steps.asked_models import (
     trained_set,
     while_served,
 )
-from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_settings
+from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_costs, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.training.audit import SplitAudit
@@ -107,7 +107,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
                 context.out,
                 answers=answers_of(context.store, context.task.name),
                 endpoint=endpoint_of(spec),
-                simple=simple_settings(spec, context.inputs["few_shot_baseline"].path(FITTED)),
+                simple=simple_settings(context, context.inputs["few_shot_baseline"].path(FITTED)),
                 fitted=fitted,
             )
         )
@@ -299,7 +299,8 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
     prices = request_prices(served, tuned, prompted, endpoint.model if endpoint else "")
     here = read_hosted(context.inputs["merged_model"].folder) is None and prompted_name == "base"
     month = month_by_kind(served, context.spec.advise.calls_per_month, tuned, prompted) if here else {}
-    return {**run_costs, "requests": prices, "month": month}
+    simple = simple_costs(context.inputs["few_shot_baseline"])
+    return {**run_costs, "requests": prices, "month": month, "simple": simple}
 
 
 def _supervision(adapter: Artifact) -> dict[str, SplitAudit]:

@@ -4,14 +4,12 @@ import datetime
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from timeit import timeit
 from typing import Any
 
 import msgspec
 
-from finetune_pipeline.baseline.input_evidence import learnable, prompted_evidence
+from finetune_pipeline.baseline.input_evidence import learnable, validation_evidence
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms
 from finetune_pipeline.baseline.ladder_decision import ladder
 from finetune_pipeline.baseline.learning_curve import Point
@@ -21,7 +19,7 @@ from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import API, read_by_model
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
-from finetune_pipeline.evaluation.simple_models import FITTED, load_simple_models
+from finetune_pipeline.evaluation.step_facts import SimpleCost
 from finetune_pipeline.jobs import LatencyJob
 from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.planning.costs import training_costs
@@ -32,7 +30,7 @@ from finetune_pipeline.report.ladder_page import ladder_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.asked_models import trained_set, while_served
-from finetune_pipeline.steps.baseline import passages_file
+from finetune_pipeline.steps.baseline import passages_file, simple_costs
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import (
     PREDICTIONS,
@@ -41,7 +39,6 @@ from finetune_pipeline.steps.rungs import (
     answers_job,
     call_of,
     row_sources,
-    validation_rows,
 )
 
 Prompts = Mapping[str, Mapping[str, Any]]
@@ -63,7 +60,7 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
     rows = read_by_model(baseline.path(PREDICTIONS))
     train_rows, sources = read_examples(split_file(context, "train")), row_sources(context)
     # computed again, not read from the asset `advice`: its failed check would stop the ladder in Dagster
-    signal = learnable(spec, train_rows, prompted=prompted_evidence(spec, baseline.facts["best"], rows, sources))
+    signal = learnable(spec, train_rows, validation_evidence(spec, baseline.facts["best"], rows, sources))
     result = ladder(
         spec,
         answered,
@@ -137,9 +134,15 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
     parameters = float(model_shape(model_folder(context.inputs["base_model"].folder)).parameters)
     today, tokens = datetime.datetime.now(datetime.UTC).date(), round(len(train_rows) * tuned.tokens)
     costs = training_costs(spec, prices, tokens, parameters, today, [spec.training.method])
+    costs_of_simple = simple_costs(context.inputs["few_shot_baseline"])
     return Terms(
-        dollars={rung.name: _dollars_per_1000_calls(spec, prices, rung) for rung in answered},
-        latency={**_simple_latencies(context, answered), **_model_latencies(context, model, prompts)},
+        dollars={
+            rung.name: _dollars_per_1000_calls(spec, prices, rung, costs_of_simple.get(rung.name)) for rung in answered
+        },
+        latency={
+            **{name: (float(cost.p50 or 0), float(cost.p95 or 0)) for name, cost in costs_of_simple.items()},
+            **_model_latencies(context, model, prompts),
+        },
         training=min((cost.high for cost in costs if cost.high > 0), default=None),
         tuned_dollars=_self_hosted_dollars(spec, prices, tuned),
     )
@@ -156,9 +159,12 @@ def timed_prompts(context: StepContext) -> Prompts:
     return rung_prompts
 
 
-def _dollars_per_1000_calls(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | None:
+def _dollars_per_1000_calls(
+    spec: TaskSpec, prices: PriceList, answered: Answered, simple: SimpleCost | None
+) -> float | None:
     if answered.call is None:
-        return 0.0  # a linear model answers a thousand calls within a CPU second
+        seconds = float(simple.p50 or 0) if simple else 0.0  # of a thousand calls, one after the other
+        return min((machine.price * seconds / 3600 for machine in prices.machines), default=0.0)
     if answered.kind != "api":
         return _self_hosted_dollars(spec, prices, answered.call)
     model = spec.baseline.endpoint.model if spec.baseline.endpoint else ""
@@ -199,18 +205,3 @@ def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts)
     measured = read_json(folder / "measured.json")["latency"]
     latencies = {rung: (float(timing["p50"]), float(timing["p95"])) for rung, timing in measured.items()}
     return latencies | {f"{rung}_restricted": latency for rung, latency in latencies.items()}
-
-
-def _simple_latencies(context: StepContext, answered: Sequence[Answered]) -> Latencies:
-    """Measure (median, maximum) in milliseconds of one call of each simple model, in this process.
-
-    With so few calls, the maximum stands for p95.
-    """
-    texts = [e.user_text for e in validation_rows(context)[: LATENCY_CALLS + 1]]
-    models = load_simple_models(context.inputs["few_shot_baseline"].path(FITTED))
-    latencies = {}
-    for rung in (rung for rung in answered if rung.kind == "simple"):
-        model = models[rung.name]
-        milliseconds = sorted(round(1000 * timeit(partial(model.predict, [text]), number=1), 2) for text in texts)
-        latencies[rung.name] = (milliseconds[len(milliseconds) // 2], milliseconds[-1])
-    return latencies

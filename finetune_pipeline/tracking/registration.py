@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_pipeline.engine.files import digest_file, write_json
+from finetune_pipeline.engine.files import digest_file, read_json, write_json
+from finetune_pipeline.evaluation.simple_models.fitted import SAVED
 from finetune_pipeline.evaluation.simple_models.skops_files import TRUSTED
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
@@ -107,7 +108,8 @@ def _files_to_serve(request: Mapping[str, Any]) -> _FilesToServe:
     merged, kind = Path(request["merged"]), str(request["kind"])
     described = {**{key: request[key] for key in _SERVING_KEYS}, WINNER_KIND: request.get("winner_kind") or "tuned"}
     if described[WINNER_KIND] == "simple":
-        packages = (*_PACKAGES_OF_SIMPLE, *(("python-crfsuite",) if "span_tagger.json" in request["files"] else ()))
+        needed = read_json(Path(request["shipped"], SAVED))["versions"]
+        packages = (*_PACKAGES_OF_SIMPLE, *(name for name in needed if name not in _PACKAGES_OF_SIMPLE))
         described |= {"base_model": "none", "files": request["files"]}
         folders = {"shipped": Path(request["shipped"])}
         return _FilesToServe(_SIMPLE_MODEL, packages, described, folders, _sklearn_flavour(request["files"]))

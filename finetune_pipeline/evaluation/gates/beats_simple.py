@@ -1,4 +1,4 @@
-"""Gate: the candidate is better than models without a language model."""
+"""Gate: the candidate is better than the simple models."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def tied_with(evaluation: EvaluationResult) -> list[str]:
 @gate(
     order=30,
     trained_only="What another finalist surely beats is not chosen.",
-    needs="The lower bound of the paired gain over each model without a language model ("
+    needs="The lower bound of the paired gain over each simple model ("
     + ", ".join(inside(model.title) for model in SIMPLE_MODELS.values())
     + ") is above zero (gates.simple: better), or above minus gates.simple_margin (not_worse), in gates.metric and every one of "
     "gates.more_metrics.",

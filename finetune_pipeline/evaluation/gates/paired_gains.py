@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.wording import counted, points, points_range
 Side = Literal["baseline", "simple", "champion"]
 RIVALS: dict[Side, str] = {
     "baseline": "the base model",
-    "simple": "models without a language model",
+    "simple": "simple models",
     "champion": "the champion in service",
 }
 

@@ -6,6 +6,7 @@ the registry.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.evaluation.simple_models.base import ALONE, SIMPLE_MODELS, Shared, SimpleModel
-from finetune_pipeline.evaluation.simple_models.fitted import SAVED, Encoder
+from finetune_pipeline.evaluation.simple_models.encoders import FoundEncoder
+from finetune_pipeline.evaluation.simple_models.fitted import SAVED, KnownEncoder
 from finetune_pipeline.spec.outputs import AnyOutput
 
 for _module in iter_modules(__path__):
@@ -44,19 +46,32 @@ def fit_simple_models(
     with threadpool_limits(limits=1):  # threads cost such small matrices more than they give
         for name, model in SIMPLE_MODELS.items():
             if model.fits(output, shared):
-                fitted[name] = model().fit(texts, answers, output, seed, shared)
+                began = time.process_time()
+                each = model().fit(texts, answers, output, seed, shared)
+                each.fit_seconds = round(time.process_time() - began + (each.fit_seconds or 0.0), 2)
+                fitted[name] = each
     return fitted
 
 
-def load_simple_model(folder: Path, encoders: Mapping[str, Encoder] | None = None) -> SimpleModel:
-    """Read a model that :meth:`.base.SimpleModel.save` wrote. Raises DamagedFile if its description is not what was written."""
+def load_simple_model(folder: Path, encoders: Mapping[str, KnownEncoder] | None = None) -> SimpleModel:
+    """Read a model that :meth:`.base.SimpleModel.save` wrote.
+
+    encoders: Those in memory; others are found when the first text is read, see :class:`.encoders.FoundEncoder`. Raises
+    DamagedFile if its description is not what was written.
+    """
     saved = read_json(folder / SAVED, _Saved)
-    model = SIMPLE_MODELS[saved["model"]].load(folder, encoders)
+    model = SIMPLE_MODELS[saved["model"]].load(folder)
     assert isinstance(model, SimpleModel)
+    model.encoders = {
+        encoding.source: given
+        if (given := (encoders or {}).get(encoding.source)) and dict(given.identity) == dict(encoding.encoder)
+        else FoundEncoder(encoding.encoder)
+        for encoding in model.encodings.values()
+    }
     return model
 
 
-def load_simple_models(folder: Path, encoders: Mapping[str, Encoder] | None = None) -> dict[str, SimpleModel]:
+def load_simple_models(folder: Path, encoders: Mapping[str, KnownEncoder] | None = None) -> dict[str, SimpleModel]:
     """Read every model that was saved in a folder below this one, by name, in the order of the registry."""
     return {name: load_simple_model(folder / name, encoders) for name in SIMPLE_MODELS if (folder / name).is_dir()}
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.engine.files import write_json
-from finetune_pipeline.evaluation.simple_models.fitted import OWN_PARTS, SAVED, Encoder, Fitted
+from finetune_pipeline.evaluation.simple_models.fitted import OWN_PARTS, SAVED, Fitted, KnownEncoder
 from finetune_pipeline.evaluation.simple_models.skops_files import write_skops
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -32,7 +32,7 @@ VERSIONS = ("scikit-learn", "skops", "numpy", "scipy")
 class Shared:
     """What simple models share while they are fitted: encoders by source, and the models fitted before, by name."""
 
-    encoders: Mapping[str, Encoder] = field(default_factory=dict)
+    encoders: Mapping[str, KnownEncoder] = field(default_factory=dict)
     fitted: Mapping[str, SimpleModel] = field(default_factory=dict)
 
 
@@ -47,6 +47,7 @@ class SimpleModel(Fitted, ABC):
         rank: Reports show the models in this order, the simplest first; they are fitted in it, too.
         ignores_input: Whether it answers every text alike.
         packages: Packages that answering needs, besides VERSIONS.
+        fit_seconds: CPU seconds of fitting, the reading of texts by an encoder included; None if it was fitted before.
     """
 
     name: ClassVar[str]
@@ -55,6 +56,7 @@ class SimpleModel(Fitted, ABC):
     rank: ClassVar[int]
     ignores_input: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()
+    fit_seconds: float | None = None
 
     @abstractmethod
     def fit(

@@ -32,6 +32,13 @@ class Encoder(Protocol):
         """Return float32 [texts, layers, width]; layers are counted from 1."""
 
 
+class KnownEncoder(Encoder, Protocol):
+    """An encoder that says what its vectors depend on, and how many layers it has."""
+
+    identity: Mapping[str, str]
+    depth: int
+
+
 @dataclass(frozen=True)
 class Encoding:
     """The vectors that a part reads in place of texts.

@@ -14,7 +14,7 @@ from finetune_pipeline.baseline.input_evidence import (
     decide,
     label_evidence,
     learnable,
-    prompted_evidence,
+    validation_evidence,
 )
 from finetune_pipeline.baseline.simple_score import learnable_by_score, simple_score
 from finetune_pipeline.data.examples import Example
@@ -139,12 +139,12 @@ def test_shuffled_labels_are_not_shown_unless_a_prompted_model_surely_tells_them
     assert all(e.interval[0] <= 0 for e in simple.evidence)
     assert simple.sentence.startswith("The inputs do not predict the answers: ")
     assert all(word in simple.sentence for word in ("by always answering", "join", "shuffled"))
-    result = learnable(spec, rows, prompted=SURELY_BETTER)
+    result = learnable(spec, rows, [SURELY_BETTER])
     assert result.status == "shown" and "60.0% right by the prompted base model" in result.sentence
     worse = dataclasses.replace(SURELY_BETTER, score=0.1, gain=-0.2, interval=(-0.3, -0.1))
     assert decide([*simple.evidence, worse], 600, simple.rows_needed, 0.05).status == "not_shown"
     # p = .04 alone would do, but not as the best of four comparisons
-    assert learnable(spec, rows, prompted=dataclasses.replace(SURELY_BETTER, p=0.04)).status == "not_shown"
+    assert learnable(spec, rows, [dataclasses.replace(SURELY_BETTER, p=0.04)]).status == "not_shown"
 
 
 def evidence(gain: float, p: float) -> Evidence:
@@ -179,18 +179,22 @@ def test_rows_of_one_source_with_one_answer_count_as_fewer() -> None:
     assert alone is not None and grouped is not None and grouped > 2 * alone
 
 
-def test_the_prompted_model_is_compared_with_the_commonest_answer_on_the_same_rows() -> None:
+def test_prompted_and_simple_models_are_compared_with_the_commonest_answer_on_the_same_rows() -> None:
     def predictions(right: int, model: str) -> list[dict[str, object]]:
         rows = [row(i, "bug" if i % 2 else "billing", "", model) for i in range(80)]
         return [{**r, "text": r["gold"] if i < right else "other"} for i, r in enumerate(rows)]
 
     rows = {"8_shot": predictions(60, "8_shot"), "simple_commonest": predictions(40, "simple_commonest")}
-    evidence = prompted_evidence(spec(), "8_shot", rows)
-    assert evidence is not None and (evidence.score, evidence.reference_score) == (0.75, 0.5)
+    (evidence,) = validation_evidence(spec(), "8_shot", rows)
+    assert (evidence.score, evidence.reference_score) == (0.75, 0.5)
     assert evidence.gain == 0.25 and evidence.interval[0] > 0.1 and evidence.p < 0.001 and evidence.measure == "right"
     two = {r["example_id"]: str(i // 40) for i, r in enumerate(rows["8_shot"])}
-    assert prompted_evidence(spec(), "8_shot", rows, two).p > 0.4, "two documents show nothing"  # type: ignore[union-attr]
-    assert prompted_evidence(spec(), "8_shot", {"8_shot": rows["8_shot"]}) is None
+    assert validation_evidence(spec(), "8_shot", rows, two)[0].p > 0.4, "two documents show nothing"
+    assert validation_evidence(spec(), "8_shot", {"8_shot": rows["8_shot"]}) == []
+    # training rows judge the linear model; one that reads hidden states is judged where it answered
+    rows |= {f"simple_{name}": predictions(70, name) for name in ("linear", "hidden")}
+    _, hidden = validation_evidence(spec(), "8_shot", rows)
+    assert (hidden.name, hidden.score, hidden.reference_score) == ("hidden", 0.875, 0.5)
 
 
 def test_a_score_of_rows_of_few_sources_shows_nothing_by_itself() -> None:

@@ -68,7 +68,7 @@ def test_restricted_answers_that_close_most_of_the_gap_are_named() -> None:
 def test_a_simple_model_surely_above_the_ceiling_is_enough() -> None:
     verdict = _worth(_rows(60, commonest=0.3, nearest=0.97))
     assert verdict["passed"] is False and verdict["enough"] == "nearest"
-    assert "A language model is not needed" in verdict["reason"] and "right on 97.0%" in verdict["reason"]
+    assert "Fine-tuning is not needed" in verdict["reason"] and "right on 97.0%" in verdict["reason"]
     assert _worth(_rows(60, nearest=0.92))["passed"] is True
 
 

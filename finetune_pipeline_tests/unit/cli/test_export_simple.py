@@ -4,7 +4,7 @@ import io
 import json
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.evaluation.rivals import score_baselines
-from finetune_pipeline.evaluation.simple_models import FITTED, SIMPLE_MODELS, fit_simple_models
+from finetune_pipeline.evaluation.simple_models import FITTED, SIMPLE_MODELS, Shared, fit_simple_models
+from finetune_pipeline.evaluation.simple_models.encoders import base_encoder
+from finetune_pipeline.evaluation.simple_models.hidden import HiddenStates
 from finetune_pipeline.spec import load_task
+from finetune_pipeline.spec.outputs import LabelsOutput
+from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.rows import row
 
 LABELS = ["billing", "bug"]
@@ -42,7 +46,13 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | None = None) -> None:
+def make_store(
+    root: Path,
+    kind: str,
+    best: str,
+    evaluated: dict[str, float] | None = None,
+    encoders: Mapping[str, Any] | None = None,
+) -> None:
     """A task, and the artifacts of a baseline whose simple model `best` is right most often; with `evaluated` also a report
     with these scores on the sealed test."""
     output, make = KINDS[kind]
@@ -70,7 +80,7 @@ def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | N
             ]
         builder.facts.update(score_baselines(task, rows))
         texts, answers = zip(*[make(i) for i in range(60)], strict=True)
-        for name, model in fit_simple_models(texts, answers, task.output).items():
+        for name, model in fit_simple_models(texts, answers, task.output, shared=Shared(encoders or {})).items():
             model.save(builder.folder / FITTED / name)
 
     def report(builder: Builder) -> None:
@@ -119,6 +129,35 @@ def test_the_folder_answers_as_the_rival_that_was_compared(
         card = (out / "README.md").read_text()
         assert "- found in the text: number" in card and "python-crfsuite==" in card
     assert set(manifest["files"]) == files
+
+
+def test_a_model_that_reads_hidden_states_names_its_base_and_answers_with_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, finetune: Any
+) -> None:
+    for name, seed in (("base", 0), ("other", 9)):
+        make_tiny_model(tmp_path / name, layers=3, seed=seed)
+    encoders = {"base": base_encoder(tmp_path / "base", "float32")}
+    make_store(tmp_path, "labels", best="hidden", encoders=encoders)
+    result = finetune("export", "demo", "--simple", "--to", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "It reads vectors of base, which is not in this folder" in card and "transformers==" in card
+    texts = ["crash number 7", "invoice number 12", "something else"]
+    rows = [ticket(i) for i in range(60)]
+    model = HiddenStates().fit(
+        [text for text, _ in rows], [answer for _, answer in rows], LabelsOutput(labels=LABELS), 0, Shared(encoders)
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts)))
+    monkeypatch.syspath_prepend(tmp_path / "out")
+    script = str(tmp_path / "out" / "predict.py")
+    with pytest.raises(ValueError, match="base is needed in .*out/base, or in a folder that BASE_FOLDER names"):
+        runpy.run_path(script, run_name="__main__")
+    monkeypatch.setenv("BASE_FOLDER", str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="other is not base with the digest"):
+        runpy.run_path(script, run_name="__main__")
+    monkeypatch.setenv("BASE_FOLDER", str(tmp_path / "base"))
+    runpy.run_path(script, run_name="__main__")
+    assert capfd.readouterr().out.splitlines() == model.predict(texts) and set(model.predict(texts)) == set(LABELS)
 
 
 def test_the_card_says_what_it_is_and_how_good(tmp_path: Path, finetune: Any) -> None:

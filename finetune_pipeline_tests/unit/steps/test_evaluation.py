@@ -59,7 +59,7 @@ class Stage:
 
     def _artifact(self, step: str, version: str, facts: Any) -> Artifact:
         folder = self.root / step / version
-        for name in ("train", "test", "adapter"):
+        for name in ("train", "test", "adapter", FITTED):
             (folder / name).mkdir(parents=True, exist_ok=True)
         write_json(folder / "measured.json", {"seconds": 1.0})
         write_json(folder / "prompts.json", {"zero_shot": {}})
