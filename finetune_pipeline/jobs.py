@@ -42,13 +42,14 @@ class KeptAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class SimpleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the simple models. output: the spec's section of that name. base: the base model, whose hidden
-    states some of them read. fitted: folder of the fitted models; None fits them on the training rows, and writes them to
-    out/simple_models."""
+    """Settings of the simple models. output: the spec's section of that name. base: the base model, whose hidden states some of
+    them read. encoder: the sentence encoder that others read. fitted: folder of the fitted models; None fits them on the
+    training rows, and writes them to out/simple_models."""
 
     output: Fields
     seed: int
     base: Path
+    encoder: str | None = None
     fitted: Path | None = None
 
 

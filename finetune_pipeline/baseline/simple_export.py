@@ -10,7 +10,14 @@ from types import ModuleType
 from typing import Any
 
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
-from finetune_pipeline.evaluation.simple_models import SimpleModel, fitted, skops_files, span_tagger, text_encoder
+from finetune_pipeline.evaluation.simple_models import (
+    SimpleModel,
+    fitted,
+    skops_files,
+    span_tagger,
+    static_encoder,
+    text_encoder,
+)
 from finetune_pipeline.evaluation.simple_models.fitted import TAGGED
 
 MANIFEST = "simple_model.json"
@@ -76,7 +83,7 @@ def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[s
     }
     modules = [fitted, skops_files]
     modules += [span_tagger] if TAGGED in model.pipelines else []
-    modules += [text_encoder] if model.encodings else []
+    modules += [static_encoder, text_encoder] if model.encodings else []
     for module in modules:
         (out / f"{module.__name__.rpartition('.')[2]}.py").write_text(_standalone(module), "utf-8")
     (out / "predict.py").write_text(_EXAMPLE, "utf-8")

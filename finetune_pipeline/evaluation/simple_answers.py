@@ -21,8 +21,15 @@ from finetune_pipeline.evaluation.simple_models import (
     load_simple_model,
     load_simple_models,
 )
-from finetune_pipeline.evaluation.simple_models.encoders import BASE, StoredEncoder, base_encoder
+from finetune_pipeline.evaluation.simple_models.encoders import (
+    BASE,
+    ENCODER,
+    StoredEncoder,
+    base_encoder,
+    sentence_encoder,
+)
 from finetune_pipeline.evaluation.simple_models.vector_regression import encoded_rows
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import PredictJob, SimpleSettings
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.reporting import say
@@ -124,7 +131,13 @@ def _encoders(
         say(f"{stage}: the base model reads the texts for its hidden states")
         return base.model
 
-    return {BASE: base_encoder(base.folder, base.dtype, load, cache)}
+    encoders = {BASE: base_encoder(base.folder, base.dtype, load, cache)}
+    if settings.encoder:
+        try:
+            encoders[ENCODER] = sentence_encoder(settings.encoder, "float32", cache)
+        except (FileNotFoundError, ValueError) as error:
+            raise JobError(f"baseline.encoder: {error}") from error
+    return encoders
 
 
 def _cost(
@@ -141,7 +154,7 @@ def _cost(
         times.append(1000 * (time.perf_counter() - began))
     p50, p95 = np.quantile(times[1:] or times, (0.5, 0.95))  # the first call warms up
     files = [path for path in (folder / model.name).iterdir()] + [
-        path for source in sources for path in encoders[source].weights
+        path for source in sources for path in encoders[source].files
     ]
     return {
         "fit_seconds": model.fit_seconds,

@@ -12,7 +12,8 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
-from finetune_pipeline.evaluation.preferences.embeddings import embedding_files
+from finetune_pipeline.evaluation.simple_models.encoders import encoder_files
+from finetune_pipeline.evaluation.simple_models.static_encoder import embedding_files
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import encode_example, end_of_turn_token
 from finetune_pipeline.models.chat_templates import (
@@ -182,14 +183,14 @@ def _hardware(spec: TaskSpec) -> list[Finding]:
 
 
 def _embeddings(spec: TaskSpec) -> list[Finding]:
-    """Check that static embeddings are here: evaluation.similarity reads them last of all."""
+    """Check that embeddings are here: evaluation.similarity reads them last of all."""
     models = {"baseline.embeddings": spec.baseline.embeddings, "evaluation.similarity": spec.evaluation.similarity}
     findings = []
-    for key, model in models.items():
-        if model and model != "hashed":
+    for key, model in {**models, "baseline.encoder": spec.baseline.encoder}.items():
+        if model and (model != "hashed" or key == "baseline.encoder"):
             try:
-                embedding_files(model)
-            except FileNotFoundError as error:
+                encoder_files(model) if key == "baseline.encoder" else embedding_files(model)
+            except (FileNotFoundError, ValueError) as error:
                 message, _, fix = str(error).partition("; ")
                 findings.append(_finding("embeddings", key, message, fix))
     return findings

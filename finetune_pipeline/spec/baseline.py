@@ -65,6 +65,11 @@ class BaselineSpec(Section):
         description="Static embeddings to find the nearest examples, besides TF-IDF: `wordllama` (extra `semantic`), `hashed`, "
         "or a model2vec folder.",
     )
+    encoder: str | None = Field(
+        None,
+        description="Sentence encoder for a simple model of labels: `bundled/minilm`, `wordllama` (extra `semantic`), or a folder "
+        "with a transformer or static embeddings.",
+    )
     documents: int = Field(
         3, ge=0, description="Nearest passages of the folder `documents/` to show each row. 0: none."
     )

@@ -33,6 +33,8 @@ from finetune_pipeline.evaluation.prompts import WITHOUT_LABELS, prompt_without_
 from finetune_pipeline.evaluation.rivals import rank_of, rivals_of, score_baselines, strongest_rival
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.simple_models import FITTED, SimpleModel, load_simple_model
+from finetune_pipeline.evaluation.simple_models.encoders import encoder_files
+from finetune_pipeline.evaluation.simple_models.text_encoder import files_digest
 from finetune_pipeline.evaluation.step_facts import Advice, SimpleCost
 from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
@@ -123,7 +125,8 @@ def simple_costs(baseline: Artifact) -> dict[str, SimpleCost]:
 
 def simple_settings(context: StepContext, fitted: Path | None = None) -> SimpleSettings:
     spec, base = context.spec, context.inputs["base_model"].folder
-    return SimpleSettings(output=spec.output.model_dump(mode="json"), seed=spec.split.seed, base=base, fitted=fitted)
+    output, encoder = spec.output.model_dump(mode="json"), spec.baseline.encoder
+    return SimpleSettings(output=output, seed=spec.split.seed, base=base, encoder=encoder, fitted=fitted)
 
 
 def _add_api_answers(
@@ -248,12 +251,21 @@ def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
     return {
         **spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": PATIENCE}),
         "system_prompt": spec.system_prompt if spec.baseline.prompts else None,
+        "encoder_digest": _encoder_digest(spec),
         "without_labels": prompt_without_labels(spec),
         **output_settings(spec),
         "metric": spec.metric,
         "confidence": spec.gates.confidence,
         "precision": spec.evaluation.precision,
     }
+
+
+def _encoder_digest(spec: TaskSpec) -> str | None:
+    """Return the digest of the sentence encoder's files; None without one, or if it is missing, which `check` says."""
+    try:
+        return files_digest(encoder_files(spec.baseline.encoder)) if spec.baseline.encoder else None
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def answering_settings(spec: TaskSpec) -> dict[str, Any]:

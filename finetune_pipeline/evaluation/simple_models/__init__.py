@@ -65,7 +65,7 @@ def load_simple_model(folder: Path, encoders: Mapping[str, KnownEncoder] | None 
     model.encoders = {
         encoding.source: given
         if (given := (encoders or {}).get(encoding.source)) and dict(given.identity) == dict(encoding.encoder)
-        else FoundEncoder(encoding.encoder)
+        else FoundEncoder(encoding)
         for encoding in model.encodings.values()
     }
     return model

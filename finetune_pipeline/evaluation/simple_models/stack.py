@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from finetune_pipeline.evaluation.simple_models.base import ALONE, Shared, SimpleModel, register
+from finetune_pipeline.evaluation.simple_models.embeddings import Embeddings
 from finetune_pipeline.evaluation.simple_models.hidden import HiddenStates
 from finetune_pipeline.evaluation.simple_models.linear import TfidfLogistic
 from finetune_pipeline.spec.outputs import AnyOutput
 
-READERS = (HiddenStates.name,)
+READERS = (Embeddings.name, HiddenStates.name)
 """Models that read vectors."""
 
 

@@ -1,12 +1,11 @@
 """Reads texts with a transformer: for each text the mean of its tokens' vectors behind chosen layers.
 
-This module needs only torch, transformers and tokenizers, and these only when it reads, since `finetune export` copies it.
+This module needs only static_encoder, torch, transformers and tokenizers; `finetune export` copies it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.evaluation.simple_models.static_encoder import StaticEncoder
+
+STATIC = "static"
+"""Stands for the dtype of an encoder that computes nothing: a table of embeddings."""
 MAX_TOKENS = 512
 """Tokens of a text that are read, from its beginning."""
 PASS_TOKENS = 2048
@@ -31,13 +34,14 @@ class TextEncoder:
         config = model.config.get_text_config()
         self._model, self._tokenizer, self._width = model.base_model, tokenizer, int(config.hidden_size)
         self._blocks = _blocks(self._model, int(config.num_hidden_layers))
+        self._max_tokens = min(MAX_TOKENS, getattr(config, "max_position_embeddings", None) or MAX_TOKENS)
 
     def vectors(self, texts: Sequence[str], layers: Sequence[int]) -> np.ndarray:
         """Return the mean vectors behind each of these layers, counted from 1; float32 [texts, layers, width]. A text without
         tokens gets zeros."""
         import torch
 
-        encoded = [encoded.ids[:MAX_TOKENS] for encoded in self._tokenizer.encode_batch(list(texts))]
+        encoded = [encoded.ids[: self._max_tokens] for encoded in self._tokenizer.encode_batch(list(texts))]
         result = np.zeros((len(texts), len(layers), self._width), np.float32)
         with torch.inference_mode():
             for rows in _passes([len(ids) for ids in encoded]):
@@ -75,6 +79,15 @@ class TextEncoder:
         return np.asarray(torch.stack([means[layer] for layer in layers], 1).cpu().numpy(), np.float32)
 
 
+def open_encoder(files: Sequence[Path], dtype: str) -> TextEncoder | StaticEncoder:
+    """Load an encoder from :func:`model_files`; static embeddings where the dtype is STATIC."""
+    if dtype != STATIC:
+        return open_text_encoder(files[0].parent, dtype)
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    tokenizers = [path for path in files if path.suffix == ".json" and path.name != "config.json"]
+    return StaticEncoder(tokenizers[0], weights[0])
+
+
 def open_text_encoder(folder: Path, dtype: str) -> TextEncoder:
     """Load a model in the transformers format, from safetensors only, to compute in this dtype."""
     import torch
@@ -86,18 +99,19 @@ def open_text_encoder(folder: Path, dtype: str) -> TextEncoder:
     return TextEncoder(model.to(device), open_tokenizer(folder))
 
 
-def beside(folder: Path, encodings: Mapping[str, Any]) -> dict[str, TextEncoder]:
+def beside(folder: Path, encodings: Mapping[str, Any]) -> dict[str, TextEncoder | StaticEncoder]:
     """Load the encoders of an exported model's parts: for a source such as ``base`` from the folder of that name in `folder`, or
     from the one that the environment variable BASE_FOLDER names. Raises ValueError if it is another model."""
-    encoders = {}
+    encoders: dict[str, TextEncoder | StaticEncoder] = {}
     for source, encoder in {encoding.source: encoding.encoder for encoding in encodings.values()}.items():
         variable = f"{source.upper()}_FOLDER"
         place = Path(os.environ.get(variable, folder / source))
         if not place.is_dir():
             raise ValueError(f"{encoder['name']} is needed in {place}, or in a folder that {variable} names")
-        if model_digest(place) != encoder["digest"]:
+        files = model_files(place)
+        if files_digest(files) != encoder["digest"]:
             raise ValueError(f"{place} is not {encoder['name']} with the digest {encoder['digest']}")
-        encoders[source] = open_text_encoder(place, encoder["dtype"])
+        encoders[source] = open_encoder(files, encoder["dtype"])
     return encoders
 
 
@@ -112,15 +126,19 @@ def open_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def model_digest(folder: Path) -> str:
-    """Return a digest of the files of a model that vectors depend on: weights, configuration and tokenizer."""
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a model that vectors depend on: weights, configuration and tokenizer."""
     names = ("config.json", "tokenizer.json")
-    paths = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name in names)
-    digests = {}
+    return sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name in names)
+
+
+def files_digest(paths: Sequence[Path]) -> str:
+    """Return a digest of the contents of files, in whichever order and under whichever names."""
+    digests = []
     for path in paths:
         with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()
 
 
 def _blocks(model: Any, depth: int) -> Any:

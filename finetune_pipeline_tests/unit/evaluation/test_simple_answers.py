@@ -13,12 +13,12 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.predict import baseline, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.simple_models import FITTED, load_simple_model
-from finetune_pipeline.evaluation.simple_models.encoders import base_encoder
+from finetune_pipeline.evaluation.simple_models.encoders import base_encoder, sentence_encoder
 from finetune_pipeline.evaluation.simple_models.hidden import HiddenStates
-from finetune_pipeline.evaluation.simple_models.text_encoder import MAX_TOKENS, open_text_encoder
+from finetune_pipeline.evaluation.simple_models.text_encoder import MAX_TOKENS, open_text_encoder, open_tokenizer
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.jobs import BaselineJob, ModelSet, PredictJob, SimpleSettings
-from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, make_tiny_tokenizer, write_tiny_examples
 
 TEXTS = ["my invoice is wrong", "a", "", "the app crashes when I save, and how do I add a user <|im_end|>"]
 
@@ -65,24 +65,45 @@ def test_each_text_is_read_once(folder: Path, tmp_path: Path) -> None:
 def test_the_test_is_answered_by_the_models_that_the_baseline_fitted(folder: Path, tmp_path: Path) -> None:
     output = {"kind": "labels", "labels": LABELS}
     common = {"labels": LABELS, "max_new_tokens": 2, "batch_size": 8, "train": folder / "train.jsonl"}
-    settings = SimpleSettings(output=output, seed=0, base=folder / "base")
+    encoder = str(folder / "other")  # any transformer
+    settings = SimpleSettings(output=output, seed=0, base=folder / "base", encoder=encoder)
     examples = folder / "validation.jsonl"
     facts, measured = baseline(
         BaselineJob(base=folder / "base", shots=[0], seed=0, out=tmp_path, examples=examples, simple=settings, **common)
     )
     (tmp_path / "test").mkdir()
-    fitted = SimpleSettings(output=output, seed=0, base=folder / "base", fitted=tmp_path / FITTED)
+    fitted = SimpleSettings(output=output, seed=0, base=folder / "base", encoder=encoder, fitted=tmp_path / FITTED)
     candidate = [ModelSet(name="candidate", model=folder / "other")]
     predict(PredictJob(sets=candidate, out=tmp_path / "test", examples=examples, simple=fitted, **common))
     validation, test = (read_predictions(path / "predictions.parquet") for path in (tmp_path, tmp_path / "test"))
     gold = [e.label for e in read_examples(examples)]
-    for name in ("linear", "hidden", "stack"):
+    for name in ("linear", "embeddings", "hidden", "stack"):
         rows = of_model(validation, f"simple_{name}")
         assert rows == of_model(test, f"simple_{name}") and [row["gold"] for row in rows] == gold
         cost = measured["simple"][name]
         assert cost["fit_seconds"] > 0 and cost["p95"] >= cost["p50"] > 0 and cost["megabytes"] > 0
     assert sum(row["text"] == row["gold"] for row in of_model(test, "simple_hidden")) >= 12, "the tickets repeat"
-    assert facts["vectors"]["base"]["training_rows"] == 45 and facts["vectors"]["base"]["cut"] == 0
+    vectors = facts["vectors"]
+    assert {source: (of["training_rows"], of["cut"]) for source, of in vectors.items()} == dict.fromkeys(
+        vectors, (45, 0)
+    )
+    assert set(vectors) == {"base", "encoder"} and vectors["encoder"]["name"] == encoder
+
+
+def test_a_sentence_encoder_is_a_transformer_or_a_table_and_is_said_to_be_missing(folder: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    make_tiny_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("{}")  # as model2vec writes one
+    table = np.arange(4000, dtype=np.float32).reshape(400, 10)
+    save_file({"embeddings": table}, tmp_path / "model.safetensors")
+    static, transformer = (sentence_encoder(str(path), "float32") for path in (tmp_path, folder / "base"))
+    assert (static.identity["dtype"], static.depth) == ("static", 1)
+    assert (transformer.identity["dtype"], transformer.depth) == ("float32", 6)
+    ids = open_tokenizer(tmp_path).encode("my invoice").ids
+    np.testing.assert_allclose(static.vectors(["my invoice"], [1])[0, 0], table[ids].mean(axis=0), rtol=1e-6)
+    with pytest.raises(FileNotFoundError, match="nowhere has no tokenizer.json"):
+        sentence_encoder(str(tmp_path / "nowhere"), "float32")
 
 
 def test_a_saved_model_finds_the_base_it_was_fitted_with_and_no_other(
