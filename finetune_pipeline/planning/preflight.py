@@ -42,6 +42,8 @@ from finetune_pipeline.spec.model import TaskSpec
 _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 _OTHER_SIZES = ("max_position_embeddings", "intermediate_size")
 """Sizes that a config.json may lack."""
+_NO_TEXT = ("ForMaskedLM", "ForQuestionAnswering", "ForSequenceClassification", "ForTokenClassification")
+"""Ends of the names of transformers' classes of encoders and classifiers."""
 _TOKENIZERS = ("*.model", "vocab.*")
 """Tokenizer files that a model library can convert."""
 _LEAST_ROOM = 16
@@ -164,6 +166,7 @@ def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path |
         text = text_settings(base_config)
         if layout_findings := _layout(text, base is not None):
             return findings + layout_findings
+        findings += _writes_no_text(base_config)
         findings += _quantized(spec, quantization(base_config, base))
         findings += _lengths(spec, text)
         findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(base))
@@ -207,6 +210,19 @@ def _layout(config: Mapping[str, Any], complete: bool) -> list[Finding]:
     else:
         return []
     return [_finding("layout", "base_model", message, "use a model of another family: Llama, Mistral, Qwen, Gemma")]
+
+
+def _writes_no_text(config: Mapping[str, Any]) -> list[Finding]:
+    """Check that the base model is no encoder or classifier, of which the baseline's prompts cannot be asked."""
+    kinds = [name for name in config.get("architectures") or () if str(name).endswith(_NO_TEXT)]
+    if not kinds:
+        return []
+    message = f"the base model is a {kinds[0]}, which writes no text, but every method starts from a model that can be prompted"
+    return [
+        _finding(
+            "writes_no_text", "base_model", message, "use a causal language model, for training.method: classifier, too"
+        )
+    ]
 
 
 def _quantized(spec: TaskSpec, kind: str | None) -> list[Finding]:

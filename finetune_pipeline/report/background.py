@@ -12,6 +12,7 @@ from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, 
 from finetune_pipeline.report.plots import learning_curve
 from finetune_pipeline.report.training_pages import counters, learned_of
 from finetune_pipeline.report.verdict import split_size
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.facts import HostedTraining, LocalTraining
 
 _DATA_STEPS = {
@@ -198,9 +199,10 @@ def supervision_section(evaluation: EvaluationResult) -> Blocks:
     rows, learned = learned_of(audits)
     if not rows:
         return
+    learns = f"{learned} have loss" if METHODS[evaluation.task.method].kind.generates else "each has one class to learn"
     yield (
-        f"Before the first step, all {number(rows)} training and validation rows were checked token by token: {learned} have "
-        "loss. Each row counted as a fault below would have been learned wrongly or not at all. The page audit.html of the "
+        f"Before the first step, all {number(rows)} training and validation rows were checked token by token: {learns}. "
+        "Each row counted as a fault below would have been learned wrongly or not at all. The page audit.html of the "
         "step adapter shows rows token by token."
     )
     yield counters(audits)

@@ -13,7 +13,7 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline.training.sft import train
-from finetune_pipeline_tests.tiny_model import tiny_messages
+from finetune_pipeline_tests.tiny_model import LABELS, tiny_messages
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 
 
@@ -35,6 +35,21 @@ def test_rows_are_encoded_as_training_does(base: Path, with_turns: list[Example]
         real = prepare_split(load_tokenizer(base), with_turns, max_tokens, over_length, "train split")
         assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
         assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over_length != "fail")
+
+
+def test_a_classifiers_rows_are_those_of_its_training_without_answers_and_logits(
+    base: Path, examples: list[Example]
+) -> None:
+    planner, chosen = Planner(base, examples, examples[:3]), settings(method="classifier")
+    planned = planner.rows("train", chosen)
+    real = prepare_split(load_tokenizer(base), examples, 1024, "fail", "train split", LABELS)
+    assert not real.audit.problems and planned.over == 0
+    assert [(r["id"], r["ids"]) for r in planned.rows] == [(r.id, r.ids) for r in real.rows]
+    writing = settings(method="lora")
+    assert planned.tokens < planner.rows("train", writing).tokens
+    assert [batch.logits for batch in planner.batches("train", chosen)] == [8, 8, len(examples) - 16]
+    needed, of_lora = planner.memory(chosen), planner.memory(writing)
+    assert needed.logits == 0 < of_lora.logits and needed.total < of_lora.total and needed.weights == of_lora.weights
 
 
 @pytest.mark.parametrize(

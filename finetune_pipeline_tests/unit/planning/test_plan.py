@@ -20,6 +20,7 @@ from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline_tests.fake_gpu import make_base
+from finetune_pipeline_tests.tiny_model import LABELS
 
 SPEC = """
 name: demo
@@ -56,6 +57,13 @@ def test_special_tokens_are_those_of_the_model_library_also_in_older_files(base:
     tokenizer, counter = AutoTokenizer.from_pretrained(folder), TokenCounter(folder)
     assert (counter.special["eos_token"], counter.eos_token_id) == (tokenizer.eos_token, tokenizer.eos_token_id)
     assert tokenizer.eos_token == ("<|endoftext|>" if newer else "<|im_end|>")
+
+
+def test_methods_that_cannot_learn_the_output_are_not_planned(base, examples) -> None:
+    labels = parse_spec((SPEC % 1024).replace("output: {kind: text}", f"output: {{kind: labels, labels: {LABELS}}}"))
+    for task, expected in ((spec(), False), (labels, True)):
+        plan = training_plan(task, base, examples, examples[:4])
+        assert ("classifier" in {row.method for row in plan.methods}) is expected
 
 
 def test_the_plan_counts_steps_of_both_phases(base, examples, tmp_path) -> None:
