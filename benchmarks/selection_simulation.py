@@ -4,7 +4,7 @@
 
 Right and wrong answers are drawn for two simple models, two prompts and up to ten fine-tuned models, one after another on one
 sealed test. The finalists are chosen on validation, and `winner_of` decides, at the level that each look at the test leaves.
-Intervals depend on counts alone and are cached. No champion is in service: one would only be a further gate.
+No champion is in service: one would only be a further gate.
 
 Measures: finetune_pipeline/evaluation/winner.py, finetune_pipeline/evaluation/finalists.py,
 finetune_pipeline/evaluation/deciding.py, finetune_pipeline/evaluation/statistics.
@@ -23,8 +23,8 @@ import numpy as np
 
 from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.result import EvaluationResult, Finalist, Task
-from finetune_pipeline.evaluation.result_parts import GateResult
-from finetune_pipeline.evaluation.statistics.proportions import tango_interval, wilson_interval
+from finetune_pipeline.evaluation.result_parts import GateResult, GateStatus
+from finetune_pipeline.evaluation.statistics.proportions import tango_statistic, wilson_interval, z_value
 from finetune_pipeline.evaluation.winner import winner_of
 
 LOOKS = (1, 2, 10)
@@ -90,9 +90,14 @@ WORLDS = (
 )
 
 
-@functools.cache
 def surely_better(lost: int, won: int, n: int, level: float) -> bool:
-    return tango_interval(lost, won, n, 1 - level)[0] > 0
+    """Whether the lower bound of Tango's interval lies above zero: then the statistic of a gain of zero exceeds the quantile."""
+    return tango_statistic(lost, won, n, 0.0) > quantile(level)
+
+
+@functools.cache
+def quantile(level: float) -> float:
+    return z_value(1 - level)
 
 
 @functools.cache
@@ -137,10 +142,13 @@ def shipped(right: Right, simple: str, prompt: str, look: int, min_score: float 
 
 
 def gate_results(passed: Mapping[str, bool]) -> list[GateResult]:
-    return [
-        GateResult(name=name, status="passed" if ok else "failed", measured=0.0, threshold=0.0, message="")
-        for name, ok in passed.items()
-    ]
+    return [gate_result(name, ok) for name, ok in passed.items()]
+
+
+@functools.cache
+def gate_result(name: str, passed: bool) -> GateResult:
+    status: GateStatus = "passed" if passed else "failed"
+    return GateResult(name=name, status=status, measured=0.0, threshold=0.0, message="")
 
 
 def drawn(

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from benchmarks.selection_simulation import WORLDS, drawn, shipped, simulate, surely_better
 from finetune_pipeline.evaluation.gates import decide, decide_finalists
 from finetune_pipeline.evaluation.rivals import score_baselines
+from finetune_pipeline.evaluation.statistics.proportions import tango_interval
 from finetune_pipeline.evaluation.winner import winner_of
 from finetune_pipeline_tests.unit.evaluation.fake_run import OPENINGS, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import answers, rows, spec
@@ -44,6 +45,12 @@ def test_the_simulation_ships_what_the_pipeline_ships():
     assert {given for _, given in made} == {"linear", "8_shot", "candidate", None}, "all outcomes occur"
 
 
+def test_the_simulation_compares_as_the_interval_of_the_gates_does():
+    for lost, won in ((0, 3), (0, 4), (2, 12), (10, 26), (10, 23), (30, 50), (30, 49)):
+        for level in (0.05, 0.025, 0.001):
+            assert surely_better(lost, won, N, level) is (tango_interval(lost, won, N, 1 - level)[0] > 0)
+
+
 def test_what_is_useless_is_seldom_shipped_and_what_is_best_mostly_is():
     by_contents = {world.contents: world for world in WORLDS}
     useless = simulate(by_contents["all equal and useless"], 60, seed=3)
@@ -54,4 +61,3 @@ def test_what_is_useless_is_seldom_shipped_and_what_is_best_mostly_is():
     ):
         first = [looks[0] for looks in simulate(by_contents[contents], 30, seed=4)]
         assert sum(name in best for name in first) >= 24, contents
-    surely_better.cache_clear()
