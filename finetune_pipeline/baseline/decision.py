@@ -29,6 +29,9 @@ from finetune_pipeline.baseline.good_enough import CLOSES_MOST, good_enough
 from finetune_pipeline.baseline.input_evidence import Learnable
 from finetune_pipeline.baseline.ladder import Rows
 from finetune_pipeline.baseline.reasons import (
+    CallTokens,
+    Failures,
+    Retrieval,
     best_prompt,
     cost_sentences,
     failure_sentences,
@@ -42,6 +45,7 @@ from finetune_pipeline.baseline.reasons import (
     simple_sentences,
     tokens_of,
 )
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
@@ -52,7 +56,6 @@ from finetune_pipeline.evaluation.statistics.multiple_testing import shared_conf
 from finetune_pipeline.evaluation.wording import (
     counted,
     is_interval,
-    is_number,
     percent,
     percent_range,
     points,
@@ -83,6 +86,25 @@ MIN_RESULTS = 3
 """Measured results needed to say that fine-tuning does not surpass a simple model."""
 
 
+class Advice(Facts, frozen=True, kw_only=True):
+    """What to do before any training.
+
+    Attributes:
+        decision: A key of DECISIONS.
+        reasons: The deciding one first.
+        must_reach: The score that a fine-tuned model needs on the test; None if none is enough.
+    """
+
+    decision: str
+    fine_tune: bool
+    sentence: str
+    reasons: list[str]
+    must_reach: float | None
+    failures: Failures
+    retrieval: Retrieval | None
+    tokens: CallTokens | None
+
+
 def advise(
     spec: TaskSpec,
     baseline: Mapping[str, Any],
@@ -92,7 +114,7 @@ def advise(
     rival: Rival,
     signal: Learnable,
     sources: SourceOf = None,
-) -> dict[str, Any]:
+) -> Advice:
     """Decide before training, with reasons.
 
     Args:
@@ -100,11 +122,6 @@ def advise(
         rows: Validation rows by model (prompts, restricted answers, simple models), each in the order of example ids.
         rival: The strongest rival of a fine-tuned model (rivals.strongest_rival).
         sources: The source of each example, by id.
-
-    Returns:
-        {decision (a key of DECISIONS), fine_tune, sentence, reasons (the deciding one first), must_reach (score a
-        fine-tuned model needs on the test, or null), failures (failures_of), retrieval (retrieval_of, or null), tokens
-        (tokens_of)}.
     """
     failures, retrieval = failures_of(spec, baseline, rows), retrieval_of(spec, baseline, rows, sources)
     tokens = tokens_of(baseline)
@@ -136,16 +153,16 @@ def advise(
         *cost_sentences(spec, tokens),
         *privacy_sentences(spec),
     ]
-    return {
-        "decision": decision,
-        "fine_tune": decision == "fine_tune",
-        "sentence": f"{DECISIONS[decision]} {why}",
-        "reasons": reasons,
-        "must_reach": power["must_reach"],
-        "failures": failures,
-        "retrieval": retrieval,
-        "tokens": tokens,
-    }
+    return Advice(
+        decision=decision,
+        fine_tune=decision == "fine_tune",
+        sentence=f"{DECISIONS[decision]} {why}",
+        reasons=reasons,
+        must_reach=power["must_reach"],
+        failures=failures,
+        retrieval=retrieval,
+        tokens=tokens,
+    )
 
 
 def _lead_of_simple(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> Match | None:
@@ -235,17 +252,17 @@ def _test_too_small(spec: TaskSpec, power: Mapping[str, Any]) -> Match | None:
     return None
 
 
-def _retrieval_helps(spec: TaskSpec, baseline: Mapping[str, Any], retrieval: Mapping[str, Any] | None) -> Match | None:
+def _retrieval_helps(spec: TaskSpec, baseline: Mapping[str, Any], retrieval: Retrieval | None) -> Match | None:
     """Rule 5: a pilot has to beat the nearest examples, because they close most of the gap."""
-    if retrieval is None or not is_interval(retrieval["interval"]) or retrieval["interval"][0] <= 0:
+    if retrieval is None or not is_interval(retrieval.interval) or retrieval.interval[0] <= 0:
         return None
-    upper_bound = baseline["prompts"][retrieval["prompt"]]["interval"][1]
+    upper_bound = baseline["prompts"][retrieval.prompt]["interval"][1]
     simple_learns_more = any(scores["interval"][0] > upper_bound for scores in (baseline.get("simple") or {}).values())
-    in_form = is_number(retrieval["valid_share"]) and retrieval["valid_share"] >= spec.gates.min_valid_share
-    if simple_learns_more or not in_form or (retrieval["closes"] or 0.0) < CLOSES_MOST:
+    in_form = retrieval.valid_share is not None and retrieval.valid_share >= spec.gates.min_valid_share
+    if simple_learns_more or not in_form or (retrieval.closes or 0.0) < CLOSES_MOST:
         return None
     return "pilot", (
-        f"{retrieval_adds(retrieval)}, which closes {percent(retrieval['closes'])} of the gap "
+        f"{retrieval_adds(retrieval)}, which closes {percent(retrieval.closes)} of the gap "
         f"to {percent(METRICS[spec.metric].rank(goal_of(spec)))}: knowledge is missing, and it can be looked up. Build "
         "that first; what training adds to it is unknown."
     )

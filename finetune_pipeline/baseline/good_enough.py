@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_pipeline.baseline.ladder import Answered, Rows
 from finetune_pipeline.baseline.reasons import measured_accuracy
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -22,6 +23,15 @@ from finetune_pipeline.spec.model import TaskSpec
 RIGHT = Exact()
 CLOSES_MOST = 0.5
 """Restricted answers or the nearest examples close most of the gap to the ceiling if they close at least this share."""
+
+
+class Worth(Facts, frozen=True, kw_only=True):
+    """Whether training may be worth it. best: the best prompt; enough: the alternative that is good enough, if one is."""
+
+    passed: bool
+    reason: str
+    best: str
+    enough: str | None
 
 
 def sure_of(spec: TaskSpec, alternatives: Sequence[Sequence[Row]], least: float, sources: SourceOf = None) -> list[int]:
@@ -82,17 +92,14 @@ def good_enough(
     return enough
 
 
-def worth_training(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf = None) -> dict[str, Any]:
+def worth_training(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf = None) -> Worth:
     """Judge the facts of :func:`finetune_pipeline.evaluation.rivals.score_baselines`, and the rows that they score.
 
     Training is not worth it if anything simpler is surely at or above baseline.ceiling (:func:`good_enough`).
-
-    Returns:
-        {passed, reason (a sentence for people), best (prompt), enough: name of the alternative that is good enough, or null}.
     """
     ceiling, best = spec.baseline.ceiling, baseline["best"]
     for _, name, sentence in good_enough(spec, baseline, rows, ceiling, sources):
-        return {"passed": False, "reason": sentence, "best": best, "enough": name}
+        return Worth(passed=False, reason=sentence, best=best, enough=name)
     scores = baseline["prompts"][best]
     reason = (
         f"Training may pay: the best prompt, {prompt_name(best)}, is {measured_accuracy(scores)}; the ceiling above which it "
@@ -107,7 +114,7 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sour
             f"{percent(restricted[prompt])} right ({prompt_name(prompt)}), which closes {percent(min(1.0, added / gap))} of "
             "the gap to the ceiling without any training."
         )
-    return {"passed": True, "reason": reason, "best": best, "enough": None}
+    return Worth(passed=True, reason=reason, best=best, enough=None)
 
 
 def enough_rungs(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> list[Answered]:

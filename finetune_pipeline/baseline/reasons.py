@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_pipeline.baseline.ladder import Rows, Rung, Scored, Terms
 from finetune_pipeline.baseline.learning_curve import Extrapolation, Point, rows_for
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
@@ -26,6 +27,57 @@ from finetune_pipeline.evaluation.wording import (
     prompt_name,
 )
 from finetune_pipeline.spec.model import TaskSpec
+
+
+class Failures(Facts, frozen=True, kw_only=True):
+    """Wrong answers of the base model's best prompt without retrieval, by what would help.
+
+    Attributes:
+        form: Not in form, or of another style: fine-tuning helps.
+        knowledge: In form and wrong, but right with the nearest training examples: retrieval helps; None without retrieval.
+        judgement: In form, and wrong with them too.
+        unnamed: Free texts with a difference that no rule can name.
+        kinds: Counts by kind of failure.
+    """
+
+    prompt: str
+    n: int
+    right: int
+    form: int
+    judgement: int
+    unnamed: int
+    knowledge: int | None
+    kinds: dict[str, int]
+
+
+class Retrieval(Facts, frozen=True, kw_only=True):
+    """The gain of the nearest examples (`prompt`) over the best prompt without them, in the deciding metric.
+
+    closes: the share of the gap to the ceiling (or to 1 if the metric is not a share of right answers); None without a gap.
+    """
+
+    prompt: str
+    over: str
+    value: float | None
+    gain: float
+    interval: tuple[float, float] | None
+    closes: float | None
+    valid_share: float | None
+
+
+class PromptTokens(Facts, frozen=True, kw_only=True):
+    """Mean tokens of a call's prompt, and of its answer where that was measured."""
+
+    prompt: float
+    answer: float | None = None
+
+
+class CallTokens(Facts, frozen=True, kw_only=True):
+    """Tokens of one call with the best prompt, and without examples."""
+
+    best: PromptTokens
+    tuned: PromptTokens
+
 
 FORM_KINDS = ("error", "empty", "refusal", "repetition", "truncated", "format")
 """Failures of form or style, which fine-tuning fixes first."""
@@ -49,20 +101,20 @@ def best_prompt(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     )
 
 
-def failure_sentences(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | None) -> list[str]:
-    wrong = failures["n"] - failures["right"]
+def failure_sentences(failures: Failures, retrieval: Retrieval | None) -> list[str]:
+    wrong = failures.n - failures.right
     if not wrong:
         return []
-    parts = [f"{failures['form']} are of form or style, which fine-tuning fixes first"]
+    parts = [f"{failures.form} are of form or style, which fine-tuning fixes first"]
     if retrieval is not None:
         parts.append(
-            f"{failures['knowledge']} come right once the nearest examples are shown: knowledge, which retrieval gives"
+            f"{failures.knowledge} come right once the nearest examples are shown: knowledge, which retrieval gives"
         )
-    parts.append(f"{failures['judgement']} stay wrong and must be learned")
-    if failures["unnamed"]:
-        parts.append(f"{failures['unnamed']} differ from the gold text in nothing a rule can name")
+    parts.append(f"{failures.judgement} stay wrong and must be learned")
+    if failures.unnamed:
+        parts.append(f"{failures.unnamed} differ from the gold text in nothing a rule can name")
     return [
-        f"Of {counted(wrong, 'wrong answer')} of the best prompt without retrieval ({prompt_name(failures['prompt'])}), "
+        f"Of {counted(wrong, 'wrong answer')} of the best prompt without retrieval ({prompt_name(failures.prompt)}), "
         f"{'; '.join(parts)}."
     ]
 
@@ -82,10 +134,10 @@ def simple_sentences(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, so
     return sentences
 
 
-def retrieval_adds(retrieval: Mapping[str, Any]) -> str:
+def retrieval_adds(retrieval: Retrieval) -> str:
     return (
-        f"Showing the {prompt_name(retrieval['prompt'])} adds {points(retrieval['gain'])} points "
-        f"({points_range(retrieval['interval'])}) to {prompt_name(retrieval['over'])}"
+        f"Showing the {prompt_name(retrieval.prompt)} adds {points(retrieval.gain)} points "
+        f"({points_range(retrieval.interval)}) to {prompt_name(retrieval.over)}"
     )
 
 
@@ -98,11 +150,11 @@ def must_reach_sentences(spec: TaskSpec, rival: Rival, must_reach: float | None)
     ]
 
 
-def cost_sentences(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
+def cost_sentences(spec: TaskSpec, tokens: CallTokens | None) -> list[str]:
     calls, price = spec.advise.calls_per_month, spec.advise.dollars_per_million_tokens
     if tokens is None:
         return []
-    before, after, answer = tokens["best"]["prompt"], tokens["tuned"]["prompt"], tokens["best"]["answer"]
+    before, after, answer = tokens.best.prompt, tokens.tuned.prompt, tokens.best.answer or 0.0
     sentence = (
         f"A call of the best prompt reads {before:,.0f} tokens and writes {answer:,.0f}; a fine-tuned model needs no examples "
         f"and reads {after:,.0f}."
@@ -119,14 +171,8 @@ def privacy_sentences(spec: TaskSpec) -> list[str]:
     return [f"The texts must not leave your machines (advise.private): {out}."] if spec.advise.private else []
 
 
-def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
-    """Count the wrong answers of the base model's best prompt without retrieval, by what would help.
-
-    Returns:
-        {prompt, n, right, form (not in form, or of another style: fine-tuning helps), knowledge (in form and wrong, but right
-        with the nearest training examples: retrieval helps; null without retrieval), judgement (in form, and wrong with them
-        too), unnamed (free texts with a difference that no rule can name), kinds {kind: n}}.
-    """
+def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> Failures:
+    """Count the wrong answers of the base model's best prompt without retrieval, by what would help."""
     prompt = best_fixed(baseline)
     nearest = _nearest_prompt(baseline)
     counts, kinds = Counter[str](), Counter[str]()
@@ -144,20 +190,20 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> dict
                 counts["knowledge"] += 1
             else:
                 counts["judgement"] += 1
-    return {
-        "prompt": prompt,
-        "n": len(rows[prompt]),
-        **{name: counts[name] for name in ("right", "form", "judgement", "unnamed")},
-        "knowledge": counts["knowledge"] if nearest else None,
-        "kinds": {kind: kinds[kind] for kind in KINDS if kind in kinds},
-    }
+    return Failures(
+        prompt=prompt,
+        n=len(rows[prompt]),
+        right=counts["right"],
+        form=counts["form"],
+        judgement=counts["judgement"],
+        unnamed=counts["unnamed"],
+        knowledge=counts["knowledge"] if nearest else None,
+        kinds={kind: kinds[kind] for kind in KINDS if kind in kinds},
+    )
 
 
-def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> dict[str, Any] | None:
-    """The gain of the nearest examples over the best prompt without them, in the deciding metric; None without such a prompt.
-
-    `closes` is the share of the gap to the ceiling (or to 1 if the metric is not a share of right answers); null without a gap.
-    """
+def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> Retrieval | None:
+    """Return what the nearest examples gain; None without such a prompt."""
     nearest, fixed = _nearest_prompt(baseline), best_fixed(baseline)
     if nearest is None:
         return None
@@ -165,15 +211,15 @@ def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, source
     gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence, clusters)
     scores = baseline["prompts"][nearest]
     gap = goal_of(spec) - rank_of(baseline["prompts"][fixed])
-    return {
-        "prompt": nearest,
-        "over": fixed,
-        "value": scores["primary"]["value"],
-        "gain": gain.gain,
-        "interval": list(gain.interval) if gain.interval else None,
-        "closes": min(1.0, max(0.0, gain.gain) / gap) if gap > 0 else None,
-        "valid_share": scores["valid_share"],
-    }
+    return Retrieval(
+        prompt=nearest,
+        over=fixed,
+        value=scores["primary"]["value"],
+        gain=gain.gain,
+        interval=gain.interval,
+        closes=min(1.0, max(0.0, gain.gain) / gap) if gap > 0 else None,
+        valid_share=scores["valid_share"],
+    )
 
 
 def goal_of(spec: TaskSpec) -> float:
@@ -181,16 +227,16 @@ def goal_of(spec: TaskSpec) -> float:
     return spec.baseline.ceiling if is_right_or_wrong(spec.metric) else 1.0
 
 
-def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Tokens of one call with the best prompt, and without examples. Null if the baseline does not report them."""
+def tokens_of(baseline: Mapping[str, Any]) -> CallTokens | None:
+    """Return the tokens of a call; None if the baseline does not report them."""
     details = baseline.get("prompt_details") or {}
     best, zero_shot = details.get(baseline["best"]), details.get("zero_shot")
     if not best or not zero_shot:
         return None
-    return {
-        "best": {"prompt": best["mean_prompt_tokens"], "answer": best["mean_new_tokens"]},
-        "tuned": {"prompt": zero_shot["mean_prompt_tokens"]},
-    }
+    return CallTokens(
+        best=PromptTokens(prompt=best["mean_prompt_tokens"], answer=best["mean_new_tokens"]),
+        tuned=PromptTokens(prompt=zero_shot["mean_prompt_tokens"]),
+    )
 
 
 def _nearest_prompt(baseline: Mapping[str, Any]) -> str | None:

@@ -35,7 +35,7 @@ from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.simple_models import FITTED, SimpleModel, load_simple_model
 from finetune_pipeline.evaluation.simple_models.encoders import encoder_files
 from finetune_pipeline.evaluation.simple_models.text_encoder import files_digest
-from finetune_pipeline.evaluation.step_facts import Advice, SimpleCost
+from finetune_pipeline.evaluation.step_facts import SimpleCost
 from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.models.identity import model_record
@@ -206,14 +206,13 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, sources), hindering)
     signal = learnable(spec, train, validation_evidence(spec, baseline.facts["best"], rows, sources))
     advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, sources)
-    facts = Advice.model_validate(advice)
-    reasons = [f"- {plain(reason)}" for reason in facts.reasons]
+    reasons = [f"- {plain(reason)}" for reason in advice.reasons]
     return {
         "learnable": asdict(signal),
-        "worth_training": worth_training(spec, baseline.facts, rows, sources),
+        "worth_training": worth_training(spec, baseline.facts, rows, sources).to_json(),
         "power": power,
-        "advice": advice,
-        "advice_markdown": "\n".join([f"**{plain(DECISIONS[facts.decision])}**", "", *reasons]),
+        "advice": advice.to_json(),
+        "advice_markdown": "\n".join([f"**{plain(DECISIONS[advice.decision])}**", "", *reasons]),
     }
 
 

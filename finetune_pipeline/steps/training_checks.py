@@ -3,7 +3,8 @@
 import math
 import re
 
-from finetune_pipeline.baseline.decision import DECISIONS
+from finetune_pipeline.baseline.decision import DECISIONS, Advice
+from finetune_pipeline.baseline.good_enough import Worth
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
@@ -35,13 +36,13 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     "Neither prompting nor a simple model is already good enough.", on_failure=lambda spec: spec.gates.worth_training
 )
 def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    worth = artifact.facts["worth_training"]
-    sentence = str(worth["reason"])
-    if not worth["passed"]:
+    worth = Worth.of(artifact.facts["worth_training"])
+    sentence = worth.reason
+    if not worth.passed:
         sentence += (
             " With gates.worth_training: warn it is compared on the sealed test all the same, and what wins is shipped."
         )
-    return CheckResult(bool(worth["passed"]), sentence, {"best_prompt": worth["best"]})
+    return CheckResult(worth.passed, sentence, {"best_prompt": worth.best})
 
 
 @check(
@@ -67,8 +68,8 @@ def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("The measurements before training favour fine-tuning.", on_failure="warn")
 def advised(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    advice = artifact.facts["advice"]
-    return CheckResult(advice["fine_tune"] is True, advice["sentence"], {"decision": advice["decision"]})
+    advice = Advice.of(artifact.facts["advice"])
+    return CheckResult(advice.fine_tune, advice.sentence, {"decision": advice.decision})
 
 
 @check("The ladder's answer is certain.", name="answer_sure", on_failure="warn")

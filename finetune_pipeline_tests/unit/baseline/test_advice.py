@@ -14,7 +14,7 @@ from finetune_pipeline.baseline.decision import (
 )
 from finetune_pipeline.baseline.good_enough import CLOSES_MOST
 from finetune_pipeline.baseline.input_evidence import Learnable
-from finetune_pipeline.baseline.reasons import failures_of, tokens_of
+from finetune_pipeline.baseline.reasons import Retrieval, failures_of, tokens_of
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.rivals import rivals_of, score_baselines, strongest_rival
@@ -91,7 +91,7 @@ def prompts(right: int, nearest: int | None = None, **options: Any) -> dict[str,
 
 
 def _reasons(advice: dict[str, Any], word: str) -> Sequence[str]:
-    return [reason for reason in advice["reasons"] if word in reason]
+    return [reason for reason in advice.reasons if word in reason]
 
 
 NO_ROWS_IN_FORM = {"zero_shot": answers(0, form=False)}
@@ -152,8 +152,8 @@ DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
 def test_each_kind_of_task_gets_its_decision() -> None:
     for number, (rows, more, decision, sentence) in enumerate(DECISIONS):
         advice = advice_for(rows, **more)
-        assert advice["decision"] == decision and sentence in advice["sentence"], (number, more, advice["sentence"])
-        assert advice["fine_tune"] is (decision == "fine_tune")
+        assert advice.decision == decision and sentence in advice.sentence, (number, more, advice.sentence)
+        assert advice.fine_tune is (decision == "fine_tune")
 
 
 def test_a_metric_of_errors_gives_the_same_advice_as_its_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,15 +165,15 @@ def test_a_metric_of_errors_gives_the_same_advice_as_its_mirror(monkeypatch: pyt
         (prompts(199), 0.3, "prompt"),
     ):
         by_right, by_wrong = (advice_for(rows, linear=linear, of=spec(gates={"metric": m})) for m in ("right", "wrong"))
-        assert by_right["decision"] == by_wrong["decision"] == decision
-        assert by_right["failures"]["prompt"] == by_wrong["failures"]["prompt"] == "8_shot"
-        assert (by_right["must_reach"] is None) is (by_wrong["must_reach"] is None) is (decision == "prompt")
-        if by_right["must_reach"] is not None:
-            assert by_wrong["must_reach"] == pytest.approx(1 - by_right["must_reach"])
-        for name in ("gain", "closes") if by_right["retrieval"] else ():
-            assert by_wrong["retrieval"][name] == pytest.approx(by_right["retrieval"][name])
+        assert by_right.decision == by_wrong.decision == decision
+        assert by_right.failures.prompt == by_wrong.failures.prompt == "8_shot"
+        assert (by_right.must_reach is None) is (by_wrong.must_reach is None) is (decision == "prompt")
+        if by_right.must_reach is not None:
+            assert by_wrong.must_reach == pytest.approx(1 - by_right.must_reach)
+        for name in ("gain", "closes") if by_right.retrieval else ():
+            assert getattr(by_wrong.retrieval, name) == pytest.approx(getattr(by_right.retrieval, name))
         if decision == "pilot":
-            assert by_right["retrieval"]["closes"] == pytest.approx(0.45 / 0.7), "of the way to no error"
+            assert by_right.retrieval.closes == pytest.approx(0.45 / 0.7), "of the way to no error"
     assert max([0.3, None, 0.1], key=METRICS["wrong"].rank) == 0.1, "no value is no lead"
 
 
@@ -192,12 +192,9 @@ def test_a_sure_lead_says_no_only_with_results_of_the_same_base_model(monkeypatc
     ):
         measured = {"base_model": spec().base_model, "results": [result | change for change in changes]}
         monkeypatch.setattr("finetune_pipeline.baseline.decision._measured_gains", lambda measured=measured: measured)
-        assert advice_for(prompts(100), linear=0.8)["decision"] == decision, why
+        assert advice_for(prompts(100), linear=0.8).decision == decision, why
         of_other_model = advice_for(prompts(100), linear=0.8, of=spec(base_model="other/model"))
-        assert (
-            of_other_model["decision"] == "pilot"
-            and "What training adds to that is unknown" in of_other_model["sentence"]
-        )
+        assert of_other_model.decision == "pilot" and "What training adds to that is unknown" in of_other_model.sentence
 
 
 def test_the_shipped_results_are_complete() -> None:
@@ -209,9 +206,9 @@ def test_the_shipped_results_are_complete() -> None:
 
 def test_what_must_be_reached_is_said() -> None:
     advice = advice_for(prompts(40, 60))
-    assert 0.44 < advice["must_reach"] < 0.56
-    assert _reasons(advice, f"has to reach about {100 * advice['must_reach']:.1f}%")
-    assert "surely at or above 90.0%" in advice_for(prompts(30, 100), linear=0.99)["reasons"][0]
+    assert 0.44 < advice.must_reach < 0.56
+    assert _reasons(advice, f"has to reach about {100 * advice.must_reach:.1f}%")
+    assert "surely at or above 90.0%" in advice_for(prompts(30, 100), linear=0.99).reasons[0]
 
 
 def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
@@ -220,7 +217,7 @@ def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
     assert [r[:6] for r in _reasons(advice_for(prompts(100), linear=0.35), aside)] == ["TF-IDF"]
     assert not _reasons(advice_for(prompts(100), linear=0.8), aside)
     for signal in (SHUFFLED, TOO_FEW):
-        result = advice_for(prompts(40), linear=0.34, signal=signal)["reasons"]
+        result = advice_for(prompts(40), linear=0.34, signal=signal).reasons
         assert result[0] == signal.sentence and result.count(signal.sentence) == 1
 
 
@@ -233,7 +230,7 @@ def test_where_retrieval_is_just_worth_a_pilot() -> None:
         facts: dict[str, Any] = {"prompts": {"3_nearest": {"interval": [0.7, 0.85]}}}
         if simple:
             facts["simple"] = {"simple_linear": {"interval": simple}}
-        return _retrieval_helps(spec(), facts, {**retrieval, **change}) is not None
+        return _retrieval_helps(spec(), facts, Retrieval.of({**retrieval, **change})) is not None
 
     assert enough() and enough([0.85, 0.95])
     assert not enough([0.851, 0.95]), "a simple model that learns is surely better"
@@ -241,10 +238,10 @@ def test_where_retrieval_is_just_worth_a_pilot() -> None:
     assert not enough(valid_share=valid - 0.001)
     advice = advice_for(prompts(60, 150))
     assert len(_reasons(advice, "adds +45.0 points")) == 1
-    assert advice["retrieval"]["closes"] == pytest.approx(0.45 / 0.6)
+    assert advice.retrieval.closes == pytest.approx(0.45 / 0.6)
     assert _reasons(advice_for(prompts(40, 60), linear=0.4), "adds")
     no_gap = advice_for({"zero_shot": answers(180), "3_nearest": answers(190)})
-    assert no_gap["retrieval"]["closes"] is None, "a base at the ceiling leaves none"
+    assert no_gap.retrieval.closes is None, "a base at the ceiling leaves none"
 
 
 def test_tokens_are_told_where_both_prompts_were_measured() -> None:
@@ -257,10 +254,10 @@ def test_tokens_are_told_where_both_prompts_were_measured() -> None:
 def test_failures_are_told_apart() -> None:
     eight = answers(50, form=False)[:100] + answers(50)[100:]
     advice = advice_for({**NO_ROWS_IN_FORM, "8_shot": eight, "3_nearest": answers(120)})
-    failures = advice["failures"]
-    assert failures["prompt"] == "8_shot" and failures["kinds"] == {"format": 50, "label_pair": 100}
+    failures = advice.failures
+    assert failures.prompt == "8_shot" and failures.kinds == {"format": 50, "label_pair": 100}
     counts = ("n", "right", "form", "knowledge", "judgement", "unnamed")
-    assert [failures[name] for name in counts] == [200, 50, 50, 20, 80, 0]
+    assert [getattr(failures, name) for name in counts] == [200, 50, 50, 20, 80, 0]
     (result,) = _reasons(advice, "20 come right once the nearest examples are shown")
     start = "Of 150 wrong answers of the best prompt without retrieval (8-shot), 50 are of form or style"
     assert result.startswith(start)
@@ -283,10 +280,10 @@ def test_extraction_is_judged_by_the_same_rules() -> None:
         facts, rival = score_baselines(task, asked), strongest_rival(task, asked)
         return advise(task, facts, power_plan(task, 400, rival), asked, {"train": 700}, rival, SHOWN)
 
-    assert extraction(5, 20)["decision"] == "fine_tune"
-    assert extraction(5, 150)["decision"] == "pilot"
-    assert extraction(195, 190)["decision"] == "prompt"
-    assert extraction(5, 20)["failures"]["kinds"] == {"wrong_value": 195}
+    assert extraction(5, 20).decision == "fine_tune"
+    assert extraction(5, 150).decision == "pilot"
+    assert extraction(195, 190).decision == "prompt"
+    assert extraction(5, 20).failures.kinds == {"wrong_value": 195}
 
 
 def test_a_text_that_only_differs_in_words_is_counted_as_unnamed() -> None:
@@ -294,7 +291,7 @@ def test_a_text_that_only_differs_in_words_is_counted_as_unnamed() -> None:
         text_spec(),
         {"zero_shot": [row(i, "The parcel comes.", "It will be there.", label_scores=[]) for i in range(3)]},
     )
-    assert failures_of(task, score_baselines(task, rows), rows)["unnamed"] == 3
+    assert failures_of(task, score_baselines(task, rows), rows).unnamed == 3
 
 
 def test_calls_and_privacy_are_told_where_the_spec_says_them() -> None:

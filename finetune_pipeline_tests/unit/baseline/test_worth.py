@@ -29,15 +29,15 @@ def _worth(rows: Rows, task: TaskSpec | None = None) -> dict[str, Any]:
 
 def test_a_prompt_surely_above_the_ceiling_is_enough_and_not_by_luck() -> None:
     weak, strong = _worth(_rows(80)), _worth(_rows(192))
-    assert weak["passed"] is True and "restrict" not in weak["reason"]
-    assert "8-shot, is right on 40.0% of 200 validation rows (33.5% to 46.9%)" in weak["reason"]
-    assert strong["passed"] is False
-    assert strong["reason"].startswith("Prompting is enough: 8-shot is right on 96.0%")
-    assert _worth(_rows(184))["passed"] is True, "92% of 200 rows is not surely 90%"
+    assert weak.passed is True and "restrict" not in weak.reason
+    assert "8-shot, is right on 40.0% of 200 validation rows (33.5% to 46.9%)" in weak.reason
+    assert strong.passed is False
+    assert strong.reason.startswith("Prompting is enough: 8-shot is right on 96.0%")
+    assert _worth(_rows(184)).passed is True, "92% of 200 rows is not surely 90%"
     for ceiling in (0.8, wilson_interval(184, 200)[0]):
-        assert _worth(_rows(184), spec(baseline={"ceiling": ceiling}))["passed"] is False, "at it is enough"
+        assert _worth(_rows(184), spec(baseline={"ceiling": ceiling})).passed is False, "at it is enough"
     just_above = wilson_interval(184, 200)[0] + 1e-9
-    assert _worth(_rows(184), spec(baseline={"ceiling": just_above}))["passed"] is True
+    assert _worth(_rows(184), spec(baseline={"ceiling": just_above})).passed is True
 
 
 def test_the_best_of_many_is_enough_only_if_it_is_so_among_them_all() -> None:
@@ -45,15 +45,15 @@ def test_the_best_of_many_is_enough_only_if_it_is_so_among_them_all() -> None:
     rows = {f"prompt_{i}": answers(180, label_scores=[]) for i in range(7)} | _rows(189, linear=0.9)
     task = spec()
     assert score_baselines(task, rows)["prompts"]["8_shot"]["interval"][0] > 0.9
-    assert _worth(rows)["passed"] is True
-    assert _worth(_rows(189, linear=0.4))["passed"] is False, "alone it is enough"
+    assert _worth(rows).passed is True
+    assert _worth(_rows(189, linear=0.4)).passed is False, "alone it is enough"
     many = {f"prompt_{i}": answers(189, label_scores=[]) for i in range(7)} | _rows(189, linear=0.945)
     assert [name for _, name, _ in good_enough(task, score_baselines(task, many), many, 0.9)] == ["prompt_0", "linear"]
 
 
 def test_restricted_answers_that_close_most_of_the_gap_are_named() -> None:
     verdict = _worth(_rows(32, restricted=0.78))
-    assert verdict["passed"] is True and "78.0% right (8-shot), which closes 83.8% of the gap" in verdict["reason"]
+    assert verdict.passed is True and "78.0% right (8-shot), which closes 83.8% of the gap" in verdict.reason
     for correct, restricted, ceiling, closes, why in (
         (100, None, 0.9, "", "no answer is restricted"),
         (100, 0.4, 0.9, "", "worse when restricted"),
@@ -61,23 +61,23 @@ def test_restricted_answers_that_close_most_of_the_gap_are_named() -> None:
         (100, 0.93, 0.9, "closes 100%", "more than the gap is all of it"),
         (180, 0.93, 0.9, "", "at the ceiling there is no gap"),
     ):
-        reason = _worth(_rows(correct, restricted=restricted), spec(baseline={"ceiling": ceiling}))["reason"]
+        reason = _worth(_rows(correct, restricted=restricted), spec(baseline={"ceiling": ceiling})).reason
         assert closes in reason and ("restricting the answers first" in reason) is bool(closes), why
 
 
 def test_a_simple_model_surely_above_the_ceiling_is_enough() -> None:
     verdict = _worth(_rows(60, commonest=0.3, nearest=0.97))
-    assert verdict["passed"] is False and verdict["enough"] == "nearest"
-    assert "Fine-tuning is not needed" in verdict["reason"] and "right on 97.0%" in verdict["reason"]
-    assert _worth(_rows(60, nearest=0.92))["passed"] is True
+    assert verdict.passed is False and verdict.enough == "nearest"
+    assert "Fine-tuning is not needed" in verdict.reason and "right on 97.0%" in verdict.reason
+    assert _worth(_rows(60, nearest=0.92)).passed is True
 
 
 def test_answers_of_few_sources_are_not_surely_enough() -> None:
     task, rows = spec(), _rows(200)
     facts = score_baselines(task, rows)
     sources = {f"e{i:04d}": str(i % 4) for i in range(200)}
-    assert worth_training(task, facts, rows)["passed"] is False
-    assert worth_training(task, facts, rows, sources)["passed"] is True
+    assert worth_training(task, facts, rows).passed is False
+    assert worth_training(task, facts, rows, sources).passed is True
 
 
 def test_a_commonest_answer_that_is_mostly_right_is_not_enough_where_macro_f1_decides() -> None:
@@ -91,6 +91,6 @@ def test_a_commonest_answer_that_is_mostly_right_is_not_enough_where_macro_f1_de
         "simple_linear": [row(i, g, g, label_scores=[]) for i, g in enumerate(gold)],
     }
     verdict = _worth(rows, task)
-    assert (verdict["passed"], verdict["enough"]) == (False, "linear"), "all right is enough in any metric"
+    assert (verdict.passed, verdict.enough) == (False, "linear"), "all right is enough in any metric"
     del rows["simple_linear"]
-    assert _worth(rows, task)["passed"], "97.5% right, and never on one of three labels"
+    assert _worth(rows, task).passed, "97.5% right, and never on one of three labels"

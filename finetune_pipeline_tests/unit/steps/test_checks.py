@@ -43,6 +43,13 @@ POWER = {
     "power_now": 0.85, "obstacles": [],
 }  # fmt: skip
 
+WORTH = {"passed": True, "reason": "r", "best": "zero_shot", "enough": None}
+ADVICE = {
+    "decision": "fine_tune", "fine_tune": True, "sentence": "Yes.", "reasons": ["r"], "must_reach": 0.8,
+    "failures": {"prompt": "zero_shot", "n": 9, "right": 5, "form": 1, "judgement": 3, "unnamed": 0, "knowledge": None,
+                 "kinds": {}},
+    "retrieval": None, "tokens": None,
+}  # fmt: skip
 LOSSES = {
     "rows_read": 500, "stages": {"validation": 60, "cleaning": 40}, "labels": {"yes": 20, "no": 9},
     "label_rows": {"yes": 100, "no": 11},
@@ -119,13 +126,13 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("advice", "enough_test_rows"): ({"power": POWER},
         [{"power": POWER | {"enough": False}}, {"power": POWER | {"obstacles": [{"gate": "g", "reason": "r", "to_do": "t"}]}},
         {"power": {"enough": True}}, {"power": None}]),
-    ("advice", "advised"): ({"advice": {"fine_tune": True, "decision": "fine_tune", "sentence": "Yes."}},
-        [{"advice": {"fine_tune": False, "decision": "prompt", "sentence": "No."}}, {"advice": None}]),
+    ("advice", "advised"): ({"advice": ADVICE}, [{"advice": ADVICE | {"fine_tune": False, "decision": "prompt"}},
+        {"advice": ADVICE | {"fine_tune": "yes"}}, {"advice": None}]),
     ("advice", "learnable"): ({"learnable": {"status": "shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
         [{"learnable": {"status": "not_shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
         {"learnable": {"status": None, "sentence": "s", "rows": 100, "rows_needed": 50}}, {"learnable": None}]),
-    ("advice", "worth_training"): ({"worth_training": {"passed": True, "reason": "r", "best": "zero_shot"}},
-        [{"worth_training": {"passed": False, "reason": "r", "best": "zero_shot"}}]),
+    ("advice", "worth_training"): ({"worth_training": WORTH},
+        [{"worth_training": WORTH | {"passed": False, "enough": "linear"}}, {"worth_training": WORTH | {"passed": 1}}]),
     ("training_plan", "fits_memory"): ({"fits": True, "sentence": "s", "memory_mib": {}, "available_mib": 9},
         [{"fits": False}]),
     ("training_plan", "nothing_truncated"): ({"over_length": 0}, [{"over_length": 1}]),
@@ -259,7 +266,7 @@ def test_what_stops_before_training_says_how_the_sealed_test_decides_all_the_sam
 ) -> None:
     check = find("advice", "worth_training")
     for passed in (True, False):
-        worth = {"passed": passed, "reason": "TF-IDF is enough.", "best": "zero_shot"}
+        worth = WORTH | {"passed": passed, "reason": "TF-IDF is enough."}
         answer = check.ask(artifact({"worth_training": worth}, tmp_path), spec)
         assert answer.message.startswith("TF-IDF is enough.")
         assert ("gates.worth_training: warn" in answer.message) is not passed
