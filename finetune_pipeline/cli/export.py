@@ -25,7 +25,7 @@ from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.evaluation.verification import CHANGES, ROWS, required_share, verify
 from finetune_pipeline.evaluation.winner import finalist_of
 from finetune_pipeline.models.export import check_place, export_adapter, export_model, unfinished
-from finetune_pipeline.models.identity import model_folder, model_record, served
+from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.models.manifest import Source, base_record, folder_control_tokens
 from finetune_pipeline.models.model_files import classes_of
 from finetune_pipeline.orchestration.resources import Store
@@ -163,7 +163,7 @@ def _export_shipped(task: Task, store: ArtifactStore, shipped: Shipped, to: Path
         else:
             stored, serving = read_stored_prompt(shipped.folder), {"task": task.name, "model_version": shipped.number}
             serving |= {key: record[key] for key in ("system_prompt", "max_new_tokens", "dataset_version")}
-            card = shipped_card(report, report.winner, record["files"], model_record(shipped.base.folder))
+            card = shipped_card(report, report.winner, record["files"], base_record(shipped.base)["id"])
             manifest = export_prompt(stored, shipped.folder, base_record(shipped.base), serving, card, folder)
     facts = {"folder": str(to), "base_folder": str(model_folder(shipped.base.folder)), "manifest": manifest}
     kind = "simple model" if shipped.kind == "simple" else f"prompt {manifest['prompt']!r}"

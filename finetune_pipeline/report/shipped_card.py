@@ -1,7 +1,6 @@
 """Writes the README.md of a registered simple model or prompt: what it is, its score on the sealed test, and its files."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from finetune_pipeline.evaluation.finalists import scores_of
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
@@ -17,10 +16,10 @@ _LIMITS = {
 }
 
 
-def shipped_card(report: Report, winner: Winner, files: Mapping[str, str], base: Mapping[str, Any] | None) -> str:
+def shipped_card(report: Report, winner: Winner, files: Mapping[str, str], base: str | None) -> str:
     """Return the card, without any row of the data.
 
-    files: SHA-256 by name. base: of a prompt, the record of its base model (models.identity.model_record).
+    files: SHA-256 by name. base: of a prompt, the id of its base model.
     """
     lines = [f"# {report.task.name}: {winner.title}", "", plain(report.task.description), ""]
     lines += [
@@ -35,7 +34,7 @@ def shipped_card(report: Report, winner: Winner, files: Mapping[str, str], base:
         lines += ["| rows | n | metric | score (interval) |", "|---|---:|---|---:|"]
         lines += [f"| the sealed test | {scores.n} | {metric_title(name)} | {score} |", ""]
     if base:
-        lines += [f"Base model: {plain(str(base['base_model']))}. Answers are {winner.mode or 'free'}.", ""]
+        lines += [f"Base model: {plain(base)}. Answers are {winner.mode or 'free'}.", ""]
     lines += [f"Data version `{report.versions.get('splits')}`. {_LIMITS[str(winner.kind)]}", ""]
     lines += [
         "| gate | result |",

@@ -1,4 +1,4 @@
-"""Answers conversations with a simple model, without a language model or torch unless the model needs them."""
+"""Answers conversations with a simple model, which needs a language model and torch only if it reads texts with one."""
 
 from __future__ import annotations
 

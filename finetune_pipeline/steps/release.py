@@ -9,8 +9,8 @@ from finetune_pipeline.evaluation.result import Winner
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
 from finetune_pipeline.models.hosted import read_hosted
-from finetune_pipeline.models.identity import model_folder, model_record
-from finetune_pipeline.models.manifest import Source, describe
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.manifest import Source, base_record, describe
 from finetune_pipeline.production.erasure import tainted_splits
 from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.report.shipped_card import shipped_card
@@ -86,7 +86,7 @@ def _write_shipped(context: StepContext, winner: Winner) -> bool:
 
 def _shipped_card(context: StepContext, winner: Winner, files: dict[str, str]) -> str:
     report = context.inputs["evaluation_report"]
-    base = model_record(context.inputs["base_model"].folder) if winner.kind == "prompt" else None
+    base = base_record(context.inputs["base_model"])["id"] if winner.kind == "prompt" else None
     return shipped_card(read_report(report), winner, files, base)
 
 

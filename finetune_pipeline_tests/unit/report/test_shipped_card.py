@@ -14,7 +14,7 @@ def test_the_card_has_the_score_gates_and_digests_of_what_is_shipped(linear: int
     judged = decide_finalists(spec(), evaluated(spec(), tuned=100, linear=linear, prompt=prompt))
     gates = decide(spec(), judged)
     report = Report.of(judged, gates)
-    base = {"base_model": "org/base_model"} if kind == "prompt" else None
+    base = "org/base" if kind == "prompt" else None
     card = shipped_card(report, report.winner, {"file.bin": "abc"}, base)
     assert report.winner.kind == kind
     assert card.startswith(f"# {report.task.name}: {report.winner.title}\n")
