@@ -149,7 +149,11 @@ def train(order: TrainingOrder) -> AnyTraining:
     if not isinstance(facts, AnyTraining):
         problem = f"the trainer {trainer.name} returned {type(facts).__name__}, and not the facts of a training"
         raise JobError(problem, "return finetune_pipeline.training.facts.LocalTraining or HostedTraining in `collect`")
-    return type(facts).of(facts.to_json())  # checks every value
+    try:
+        return type(facts).of(facts.to_json())
+    except ValueError as error:
+        problem = f"the trainer {trainer.name} returned wrong facts: {error}"
+        raise JobError(problem, f"correct what `collect` of {type(trainer).__name__} returns") from error
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:

@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.planning.plan import training_plan
-from finetune_pipeline.trainers import TrainingOrder, preflight, train
+from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
+from finetune_pipeline.trainers.local import LocalTrainer
+from finetune_pipeline.training.facts import LocalTraining
+from finetune_pipeline_tests.trainings import LOCAL
 from finetune_pipeline_tests.unit.training.jobs import finish, settings, start, task
 
 ROWS = 24
@@ -77,3 +82,22 @@ def test_an_unknown_trainer_is_refused_with_the_nearest_name(tmp_path: Path) -> 
     (finding,) = [f for f in preflight(task({"trainer": "locale"}), tmp_path) if f.rule == "training.trainer"]
     assert finding.severity == "error" and finding.fix == "did you mean 'local'?"
     assert not [f for f in preflight(task({}), tmp_path) if f.rule == "training.trainer"]
+
+
+def test_a_trainer_that_returns_something_else_is_named(inputs: Path, tmp_path: Path, monkeypatch) -> None:
+    class Hasty(LocalTrainer):
+        def submit(self, order: TrainingOrder) -> str:
+            return "job 1"
+
+        def collect(self, training: str, order: TrainingOrder) -> Any:
+            return self.result
+
+    monkeypatch.setitem(TRAINERS, "local", Hasty())
+    ordered = order(inputs, tmp_path / "out", tmp_path / "work", lambda job: {})
+    monkeypatch.setattr(Hasty, "result", {"steps": 3}, raising=False)
+    with pytest.raises(JobError, match="the trainer local returned dict, and not the facts of a training"):
+        train(ordered)
+    wrong = replace(LocalTraining.of(LOCAL), steps="3")
+    monkeypatch.setattr(Hasty, "result", wrong, raising=False)
+    with pytest.raises(JobError, match=r"returned wrong facts: Expected `int`, got `str` - at `\$.steps`"):
+        train(ordered)
