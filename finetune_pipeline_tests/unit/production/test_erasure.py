@@ -551,3 +551,28 @@ def test_answers_to_a_persons_row_that_judged_models_go_too(task: Task, store: A
     assert not any(map(Path.exists, cached)), "cached answers may be to her rows"
     assert sorted(result.artifacts) == sorted(f"{of.step}/{of.version}" for of in runs[0])
     assert all(store.find(task.name, of.step, of.version) for of in runs[1])
+
+
+def test_a_release_that_contains_rows_goes_and_one_that_does_not_is_kept(task: Task, store: ArtifactStore) -> None:
+    """A simple model or a prompt with examples, and a trained model or a prompt without."""
+    taken(task, store, a=line(1, "ann") + line(2, "bob"))
+    runs = {"ann": made_of(task, store, ["row-0001"]), "bob": made_of(task, store, ["row-0002"])}
+
+    def released(run: dict[str, Artifact], number: int, holds_rows: bool) -> Artifact:
+        def make(builder: Builder) -> None:
+            (builder.folder / "shipped").mkdir()
+            (builder.folder / "shipped" / "fitted.json").write_text("words of rows" if holds_rows else "{}")
+            record = {"dataset_version": run["splits"].version, "model_version": number}
+            write_json(builder.folder / "model_version.json", {**record, "adapter_version": run["adapter"].version})
+            builder.facts.update(holds_rows=holds_rows, model_version=number)
+
+        inputs = {"adapter": run["adapter"].version}
+        return store.build(task.name, "model_version", code_version="1", inputs=inputs, settings=number, make=make)
+
+    hers, kept = released(runs["ann"], 1, True), [released(runs["ann"], 2, False), released(runs["bob"], 3, True)]
+    result = forget(task, store, users=["ann"])
+    assert f"model_version/{hers.version}" in result.artifacts and not hers.folder.exists()
+    assert all(store.check(release).path("shipped/fitted.json") for release in kept)
+    assert [model.model_version for model in result.models] == [1, 2], "both were made from her row"
+    assert result.searched[2].left == 0
+    assert [m.model_version for m in forget(task, store, users=["ann"]).models] == [2], "again: the one that is left"
