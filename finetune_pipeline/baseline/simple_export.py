@@ -14,11 +14,12 @@ from finetune_pipeline.evaluation.simple_models import (
     SimpleModel,
     fitted,
     skops_files,
+    slot_filler,
     span_tagger,
     static_encoder,
     text_encoder,
 )
-from finetune_pipeline.evaluation.simple_models.fitted import TAGGED
+from finetune_pipeline.evaluation.simple_models.fitted import SLOTS, TAGGED
 
 MANIFEST = "simple_model.json"
 _PACKAGE = fitted.__name__.rpartition(".")[0]
@@ -83,6 +84,7 @@ def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[s
     }
     modules = [fitted, skops_files]
     modules += [span_tagger] if TAGGED in model.pipelines else []
+    modules += [slot_filler] if SLOTS in model.pipelines else []
     modules += [static_encoder, text_encoder] if model.encodings else []
     for module in modules:
         (out / f"{module.__name__.rpartition('.')[2]}.py").write_text(_standalone(module), "utf-8")

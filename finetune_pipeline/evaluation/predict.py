@@ -100,7 +100,8 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
         reader = answerer if base and isinstance(answerer, Answerer) else None
         simple = run_simple_models(job, reader, cache, lambda example: gold_text(tokenizer, example))
         rows, measured["simple"] = rows + simple.rows, simple.costs
-        facts |= {"vectors": simple.vectors} if simple.vectors else {}
+        of_simple = {"vectors": simple.vectors, "left_out": simple.left_out}
+        facts |= {key: of_models for key, of_models in of_simple.items() if of_models}
     write_predictions(job.out / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
@@ -237,7 +238,7 @@ def baseline(job: BaselineJob) -> tuple[dict[str, Any], dict[str, Any]]:
         name: {field: fields[field] for field in reported_fields} | facts["sets"][name]
         for name, fields in prompt_fields.items()
     }
-    of_simple_models = {"vectors": facts["vectors"]} if "vectors" in facts else {}
+    of_simple_models = {key: facts[key] for key in ("vectors", "left_out") if key in facts}
     facts = {"rows": facts["rows"], "prompts": by_prompt, "passages": len(passages), "documents_left_out": unread_files}
     return facts | of_simple_models, measured
 

@@ -49,11 +49,13 @@ class SimpleAnswers:
         costs: By model, as step_facts.SimpleCost.
         vectors: By encoder: its identity, training_rows that were turned into vectors, and cut, the number of texts of which
             only the beginning was read. Empty if no model reads vectors.
+        left_out: Why a simple model was not fitted, by name.
     """
 
     rows: list[dict[str, Any]]
     costs: dict[str, dict[str, Any]]
     vectors: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
 
 
 def run_simple_models(
@@ -65,7 +67,7 @@ def run_simple_models(
         base: The base model of the job's simple models, which is loaded only if one of them needs it.
         gold: Returns an example's answer as text.
     """
-    answers = SimpleAnswers([], {}, {})
+    answers = SimpleAnswers([], {}, {}, {})
     encoders: dict[str, StoredEncoder] = {}
     if job.simple and base:
         encoders = _encoders(job.stage, job.simple, base, cache)
@@ -92,7 +94,10 @@ def _run_fitted_here(
         train = read_examples(job.train)
         texts, right = [example.user_text for example in train], [gold(example) for example in train]
         output: AnyOutput = TypeAdapter(AnyOutput).validate_python(settings.output)
-        models = fit_simple_models(texts, right, output, settings.seed, Shared(encoders))
+        shared = Shared(encoders, left_out=answers.left_out)
+        models = fit_simple_models(texts, right, output, settings.seed, shared)
+        for name, reason in shared.left_out.items():
+            say(f"{job.stage}: no model {name!r}: {reason}")
         for name, model in models.items():
             model.save(job.out / FITTED / name)
     for name, model in models.items():

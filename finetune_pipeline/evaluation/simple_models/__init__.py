@@ -16,7 +16,7 @@ from typing import TypedDict
 from threadpoolctl import threadpool_limits
 
 from finetune_pipeline.engine.files import read_json
-from finetune_pipeline.evaluation.simple_models.base import ALONE, SIMPLE_MODELS, Shared, SimpleModel
+from finetune_pipeline.evaluation.simple_models.base import ALONE, SIMPLE_MODELS, NotForTheseRows, Shared, SimpleModel
 from finetune_pipeline.evaluation.simple_models.encoders import FoundEncoder
 from finetune_pipeline.evaluation.simple_models.fitted import SAVED, KnownEncoder
 from finetune_pipeline.spec.outputs import AnyOutput
@@ -39,15 +39,19 @@ class _Saved(TypedDict):
 def fit_simple_models(
     texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0, shared: Shared = ALONE
 ) -> dict[str, SimpleModel]:
-    """Fit every simple model that can answer in this form, by name. Raises ValueError if one cannot be fitted: without it, a
-    candidate would beat the others only."""
+    """Fit every simple model that can answer in this form, by name. shared.left_out gets the reason of those that have nothing of
+    their own to say. Raises ValueError if another cannot be fitted: without it, a candidate would beat the others only."""
     fitted: dict[str, SimpleModel] = {}
-    shared = Shared(shared.encoders, fitted)
+    shared = Shared(shared.encoders, fitted, shared.left_out)
     with threadpool_limits(limits=1):  # threads cost such small matrices more than they give
         for name, model in SIMPLE_MODELS.items():
             if model.fits(output, shared):
                 began = time.process_time()
-                each = model().fit(texts, answers, output, seed, shared)
+                try:
+                    each = model().fit(texts, answers, output, seed, shared)
+                except NotForTheseRows as reason:
+                    shared.left_out[name] = str(reason)
+                    continue
                 each.fit_seconds = round(time.process_time() - began + (each.fit_seconds or 0.0), 2)
                 fitted[name] = each
     return fitted

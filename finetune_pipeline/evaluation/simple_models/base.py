@@ -28,12 +28,18 @@ from finetune_pipeline.spec.outputs import AnyOutput
 VERSIONS = ("scikit-learn", "skops", "numpy", "scipy")
 
 
+class NotForTheseRows(Exception):
+    """Raised by `fit` where a model would have nothing of its own to say: it is left out, and the reason is said."""
+
+
 @dataclass(frozen=True)
 class Shared:
-    """What simple models share while they are fitted: encoders by source, and the models fitted before, by name."""
+    """What simple models share while they are fitted: encoders by source, the models fitted before, and why others were left
+    out, by name."""
 
     encoders: Mapping[str, KnownEncoder] = field(default_factory=dict)
     fitted: Mapping[str, SimpleModel] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 ALONE = Shared()
@@ -62,7 +68,8 @@ class SimpleModel(Fitted, ABC):
     def fit(
         self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0, shared: Shared = ALONE
     ) -> SimpleModel:
-        """Fit on training rows and return self. Raises ValueError without rows, or if no text has features."""
+        """Fit on training rows and return self. Raises ValueError without rows, or if no text has features, and
+        NotForTheseRows."""
 
     @classmethod
     def fits(cls, output: AnyOutput, shared: Shared) -> bool:

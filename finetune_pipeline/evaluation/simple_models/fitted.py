@@ -18,6 +18,8 @@ from finetune_pipeline.evaluation.simple_models.skops_files import read_skops
 SAVED = "fitted.json"
 """File of a saved model that names its parts."""
 TAGGED = "tagged"
+NEAREST, SLOTS = "nearest", "slots"
+"""Parts of a text model: the index of the nearest training row, and its answer with slots to fill."""
 MISSING = ""
 """Value of a JSON field that an answer lacks. No JSON text is empty."""
 
@@ -81,6 +83,9 @@ class Fitted:
             return []
         if self.fields:
             return self._json_answers(texts)
+        if SLOTS in self.pipelines:
+            filled: list[str] = self.pipelines[SLOTS].fill(self.pipelines[NEAREST].predict(list(texts)), texts)
+            return filled
         if len(self.pipelines) == 1:
             ((part, pipeline),) = self.pipelines.items()
             return [str(answer) for answer in pipeline.predict(self._inputs(part, texts))]
@@ -140,7 +145,13 @@ def _span_tagger() -> Any:
     return SpanTagger
 
 
-OWN_PARTS = {TAGGED: _span_tagger}
+def _slot_filler() -> Any:
+    from finetune_pipeline.evaluation.simple_models.slot_filler import SlotFiller
+
+    return SlotFiller
+
+
+OWN_PARTS = {TAGGED: _span_tagger, SLOTS: _slot_filler}
 """Parts that are no pipelines of scikit-learn, and their classes, with `save` and `load`."""
 
 

@@ -100,7 +100,7 @@ def make_store(
         store.build("demo", "evaluation_report", code_version="1", inputs=inputs, settings=None, make=report)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("labels", "linear"), ("json", "tagger"), ("text", "commonest")])
+@pytest.mark.parametrize(("kind", "name"), [("labels", "linear"), ("json", "tagger"), ("text", "slots")])
 def test_the_folder_answers_as_the_rival_that_was_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, finetune: Any, kind: str, name: str
 ) -> None:
@@ -119,15 +119,17 @@ def test_the_folder_answers_as_the_rival_that_was_compared(
     monkeypatch.syspath_prepend(out)  # as for a script that is run
     runpy.run_path(str(out / "predict.py"), run_name="__main__")
     assert capfd.readouterr().out.splitlines() == model.predict(texts)
-    parts = {f"{part}.skops" for part in manifest["parts"] if part != "tagged"}
+    pipelines = set(manifest["parts"]) - {"tagged", "slots"}
+    parts = {f"{part}.skops" for part in pipelines}
     files = {"README.md", "predict.py", "fitted.py", "skops_files.py", "fitted.json", *parts}
-    for part in set(manifest["parts"]) - {"tagged"}:
+    for part in pipelines:
         untrusted = skops.io.get_untrusted_types(file=out / f"{part}.skops")
         assert set(untrusted) <= set(manifest["trusted"]), "nothing in it can run code"
     if kind == "json":
         files |= {"span_tagger.py", "span_tagger.json", "span_tagger_0.crfsuite"}
         card = (out / "README.md").read_text()
         assert "- found in the text: number" in card and "python-crfsuite==" in card
+    files |= {"slot_filler.py", "slots.json"} if kind == "text" else set()
     assert set(manifest["files"]) == files
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.engine.files import DamagedFile
-from finetune_pipeline.evaluation.simple_models import fit_simple_models, load_simple_model, load_simple_models
+from finetune_pipeline.evaluation.simple_models import Shared, fit_simple_models, load_simple_model, load_simple_models
 from finetune_pipeline.evaluation.simple_models.fitted import joined_json
 from finetune_pipeline.evaluation.simple_models.linear import linear_pipeline
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
@@ -37,8 +37,8 @@ def test_labels_have_three_rivals_and_free_text_two() -> None:
     for learned in ("nearest", "linear"):
         assert fitted[learned].predict(ASKED) == ["bug", "billing", "feature"]
     assert [model.predict([]) for model in fitted.values()] == [[], [], []]
-    fitted = fit_simple_models(TEXTS, [f"answer {i % 9}" for i in range(len(TEXTS))], TextOutput())
-    assert list(fitted) == ["commonest", "nearest"] and fitted["nearest"].predict([TEXTS[4]]) == ["answer 4"]
+    fitted = fit_simple_models(TEXTS, [f"answer {'abcdefghi'[i % 9]}" for i in range(len(TEXTS))], TextOutput())
+    assert list(fitted) == ["commonest", "nearest"] and fitted["nearest"].predict([TEXTS[4]]) == ["answer e"]
 
 
 def test_a_model_that_measures_it_says_how_likely_each_label_is(tmp_path: Path) -> None:
@@ -70,6 +70,29 @@ def test_json_fields_are_classified_found_in_the_text_or_copied() -> None:
     assert answer["fruit"] == "pears" and answer["number"] == 9731 and answer["extras"] == ["box", "card"]
     usual = json.loads(fitted["commonest_fields"].predict(["x"])[0])
     assert usual["delivery"] == {"urgent": False} and usual["extras"] == ["box", "card"]
+
+
+def test_slots_of_the_nearest_answer_are_filled_from_the_text_or_the_model_is_left_out(tmp_path: Path) -> None:
+    cities = ("Rome", "Oslo", "New York", "Bonn")
+    rows = [
+        (f"where is order {i} for {cities[i % 4]}?", f"Order {i} is on its way to {cities[i % 4]}.") for i in range(40)
+    ]
+    rows += [(f"please cancel parcel {i}, thanks", f"Parcel {i} will not be sent.") for i in range(20)]
+    shared = Shared()
+    texts, answers = [text for text, _ in rows], [answer for _, answer in rows]
+    fitted = fit_simple_models(texts, answers, TextOutput(), shared=shared)
+    assert list(fitted) == ["commonest", "nearest", "slots"] and not shared.left_out
+    asked = ["where is order 977 for Buenos Aires?", "please cancel parcel 4711, thanks", "hello"]
+    expected = ["Order 977 is on its way to Buenos Aires.", "Parcel 4711 will not be sent."]
+    assert fitted["slots"].predict(asked)[:2] == expected
+    fitted["slots"].save(tmp_path)
+    assert load_simple_model(tmp_path).predict(asked) == fitted["slots"].predict(asked)
+    assert fitted["slots"].predict(asked)[2] in answers, "no slot has a place here: the answer stays as it was"
+    others = fit_simple_models(
+        texts, [f"answer {'abcdefghi'[i % 9]}" for i in range(len(texts))], TextOutput(), 0, shared
+    )
+    assert list(others) == ["commonest", "nearest"]
+    assert shared.left_out["slots"].startswith("the answers share no template: only ")
 
 
 def test_a_field_that_is_a_value_in_one_row_and_an_object_in_another_is_predicted() -> None:
