@@ -21,8 +21,8 @@ from finetune_pipeline_tests.graph.project import LORA, Project, easy_rows
 from finetune_pipeline_tests.skilled_model import SYSTEM, make_skilled_model, raw_rows
 
 SECRET = "zeppelin marmalade quixotic"
-FORCED = {"learnable": "warn", "worth_training": "warn", "simple": "better"}
-"""Gates of a user who trains whatever the checks before training say."""
+FORCED = {"learnable": "warn", "worth_training": "warn", "min_valid_share": 0.8}
+"""Gates of a user who trains whatever the checks before training say; few test rows show a form for several candidates."""
 
 
 @contextmanager
