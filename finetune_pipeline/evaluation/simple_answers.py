@@ -46,7 +46,7 @@ class SimpleAnswers:
 
     Attributes:
         rows: Of predictions.parquet.
-        costs: By model, as step_facts.SimpleCost.
+        costs: By model that was fitted, as step_facts.SimpleCost.
         vectors: By encoder: its identity, training_rows that were turned into vectors, and cut, the number of texts of which
             only the beginning was read. Empty if no model reads vectors.
         left_out: Why a simple model was not fitted, by name.
@@ -103,9 +103,10 @@ def _run_fitted_here(
     for name, model in models.items():
         asked = _first_by_id(examples) if model.encodings and not settings.fitted else examples
         answers.rows.extend(_rows_of(model, SIMPLE + name, asked, gold))
-        answers.costs[name] = _cost(model, settings.fitted or job.out / FITTED, asked, encoders)
+        if not settings.fitted:
+            answers.costs[name] = _cost(model, job.out / FITTED, asked, encoders)
     read = [*(train[i] for i in encoded_rows(len(train))), *examples]
-    for source in {encoding.source for model in models.values() for encoding in model.encodings.values()}:
+    for source in sorted({encoding.source for model in models.values() for encoding in model.encodings.values()}):
         answers.vectors[source] = {
             **encoders[source].identity,
             "training_rows": None if settings.fitted else len(encoded_rows(len(train))),
@@ -133,7 +134,7 @@ def _encoders(
         return {}
 
     def load() -> Any:
-        say(f"{stage}: the base model reads the texts for its hidden states")
+        say(f"{stage}: the base model is loaded to read texts for its hidden states")
         return base.model
 
     encoders = {BASE: base_encoder(base.folder, base.dtype, load, cache)}
