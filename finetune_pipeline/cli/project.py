@@ -15,6 +15,7 @@ from finetune_pipeline.evaluation.wording import level
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.report.kinds import KINDS
 from finetune_pipeline.report.stored import read_report
 from finetune_pipeline.report.verdict import gate_counts
 from finetune_pipeline.spec.model import Task
@@ -38,6 +39,7 @@ class Project:
         self.serving = registry.champion(self.tracking, task.name)
         tags = registry.version_tags(self.tracking, task.name, self.serving) if self.serving else {}
         self.champion_forgotten = registry.FORGOTTEN in tags
+        self.champion_kind = tags.get(registry.WINNER_KIND, "tuned")
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact | None]:
@@ -96,6 +98,8 @@ def champion_words(project: Project) -> str:
     if project.serving is None:
         return "none"
     registered, words = project.artifacts["model_version"], f"version {project.serving}"
+    if project.champion_kind != "tuned":
+        words += f" ({KINDS[project.champion_kind]})"
     if registered and registered.facts["model_version"] == project.serving:
         words += ", this model"
     elif registered:

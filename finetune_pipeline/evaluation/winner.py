@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from finetune_pipeline.evaluation.finalists import TUNED_TITLE
+from finetune_pipeline.evaluation.predictions import SIMPLE, restricted_name
 from finetune_pipeline.evaluation.result import EvaluationResult, Finalist, Winner, WinnerKind
 from finetune_pipeline.evaluation.result_parts import GateResult
 from finetune_pipeline.evaluation.wording import capital, in_words
@@ -53,6 +54,15 @@ def decision_on(evaluation: EvaluationResult, winner: Winner) -> Decision:
     if evaluation.promoted:
         return "known"
     return _DECISIONS[winner.kind]
+
+
+def row_of(winner: Winner) -> str:
+    """The row of EvaluationResult.models with the winner's scores on the sealed test; without a winner, the candidate's."""
+    if winner.kind == "simple":
+        return f"{SIMPLE}{winner.name}"
+    if winner.kind == "prompt":
+        return restricted_name("base") if winner.mode == "restricted" else "base"
+    return CANDIDATE
 
 
 def finalist_of(winner: Winner, evaluation: EvaluationResult) -> Finalist | None:

@@ -8,6 +8,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.result import Winner
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
+from finetune_pipeline.evaluation.winner import row_of
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, base_record, describe
@@ -27,8 +28,8 @@ def release_request(context: StepContext) -> dict[str, Any]:
     """Return the request to register a model, and write the files of a simple model or a prompt. A rerun reads `compared_with`
     to compare with the same model again."""
     report, adapter, merged = (context.inputs[name] for name in ("evaluation_report", "adapter", "merged_model"))
-    candidate, dataset = report.facts["models"]["candidate"], adapter.inputs["train_split"]
     hosted, winner = read_hosted(merged.folder), Winner.model_validate(report.facts["winner"])
+    registered, dataset = report.facts["models"][row_of(winner)], adapter.inputs["train_split"]
     holds_rows = _write_shipped(context, winner)
     files = {path.name: digest_file(path) for path in sorted((context.out / SHIPPED).glob("*"))}
     return {
@@ -58,7 +59,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "holds_rows": holds_rows,
         "loosened": report.facts["loosened"] or "none",
         "about": f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
-        "scores": {name: value for name, value in candidate.items() if isinstance(value, int | float)},
+        "scores": {name: value for name, value in registered.items() if isinstance(value, int | float)},
         "compared_with": dict(context.run_inputs.champion) if context.run_inputs.champion else None,
         "card": _shipped_card(context, winner, files) if files else _card(context),
     }
