@@ -442,7 +442,7 @@ STEPS = [
         needs=("evaluation_report", "adapter", "merged_model"),
         after=("base_model", "few_shot_baseline", "train_split"),
         settings=lambda spec, run: {"card": spec.card.model_dump(), "description": spec.description},
-        code_version="11",
+        code_version="12",
         checks=(
             evaluation_check.nothing_forgotten,
             evaluation_check.aliases_consistent,

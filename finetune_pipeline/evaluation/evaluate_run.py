@@ -61,6 +61,7 @@ def evaluate_task(
     promoted: Promoted | None = None,
     champion_forgotten: bool = False,
     champion_kind: str | None = None,
+    champion_name: str | None = None,
     champion_learned: Collection[str] = (),
     sources: SourceOf = None,
     files: Mapping[str, str] | None = None,
@@ -78,7 +79,7 @@ def evaluate_task(
         openings: The ledger of the sealed test, one entry per opening; `candidate` identifies the candidate.
         versions: Versions of artifacts by name. `champion` requires champion predictions; `adapter` is the candidate's.
         rules: See sealed.Judgement.
-        promoted, champion_forgotten, champion_kind: See EvaluationResult.
+        promoted, champion_forgotten, champion_kind, champion_name: See EvaluationResult.
         champion_learned: Ids of the test rows that the champion was trained on. If fewer than MIN_ROWS are left, it is not
             compared.
         sources: What each example was made from, by id (Example.made_from).
@@ -155,6 +156,7 @@ def evaluate_task(
         promoted=promoted,
         champion_forgotten=champion_forgotten,
         champion_kind=champion_kind,
+        champion_name=champion_name,
         champion_learned=len(champion_learned),
         loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
         score_interval=score_interval(spec, rows["candidate"], level, sources),

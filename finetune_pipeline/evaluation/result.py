@@ -349,7 +349,7 @@ class EvaluationResult(StepFacts):
         winner: What is shipped; none before the gates have judged.
         champion_learned: Number of test rows that the champion was trained on, as after split.restart. They are left out wherever
             the candidate is compared with it.
-        champion_kind: The kind of the champion in service, if any.
+        champion_kind, champion_name: Of the champion in service, as of a Winner.
         champion_forgotten: Whether the champion was trained on rows forgotten since: then a tie does not keep it in service.
     """
 
@@ -381,6 +381,7 @@ class EvaluationResult(StepFacts):
     promoted: Promoted | None = None
     champion_forgotten: bool = False
     champion_kind: WinnerKind | None = None
+    champion_name: str | None = None
     champion_learned: int = 0
     loosened: Loosened = Loosened()
     score_interval: Interval = None

@@ -125,9 +125,9 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
 def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> dict[str, Any]:
     """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
 
-    The best prompt has the best free answers, in the metric that decides, among the prompts with enough answers in form
-    (MIN_IN_FORM). If there is none, it is the prompt with the best restricted answers: a base model that is wrong only in form is
-    no reason to train. Ties go to the first prompt.
+    The best prompt has the best answers in the metric that decides: free ones, where enough are in form (MIN_IN_FORM), or
+    restricted ones. A base model that is wrong only in form is no reason to train. Ties go to free answers, and to the first
+    prompt.
 
     Args:
         rows: As in :func:`rivals_of`.
@@ -150,14 +150,13 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
         raise ValueError(f"prompts cover other examples than {names[0]}: {', '.join(different)}")
     prompts = {name: _prompt_scores(spec, rows, name, sources) for name in names}
     restricted = [name for name in names if prompts[name]["restricted"]]
-    best_restricted = max(restricted, key=lambda name: rank_of(prompts[name]["restricted"]), default=None)
     in_form = names
     if not isinstance(spec.output, TextOutput):
         in_form = [name for name in names if (prompts[name]["valid_share"] or 0.0) >= MIN_IN_FORM]
-    if in_form or best_restricted is None:
-        mode, best = "free", max(in_form or names, key=lambda name: rank_of(prompts[name]))
-    else:
-        mode, best = "restricted", best_restricted
+    free = in_form if in_form or restricted else names
+    ranks: dict[tuple[str, str], float] = {("free", name): rank_of(prompts[name]) for name in free}
+    ranks |= {("restricted", name): rank_of(prompts[name]["restricted"]) for name in restricted}
+    mode, best = max(ranks, key=lambda key: ranks[key])
     return {
         "prompts": prompts,
         "best": best,

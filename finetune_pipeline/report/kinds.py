@@ -1,6 +1,7 @@
 """Says what it costs and saves that a model of one kind serves and not one of another."""
 
 from finetune_pipeline.evaluation.result import EvaluationResult, Winner
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import dollars, in_words
 
 KINDS = {
@@ -11,15 +12,19 @@ KINDS = {
 }
 
 
-def month_of(evaluation: EvaluationResult, kind: str | None) -> float | None:
-    """Return the dollars a month of serving a model of this kind; None if unknown."""
+def month_of(evaluation: EvaluationResult, kind: str | None, name: str | None = None) -> float | None:
+    """Return the dollars a month of serving a model of this kind; None if unknown, as of a simple model that needs the base model.
+
+    name: Of a simple model."""
+    if kind == "simple" and (name not in SIMPLE_MODELS or "torch" in SIMPLE_MODELS[name].packages):
+        return None
     months = evaluation.cost.month if evaluation.cost else {}
     return months.get("tuned" if kind == "classifier" else str(kind))
 
 
 def costs_more(evaluation: EvaluationResult, winner: Winner) -> str:
     """Return ` and costs $438 a month more to serve` if the fine-tuned model does, compared with the winner; else nothing."""
-    tuned, simpler = month_of(evaluation, "tuned"), month_of(evaluation, winner.kind)
+    tuned, simpler = month_of(evaluation, "tuned"), month_of(evaluation, winner.kind, winner.name)
     if tuned is None or simpler is None or tuned <= simpler:
         return ""
     if simpler and tuned >= 2 * simpler:
@@ -35,7 +40,8 @@ def change_of_kind(evaluation: EvaluationResult, winner: Winner) -> list[str]:
     surely = evaluation.gate_settings.get("champion") == "better" and not evaluation.champion_forgotten
     why = "is surely better on this test" if surely else "passes the gates against it"
     sentences = [f"The champion changes from {KINDS[before]} to {KINDS[after]}: {winner.title} {why}."]
-    old, new = month_of(evaluation, before), month_of(evaluation, after)
+    old = month_of(evaluation, before, evaluation.champion_name)
+    new = month_of(evaluation, after, winner.name)
     if old is not None and new is not None:
         change = "costs nothing more"
         if old != new:
@@ -44,6 +50,7 @@ def change_of_kind(evaluation: EvaluationResult, winner: Winner) -> list[str]:
     else:
         missing = in_words([KINDS[kind] for kind, month in ((before, old), (after, new)) if month is None])
         sentences.append(
-            f"What {missing} costs a month is unknown: it takes advise.calls_per_month and a machine in the price list."
+            f"What {missing} costs a month is unknown: it takes advise.calls_per_month, a machine in the price list, and a simple "
+            "model that needs no language model."
         )
     return sentences

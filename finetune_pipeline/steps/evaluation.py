@@ -186,6 +186,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         rules=judgement.rules,
         champion_forgotten=context.run_inputs.champion_forgotten,
         champion_kind=context.run_inputs.champion_kind if context.run_inputs.champion else None,
+        champion_name=(context.run_inputs.champion or {}).get("name"),
         champion_learned=_learned_by_champion(context, test_rows.texts),
         promoted=Promoted(**context.run_inputs.promoted) if context.run_inputs.promoted else None,
         sources=test_rows.sources,

@@ -79,7 +79,7 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
     simple: Simple models' answers by example id; by default, linear is right on two thirds of the rows, others on a third.
     """
     base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
-    zero_shot = rows([("bug", "no label"), ("bug", "bug")] * 20)
+    zero_shot = rows([("billing", "no label"), ("bug", "bug")] * 20)
     eight_shot = rows([("bug", "bug")] * 30 + [("bug", "other")] * 10)
     right_on_validation = {"simple_commonest": 10, "simple_nearest": 20, "simple_linear": 30}
     validated = {n: rows([("bug", "bug")] * k + [("bug", "other")] * (40 - k)) for n, k in right_on_validation.items()}

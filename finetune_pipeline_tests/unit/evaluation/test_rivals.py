@@ -38,7 +38,9 @@ def test_scores_of_prompts():
     zero = [row(i, "bug", "bug" if i < 2 else "It is a bug", label_scores=[-0.1, -1.0, -1.0]) for i in range(10)]
     eight = rows([("bug", "bug")] * 7 + [("bug", "other")] * 3)
     facts = score_baselines(spec(), {"zero_shot": zero, "8_shot": eight})
-    assert (facts["best"], facts["best_mode"]) == ("8_shot", "free")
+    assert (facts["best"], facts["best_mode"]) == ("zero_shot", "restricted"), (
+        "wrong only in form, and the best answers"
+    )
     assert facts["n"] == 10
     first = facts["prompts"]["zero_shot"]
     assert (first["accuracy"], first["valid_share"], first["restricted"]["accuracy"]) == (0.2, 0.2, 1.0)
@@ -58,15 +60,16 @@ def test_baselines_are_not_surer_than_the_sources_of_validation_allow():
 
 
 def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
-    """Exactly 80% in form is enough; below, free answers that score higher do not count while another prompt is in form."""
+    """Exactly 80% in form is enough; below, free answers that score higher do not count, but restricted ones do."""
     scored = [row(i, "bug", "bug" if i < 8 else "It is", label_scores=[-0.1, -1.0, -1.0]) for i in range(10)]
-    assert score_baselines(spec(), {"zero_shot": scored})["best_mode"] == "free"
     assert base_at_its_best({"base": scored}, spec().output).mode == "free"
     assert base_at_its_best({"base": scored[1:]}, spec().output).mode == "restricted"
     half = rows([("bug", "bug")] * 5 + [("bug", "other")] * 5)
-    loose = rows([("bug", "bug")] * 7 + [("bug", "I think")] * 3)
-    facts = score_baselines(spec(), {"zero_shot": half, "8_shot": loose})
-    assert (facts["best"], facts["best_mode"]) == ("zero_shot", "free")
+    for right, best in ((4, ("zero_shot", "free")), (6, ("8_shot", "restricted"))):
+        likeliest = [[-0.1, -1.0, -1.0]] * right + [[-1.0, -0.1, -1.0]] * (10 - right)
+        loose = [row(i, "bug", "bug" if i < 7 else "I think", label_scores=likeliest[i]) for i in range(10)]
+        facts = score_baselines(spec(), {"zero_shot": half, "8_shot": loose})
+        assert (facts["best"], facts["best_mode"]) == best, "7 of 10 in form is no rival by itself"
     assert score_baselines(spec(), {"zero_shot": half, "8_shot": half})["best"] == "zero_shot", "a tie"
     best = base_at_its_best({"base": answers(20)}, spec().output)
     assert best.mode == "free" and list(best.answers) == ["free"], "labels without likelihoods are not restricted"

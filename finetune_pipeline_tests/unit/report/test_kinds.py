@@ -16,7 +16,8 @@ MONTH = {"tuned": 438.0, "prompt": 876.0, "simple": 0.0}
 
 
 def beside(kind: str | None, **month: float) -> EvaluationResult:
-    return evaluation(champion_kind=kind, cost=COST | {"month": month})
+    name = "linear" if kind == "simple" else None
+    return evaluation(champion_kind=kind, champion_name=name, cost=COST | {"month": month})
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def beside(kind: str | None, **month: float) -> EvaluationResult:
     ],
 )
 def test_a_change_of_kind_is_said_with_its_cost(before: str, after: Any, says: str) -> None:
-    sentences = change_of_kind(beside(before, **MONTH), Winner(kind=after, title="the winner"))
+    sentences = change_of_kind(beside(before, **MONTH), Winner(kind=after, name="linear", title="the winner"))
     assert sentences[0].startswith("The champion changes from a ") and "the winner is surely better" in sentences[0]
     assert says in sentences[1]
 
@@ -40,6 +41,8 @@ def test_nothing_is_said_without_a_change_and_no_cost_is_made_up() -> None:
     assert change_of_kind(beside("tuned", **MONTH), Winner()) == []
     unknown = change_of_kind(beside("tuned"), Winner(kind="simple", title="TF-IDF"))
     assert "a fine-tuned model and a simple model" in unknown[1] and "advise.calls_per_month" in unknown[1]
+    needs_the_base = Winner(kind="simple", name="hidden", title="hidden states")
+    assert "What a simple model costs a month is unknown" in change_of_kind(beside("tuned", **MONTH), needs_the_base)[1]
     promoted = changed(beside("tuned", **MONTH), {"promoted": {"model_version": 1, "serves": True}})
     assert change_of_kind(promoted, Winner(kind="simple")) == []
 
@@ -52,7 +55,7 @@ def test_the_headline_says_what_the_fine_tuned_model_costs_more() -> None:
         ("prompt", {"tuned": 400.0, "prompt": 300.0}, " and costs $100 a month more to serve"),
         ("simple", {}, ""),
     ):
-        assert costs_more(beside("tuned", **months), Winner(kind=kind)) == words  # type: ignore[arg-type]
+        assert costs_more(beside("tuned", **months), Winner(kind=kind, name="linear")) == words  # type: ignore[arg-type]
     assert costs_more(evaluation(cost=None), Winner(kind="simple")) == ""
 
 

@@ -72,7 +72,9 @@ def test_the_files_of_a_simple_model_or_a_prompt_are_part_of_its_release(
 ) -> None:
     winner = {"kind": kind, "name": name, "mode": "restricted" if prompt is not None else None}
     report = {"passed": True, "gates": [], "winner_gates": {}, "verdict": "v", "loosened": "", "winner": winner}
-    facts = {"evaluation_report": {**report, "models": {"candidate": {}}}, "merged_model": {"kind": "lora"}}
+    models = {"candidate": {"value": 0.1}, "simple_linear": {"value": 0.8}, "base": {"value": 0.6}}
+    models["base_restricted"] = {"value": 0.7}
+    facts = {"evaluation_report": {**report, "models": models}, "merged_model": {"kind": "lora"}}
     names = ("evaluation_report", "merged_model", "base_model", "few_shot_baseline", "train_split", "adapter")
     inputs = {
         step: Artifact("triage", step, f"{step}-1", tmp_path / step, facts.get(step, {}), {"train_split": "splits-1"})
@@ -98,6 +100,7 @@ def test_the_files_of_a_simple_model_or_a_prompt_are_part_of_its_release(
 
     result = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, register))
     (request,) = requests
+    assert request["scores"] == {"value": 0.8 if kind == "simple" else 0.7}, "its own score, not the fine-tuned model's"
     assert request["stored"] == set(request["files"]) == files and request["gates_passed"] is True
     assert (result["winner_kind"], result["winner_name"], result["holds_rows"]) == (kind, name, holds_rows)
     record = read_json(out / "model_version.json")
