@@ -295,11 +295,11 @@ def test_a_text_that_only_differs_in_words_is_counted_as_unnamed() -> None:
 
 
 def test_calls_and_privacy_are_told_where_the_spec_says_them() -> None:
-    default_advice = advice_for(prompts(40))
+    default_advice = advice_for(prompts(100))
     assert _reasons(default_advice, "reads 400 tokens and writes 4; a fine-tuned model needs no examples and reads 90")
     assert not _reasons(default_advice, "a month") and not _reasons(default_advice, "must not leave")
     settings = {"calls_per_month": 100_000, "dollars_per_million_tokens": 0.5, "private": True}
-    advice = advice_for(prompts(40), of=spec(advise=settings))
+    advice = advice_for(prompts(100), of=spec(advise=settings))
     assert _reasons(advice, "At 100,000 calls a month that is 31.0 million tokens less, 15.50 of 20.20 dollars.")
     assert _reasons(advice, "must not leave your machines (advise.private)")
     assert not _reasons(advice_for({"zero_shot": answers(150)}, of=spec(advise=settings)), "a month"), (
