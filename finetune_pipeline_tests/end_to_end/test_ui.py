@@ -31,6 +31,8 @@ UNUSED_INPUTS = {
     ("judge_review", "human_review"): "the spec names no judge",
     ("general_ability", "base_ability"): "the spec asks for no test of general ability",
     ("test_predictions", "validation_split"): "no production row is kept to judge",
+    ("model_version", "few_shot_baseline"): "neither a simple model nor a prompt is shipped",
+    ("model_version", "train_split"): "no prompt with retrieved rows is shipped",
 }
 """Inputs that the finished run does not open: (step, input), with the reason."""
 ORDER_ONLY = {"few_shot_baseline": {"data_quality"}, "adapter": {"advice", "training_plan"}}

@@ -69,7 +69,7 @@ def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base
     first = run(project)
     assert problems_of(WORLDS["clean-order-1"], first) == [], (first.verdict, first.failed_checks())
     assert (first.code, first.champion) == (0, 1)
-    assert first.verdict.startswith("No gate failed")
+    assert first.verdict.startswith("Ship the fine-tuned model")
 
     def manifest_times() -> dict[str, int]:
         return {str(p.relative_to(project.home)): p.stat().st_mtime_ns for p in project.home.rglob("artifact.json")}
