@@ -129,7 +129,7 @@ class TrainJob(Job, frozen=True, kw_only=True, tag="train"):
     train: Path
     validation: Path
     settings: dict[str, Any]
-    classes: Sequence[str] = ()
+    classes: list[str] = []
     start_from: Path | None = None
     steps_before: int = 0
 

@@ -66,7 +66,7 @@ def train_locally(order: TrainingOrder) -> None:
                 settings=dict(phase),
                 out=out,
                 work=work,
-                classes=() if METHODS[phase["method"]].kind.generates else order.spec.labels,
+                classes=[] if METHODS[phase["method"]].kind.generates else order.spec.labels,
                 start_from=start,
                 steps_before=sum(phase_facts.steps for phase_facts in facts),
             )

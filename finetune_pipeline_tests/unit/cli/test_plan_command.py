@@ -30,7 +30,7 @@ def test_a_plan_from_raw_data_alone(asked: Any) -> None:
     assert facts["steps"] == 22 and facts["steps_per_epoch"] == 11
     assert facts["evaluations"] == 2 * 3, "before each phase, after step 6 and after the last"
     assert facts["fits"] is True and facts["memory_mib"]["total"] > 600
-    assert [row["method"] for row in facts["methods"]] == ["qlora", "lora", "full", "prefix", "prompt"]
+    assert [row["method"] for row in facts["methods"]] == ["qlora", "lora", "full", "prefix", "prompt", "classifier"]
     assert facts["prices"] and all(p["low"] <= p["high"] for p in facts["prices"])
     assert [obstacle["gate"] for obstacle in facts["power"]["obstacles"]] == ["format_compliance"], "24 rows, 73 needed"
     enough = facts["memory_mib"]["total"] * 1.1 / 1024

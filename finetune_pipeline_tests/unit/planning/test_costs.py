@@ -180,7 +180,9 @@ def test_a_price_below_an_older_one_is_the_one_that_counts(tmp_path: Path) -> No
     spec = make_spec(LABELS, {})
     spec = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"endpoint": endpoint})})
     rung = Answered("api", "api", "The API model", [], PROMPTED)
-    assert _dollars_per_1000_calls(spec, prices, rung) == pytest.approx(2 + 0.05), "as in the report and in versus"
+    assert _dollars_per_1000_calls(spec, prices, rung, None) == pytest.approx(2 + 0.05), (
+        "as in the report and in versus"
+    )
     offers = request_prices(prices, TUNED, PROMPTED, endpoint.model)
     assert [offer.dollars for offer in offers if offer.evaluated] == [pytest.approx(2 + 0.05)]
 

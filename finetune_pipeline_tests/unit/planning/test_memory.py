@@ -84,7 +84,7 @@ def test_what_a_method_trains_and_holds_is_known_before(models: Models, method: 
         built = build(folder, settings, compute, CPU, load_tokenizer(folder), "the task")
         assert METHODS[method].trainable(settings, shape) == trained(built.model)
         # quantization constants weigh more where layers are tiny
-        close = pytest.approx(built.weights["bytes_loaded"], rel=0.35 if method == "qlora" else 0.001)
+        close = pytest.approx(built.weights.bytes_loaded, rel=0.35 if method == "qlora" else 0.001)
         assert weight_bytes(shape, METHODS[method], compute.itemsize) == close
 
 

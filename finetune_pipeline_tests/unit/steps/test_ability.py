@@ -49,7 +49,7 @@ class Stage:
 
     def _model(self, task: str, step: str, version: str, seed: int) -> Artifact:
         folder = make_tiny_model(self.store.root / task / step / version, seed=seed)
-        facts, inputs = {"kind": "merged"}, {"base_model": "b1"}
+        facts, inputs = {"kind": "lora"}, {"base_model": "b1"}
         write_json(folder / MANIFEST, {"facts": facts, "files": {}, "inputs": inputs})
         return Artifact(task, step, version, folder, facts, inputs)
 

@@ -14,6 +14,7 @@ from finetune_pipeline.trainers.ray_job import _listener
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import FAULTS, RayJobsServer
 from finetune_pipeline_tests.service_server import Reply, Request
+from finetune_pipeline_tests.trainings import LOCAL
 from finetune_pipeline_tests.unit.trainers.orders import interrupt
 from finetune_pipeline_tests.unit.trainers.test_ray import order_of
 
@@ -70,7 +71,7 @@ class Schedule:
             self.cluster_goes_on(server, name)
         if trainer.poll(name) == "running" or self.random.random() < 0.2:
             return False
-        return bool(trainer.collect(name, order) == {"steps": 1})
+        return bool(trainer.collect(name, order).steps == LOCAL["steps"])
 
     def cluster_goes_on(self, server: RayJobsServer, name: str) -> None:
         """The running job ends, well or badly."""
@@ -79,7 +80,7 @@ class Schedule:
             assert place.read_json("job.json")["spec"]["name"] == "demo"
             well = self.random.random() < 0.6
             if well:
-                place.write_json("result/result.json", {"steps": 1})
+                place.write_json("result/result.json", LOCAL)
                 place.write_json("result.complete", {})
             else:
                 self.failed += 1

@@ -121,7 +121,7 @@ def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
     )
     trainable = 2 * 4 * ((64 + 64) + (64 + 32))  # two layers; queries of 64 and values of 32 numbers
     assert result["planned"][0] == trainable and result["planned"][1] > 0
-    assert result["planned"][2] == ["qlora", "lora", "full", "prefix", "prompt", "attention"]
+    assert result["planned"][2] == ["qlora", "lora", "full", "prefix", "prompt", "attention", "classifier"]
     assert result["trained"] == [trainable, 3, "training 1", "lora"] and result["merged"] == 4
     assert result["loss"][1] < result["loss"][0]
     text = "\n".join(result["reference"])
