@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.predictions import API, SIMPLE
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of
 from finetune_pipeline.evaluation.result import Comparison, Decision, Decisions, EvaluationResult, Finalist, Mode
 from finetune_pipeline.evaluation.result_parts import Interval, Scores
-from finetune_pipeline.evaluation.rivals import API_MODEL, MIN_IN_FORM, MODE_TITLES, rank_of, restricted_rows
+from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES, rank_of, restricted_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
@@ -51,21 +51,11 @@ def contenders(
         yield Contender("simple", name, None, inside(SIMPLE_MODELS[name].title), scored(simple[name], spec.output))
     best, prompts = str(baseline.get("best")), baseline.get("prompts") or {}
     if best in prompts and not best.startswith(API):
-        mode = _best_mode(prompts[best])
+        mode: Mode = baseline["best_mode"]
         answers = restricted_rows(rows, "base", spec.output) if mode == "restricted" else rows["base"]
         if answers:
             title = f"the base model with its {prompt_name(best)} prompt{MODE_TITLES[mode]}"
             yield Contender("prompt", best, mode, title, scored(answers, spec.output))
-
-
-def _best_mode(scores: Mapping[str, Any]) -> Mode:
-    """The way of answering that is better on validation, as it writes on a tie. Answers that are too rarely in form count only
-    where nothing can restrict them."""
-    restricted = scores.get("restricted")
-    if not restricted:
-        return "free"
-    in_form = (scores.get("valid_share") or 0.0) >= MIN_IN_FORM
-    return "free" if in_form and rank_of(scores) >= rank_of(restricted) else "restricted"
 
 
 def finalists_of(

@@ -110,7 +110,7 @@ def make_model_version(context: StepContext) -> dict[str, Any]:
         "merged",
         "base",
         "shipped",
-    ):  # folders may move; their versions, which are kept, do not change
+    ):  # they may move; their versions, which are kept, do not change
         del request[folder]
     write_json(context.out / "model_version.json", {**request, **outcome})
     kept = ("gates_passed", "forgotten", "gates", "verdict", "winner_kind", "winner_name", "holds_rows")
