@@ -58,6 +58,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="minutes on a real Ray cluster: make test-ray"))
 
 
+_LEFT_AS_FOUND = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "DAGSTER_HOME", "FINETUNE_HOME", "FINETUNE_DATA")
+
+
+@pytest.fixture(autouse=True)
+def environment_is_left_as_found() -> Iterator[None]:
+    """Fail the test that leaves the address of its own store to the tests after it, not one of those."""
+    before = {name: os.environ.get(name) for name in _LEFT_AS_FOUND}
+    yield
+    assert {name: os.environ.get(name) for name in _LEFT_AS_FOUND} == before
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Finished:
     """A project after its first run. The first test process to need it makes it for all; tests must not change it.

@@ -7,6 +7,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.tracking import registry
 from finetune_pipeline_tests.shared import copy_database
@@ -19,8 +21,10 @@ def registered_answers(project: World, version: int, texts: list[str]) -> list[s
     import mlflow
     import pandas
 
-    mlflow.set_tracking_uri(project.tracking.uri())
-    model = mlflow.pyfunc.load_model(f"models:/colours/{version}")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            patch.setenv(name, project.tracking.uri())
+        model = mlflow.pyfunc.load_model(f"models:/colours/{version}")
     return list(model.predict(pandas.DataFrame({"text": texts})))
 
 
