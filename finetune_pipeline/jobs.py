@@ -169,7 +169,8 @@ class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hosted: the fields of models.hosted.HostedModel if its trainer serves it; `model` then only provides its tokenizer.
     concurrency: of its requests. restricted: a JSON schema. The predictions then also contain the answers decoded under it,
     with the model name of evaluation.predictions.restricted_name: finished answers that comply are kept, all others are
-    generated again. If the schema or an endpoint does not support this, there are no such rows. perturbed, examples: other
+    generated again. If the schema or an endpoint does not support this, there are no such rows. constrained: the answers decoded
+    under `restricted` are the set's only ones; an endpoint is sent the schema as `response_format`. perturbed, examples: other
     rows than the job's. likelihoods: whether labels are scored. stored: folder of a champion's prompt
     (evaluation.stored_prompt), which replaces `prompt`, what it retrieves from, labels and schema; its restricted answers, if
     it has these, are the set's only ones.
@@ -183,6 +184,7 @@ class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hosted: Fields | None = None
     concurrency: int | None = None
     restricted: Fields | None = None
+    constrained: bool = False
     perturbed: Perturbed | None = None
     examples: Path | None = None
     likelihoods: bool = True
@@ -195,7 +197,10 @@ class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def on_file(self, name: str, examples: Path) -> "ModelSet":
         """Return the same model and prompt for the rows of another file, named with `name` appended; without label
         likelihoods."""
-        return replace(self, name=set_name(self.name, name), examples=examples, restricted=None, likelihoods=False)
+        restricted = self.restricted if self.constrained else None
+        return replace(
+            self, name=set_name(self.name, name), examples=examples, restricted=restricted, likelihoods=False
+        )
 
 
 class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):

@@ -17,7 +17,7 @@ from finetune_pipeline.cli.judged import ALIASES, Shipped, find_shipped, find_so
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.class_verification import verify_classes
-from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, decoding, models_of
 from finetune_pipeline.evaluation.finalists import scores_of
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.evaluation.simple_models import load_simple_model
@@ -215,7 +215,9 @@ def _verify(task: Task, url: str, name: str | None, rows: int, key_variable: str
         name = name or _default_name(Endpoint(address, task.name, key_variable), task, number)
         # `finetune serve` would log the validation rows as production rows
         unlogged = {"store": False} if name.split(":")[0] == task.name else {}
-        endpoint, judged = Endpoint(address, name, key_variable, body=unlogged), judged_rows(task, store, source, rows)
+        schema = source.json_schema if isinstance(source, Source) else None
+        endpoint = decoding(Endpoint(address, name, key_variable, body=unlogged), schema)
+        judged = judged_rows(task, store, source, rows)
         required = required_share(task.spec.gates.parity_min_agreement, same)
         if folder and (classes := classes_of(model_folder(folder))):
             result = verify_classes(endpoint, judged, classes, required=required)

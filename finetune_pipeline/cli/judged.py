@@ -24,7 +24,8 @@ from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.models.model_files import classes_of
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.earlier_runs import SHIPPED, answers_of, release_of
+from finetune_pipeline.spec.outputs import decoded_schema
+from finetune_pipeline.steps.earlier_runs import RECORD, SHIPPED, answers_of, release_of
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -78,7 +79,7 @@ def find_shipped(task: Task, store: ArtifactStore, alias: str | None) -> Shipped
         )
     for artifact in (release, report, base):
         store.check(artifact)
-    record = read_json(release.path("model_version.json"))
+    record = read_json(release.path(RECORD))
     return Shipped(kind, number, record, release.path(SHIPPED), report, base)
 
 
@@ -141,7 +142,11 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
         store.check(report)
     if number is None and released is not None:
         number = int(released.facts["model_version"])
-    return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)
+    card, schema = task.spec.card.model_dump(), decoded_schema(task.spec.output)
+    if released is not None:  # as it was judged, whatever the task declares now
+        record = read_json(released.path(RECORD))
+        schema = record.get("json_schema") if record.get("constrained_decoding") else None
+    return Source(name, task.spec.description, card, merged, adapter, base, report, number, schema)
 
 
 def judged_rows(task: Task, store: ArtifactStore, source: Source | Shipped, most: int) -> list[JudgedRow]:
@@ -179,7 +184,14 @@ def _answers(task: Task, store: ArtifactStore, source: Source | Shipped, example
         limit, precision = source.record["max_new_tokens"], source.record["precision"]
     else:
         model = served(source.merged, source.base)
-        model_set = ModelSet(name="candidate", model=model.model, adapter=model.adapter)
+        schema = source.json_schema
+        model_set = ModelSet(
+            name="candidate",
+            model=model.model,
+            adapter=model.adapter,
+            restricted=schema,
+            constrained=schema is not None,
+        )
         limit, precision = source.serving["max_new_tokens"], source.serving.get("precision", "float32")
     with tempfile.TemporaryDirectory(prefix="finetune-verify-") as folder:
         out = Path(folder)

@@ -18,7 +18,7 @@ from finetune_pipeline.production.drift import DriftReport
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import check_task, find_tasks
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.earlier_runs import release_of
+from finetune_pipeline.steps.earlier_runs import RECORD, release_of
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -102,7 +102,7 @@ def _score(spec: TaskSpec, release: Artifact | None) -> float | None:
     """Return the champion's score in the deciding metric; None if its release is missing."""
     if release is None:
         return None
-    value = read_json(release.path("model_version.json"))["scores"].get("value")
+    value = read_json(release.path(RECORD))["scores"].get("value")
     return float(value) if value is not None else None
 
 

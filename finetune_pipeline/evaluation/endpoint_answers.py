@@ -14,7 +14,7 @@ from typing import Any
 from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, decoding, models_of
 from finetune_pipeline.evaluation.openai_endpoint import Message, Spent, TooManyRows, ask
 from finetune_pipeline.evaluation.predictions import answer_facts, prediction_row
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
@@ -29,7 +29,8 @@ from finetune_pipeline.spec.evaluation import ServedModelsSpec
 
 
 class EndpointAnswerer:
-    """One model at an endpoint. subject: names it in errors. folder: a model whose tokenizer renders tool calls as text.
+    """One model at an endpoint. subject: names it in errors. folder: a model whose tokenizer renders tool calls as text. schema:
+    the endpoint is asked to decode answers under it.
 
     Raises:
         JobError: The endpoint cannot be used as configured.
@@ -43,12 +44,13 @@ class EndpointAnswerer:
         cache: AnswerCache | None,
         subject: str,
         max_tokens: int | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.cache, self.spent = folder, cache, Spent()
         self._subject, self._max_tokens = subject, max_tokens
         self.seconds = {"load": 0.0, "answer": 0.0}
         try:
-            self.endpoint = Endpoint.of(spec, model)
+            self.endpoint = decoding(Endpoint.of(spec, model), schema)
         except ValueError as error:
             fix = "correct the address, or set the key where the pipeline runs"
             raise JobError(f"{subject}: {error}\nfix: {fix}") from error
@@ -95,7 +97,12 @@ class EndpointAnswerer:
 
 
 def served_answerer(
-    spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, spent: int
+    spec: ServedModelsSpec,
+    served: str,
+    folder: Path,
+    cache: AnswerCache | None,
+    spent: int,
+    schema: Mapping[str, Any] | None = None,
 ) -> EndpointAnswerer:
     """One of our models, served under a name. spent: tokens that other models of the same run have used.
 
@@ -103,7 +110,7 @@ def served_answerer(
         JobError: The endpoint is unreachable or does not list the name.
     """
     remaining_tokens = None if spec.max_tokens is None else max(spec.max_tokens - spent, 0)
-    answerer = EndpointAnswerer(spec, served, folder, cache, "evaluation.endpoint", remaining_tokens)
+    answerer = EndpointAnswerer(spec, served, folder, cache, "evaluation.endpoint", remaining_tokens, schema)
     try:
         listed = models_of(answerer.endpoint)
     except EndpointError as error:
@@ -118,11 +125,16 @@ def served_answerer(
 
 
 def hosted_answerer(
-    hosted: HostedModel, folder: Path, cache: AnswerCache | None, concurrency: int | None
+    hosted: HostedModel,
+    folder: Path,
+    cache: AnswerCache | None,
+    concurrency: int | None,
+    schema: Mapping[str, Any] | None = None,
 ) -> EndpointAnswerer:
     """A model hosted by its training service under a unique name. concurrency: None keeps the service's."""
     spec = hosted.endpoint if concurrency is None else hosted.endpoint.model_copy(update={"concurrency": concurrency})
-    return EndpointAnswerer(spec, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
+    subject = f"the model trained by {hosted.trainer}"
+    return EndpointAnswerer(spec, hosted.model, folder, cache, subject, schema=schema)
 
 
 MAX_FAILED = 0.05

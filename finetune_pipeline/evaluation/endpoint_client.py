@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -43,6 +43,16 @@ class RequestFailed(Exception):
     ) -> None:
         super().__init__(f"{kind}: {reason}")
         self.unprocessed, self.wait, self.status = unprocessed, wait, status
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request field that makes an OpenAI-compatible server decode answers under a JSON schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)}}
+
+
+def decoding(endpoint: Endpoint, schema: Mapping[str, Any] | None) -> Endpoint:
+    """Return the endpoint with every answer decoded under a schema; unchanged without one."""
+    return replace(endpoint, body={**endpoint.body, "response_format": response_format(schema)}) if schema else endpoint
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,11 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import BaselineJob, LatencyJob, ModelSet, PredictJob
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.hosted import HostedModel
-from finetune_pipeline.models.inference.constrained import Complies, Grammar, Restriction, UnsupportedSchema
+from finetune_pipeline.models.inference.constrained import Complies, Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.evaluation import ServedModelsSpec
+from finetune_pipeline.spec.json_grammar import UnsupportedSchema
 from finetune_pipeline.spec.outputs import JsonOutput
 
 Message = Mapping[str, Any]
@@ -58,7 +59,8 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
     answerer: AnyAnswerer | None = None
     loaded_source: Any = None
     for model_set in job.sets:
-        name, source = model_set.name, (model_set.model, model_set.adapter, model_set.served, model_set.hosted)
+        name, sent = model_set.name, model_set.restricted if model_set.constrained else None  # to an endpoint
+        source = (model_set.model, model_set.adapter, model_set.served, model_set.hosted, sent)
         if answerer is None or loaded_source != source:
             answerer = None  # free the last model's memory before the next one loads
             answerer, loaded_source = _make_answerer(job, model_set, cache, seen_files, measured["spent"]), source
@@ -83,8 +85,10 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
         gold = [gold_text(answerer.tokenizer, example) for example in set_examples]
         if stored and stored.mode == "restricted":
             answers = _stored_answers(stored, answers, complies, why_unrestricted, answerer)
+        elif model_set.constrained:
+            answers = _constrained(name, answers, why_unrestricted, answerer)
         rows += prediction_rows(set_examples, name, answers, gold)
-        if schema is not None and not stored:
+        if schema is not None and not stored and not model_set.constrained:
             restricted, set_facts["restricted"] = _restricted(answers, complies, why_unrestricted)
             if restricted is None:
                 say(f"{job.stage}: {restricted_name(name)}: not available: {why_unrestricted}")
@@ -161,6 +165,16 @@ def _stored_answers(
     return [restricted_answer(answer, stored.labels) for answer in answers]
 
 
+def _constrained(name: str, answers: list[Answer], why_unrestricted: str, answerer: AnyAnswerer) -> list[Answer]:
+    """The answers of a trained model decoded under the schema, as in service. An endpoint has decoded them itself. Raises
+    JobError if this tokenizer allows no such decoding."""
+    if isinstance(answerer, EndpointAnswerer):
+        return answers
+    if why_unrestricted:
+        raise JobError(f"{name}: {why_unrestricted}\nfix: leave output.constrained_decoding out")
+    return [answer.restricted or answer for answer in answers]
+
+
 def _set_examples(model_set: ModelSet, examples: list[Example], labels: Sequence[str]) -> Sequence[Example]:
     """The examples of one set: the job's, a perturbed sample of them, or those of its own file."""
     if model_set.examples:
@@ -176,14 +190,17 @@ def _make_answerer(
     job: PredictJob, model_set: ModelSet, cache: AnswerCache | None, files: SeenFiles | None, spent: Any
 ) -> AnyAnswerer:
     """The answerer of one set: a hosting service, the job's endpoint, or the local model. spent: on earlier sets, by name."""
+    schema = model_set.restricted if model_set.constrained else None
     if model_set.hosted:
         hosted = HostedModel.of(model_set.hosted)
-        return hosted_answerer(hosted, model_set.model, cache, model_set.concurrency)
+        return hosted_answerer(hosted, model_set.model, cache, model_set.concurrency, schema)
     if not job.endpoint:
         return Answerer(model_set.model, model_set.adapter, cache, files, job.precision)
     used_tokens = sum(set_spent["prompt_tokens"] + set_spent["new_tokens"] for set_spent in spent.values())
     assert model_set.served is not None, "an endpoint needs the model's name there"
-    return served_answerer(ServedModelsSpec(**job.endpoint), model_set.served, model_set.model, cache, used_tokens)
+    return served_answerer(
+        ServedModelsSpec(**job.endpoint), model_set.served, model_set.model, cache, used_tokens, schema
+    )
 
 
 def baseline(job: BaselineJob) -> tuple[dict[str, Any], dict[str, Any]]:

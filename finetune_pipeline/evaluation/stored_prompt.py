@@ -13,8 +13,9 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.evaluation.correctness import is_valid, likelihood_label
 from finetune_pipeline.evaluation.prompts import Retriever
-from finetune_pipeline.models.inference.constrained import Grammar, Restriction, UnsupportedSchema
+from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.spec.json_grammar import UnsupportedSchema
 from finetune_pipeline.spec.outputs import JsonOutput
 
 PROMPT = "prompt.json"

@@ -27,7 +27,7 @@ class Source:
     """The source of an export: the artifacts of one trained model, and its spec, registry entry and report.
 
     card: the spec's section of that name. report: its evaluation, if it was evaluated; model_version: its number in the
-    registry, if it was registered.
+    registry, if it was registered. json_schema: that its answers are decoded under; None for free answers.
     """
 
     task: str
@@ -38,6 +38,7 @@ class Source:
     base: Artifact
     report: Artifact | None = None
     model_version: int | None = None
+    json_schema: Mapping[str, Any] | None = None
 
     @property
     def kind(self) -> str:
@@ -129,6 +130,7 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
             "max_new_tokens": serving["max_new_tokens"],
             "stop_token_ids": serving["stop_token_ids"],
             "stop_tokens": serving["stop_tokens"],
+            "json_schema": source.json_schema,
         },
         "labels": serving["labels"],
         "dtype": source.merged.facts["dtype"] if what != "adapter" else "float32",

@@ -23,6 +23,8 @@ class ServedModel:
         model: Folder of the model, see models.identity.Served.
         adapter: Folder of the adapter, or None.
         precision: That of the evaluation (evaluation.precision).
+        json_schema: Of its answers, which clients may ask for.
+        constrained: Whether all answers are decoded under it, as in the evaluation.
     """
 
     name: str
@@ -31,6 +33,8 @@ class ServedModel:
     system_prompt: str
     max_new_tokens: int
     precision: str = "serving"
+    json_schema: Mapping[str, Any] | None = None
+    constrained: bool = False
 
 
 class LoadedModel:
@@ -42,6 +46,7 @@ class LoadedModel:
     def __init__(self, served: ServedModel) -> None:
         from transformers.utils.logging import disable_progress_bar
 
+        from finetune_pipeline.evaluation.stored_prompt import restriction_of
         from finetune_pipeline.models.chat import load_tokenizer
         from finetune_pipeline.models.loading import load_for_prediction, pick_device
 
@@ -50,11 +55,15 @@ class LoadedModel:
         self._model = load_for_prediction(served.model, pick_device(), served.adapter, served.precision)
         self._tokenizer = load_tokenizer(served.model)
         self.classes: list[str] = getattr(self._model, "classes", [])
+        schema = served.json_schema
+        self._restriction = restriction_of(schema, self._tokenizer) if schema is not None else None
         self.turn = Lock()
 
-    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
+    def answer(
+        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event, constrained: bool = False
+    ) -> Answer:
         """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed. A
-        classifier's answer has the log-probability of each of its `classes`.
+        classifier's answer has the log-probability of each of its `classes`. constrained: decode this answer under the schema.
 
         Raises:
             BadRequest: Prompt and answer do not fit into the model's context, or the client has `gone`.
@@ -69,13 +78,15 @@ class LoadedModel:
         numbers = [[[number] for number in range(len(self.classes))]] if self.classes else None
         prompt = encode_prompt(self._tokenizer, turns)
         check_length(len(prompt), limit, getattr(self._model.config.get_text_config(), "max_position_embeddings", None))
+        restriction = self._restriction if constrained or self.served.constrained else None
         with stopping(self._model, gone):
             (reply,) = generate_and_score(
-                self._model, self._tokenizer, [prompt], numbers, limit, 1, stage="serve", name=self.served.name
-            )
+                self._model, self._tokenizer, [prompt], numbers, limit, 1,
+                stage="serve", name=self.served.name, restriction=restriction,
+            )  # fmt: skip
         if reply.status == "error":
             raise RuntimeError(reply.error)
-        return reply
+        return reply.restricted or reply
 
 
 def check_length(prompt: int, limit: int, context: int | None) -> None:

@@ -22,8 +22,10 @@ class Loaded(Protocol):
     @property
     def served(self) -> AnyServed: ...
 
-    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
-        """Answer a conversation without its system turn."""
+    def answer(
+        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event, constrained: bool = False
+    ) -> Answer:
+        """Answer a conversation without its system turn. constrained: decode the answer under the JSON schema of the task."""
 
 
 def load(served: AnyServed) -> Loaded:

@@ -23,6 +23,7 @@ class ServedPrompt:
         folder: As StoredPrompt.write wrote it.
         system_prompt: That of the task, which clients may send; the prompt may replace it.
         precision: That of the evaluation (evaluation.precision).
+        json_schema: Of its answers, which clients may ask for.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ServedPrompt:
     system_prompt: str
     max_new_tokens: int
     precision: str = "serving"
+    json_schema: Mapping[str, Any] | None = None
 
 
 class LoadedPrompt:
@@ -46,12 +48,15 @@ class LoadedPrompt:
         self.served, self._stored = served, read_stored_prompt(served.folder)
         self._retriever = stored_retriever(served.folder)
         self._answerer = Answerer(served.model, precision=served.precision)
-        schema = self._stored.decoded_schema
+        schema = self._stored.decoded_schema or served.json_schema
         self._restriction = restriction_of(schema, self._answerer.tokenizer) if schema is not None else None
+        self._always = self._stored.mode == "restricted"
         self._model = self._answerer.model  # loaded now, not with the first request
         self.turn = Lock()
 
-    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
+    def answer(
+        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event, constrained: bool = False
+    ) -> Answer:
         """Answer a conversation. Raises like :meth:`.loaded_model.LoadedModel.answer`."""
         from finetune_pipeline.evaluation.predict import encode_labels
         from finetune_pipeline.evaluation.prompts import conversations
@@ -68,10 +73,11 @@ class LoadedPrompt:
         labels = None
         if self._stored.scored_labels:
             labels = encode_labels(self._answerer.tokenizer, [choices[index]], self._stored.scored_labels)
+        restriction = self._restriction if self._always or constrained else None
         with stopping(self._model, gone):
             (reply,) = self._answerer.answers(
-                [prompt], labels, limit, 1, stage="serve", name=self.served.name, restriction=self._restriction
+                [prompt], labels, limit, 1, stage="serve", name=self.served.name, restriction=restriction
             )
         if reply.status == "error":
             raise RuntimeError(reply.error)
-        return restricted_answer(reply, self._stored.labels) if self._stored.mode == "restricted" else reply
+        return restricted_answer(reply, self._stored.labels) if self._always or restriction else reply

@@ -9,7 +9,10 @@ from finetune_pipeline.production.log_rows import ROLES, SYSTEM_ROLES, feedback_
 from finetune_pipeline.spec.model import TaskSpec
 
 FEEDBACK = ("flag", "score", "correction", "label")
-_USED = {"messages", "model", "n", "stream", "stream_options", "store", "max_tokens", "max_completion_tokens", "user"}
+_USED = {
+    "messages", "model", "n", "stream", "stream_options", "store", "max_tokens", "max_completion_tokens", "user",
+    "response_format",
+}  # fmt: skip
 _IGNORED = {
     "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
     "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prediction",
@@ -20,7 +23,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
     "stream_options": (Mapping, "an object"),
     "user": (str, "text"),
 }
-_DEFAULTS: dict[str, Any] = {"response_format": {"type": "text"}, "modalities": ["text"]}
+_DEFAULTS: dict[str, Any] = {"modalities": ["text"]}
 """Values that request the default behaviour."""
 
 
@@ -41,7 +44,8 @@ class BadRequest(ValueError):
 class Chat:
     """A conversation without its system turn.
 
-    max_tokens: the client's limit, or None; store: whether to log it; usage: whether a stream ends with the token counts.
+    max_tokens: the client's limit, or None; store: whether to log it; usage: whether a stream ends with the token counts;
+    constrained: whether to decode the answer under the task's JSON schema.
     """
 
     messages: list[dict[str, str]]
@@ -50,10 +54,14 @@ class Chat:
     max_tokens: int | None
     store: bool = True
     usage: bool = False
+    constrained: bool = False
 
 
-def parse_chat(body: Any, system_prompt: str, model_names: list[str]) -> Chat:
-    """Parse a chat completion request. system_prompt: the one the model was trained with; model_names: accepted names.
+def parse_chat(
+    body: Any, system_prompt: str, model_names: list[str], json_schema: Mapping[str, Any] | None = None
+) -> Chat:
+    """Parse a chat completion request. system_prompt: the one the model was trained with; model_names: accepted names;
+    json_schema: of the answers, the only one that `response_format` may name.
 
     Sampling settings (temperature, top_p, seed, …) are accepted but ignored: answers are greedy, as in the evaluation.
     Raises BadRequest for every other setting, since the answer would ignore it.
@@ -78,7 +86,28 @@ def parse_chat(body: Any, system_prompt: str, model_names: list[str]) -> Chat:
             raise BadRequest(f"{name!r} must be a positive whole number", name)
     turns, options = _messages(body.get("messages"), system_prompt), body.get("stream_options") or {}
     stored, usage = body.get("store") is not False, bool(options.get("include_usage"))
-    return Chat(turns, body.get("user") or None, bool(body.get("stream")), limit, stored, usage)
+    constrained = _constrained(body.get("response_format"), json_schema)
+    return Chat(turns, body.get("user") or None, bool(body.get("stream")), limit, stored, usage, constrained)
+
+
+def _constrained(response_format: Any, json_schema: Mapping[str, Any] | None) -> bool:
+    """Whether a request asks for JSON. Raises BadRequest for another form than that of the task's answers."""
+    place = "response_format"
+    if response_format is None or response_format == {"type": "text"}:
+        return False
+    if not isinstance(response_format, Mapping) or response_format.get("type") not in ("json_object", "json_schema"):
+        raise BadRequest(f"{place!r} must have a type: text, json_object or json_schema", place)
+    if json_schema is None:
+        raise BadRequest(f"the answers of this model are no JSON: omit {place!r}", place)
+    if response_format["type"] == "json_schema":
+        described = response_format.get("json_schema")
+        asked = described.get("schema") if isinstance(described, Mapping) else None
+        if asked != json_schema:
+            raise BadRequest(
+                f"the model was trained for one form of answers, the task's output.json_schema: send that one, or omit {place!r}",
+                place,
+            )
+    return True
 
 
 def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:

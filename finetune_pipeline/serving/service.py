@@ -71,7 +71,7 @@ class Service:
         """Return the request and its completion, logged unless the client sets ``store: false``. Raises BadRequest."""
         loaded = self.loaded  # read once: the champion may change meanwhile
         name = loaded.served.name
-        chat = parse_chat(body, loaded.served.system_prompt, [name, self.task.name])
+        chat = parse_chat(body, loaded.served.system_prompt, [name, self.task.name], loaded.served.json_schema)
         reply = self._answer(loaded, chat, gone)
         text = reply.text.strip()
         answer_id = self._keep("chatcmpl", name, chat, text)
@@ -108,7 +108,7 @@ class Service:
             with loaded.turn:
                 if self._stop.is_set():
                     raise BadRequest("this server is stopping", status=503, code="stopping")
-                return loaded.answer(chat.messages, chat.max_tokens, gone)
+                return loaded.answer(chat.messages, chat.max_tokens, gone, chat.constrained)
         except FindingsError as error:
             raise BadRequest(str(error), "messages") from error
         except RuntimeError as error:

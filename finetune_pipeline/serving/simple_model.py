@@ -20,11 +20,13 @@ class ServedSimple:
         name: For clients and in the logs: TASK:VERSION.
         folder: As SimpleModel.save wrote it.
         system_prompt: That of the task, which clients may send; the model does not read it.
+        json_schema: Of its answers, which clients may ask for.
     """
 
     name: str
     folder: Path
     system_prompt: str
+    json_schema: Mapping[str, Any] | None = None
 
 
 class LoadedSimple:
@@ -35,8 +37,10 @@ class LoadedSimple:
         self._model = load_simple_model(served.folder)
         self.turn = Lock()
 
-    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
-        """Answer a conversation. An answer has no tokens, so the length limit does not apply."""
+    def answer(
+        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event, constrained: bool = False
+    ) -> Answer:
+        """Answer a conversation. An answer has no tokens, so neither the length limit nor constrained decoding applies."""
         text = "\n".join(str(message["content"]) for message in messages if message["role"] == "user")
         (answer,) = self._model.predict([text])
         return Answer(text=answer, status="ok" if answer.strip() else "empty")

@@ -11,9 +11,18 @@ import regex
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.baseline import address_problem, is_local
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, VERSION
+from finetune_pipeline.spec.json_grammar import UnsupportedSchema, grammar_of
 from finetune_pipeline.spec.methods import METHODS as TRAINING_METHODS
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import METRICS, JsonOutput, TextOutput, WrittenOutput, allowed_types, schema_at
+from finetune_pipeline.spec.outputs import (
+    METRICS,
+    JsonOutput,
+    TextOutput,
+    WrittenOutput,
+    allowed_types,
+    decoded_schema,
+    schema_at,
+)
 from finetune_pipeline.spec.patterns import pattern_problem
 from finetune_pipeline.spec.rules import problem, rule
 
@@ -103,6 +112,19 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         if listed is None or "array" not in allowed_types(listed):
             message = f"{path!r} is not a list in the schema"
             yield problem("unordered", "output.unordered", message, "name list fields by their dotted path")
+
+
+@rule
+def check_constrained_decoding(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Check that answers can be decoded under the schema."""
+    schema = decoded_schema(spec.output)
+    if schema is None:
+        return
+    try:
+        grammar_of(schema)
+    except UnsupportedSchema as error:
+        fix = "remove the keyword from the schema, or leave constrained_decoding out"
+        yield problem("constrained_decoding", "output.constrained_decoding", str(error), fix)
 
 
 def _objects(value: object) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import HostedSection
 from finetune_pipeline.steps.baseline import ask_api, json_schema
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.earlier_runs import champion_files, champion_of
+from finetune_pipeline.steps.earlier_runs import champion_files, champion_of, champion_schema
 from finetune_pipeline.trainers import TRAINERS
 
 
@@ -35,12 +35,16 @@ def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any
     return ModelSet(name=name, model=base.folder, prompt=prompt, served=served_as, restricted=json_schema(spec))
 
 
-def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> ModelSet:
-    """Return the set of a trained model of any kind, without shots; a model hosted by its trainer answers there."""
+def trained_set(
+    spec: TaskSpec, name: str, merged: Artifact, base: Artifact, schema: Mapping[str, Any] | None
+) -> ModelSet:
+    """Return the set of a trained model of any kind, without shots; a model hosted by its trainer answers there. schema: that its
+    answers are decoded under, if they are."""
+    asked = ModelSet(name=name, model=base.folder, restricted=schema, constrained=schema is not None)
     if hosted := read_hosted(merged.folder):
-        return ModelSet(name=name, model=base.folder, hosted=hosted.to_json())
+        return replace(asked, hosted=hosted.to_json())
     loaded = served(merged, base)
-    return ModelSet(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
+    return replace(asked, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
 
 
 def champion_set(context: StepContext) -> tuple[ModelSet | FittedSet, str]:
@@ -52,7 +56,8 @@ def champion_set(context: StepContext) -> tuple[ModelSet | FittedSet, str]:
     if kind == "prompt":
         asked = base_set(context.spec, "base", base, {})
         return replace(asked, name="champion", restricted=None, stored=champion_files(context)), kind
-    return trained_set(context.spec, "champion", champion, base), champion.facts["kind"]
+    # decoded as it is served, whatever the task declares now
+    return trained_set(context.spec, "champion", champion, base, champion_schema(context)), champion.facts["kind"]
 
 
 def perturbed_sets(spec: TaskSpec, answering: ModelSet) -> list[ModelSet]:

@@ -1,7 +1,9 @@
 """Finds results of earlier runs that steps reuse: cached answers, and the champion's artifacts."""
 
 from pathlib import Path
+from typing import Any
 
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import SHARED, StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import FOLDER, cache_file
@@ -10,6 +12,9 @@ from finetune_pipeline.settings import read_settings
 
 SHIPPED = "shipped"
 """Folder in a ``model_version`` artifact with the files of a simple model or a prompt, if one of these is what was registered."""
+
+RECORD = "model_version.json"
+"""File in a ``model_version`` artifact that says what was released, and how it is asked."""
 
 
 def answers_of(store: ArtifactStore, test_of: str | None = None) -> KeptAnswers | None:
@@ -47,6 +52,16 @@ def champion_files(context: StepContext) -> Path:
             "cannot be compared with it; restore them, or remove the alias `champion` in MLflow"
         )
     return context.store.check(release).path(SHIPPED)
+
+
+def champion_schema(context: StepContext) -> dict[str, Any] | None:
+    """Return the schema that a tuned champion's answers are decoded under in service; None if they are free."""
+    assert context.run_inputs.champion is not None
+    version = int(context.run_inputs.champion["model_version"])
+    release = release_of(context.store, context.task.name, version)
+    record = read_json(context.store.check(release).path(RECORD)) if release else {}
+    schema: dict[str, Any] | None = record.get("json_schema") if record.get("constrained_decoding") else None
+    return schema
 
 
 def release_of(store: ArtifactStore, task: str, version: int) -> Artifact | None:

@@ -17,9 +17,10 @@ from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.report.shipped_card import shipped_card
 from finetune_pipeline.report.stored import read_report
 from finetune_pipeline.spec.methods import KINDS
+from finetune_pipeline.spec.outputs import decoded_schema
 from finetune_pipeline.steps.baseline import json_schema, passages_file
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.earlier_runs import SHIPPED
+from finetune_pipeline.steps.earlier_runs import RECORD, SHIPPED
 
 CARD = "README.md"
 
@@ -48,6 +49,8 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "system_prompt": context.spec.system_prompt,
         "max_new_tokens": context.spec.answer_length,
         "precision": context.spec.evaluation.precision,
+        "json_schema": json_schema(context.spec),
+        "constrained_decoding": decoded_schema(context.spec.output) is not None,
         "gates_passed": winner.kind is not None,
         "gates": dict(report.facts["winner_gates"]),
         "forgotten": dataset in tainted_splits(context.task, context.store),
@@ -95,7 +98,10 @@ def _card(context: StepContext) -> str:
     spec, inputs = context.spec, context.inputs
     merged, adapter, base = inputs["merged_model"], inputs["adapter"], inputs["base_model"]
     report = inputs["evaluation_report"]
-    source = Source(spec.name, spec.description, spec.card.model_dump(), merged, adapter, base, report)
+    schema = decoded_schema(spec.output)
+    source = Source(
+        spec.name, spec.description, spec.card.model_dump(), merged, adapter, base, report, json_schema=schema
+    )
     weights = merged if KINDS[merged.facts["kind"]].plain else base
     return card_of(source.report, describe(source, model_folder(weights.folder), REGISTERED))
 
@@ -112,6 +118,6 @@ def make_model_version(context: StepContext) -> dict[str, Any]:
         "shipped",
     ):  # they may move; their versions, which are kept, do not change
         del request[folder]
-    write_json(context.out / "model_version.json", {**request, **outcome})
+    write_json(context.out / RECORD, {**request, **outcome})
     kept = ("gates_passed", "forgotten", "gates", "verdict", "winner_kind", "winner_name", "holds_rows")
     return {**outcome, **{name: request[name] for name in kept}}

@@ -11,7 +11,7 @@ from finetune_pipeline.serving.loading import AnyServed
 from finetune_pipeline.serving.prompted_model import ServedPrompt
 from finetune_pipeline.serving.simple_model import ServedSimple
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.earlier_runs import SHIPPED, release_of
+from finetune_pipeline.steps.earlier_runs import RECORD, SHIPPED, release_of
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -41,18 +41,20 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> An
             f"`finetune run {task.name}`"
         )
     assert release is not None
-    record = read_json(store.check(release).path("model_version.json"))
+    record = read_json(store.check(release).path(RECORD))
     prompt, limit, precision = (
         record["system_prompt"],
         int(record["max_new_tokens"]),
         record.get("precision", "float32"),
     )
+    schema = record.get("json_schema")
     if kind == "simple":
-        return ServedSimple(name, release.path(SHIPPED), prompt)
+        return ServedSimple(name, release.path(SHIPPED), prompt, schema)
     assert merged is not None and base is not None
     if kind == "prompt":
-        return ServedPrompt(name, store.check(base).folder, release.path(SHIPPED), prompt, limit, precision)
+        return ServedPrompt(name, store.check(base).folder, release.path(SHIPPED), prompt, limit, precision, schema)
     if hosted := read_hosted(store.check(merged).folder):
         raise OutsideError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
     model = served(merged, store.check(base))
-    return ServedModel(name, model.model, model.adapter, prompt, limit, precision)
+    constrained = bool(record.get("constrained_decoding"))
+    return ServedModel(name, model.model, model.adapter, prompt, limit, precision, schema, constrained)

@@ -35,6 +35,9 @@ class HostedModel(PythonModel):
         return [self._answer(str(text)) for text in model_input["text"]]
 
     def _answer(self, text: str) -> str:
+        schema = self.description["json_schema"] if self.description["constrained_decoding"] else None
+        described = {"name": "answer", "strict": True, "schema": schema}
+        form = {"response_format": {"type": "json_schema", "json_schema": described}} if schema else {}
         completion = self.client.chat.completions.create(
             model=self.description["endpoint"]["model"],
             messages=[
@@ -43,6 +46,7 @@ class HostedModel(PythonModel):
             ],
             temperature=0,
             max_tokens=int(self.description["max_new_tokens"]),
+            extra_body=form,
         )
         return (completion.choices[0].message.content or "").strip()
 

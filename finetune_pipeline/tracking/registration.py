@@ -46,7 +46,9 @@ _SIMPLE_MODEL = Path(__file__).with_name("simple_model.py")
 _PACKAGES_TO_SERVE = ("finetune-pipeline", "mlflow", "torch", "transformers")
 _PACKAGES_TO_ASK = ("mlflow", "openai")
 _PACKAGES_OF_SIMPLE = ("finetune-pipeline", "mlflow", "scikit-learn", "skops")
-_SERVING_KEYS = ("name", "kind", "adapter_version", "system_prompt", "max_new_tokens", "precision")
+_SERVING_KEYS = (
+    "name", "kind", "adapter_version", "system_prompt", "max_new_tokens", "precision", "json_schema", "constrained_decoding",
+)  # fmt: skip
 """Parts of a request that the served model needs."""
 
 

@@ -38,7 +38,8 @@ class TrainedModel(PythonModel):
             self.loaded = load(ServedPrompt(name, model, Path(context.artifacts["shipped"]), prompt, limit, precision))
         else:
             adapter = Path(context.artifacts["adapter"]) if description["kind"] == "prefix" else None
-            self.loaded = load(ServedModel(name, model, adapter, prompt, limit, precision))
+            schema, constrained = description["json_schema"], description["constrained_decoding"]
+            self.loaded = load(ServedModel(name, model, adapter, prompt, limit, precision, schema, constrained))
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
         """Return one greedy answer (a string) per row of the data frame's column ``text``."""

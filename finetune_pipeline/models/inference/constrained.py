@@ -1,8 +1,6 @@
 """Constrained decoding of JSON: at every step only tokens that can still lead to a valid answer are allowed.
 
-llguidance turns the schema into a mask over tokens. It writes keys in the order of the schema, on one line. A schema with an
-unsupported keyword is refused, naming the keyword. There are two exceptions: `uniqueItems`, whose violation counts as an
-invalid answer, and an unknown `format`, since nothing here checks formats.
+llguidance turns the grammar of a schema (:mod:`finetune_pipeline.spec.json_grammar`) into a mask over tokens.
 """
 
 from __future__ import annotations
@@ -18,31 +16,24 @@ import llguidance
 import numpy as np
 
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.spec.json_grammar import UnsupportedSchema, grammar_of
 
 CODE = "2"
 """Increase when the same model, prompt and schema give a different constrained answer than before."""
-_SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-"""Compact JSON, with an optional space after commas and colons."""
 Complies = Callable[[Answer], bool]
-_NAME_KEYWORDS = ("properties", "patternProperties", "$defs", "definitions")
-"""Keywords whose value maps names, not keywords, to schemas."""
-_VALUE_KEYWORDS = ("enum", "const", "default", "examples")
-"""Keywords whose value is data, not a schema."""
-
-
-class UnsupportedSchema(ValueError):
-    """Raised if answers cannot be constrained to this schema with this tokenizer; the message says why."""
 
 
 class Grammar:
     """A JSON schema (draft 2020-12) compiled for one tokenizer. The keys of answers follow the order of its properties.
 
     identity: what determines a constrained answer besides the model, the prompt and its length; plain JSON. Raises
-    UnsupportedSchema if llguidance does not support the schema or the tokenizer, or no answer can satisfy the schema.
+    UnsupportedSchema like :func:`.grammar_of`.
     """
 
     def __init__(self, schema: Mapping[str, Any], tokenizer: Any) -> None:
-        self.start, rules = _matcher(schema, _vocabulary(tokenizer))
+        vocabulary = _vocabulary(tokenizer)
+        rules = grammar_of(schema, vocabulary)
+        self.start = llguidance.LLMatcher(vocabulary, rules, log_level=0)
         self.identity = [CODE, importlib.metadata.version("llguidance"), rules, json.dumps(schema)]
 
     def begin(self) -> ConstrainedAnswer:
@@ -94,31 +85,3 @@ def _vocabulary(tokenizer: Any) -> Any:
         return from_tokenizer(tokenizer)
     except Exception as error:  # the library raises all kinds of errors
         raise UnsupportedSchema(f"the tokenizer cannot be read for constrained decoding: {error}") from error
-
-
-def _matcher(schema: Mapping[str, Any], vocabulary: Any) -> tuple[Any, str]:
-    """Return (the matcher of a schema, its rules as text). Raises UnsupportedSchema."""
-    reason = ""
-    for ignored_keywords in ({"uniqueItems"}, {"uniqueItems", "format"}):
-        text = json.dumps(_without_keywords(schema, ignored_keywords))
-        rules = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_SPACING)
-        refused, problems = llguidance.LLMatcher.validate_grammar_with_warnings(rules, vocabulary)
-        if not refused:
-            return llguidance.LLMatcher(vocabulary, rules, log_level=0), rules
-        reason = reason or " ".join(problems)
-    raise UnsupportedSchema(f"decoding cannot be constrained to output.json_schema: {reason}")
-
-
-def _without_keywords(schema: Any, keywords: Collection[str], keys_are_names: bool = False) -> Any:
-    """Remove some keywords from a schema, at any depth. keys_are_names: the keys of this object are names, not keywords."""
-    if isinstance(schema, list):
-        return [_without_keywords(part, keywords) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    kept = {}
-    for key, part in schema.items():
-        if keys_are_names:
-            kept[key] = _without_keywords(part, keywords)
-        elif key not in keywords:
-            kept[key] = part if key in _VALUE_KEYWORDS else _without_keywords(part, keywords, key in _NAME_KEYWORDS)
-    return kept

@@ -146,6 +146,40 @@ def test_a_prefix_beside_its_base_answers_and_stops_for_a_client_that_is_gone(mo
         loaded.answer(asked, None, gone)
 
 
+def test_a_client_may_ask_for_the_form_of_the_task_and_for_no_other(task: Task, models: Path) -> None:
+    """The tiny model writes no JSON of its own accord."""
+    schema = {"type": "object", "properties": {"paid": {"type": "boolean"}}, "required": ["paid"]}
+    schema["additionalProperties"] = False
+    champion = ServedModel("tickets:1", models / "one", None, SYSTEM, 20, json_schema=schema)
+    server = Running(task, champion)
+
+    def form(asked: Any) -> dict[str, Any]:
+        return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": asked}}}
+
+    def text(answer: tuple[int, Any]) -> str:
+        assert answer[0] == 200, answer
+        return str(answer[1]["choices"][0]["message"]["content"])
+
+    with server.server:
+        free = text(server.chat())
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(free)
+        said = [text(server.chat(**form(schema))), text(server.chat(response_format={"type": "json_object"}))]
+        assert said[0] == said[1] and set(json.loads(said[0])) == {"paid"}
+        refusals = [
+            (form({**schema, "required": []}), "the task's output.json_schema"),
+            ({"response_format": {"type": "json_schema"}}, "the task's output.json_schema"),
+            ({"response_format": {"type": "grammar"}}, "text, json_object or json_schema"),
+            ({"response_format": "json"}, "text, json_object or json_schema"),
+        ]
+        for asked, why in refusals:
+            status, refused = server.chat(**asked)
+            assert status == 400 and why in refused["error"]["message"], refused
+        server.champion = replace(champion, name="tickets:2", constrained=True)
+        assert server.service.renew()
+        assert text(server.chat()) == said[0], "a model that was judged under the schema always answers so"
+
+
 ASKED = {"messages": [{"role": "user", "content": "x"}]}
 
 
@@ -162,7 +196,7 @@ def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(task: Task, runnin
         ({**ASKED, "tools": [{}]}, 400, "not supported"),
         ({**ASKED, "stop": ["."]}, 400, "not supported"),
         ({**ASKED, "logit_bias": {"7": 1}, "guided_choice": ["a"]}, 400, "server: 'guided_choice', 'logit_bias'"),
-        ({**ASKED, "response_format": {"type": "json_object"}}, 400, "not supported"),
+        ({**ASKED, "response_format": {"type": "json_object"}}, 400, "no JSON"),
         (
             {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}, *ASKED["messages"]]},
             400,

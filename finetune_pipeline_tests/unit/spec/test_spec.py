@@ -344,3 +344,16 @@ def test_thousands_of_problems_are_folded_in_little_time(section: dict[str, Any]
     assert cpu_seconds(lambda: explained(20_000), limit=20.0) < 10, (
         "it takes a tenth of a second; explained one by one, 30 s"
     )
+
+
+FREE = {"constrained_decoding": False}
+
+
+@pytest.mark.parametrize(("part", "refused"), [({"minLength": 3}, False), ({"not": {"const": "x"}}, True)])
+def test_a_schema_that_no_decoder_keeps_to_is_refused_before_anything_is_trained(part: Any, refused: bool) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", **part}}}
+    output = {"kind": "json", "json_schema": schema, "constrained_decoding": True}
+    spec, free = (parse_spec(yaml.safe_dump({**GOOD, "output": {**output, **more}})) for more in ({}, FREE))
+    known = {finding.place: finding for finding in check_all(spec, Path("demo"))}
+    assert ("task.yaml: output.constrained_decoding" in known) is refused, known
+    assert not list(check_all(free, Path("demo")))

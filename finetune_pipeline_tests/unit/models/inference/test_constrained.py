@@ -15,12 +15,14 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.predict import baseline, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, restricted_name
-from finetune_pipeline.jobs import BaselineJob, KeptAnswers, ModelSet, PredictJob
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.jobs import BaselineJob, KeptAnswers, ModelSet, Perturbed, PredictJob
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
-from finetune_pipeline.models.inference.constrained import Grammar, Restriction, UnsupportedSchema
+from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction
+from finetune_pipeline.spec.json_grammar import UnsupportedSchema
 from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.tiny_model import make_tiny_model, tiny_messages, write_tiny_examples
@@ -181,6 +183,30 @@ def test_valid_free_answers_stay_and_only_the_others_are_asked_again(folder: Pat
     assert measured["answers"] == {"known": 0, "asked": 6}
     second_run = run(folder, tmp_path, "learned", TICKET)
     assert second_run[1]["answers"] == {"known": 6, "asked": 0} and second_run[2] == rows
+
+
+def test_a_model_that_is_served_under_the_schema_has_no_other_answers(folder: Path, tmp_path: Path) -> None:
+    asked = {"constrained": True}
+    facts, _, rows = run(folder, tmp_path, "learned", TICKET, of_set=asked)
+    assert {row["model"] for row in rows} == {"base"} and "restricted" not in facts
+    _, _, both = run(folder, tmp_path, "learned", TICKET)
+    assert [r["text"] for r in rows] == [r["text"] for r in of_model(both, restricted_name("base"))]
+    perturbed = ModelSet(name="candidate", model=folder, restricted=TICKET, **asked)
+    assert perturbed.on_perturbed(Perturbed(kind="typos", rows=2, seed=0)).constrained
+    assert perturbed.on_file("production", folder).restricted == TICKET
+    with pytest.raises(JobError, match=r"constrained to output.json_schema[^$]*leave output.constrained_decoding out"):
+        run(folder, tmp_path, "learned", {"type": "string", "not": {"const": "x"}}, of_set=asked)
+
+
+def test_an_endpoint_is_sent_the_schema_of_a_model_that_is_served_under_it(folder: Path, tmp_path: Path) -> None:
+    with openai_server(lambda body, seen: '{"kind": "how_to"}') as server:
+        endpoint = {"url": server.url, "base": "small", "candidate": "small", "concurrency": 2, "tries": 2}
+        asked = {"served": "small", "constrained": True}
+        _, _, rows = run(folder, tmp_path, "base", TICKET, endpoint=endpoint, of_set=asked)
+        sent = [request["response_format"] for request in server.requests]
+    described = {"name": "answer", "strict": True, "schema": TICKET}
+    assert sent == [{"type": "json_schema", "json_schema": described}] * 6
+    assert [row["text"] for row in rows] == ['{"kind": "how_to"}'] * 6
 
 
 def test_an_answer_under_another_schema_or_order_of_keys_is_another_answer(folder: Path, tmp_path: Path) -> None:
