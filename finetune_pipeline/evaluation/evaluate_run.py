@@ -43,7 +43,6 @@ from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.wording import prompt_name
 from finetune_pipeline.spec.looseness import loose_thresholds
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import decoded_schema
 
 MODELS = ("base", "candidate", "champion")
 SHOWN_REGRESSIONS, SHOWN_FIXES, SHOWN_WRONG = 30, 10, 2
@@ -117,7 +116,7 @@ def evaluate_task(
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
     endpoint, baseline = facts.training.endpoint, facts.baseline.model_dump()
     training_title = f"{endpoint.base_model} by {endpoint.trainer}" if endpoint else spec.training.method
-    if decoded_schema(spec.output) is not None:
+    if spec.decoded_schema is not None:
         training_title += ", constrained decoding"
     return EvaluationResult(
         **dict(facts),

@@ -171,7 +171,7 @@ def _constrained(name: str, answers: list[Answer], why_unrestricted: str, answer
     if isinstance(answerer, EndpointAnswerer):
         return answers
     if why_unrestricted:
-        raise JobError(f"{name}: {why_unrestricted}\nfix: leave output.constrained_decoding out")
+        raise JobError(f"{name}: {why_unrestricted}\nfix: leave evaluation.constrained_decoding out")
     return [answer.restricted or answer for answer in answers]
 
 

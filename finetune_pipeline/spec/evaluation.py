@@ -60,6 +60,11 @@ class EvaluationSpec(Section):
         description="With engine: transformers. `serving`: the precision of serving, bfloat16 if the hardware supports it.",
     )
     endpoint: ServedModelsSpec | None = Field(None, description="With engine: endpoint.")
+    constrained_decoding: bool = Field(
+        False,
+        description="With output.kind: json. Decode the trained model's answers under the schema, in the evaluation and in "
+        "service; other servers are sent it as `response_format`.",
+    )
     judge: JudgeSpec | None = Field(None, description="A language model that compares answers (docs/review.md).")
     similarity: str | None = Field(
         None,

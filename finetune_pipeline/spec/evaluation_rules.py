@@ -20,7 +20,6 @@ from finetune_pipeline.spec.outputs import (
     TextOutput,
     WrittenOutput,
     allowed_types,
-    decoded_schema,
     schema_at,
 )
 from finetune_pipeline.spec.patterns import pattern_problem
@@ -116,15 +115,17 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_constrained_decoding(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that answers can be decoded under the schema."""
-    schema = decoded_schema(spec.output)
+    """Check that answers are JSON and can be decoded under their schema."""
+    key, schema = "evaluation.constrained_decoding", spec.decoded_schema
+    if spec.evaluation.constrained_decoding and not isinstance(spec.output, JsonOutput):
+        yield problem("constrained_decoding", key, f"answers of kind {spec.output.kind} have no schema", "remove it")
     if schema is None:
         return
     try:
         grammar_of(schema)
     except UnsupportedSchema as error:
-        fix = "remove the keyword from the schema, or leave constrained_decoding out"
-        yield problem("constrained_decoding", "output.constrained_decoding", str(error), fix)
+        fix = "remove the keyword from the schema, or constrained_decoding"
+        yield problem("constrained_decoding", key, str(error), fix)
 
 
 def _objects(value: object) -> Iterator[dict[str, Any]]:

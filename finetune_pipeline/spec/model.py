@@ -5,14 +5,14 @@ Rules on more than one field are in :mod:`finetune_pipeline.spec.rules`. Every f
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from finetune_pipeline.spec.baseline import AdviseSpec, BaselineSpec, LadderSpec
 from finetune_pipeline.spec.data import DataSpec, SplitSpec
 from finetune_pipeline.spec.evaluation import AbilitySpec, EvaluationSpec, GatesSpec, RobustnessSpec
-from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Section, Share, default_metric
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, Section, Share, default_metric
 from finetune_pipeline.spec.training import TrainingSpec
 
 NAME = r"^[a-z][a-z0-9_]*$"
@@ -141,6 +141,13 @@ class TaskSpec(Section):
     def answer_length(self) -> int:
         """Longest generated answer, in tokens."""
         return self.baseline.max_new_tokens if isinstance(self.output, LabelsOutput) else self.output.max_new_tokens
+
+    @property
+    def decoded_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that answers of trained models are decoded under; None if they are free."""
+        if not isinstance(self.output, JsonOutput) or not self.evaluation.constrained_decoding:
+            return None
+        return self.output.json_schema if isinstance(self.output.json_schema, dict) else None
 
     @property
     def metric(self) -> str:

@@ -65,11 +65,6 @@ class JsonOutput(WrittenOutput):
     accept_repaired: bool = Field(
         False, description="Accept answers that are JSON only after repair. Production must repair them, too."
     )
-    constrained_decoding: bool = Field(
-        False,
-        description="Decode the trained model's answers under the schema, in the evaluation and in service; other servers are "
-        "sent it as `response_format`.",
-    )
 
 
 AnyOutput = LabelsOutput | TextOutput | JsonOutput
@@ -93,13 +88,6 @@ Metric = Annotated[str, Field(json_schema_extra=_list_metrics)]
 def default_metric(output: AnyOutput) -> str:
     """Return the default metric: correct answers if correctness is defined, else word overlap."""
     return "exact" if isinstance(output, TextOutput) and output.extract else DEFAULT_METRICS[output.kind]
-
-
-def decoded_schema(output: AnyOutput) -> dict[str, Any] | None:
-    """Return the schema that a trained model's answers are decoded under; None if they are free."""
-    if not isinstance(output, JsonOutput) or not output.constrained_decoding:
-        return None
-    return output.json_schema if isinstance(output.json_schema, dict) else None
 
 
 def schema_at(schema: Any, path: str) -> dict[str, Any] | None:

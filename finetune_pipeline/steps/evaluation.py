@@ -41,7 +41,6 @@ from finetune_pipeline.report.evaluation_page import evaluation_page, evaluation
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.stored import REPORT, SHOWN_ROWS, Report
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import decoded_schema
 from finetune_pipeline.steps.asked_models import (
     add_api_answers,
     base_set,
@@ -77,7 +76,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     best, model_sets = best_prompt(context), []
     if not best.get("api"):
         model_sets.append(base_set(spec, "base", base, best))
-    model_sets.append(trained_set(spec, "candidate", candidate, base, decoded_schema(spec.output)))
+    model_sets.append(trained_set(spec, "candidate", candidate, base, spec.decoded_schema))
     kinds = {"candidate": candidate.facts["kind"]}
     fitted: list[FittedSet] = []  # the champion, if it is a simple model
     if context.run_inputs.champion:

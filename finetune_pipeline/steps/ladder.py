@@ -29,7 +29,6 @@ from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.report.ladder_page import ladder_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import decoded_schema
 from finetune_pipeline.steps.asked_models import trained_set, while_served
 from finetune_pipeline.steps.baseline import passages_file, simple_costs
 from finetune_pipeline.steps.data import split_file
@@ -87,7 +86,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     """Evaluate the last rung on the same rows: the tuned model, also with the nearest examples or passages."""
     spec, inputs = context.spec, context.inputs
     earlier_ladder = Ladder.model_validate(inputs["ladder"].facts)
-    tuned_set = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"], decoded_schema(spec.output))
+    tuned_set = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"], spec.decoded_schema)
     tuned_prompts = {f"tuned_{rung}": p for rung, p in timed_prompts(context).items() if rung != "prompt"}
     prompts: dict[str, Mapping[str, Any]] = {"tuned": {}, **tuned_prompts}
     out = context.builder.work / "answers"

@@ -17,7 +17,6 @@ from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.report.shipped_card import shipped_card
 from finetune_pipeline.report.stored import read_report
 from finetune_pipeline.spec.methods import KINDS
-from finetune_pipeline.spec.outputs import decoded_schema
 from finetune_pipeline.steps.baseline import json_schema, passages_file
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import RECORD, SHIPPED
@@ -50,7 +49,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "max_new_tokens": context.spec.answer_length,
         "precision": context.spec.evaluation.precision,
         "json_schema": json_schema(context.spec),
-        "constrained_decoding": decoded_schema(context.spec.output) is not None,
+        "constrained_decoding": context.spec.decoded_schema is not None,
         "gates_passed": winner.kind is not None,
         "gates": dict(report.facts["winner_gates"]),
         "forgotten": dataset in tainted_splits(context.task, context.store),
@@ -98,7 +97,7 @@ def _card(context: StepContext) -> str:
     spec, inputs = context.spec, context.inputs
     merged, adapter, base = inputs["merged_model"], inputs["adapter"], inputs["base_model"]
     report = inputs["evaluation_report"]
-    schema = decoded_schema(spec.output)
+    schema = spec.decoded_schema
     source = Source(
         spec.name, spec.description, spec.card.model_dump(), merged, adapter, base, report, json_schema=schema
     )

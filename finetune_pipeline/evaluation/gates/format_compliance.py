@@ -20,7 +20,7 @@ def _least_rows(spec: TaskSpec) -> LeastRows:
     default=f"{DEFAULTS.min_valid_share:g}, so at least "
     f"{rows_needed_for_share(DEFAULTS.min_valid_share, DEFAULTS.confidence)} test rows",
     what_to_do="Look at the invalid answers in the report. Train longer, make the system prompt name the "
-    "allowed answers, or set output.constrained_decoding for JSON; enlarge a test set too small to show it.",
+    "allowed answers, or set evaluation.constrained_decoding for JSON; enlarge a test set too small to show it.",
 )
 def format_compliance(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     threshold = spec.gates.min_valid_share

@@ -346,14 +346,19 @@ def test_thousands_of_problems_are_folded_in_little_time(section: dict[str, Any]
     )
 
 
-FREE = {"constrained_decoding": False}
-
-
-@pytest.mark.parametrize(("part", "refused"), [({"minLength": 3}, False), ({"not": {"const": "x"}}, True)])
-def test_a_schema_that_no_decoder_keeps_to_is_refused_before_anything_is_trained(part: Any, refused: bool) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string", **part}}}
-    output = {"kind": "json", "json_schema": schema, "constrained_decoding": True}
-    spec, free = (parse_spec(yaml.safe_dump({**GOOD, "output": {**output, **more}})) for more in ({}, FREE))
-    known = {finding.place: finding for finding in check_all(spec, Path("demo"))}
-    assert ("task.yaml: output.constrained_decoding" in known) is refused, known
-    assert not list(check_all(free, Path("demo")))
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ({"kind": "json", "json_schema": {"type": "string", "minLength": 3}}, ""),
+        ({"kind": "json", "json_schema": {"type": "string", "not": {"const": "x"}}}, '"not"'),
+        (GOOD["output"], "no schema"),
+    ],
+)
+def test_a_form_that_no_decoder_keeps_to_is_refused_before_anything_is_trained(output: Any, why: str) -> None:
+    for constrained in (True, False):
+        spec = {**GOOD, "output": output, "evaluation": {"constrained_decoding": constrained}}
+        known = {
+            finding.place: finding.message for finding in check_all(parse_spec(yaml.safe_dump(spec)), Path("demo"))
+        }
+        assert set(known) == ({"task.yaml: evaluation.constrained_decoding"} if constrained and why else set()), known
+        assert why in "".join(known.values()) or not constrained

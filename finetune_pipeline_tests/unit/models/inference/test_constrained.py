@@ -194,7 +194,9 @@ def test_a_model_that_is_served_under_the_schema_has_no_other_answers(folder: Pa
     perturbed = ModelSet(name="candidate", model=folder, restricted=TICKET, **asked)
     assert perturbed.on_perturbed(Perturbed(kind="typos", rows=2, seed=0)).constrained
     assert perturbed.on_file("production", folder).restricted == TICKET
-    with pytest.raises(JobError, match=r"constrained to output.json_schema[^$]*leave output.constrained_decoding out"):
+    with pytest.raises(
+        JobError, match=r"constrained to output.json_schema[^$]*leave evaluation.constrained_decoding out"
+    ):
         run(folder, tmp_path, "learned", {"type": "string", "not": {"const": "x"}}, of_set=asked)
 
 
