@@ -430,7 +430,7 @@ STEPS = [
             "champion_forgotten": run.champion_forgotten,
             **plugin_versions("metrics", "gates"),
         },
-        code_version="31",
+        code_version="32",
         checks=evaluation_check.GATE_CHECKS,
         metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
         run_metrics=tuple(RUN_METRICS),

@@ -231,6 +231,7 @@ class Verdict:
         faults: Problems and fixes.
         next_steps: The most urgent first.
         facts: What was evaluated, when, and on which data, by name.
+        picture: Shown beside it.
     """
 
     status: str
@@ -240,6 +241,7 @@ class Verdict:
     faults: Sequence[tuple[str, str]] = ()
     next_steps: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
+    picture: Plot | None = None
 
 
 @dataclass(frozen=True)

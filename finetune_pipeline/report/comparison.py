@@ -11,6 +11,7 @@ from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.step_facts import SimpleCost
+from finetune_pipeline.evaluation.winner import CANDIDATE
 from finetune_pipeline.evaluation.wording import (
     counted,
     inside,
@@ -42,9 +43,8 @@ def unsigned(value: Any) -> str:
 
 
 def models_section(evaluation: EvaluationResult) -> Blocks:
-    yield models_plot(evaluation)
     yield models_table(evaluation, "test")
-    in_plot = " in the table, bootstrap intervals of the deciding metric in the plot"
+    in_plot = " in the table, bootstrap intervals of the deciding metric in the plot beside the verdict"
     absent = evaluation.scores["candidate"].absent_labels
     yield from notes(
         f"Intervals are {level(evaluation.confidence)} Wilson intervals of the share of right answers"
@@ -86,13 +86,15 @@ def models_table(evaluation: EvaluationResult, on: str) -> Table:
     return Table(columns, rows, strong=[i for i, name in enumerate(models) if name == "candidate"])
 
 
-def models_plot(evaluation: EvaluationResult) -> Plot | None:
+def models_plot(evaluation: EvaluationResult, shipped: str = CANDIDATE) -> Plot | None:
+    """Plot the scores of all models on the sealed test, best first. shipped: the model to highlight, as of winner.row_of."""
     dots = []
     for name, model in evaluation.models.items():
         if model.set == "test" and model.value is not None and model.value_interval is not None:
             value, low, high = (100 * share for share in (model.value, *model.value_interval))
             written = f"{value:.1f} ({low:.1f} to {high:.1f})"
-            dots.append(Dot(model.title, value, (low, high), written, name == "candidate"))
+            dots.append(Dot(model.title, value, (low, high), written, name == shipped))
+    dots.sort(key=lambda dot: METRICS[evaluation.metric].rank(dot.value), reverse=True)
     axis = "right answers, %" if is_right_or_wrong(evaluation.metric) else f"{metric_title(evaluation.metric)}, points"
     return dot_plot("models", "Scores of all models with intervals", dots, axis, (0.0, 100.0))
 

@@ -6,6 +6,7 @@ from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.winner import row_of, winner_of
 from finetune_pipeline.report import answers, background, comparison, failures, judgements
 from finetune_pipeline.report.blocks import Blocks, Page, Section
 from finetune_pipeline.report.ladder_page import ladder_section
@@ -63,7 +64,12 @@ def evaluation_page(
     return Page(
         title,
         about,
-        page_verdict(evaluation, gates, next_steps(evaluation, gates)),
+        page_verdict(
+            evaluation,
+            gates,
+            next_steps(evaluation, gates),
+            comparison.models_plot(evaluation, row_of(winner_of(evaluation, gates))),
+        ),
         sections,
         unfolded=3 if ladder else 2,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finetune_pipeline.evaluation.gates import GateResult
-from finetune_pipeline.evaluation.result import EvaluationResult, Winner
+from finetune_pipeline.evaluation.result import AtlasGroup, EvaluationResult, Winner
 from finetune_pipeline.evaluation.winner import TRAINED, winner_of
 from finetune_pipeline.evaluation.wording import counted, number, percent
 from finetune_pipeline.report.failures import group_title
@@ -11,6 +11,9 @@ from finetune_pipeline.report.verdict import MOST_OF_GAIN, closed_by_decoding
 from finetune_pipeline.training.history import MUCH_RISE
 
 SHOWN_GROUPS = 3
+MIN_MEASUREMENTS, MIN_FALL = 3, 0.01
+"""Validation losses after training began, and the last relative fall, from which a loss still falls: two points always fall or
+rise."""
 
 
 def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
@@ -55,10 +58,10 @@ def _instead(evaluation: EvaluationResult, winner: Winner) -> list[str]:
 def _training_steps(evaluation: EvaluationResult) -> list[str]:
     training = evaluation.training
     fit, best = training.overfitting, training.best_step
-    losses = [logged.eval_loss for logged in training.history if logged.eval_loss is not None]
-    still_falling = len(losses) > 1 and losses[-1] < losses[-2]
-    if best is not None and best == training.steps and still_falling:
-        return ["Train longer: the validation loss was still falling at the last step (training.epochs)."]
+    losses = [logged.eval_loss for logged in training.history if logged.eval_loss is not None and logged.step]
+    if best is not None and best == training.steps and _still_falls(losses):
+        fell = f"the validation loss was still falling at the last of {counted(len(losses), 'measurement')}"
+        return [f"Train longer: {fell}, from {losses[-2]:.3g} to {losses[-1]:.3g} (training.epochs)."]
     if fit is None or fit.rise < MUCH_RISE:
         return []
     rose = f"the validation loss rose by {percent(fit.rise)} after step {number(fit.best_step)}"
@@ -70,19 +73,27 @@ def _training_steps(evaluation: EvaluationResult) -> list[str]:
 
 def _data_steps(evaluation: EvaluationResult) -> list[str]:
     name, steps = evaluation.task.name, []
-    groups = sorted((group for group in evaluation.atlas.groups if group.collect), key=lambda group: -group.count)
-    if groups:
-        kinds = "; ".join(
-            f"{group_title(group)} ({counted(group.count, 'mistake')}: collect {counted(group.collect, 'row')} like these)"
-            for group in groups[:SHOWN_GROUPS]
-        )
-        command = f"`finetune report {name} --ask-data` writes the request."
-        steps.append(f"Collect rows for the largest groups of mistakes: {kinds}. {command}")
+    largest = sorted(evaluation.atlas.groups, key=lambda group: -group.count)[:SHOWN_GROUPS]
+    if largest:
+        kinds = "; ".join(f"{group_title(group)} ({_remedy(group)})" for group in largest)
+        collect = any(group.collect for group in evaluation.atlas.groups)
+        command = f" `finetune report {name} --ask-data` writes a request for rows." if collect else ""
+        mistakes = f"the largest groups of the {counted(evaluation.atlas.wrong, 'mistake')}"
+        steps.append(f"Work on {mistakes}: {kinds}. The failure atlas says what to do about each.{command}")
     never_right = evaluation.history.rows.never_right
     if never_right and evaluation.history.versions:
         rows = f"{counted(never_right, 'row')} that no version ever had right"
         steps.append(f"Check the {rows}: they are hard, or labelled wrongly.")
     return steps
+
+
+def _still_falls(losses: Sequence[float]) -> bool:
+    return len(losses) >= MIN_MEASUREMENTS and losses[-1] <= (1 - MIN_FALL) * losses[-2]
+
+
+def _remedy(group: AtlasGroup) -> str:
+    mistakes = counted(group.count, "mistake")
+    return f"{mistakes}: collect {counted(group.collect, 'row')} like these" if group.collect else mistakes
 
 
 def _evidence_steps(evaluation: EvaluationResult) -> list[str]:

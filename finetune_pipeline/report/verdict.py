@@ -27,15 +27,23 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
     prompt_name,
 )
-from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Heading, Table, Verdict, figure, text
+from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Heading, Plot, Table, Verdict, figure, text
 from finetune_pipeline.report.kinds import change_of_kind, costs_more
 
 MOST_OF_GAIN = 0.5
 """Share of the gain from which constrained decoding of the base model counts as giving most of it."""
+NARROW = 0.01
+"""Distance from its threshold, as a share, within which a gate is passed narrowly."""
+ORDER = ("failed", "warned", "passed", "not_asked")
 ANSWERS = {"passed": "yes", "failed": "no", "warned": "warns", "not_asked": "not asked"}
 
 
-def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult], next_steps: Sequence[str] = ()) -> Verdict:
+def page_verdict(
+    evaluation: EvaluationResult,
+    gates: Sequence[GateResult],
+    next_steps: Sequence[str] = (),
+    picture: Plot | None = None,
+) -> Verdict:
     winner, loosened = winner_of(evaluation, gates), evaluation.loosened
     status = "failed" if winner.kind is None else "warned" if loosened.held_back_by else "passed"
     answer, sentence = headline(evaluation, winner), " ".join(verdict_sentences(evaluation, gates))
@@ -43,7 +51,13 @@ def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult], next
         status = "passed" if winner.kind in TRAINED else "warned"
         answer = "It serves already." if evaluation.promoted.serves else "Nothing new."
     return Verdict(
-        status, answer, sentence, caveats(evaluation, gates), next_steps=next_steps, facts=_facts(evaluation)
+        status,
+        answer,
+        sentence,
+        caveats(evaluation, gates),
+        next_steps=next_steps,
+        facts=_facts(evaluation),
+        picture=picture,
     )
 
 
@@ -250,16 +264,24 @@ def decoding_sentence(closed: float) -> str:
 
 
 def gates_section(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Blocks:
-    """Show every gate with its measurement, failed ones first, and the finalists; the next steps say what to do."""
-    order = ("failed", "warned", "passed", "not_asked")
+    """Show every gate with its measurement, and the finalists: failed gates first, then those passed narrowly. The next steps say
+    what to do."""
     yield f"The fine-tuned model: {gate_counts(gates)}." if gates else None
     rows = []
-    for gate in sorted(gates, key=lambda gate: order.index(gate.status)):
-        rows.append(Answer(f"`{gate.name}`", gate.status, ANSWERS[gate.status], gate.message))
+    for gate in sorted(gates, key=lambda gate: (ORDER.index(gate.status), not narrowly(gate))):
+        answer = "narrowly" if narrowly(gate) else ANSWERS[gate.status]
+        rows.append(Answer(f"`{gate.name}`", gate.status, answer, gate.message))
     yield Answers(("Gate", "Passed", "Measured"), rows)
     if evaluation.finalists and any(finalist.gates for finalist in evaluation.finalists):
         yield Heading("What may be shipped instead")
         yield from _finalists(evaluation)
+
+
+def narrowly(gate: GateResult) -> bool:
+    """Whether a gate passed, but at most NARROW from its threshold. Counts, such as of broken examples, lie at theirs."""
+    if gate.status != "passed" or gate.measured is None or gate.threshold is None:
+        return False
+    return 0 < abs(gate.measured - gate.threshold) <= NARROW
 
 
 def _finalists(evaluation: EvaluationResult) -> Blocks:

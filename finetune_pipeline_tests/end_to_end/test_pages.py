@@ -99,11 +99,13 @@ def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
     const measured = {wide: root.scrollWidth - innerWidth, high: root.scrollHeight};
     const bottom = what => document.querySelector(what).getBoundingClientRect().bottom;
     measured.facts = bottom(".facts"); measured.answer = bottom(".answer"); measured.next = bottom(".next + ol li");
+    const box = document.querySelector("figure").getBoundingClientRect(), verdict = document.querySelector(".verdict");
+    measured.picture = box.top; measured.beside = box.left >= verdict.getBoundingClientRect().right;
     measured.text = document.body.innerText;
     for (const fold of document.querySelectorAll("details")) fold.open = true;
     const right = e => e.getBoundingClientRect().right;
     measured.cut = [...document.querySelectorAll("svg text, .rows td, .atlas td, .answers td")].filter(
-      e => e.getClientRects().length && right(e) > right(e.closest(".wide, .narrow")) + 1).map(e => e.textContent);"""
+      e => e.getClientRects().length && right(e) > right(e.closest(".wide, .narrow, figure")) + 1).map(e => e.textContent);"""
     measured = browse(report(), tmp_path, script, width)
     summary = measured["text"][: measured["text"].index("\nGates\n")]
     for words in (
@@ -116,7 +118,8 @@ def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
         "version t1: 700 train, 80 validation, 171 test rows",
     ):
         assert words in summary, words
-    assert max(measured["facts"], measured["answer"]) < 800 and measured["next"] < (800 if width == 1280 else 1000)
+    assert max(measured["facts"], measured["answer"], measured["picture"]) < 800
+    assert measured["beside"] is (width == 1280) and measured["next"] < (800 if width == 1280 else 1500)
     assert measured["wide"] <= 0, "the page scrolls sideways"
     assert measured["cut"] == []
     assert measured["high"] < (3500 if width == 1280 else 5500)

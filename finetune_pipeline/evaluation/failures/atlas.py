@@ -142,9 +142,7 @@ def failure_atlas(rows: Sequence[Row], output: AnyOutput, texts: Mapping[str, st
         for (kind, detail), ids in ids_by_mistake.items()
         for cluster in clusters(ids, known_texts)
     ]
-    groups.sort(
-        key=lambda group: (-counts[group.kind], -group.count, group.kind, group.detail, group.terms, group.ids[0])
-    )
+    groups.sort(key=lambda group: (-group.count, group.kind, group.detail, group.terms, group.ids[0]))
     kinds = {kind: counts[kind] for kind in sorted(counts, key=lambda kind: (-counts[kind], list(KINDS).index(kind)))}
     return Atlas(n=len(rows), wrong=len(failures), kinds=kinds, groups=groups)
 

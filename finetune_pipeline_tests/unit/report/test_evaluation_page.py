@@ -10,7 +10,9 @@ import pytest
 
 from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finalists
 from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.report.evaluation_page import evaluation_page
+from finetune_pipeline.report.failures import group_title
 from finetune_pipeline.report.next_steps import next_steps
 from finetune_pipeline.report.page import page_html, page_markdown, plain
 from finetune_pipeline.report.stored import SCHEMA_VERSION, Report
@@ -158,6 +160,61 @@ def test_a_warning_is_no_yes() -> None:
     assert steps[0].startswith("Serve it") and steps[1] == "robust (a warning): Add such rows."
 
 
+def test_failed_gates_come_first_then_those_passed_narrowly() -> None:
+    def result(name: str, status: Any, measured: float | None, threshold: float = 0.0) -> GateResult:
+        return GateResult(name=name, status=status, measured=measured, threshold=threshold, message="Measured.")
+
+    gates = [
+        result("never_break", "passed", 0.0),  # a count at its limit is no near miss
+        result("beats_champion", "not_asked", None),
+        result("beats_simple", "passed", 0.004),
+        result("beats_commonest", "passed", 0.3),
+        result("robust", "warned", 0.2, 0.1),
+        result("format_compliance", "failed", 0.979, 0.98),
+    ]
+    page, _ = pages(usual(), gates=gates)
+    shown = re.findall(r"<code>(\w+)</code></td><td class=\"(\w+) nowrap\">([\w ]+)</td>", page)
+    assert shown == [
+        ("format_compliance", "failed", "no"),
+        ("robust", "warned", "warns"),
+        ("beats_simple", "passed", "narrowly"),
+        ("never_break", "passed", "yes"),
+        ("beats_commonest", "passed", "yes"),
+        ("beats_champion", "not_asked", "not asked"),
+    ]
+
+
+def picture_titles(page: str, style: str = "") -> list[str]:
+    """Names of models in the picture beside the verdict, from top to bottom."""
+    picture = page[page.index("<figure>") : page.index("</figure>")]
+    return re.findall(rf"<text[^>]*{style}[^>]*>([A-Z][^<]*)</text>", picture)
+
+
+def test_the_picture_of_all_models_stands_beside_the_verdict_best_first(good: tuple[str, str]) -> None:
+    page = good[0]
+    assert page.index('class="beside"') < page.index('class="answer"') < page.index(">Gates<")
+    assert page.count('aria-label="Scores of all models') == 1
+    titles = picture_titles(page)
+    assert titles[0] == "Fine-tuned (qlora)" and titles[-1] == "The nearest training row's answer" and len(titles) == 7
+    assert picture_titles(page, "weight: 700") == ["Fine-tuned (qlora)"]
+
+
+def test_the_largest_group_of_mistakes_is_named_first_though_rows_would_not_help() -> None:
+    result, rows = evaluation_and_rows()
+    largest, *others = result.atlas.groups
+    assert [group.count for group in result.atlas.groups] == sorted(
+        (g.count for g in result.atlas.groups), reverse=True
+    )
+    wanted = changed(result, {"atlas.groups.0.collect": 0, "atlas.groups.1.collect": 24})
+    advice = steps(wanted)
+    first, second = (f"({counted(group.count, 'mistake')}" for group in (largest, others[0]))
+    assert f"Work on the largest groups of the 40 mistakes: {group_title(largest)} {first});" in advice
+    assert f"{second}: collect 24 rows like these)" in advice and "--ask-data" in advice
+    assert "--ask-data" not in steps(result)
+    table = pages(wanted, rows=rows)[0].partition('id="atlas"')[2]
+    assert table.index(largest.detail) < table.index(others[0].detail)
+
+
 def steps(result: EvaluationResult, task: TaskSpec | None = None) -> str:
     return "\n".join(next_steps(result, decide(task or spec(), result)))
 
@@ -199,6 +256,7 @@ def test_a_simple_model_that_is_not_surely_beaten_is_shipped_and_the_report_says
         ):
             assert sentence in words
     assert 'class="verdict passed"' in page and "is significantly better" in page
+    assert picture_titles(page, "weight: 700") == ["TF-IDF and logistic regression"], "what is shipped is highlighted"
 
 
 def test_the_closest_simple_model_stands_beside_the_verdict_if_it_is_closer_than_the_best_prompt() -> None:
@@ -216,9 +274,14 @@ def test_the_closest_simple_model_stands_beside_the_verdict_if_it_is_closer_than
 
 
 def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:
-    falling = [{"step": i, "eval_loss": 2.0 - i / 100} for i in (0, 20, 40)]
-    early = evaluation(training={**TRAINING, "best_step": 40, "steps": 40, "history": falling})
-    assert "Train longer" in steps(early) and "Train l" not in steps(usual())
+    def early(*losses: float) -> str:
+        history = [{"step": 20 * i, "eval_loss": loss} for i, loss in enumerate(losses)]
+        last = history[-1]["step"]
+        return steps(evaluation(training={**TRAINING, "best_step": last, "steps": last, "history": history}))
+
+    assert "still falling at the last of 3 measurements, from 1.6 to 1.4 (training.epochs)" in early(2.0, 1.8, 1.6, 1.4)
+    assert "Train l" not in early(2.0, 1.8, 1.6), "two points after the start are no curve"
+    assert "Train l" not in early(2.0, 1.4, 1.301, 1.3) + steps(usual())
     for verdict, rise, sentence in (
         ("overfitted", 0.1, "Train less or on more rows: the validation loss rose by 10.0% after step 20"),
         ("unstable", 0.3, "Lower training.learning_rate: the validation loss rose by 30.0% after step 20"),

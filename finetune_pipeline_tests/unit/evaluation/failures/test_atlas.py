@@ -94,6 +94,7 @@ def test_planted_families_are_recovered_and_named() -> None:
     rows, texts, families = planted()
     atlas = failure_atlas(rows, LABELLED, texts, training(1))
     assert atlas.wrong == sum(g.count for g in atlas.groups) == atlas.kinds["label_pair"]
+    assert [g.count for g in atlas.groups] == sorted((g.count for g in atlas.groups), reverse=True)
     named = [g for g in atlas.groups if g.terms]
     for name, members in families.items():
         best = max(named, key=lambda g: len(set(g.ids) & members))
