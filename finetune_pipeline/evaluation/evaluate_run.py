@@ -3,11 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.evaluation.automation import ON_VALIDATION, answers_of, certify
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
 from finetune_pipeline.evaluation.correctness import INVALID, Row
 from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decisions_of, parts_of_test
 from finetune_pipeline.evaluation.finalists import contenders, finalists_of, score_interval
-from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
+from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, of_model, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of, regressions
 from finetune_pipeline.evaluation.result import (
@@ -114,6 +115,10 @@ def evaluate_task(
     level = float(seal.level.level or 0.0)
     parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
+    automation, max_error = None, spec.automation.max_error
+    if max_error is not None:
+        validation = answers_of(of_model(predictions, ON_VALIDATION), labels)
+        automation = certify(validation, answers_of(rows["candidate"], labels, sources), max_error, level)
     endpoint, baseline = facts.training.endpoint, facts.baseline.model_dump()
     training_title = f"{endpoint.base_model} by {endpoint.trainer}" if endpoint else spec.training.method
     if spec.decoded_schema is not None:
@@ -162,6 +167,7 @@ def evaluate_task(
         champion_learned=len(champion_learned),
         loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
         score_interval=score_interval(spec, rows["candidate"], level, sources),
+        automation=automation,
         finalists=finalists_of(
             spec,
             list(contenders(spec, baseline, rows, simple)),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from finetune_pipeline.evaluation.result_parts import (
+    Automation,
     ChosenRows,
     Count,
     Flag,
@@ -345,6 +346,7 @@ class EvaluationResult(StepFacts):
         promoted: Set if the model was promoted earlier: then nothing is decided about it.
         loosened: Thresholds of the spec that ask for less than the defaults.
         score_interval: Of the candidate's score in `metric`, at the level of this judgement.
+        automation: Of the candidate, with automation.max_error.
         finalists: What may be shipped in its place, simplest first.
         winner: What is shipped; none before the gates have judged.
         champion_learned: Number of test rows that the champion was trained on, as after split.restart. They are left out wherever
@@ -385,6 +387,7 @@ class EvaluationResult(StepFacts):
     champion_learned: int = 0
     loosened: Loosened = Loosened()
     score_interval: Interval = None
+    automation: Automation | None = None
     finalists: list[Finalist] = []
     winner: Winner = Winner()
 

@@ -129,6 +129,41 @@ class Calibration(Part):
     reliability: list[Bin] = []
 
 
+class TestedThreshold(Part):
+    """A threshold of the answer's probability on the sealed test. p: of the exact test that too many answered rows are wrong."""
+
+    __test__ = False  # not a test class, whatever its name says
+
+    threshold: float
+    answered: int
+    mistakes: int
+    p: float
+    upper_bound: float
+
+
+class Automation(Part):
+    """Which share of the rows is answered without a person at a promised error (see automation.certify).
+
+    `threshold`: the certified one; none if the promise could not be shown. `needed`: answered rows without a mistake that show
+    it. `coverage`: share of rows answered at it. `mistakes_passed_on`: of `all_mistakes`, those below it.
+    """
+
+    max_error: float
+    alpha: float
+    n: int
+    needed: int
+    threshold: float | None
+    answered: int
+    mistakes: int
+    upper_bound: float | None
+    coverage: float
+    coverage_interval: tuple[float, float]
+    passed_on: int
+    mistakes_passed_on: int
+    all_mistakes: int
+    tested: list[TestedThreshold]
+
+
 class Scores(Facts):
     """Scores of one model on one set of rows (see scores.score). The kind of output determines which are set.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES
 from finetune_pipeline.evaluation.correctness import INVALID
+from finetune_pipeline.evaluation.gates.automation import promise_of
 from finetune_pipeline.evaluation.metrics import METRICS, score_text
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Scores
@@ -137,6 +138,36 @@ def calibration_section(evaluation: EvaluationResult) -> Blocks:
             "From the likelihoods of the labels, normalised to sum to 1. Calibration error: mean distance between confidence and "
             "share of correct answers over ten bins; Brier: squared distance from the truth, 0 to 2."
         )
+
+
+def automation_section(evaluation: EvaluationResult) -> Blocks:
+    automation = evaluation.automation
+    if automation is None:
+        return
+    if automation.threshold is not None:
+        yield f"{promise_of(automation)}. The threshold of the probability is {automation.threshold:.4f}."
+    columns = [("Probability at least", text), ("Rows answered", number), ("Share", percent), ("Wrong", number)]
+    yield Table(
+        [*columns, ("Surely at most", percent), ("p", text), ("Shown", text)],
+        [
+            [
+                f"{t.threshold:.4f}",
+                t.answered,
+                t.answered / automation.n if automation.n else None,
+                t.mistakes,
+                t.upper_bound,
+                f"{t.p:.2g}",
+                "yes" if t.p <= automation.alpha else "no",
+            ]
+            for t in automation.tested
+        ],
+    )
+    yield from notes(
+        "Thresholds on the sealed test, from the first, which validation chose, to looser ones, up to the first at which more "
+        f"than {percent(automation.max_error)} of wrong answers cannot be ruled out: the chance that the last one shown breaks the "
+        f"promise is at most {percent(automation.alpha)}, however many were tested. Of rows that share a source one counts. "
+        f"Without a mistake, {counted(automation.needed, 'row')} are needed."
+    )
 
 
 _NOTES = {

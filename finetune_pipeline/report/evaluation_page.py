@@ -25,6 +25,7 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("labels", "Labels", answers.labels_section),
     ("detail", "Answers in detail", answers.detail_section),
     ("calibration", "Calibration", answers.calibration_section),
+    ("automation", "Answers without a person", answers.automation_section),
     ("learning", "Learning curves", background.learning_section),
     ("robustness", "The same rows, perturbed", answers.robustness_section),
     ("production", "Recent production rows", answers.production_section),

@@ -80,6 +80,18 @@ class EvaluationSpec(Section):
         return [self.engine, self.endpoint.model_dump(include={"url", "base", "candidate", "champion", "body"})]
 
 
+class AutomationSpec(Section):
+    """Which answers need no person: those whose probability is above a threshold that the sealed test certifies."""
+
+    max_error: float | None = Field(
+        None,
+        gt=0,
+        lt=0.5,
+        description="With output.kind: labels. Promised largest share of wrong answers among those given without a person; "
+        "unset: nothing is promised.",
+    )
+
+
 class AbilitySpec(Section):
     """General ability: what the model is asked besides its task, before and after training."""
 

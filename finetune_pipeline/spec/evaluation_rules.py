@@ -114,6 +114,20 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 
 @rule
+def check_automation(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Check that answers have a probability: labels that this machine scores."""
+    if spec.automation.max_error is None:
+        return
+    reason = None
+    if spec.output.kind != "labels":
+        reason = f"answers of kind {spec.output.kind} have no probability; only labels have one"
+    elif spec.evaluation.engine == "endpoint":
+        reason = "an endpoint returns no likelihoods of the labels"
+    if reason:
+        yield problem("automation", "automation.max_error", reason, "remove it")
+
+
+@rule
 def check_constrained_decoding(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that answers are JSON and can be decoded under their schema."""
     key, schema = "evaluation.constrained_decoding", spec.decoded_schema

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from finetune_pipeline.spec.baseline import AdviseSpec, BaselineSpec, LadderSpec
 from finetune_pipeline.spec.data import DataSpec, SplitSpec
-from finetune_pipeline.spec.evaluation import AbilitySpec, EvaluationSpec, GatesSpec, RobustnessSpec
+from finetune_pipeline.spec.evaluation import AbilitySpec, AutomationSpec, EvaluationSpec, GatesSpec, RobustnessSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, Section, Share, default_metric
 from finetune_pipeline.spec.training import TrainingSpec
 
@@ -125,6 +125,7 @@ class TaskSpec(Section):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     robustness: RobustnessSpec = RobustnessSpec()
+    automation: AutomationSpec = AutomationSpec()
     ability: AbilitySpec = AbilitySpec()
     gates: GatesSpec = GatesSpec()
     logs: LogsSpec = LogsSpec()

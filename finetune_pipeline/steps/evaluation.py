@@ -18,6 +18,7 @@ from finetune_pipeline.data.split.ledger import ENTRY, LEDGER, SPLITS, read_ledg
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.automation import ON_VALIDATION
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finalists, held_back_by_defaults
@@ -77,6 +78,9 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     if not best.get("api"):
         model_sets.append(base_set(spec, "base", base, best))
     model_sets.append(trained_set(spec, "candidate", candidate, base, spec.decoded_schema))
+    if spec.automation.max_error is not None:  # validation says with which threshold to begin
+        validation = split_file(context, "validation")
+        model_sets.append(replace(model_sets[-1], name=ON_VALIDATION, examples=validation))
     kinds = {"candidate": candidate.facts["kind"]}
     fitted: list[FittedSet] = []  # the champion, if it is a simple model
     if context.run_inputs.champion:
@@ -120,7 +124,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
 def _judgement(context: StepContext) -> Judgement:
     """Return how the candidate is judged. Settings of how models are asked are no part of it: they make no new chance."""
     spec, run_inputs = context.spec, context.run_inputs
-    rules = {
+    rules: dict[str, Any] = {
         "gates": spec.gates.model_dump(exclude_defaults=True, exclude={*_PLANNING_KEYS, "metric", "never_break"}),
         "robustness": spec.robustness.model_dump(exclude_defaults=True),
         "rivals": spec.baseline.model_dump(exclude_defaults=True, exclude={*_ASKING_KEYS, "ceiling", "endpoint"}),
@@ -130,6 +134,8 @@ def _judgement(context: StepContext) -> Judgement:
         "output": spec.output.model_dump(),
         "never_break": run_inputs.never_break,
     }
+    if spec.automation.max_error is not None:
+        rules["automation"] = spec.automation.max_error
     trained = context.inputs["merged_model"].inputs["adapter"]
     return Judgement(trained, spec.metric, None if run_inputs.promoted else digest_json(rules)[:16])
 

@@ -70,5 +70,6 @@ def add_refusal(store: ArtifactStore) -> None:
 
     def register(builder: Builder) -> None:
         builder.facts["model_version"] = 3
+        write_json(builder.folder / "model_version.json", {"json_schema": None, "constrained_decoding": False})
 
     store.build(TASK, "model_version", code_version="1", inputs=inputs, settings=None, make=register)

@@ -345,7 +345,7 @@ def test_parts_that_are_missing_do_not_pass(championed):
     }
     task = spec(gates={"min_rated": 1, "parts": ["raw/a.jsonl"], "min_preferred": 0.5, "min_score": 0.1})
     gates = decide(task, changed(championed, empty))
-    assert [g.name for g in gates if g.passed] == ["recent_production"]
+    assert [g.name for g in gates if g.passed] == ["automation", "recent_production"]
     assert all(g.measured is None for g in gates if g.name != "sealed_test_openings")
 
 

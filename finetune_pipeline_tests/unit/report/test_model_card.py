@@ -31,7 +31,7 @@ def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
         "prompt": {"system_prompt": "Answer with one label.", "chat_template_sha256": "ab" * 32,
             "control_tokens": ["<|im_end|>", "<|im_start|>"],
             "rendered": "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", "soft_tokens": []},
-        "generation": {"max_new_tokens": 12, "stop_tokens": ["<|im_end|>"]},
+        "generation": {"max_new_tokens": 12, "stop_tokens": ["<|im_end|>"], "json_schema": None},
         "labels": ["bug", "billing", "other"], "dtype": "bfloat16", "endpoint": None, "stored_float32_because": None,
         "base_model": {"id": "acme/tiny", "revision": "0123abc", "identity": {"kind": "hub"}, "licence": None,
             "licence_note": "The licence of acme/tiny also applies.", "weights": {"model.safetensors": "cd" * 32}},

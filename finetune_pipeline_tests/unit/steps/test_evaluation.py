@@ -19,6 +19,7 @@ from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, record_assignment
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.evaluation.automation import ON_VALIDATION
 from finetune_pipeline.evaluation.endpoint_answers import hosted_answerer
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET
@@ -106,8 +107,8 @@ class Stage:
         for model_set in job.sets:
             model, _, kind = model_set.name.partition(":")
             n_right = int(model_set.model.name.partition("-")[0]) if model == "candidate" else 0
-            every = read_examples(model_set.examples) if kind == PRODUCTION_SET else examples
-            asked = every if kind in ("", PRODUCTION_SET) else drawn(every, model_set.perturbed.rows, 0)
+            every = read_examples(model_set.examples) if model_set.examples else examples
+            asked = every if not model_set.perturbed else drawn(every, model_set.perturbed.rows, 0)
             more = {"label_scores": []} if kind == PRODUCTION_SET else {}
             for i, e in ((i, e) for i, e in enumerate(every) if e in asked):
                 by_chance, best = i % (2 if kind == PRODUCTION_SET else 3) == 0, kind == PRODUCTION_SET or i < n_right
@@ -168,6 +169,25 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     page = (tmp_path / "report/80-c/report.html").read_text()
     assert "This is judgement 3 by this test" in page and "Both right" in page
     assert third["production"] is None and stage.jobs[-1].endpoint is None
+
+
+def test_an_error_is_promised_at_a_threshold_that_validation_chose_and_the_test_has_shown(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, automation={"max_error": 0.1})
+    validation = [example(f"v {i}", LABELS[i % 3]) for i in range(60)]
+    write_examples(stage.splits.folder / "validation/examples.jsonl", validation)
+    good = stage.judge("120-a")
+    (asked,) = [model_set for model_set in stage.jobs[0].sets if model_set.name == ON_VALIDATION]
+    assert asked.likelihoods and asked.examples == stage.splits.folder / "validation/examples.jsonl"
+    assert stage.gate(good, "automation")["status"] == "passed" and good["passed"] is True, stage.gate(
+        good, "automation"
+    )["message"]
+    page = (tmp_path / "report/120-a/report.md").read_text()
+    assert "Answers 100% (96.9% to 100%) by itself, at most 10.0% wrong (0 of 120 seen" in page
+    bad = stage.judge("90-b")  # as sure where it is wrong
+    assert stage.gate(bad, "automation")["status"] == "failed" and bad["passed"] is False
+    stage.spec = spec(automation={"max_error": 0.2})
+    again = stage.judge("90-b")
+    assert again["seal"]["level"]["look"] == 3, "another promise is another chance"
 
 
 def test_a_candidate_judged_again_by_other_rules_is_another_look(tmp_path: Path) -> None:
