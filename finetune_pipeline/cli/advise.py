@@ -1,5 +1,9 @@
 """``finetune advise TASK``: prompt, retrieve, use a simple model, collect data first, or fine-tune."""
 
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
 import click
 
 from finetune_pipeline.baseline.decision import DECISIONS
@@ -33,32 +37,69 @@ def advise(task: str, measure: bool, tuned: bool) -> int:
     apply_environment()
     if measure or tuned:
         return _climb(loaded, tuned)
-    advice, costs = None, dict[str, SimpleCost]()
-    _, stopped, failed = make_artifact(loaded, "data", "data_quality")
+    advice = advise_task(loaded)
+    costs_line = ", ".join(
+        f"{inside(SIMPLE_MODELS[name].title)} {cost.p50:,.1f} ms and {cost.megabytes:,.1f} MB"
+        for name, cost in advice.simple_costs.items()
+    )
+    where = [f"  - a call alone takes, on this machine: {costs_line}"] if costs_line else []
+    where += (
+        [f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures"] if advice.folder else []
+    )
+    headline = f"{loaded.name}: {DECISIONS[advice.decision]}"
+    tell(advice.to_json(), headline, "", *(f"  - {reason}" for reason in advice.reasons), *where)
+    return DONE if advice.fine_tune else REFUSED
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Whether a task is worth fine-tuning.
+
+    Attributes:
+        decision: What to do; a key of DECISIONS.
+        sentence: The decision in words.
+        figures: Of the decision, as the step `advice` stores them; empty if the data stage was stopped.
+        simple_costs: Of each simple model: time and size.
+        folder: The artifact; None if the data stage was stopped.
+    """
+
+    task: str
+    decision: str
+    fine_tune: bool
+    sentence: str
+    reasons: list[str]
+    figures: dict[str, Any] = field(default_factory=dict)
+    simple_costs: dict[str, SimpleCost] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the advice as plain JSON, with its figures beside the decision."""
+        result = {key: value for key, value in asdict(self).items() if key not in ("figures", "folder")}
+        costs = {name: cost.model_dump() for name, cost in self.simple_costs.items()}
+        return {**self.figures, **result, "simple_costs": costs}
+
+
+def advise_task(task: Task) -> Advice:
+    """Run the stages data and baseline if needed, and say whether the task is worth fine-tuning.
+
+    Raises ClickException if a step fails.
+    """
+    apply_environment()
+    advice = None
+    _, stopped, failed = make_artifact(task, "data", "data_quality")
     if not stopped and not failed:
-        advice, refused, failed = make_artifact(loaded, "baseline", "advice")
+        advice, refused, failed = make_artifact(task, "baseline", "advice")
         failed += refused if advice is None else []
     if failed:
         raise click.ClickException("\n".join([*failed, *stopped]))
-    if advice:
-        result = {**advice.facts["advice"], **{key: advice.facts[key] for key in ("power", "worth_training")}}
-        baseline = Store().artifacts().find(loaded.name, "few_shot_baseline", advice.inputs["few_shot_baseline"])
-        costs = simple_costs(baseline) if baseline else {}
-        result["simple_costs"] = {name: cost.model_dump() for name, cost in costs.items()}
-    else:
+    if advice is None:
         first = "No model was asked yet: fix this first. `finetune check` lists every affected row."
-        sentence = DECISIONS["collect"]
-        result = {"decision": "collect", "fine_tune": False, "sentence": sentence, "reasons": [*stopped, first]}
-    costs_line = ", ".join(
-        f"{inside(SIMPLE_MODELS[name].title)} {cost.p50:,.1f} ms and {cost.megabytes:,.1f} MB"
-        for name, cost in costs.items()
-    )
-    where = [f"  - a call alone takes, on this machine: {costs_line}"] if costs else []
-    where += [f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures"] if advice else []
-    headline = f"{loaded.name}: {DECISIONS[result['decision']]}"
-    reasons = (f"  - {reason}" for reason in result["reasons"])
-    tell({"task": loaded.name, **result}, headline, "", *reasons, *where)
-    return DONE if result["fine_tune"] else REFUSED
+        return Advice(task.name, "collect", False, DECISIONS["collect"], [*stopped, first])
+    baseline = Store().artifacts().find(task.name, "few_shot_baseline", advice.inputs["few_shot_baseline"])
+    costs = simple_costs(baseline) if baseline else {}
+    figures = {**advice.facts["advice"], **{key: advice.facts[key] for key in ("power", "worth_training")}}
+    decision, fine_tune, sentence, reasons = (figures[k] for k in ("decision", "fine_tune", "sentence", "reasons"))
+    return Advice(task.name, decision, fine_tune, sentence, reasons, figures, costs, advice.folder)
 
 
 def _climb(task: Task, tuned: bool) -> int:

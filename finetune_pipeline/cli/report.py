@@ -1,7 +1,7 @@
 """``finetune report TASK``: prints the verdict and the paths of the reports, a comparison with an API model, a data request."""
 
 import datetime
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.report.failures import by_priority, group_title, request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
-from finetune_pipeline.report.stored import read_report, read_shown_rows
+from finetune_pipeline.report.stored import Report, read_report, read_shown_rows
 from finetune_pipeline.report.versus import versus as put_side_by_side
 from finetune_pipeline.report.versus import versus_lines
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec import Task
 
 
 def audit_page(project: Project) -> Path | None:
@@ -31,6 +32,77 @@ def audit_page(project: Project) -> Path | None:
         return adapter.folder / AUDIT_PAGE if (adapter.folder / AUDIT_PAGE).is_file() else None
     work = project.store.root / project.task.name / ".work" / "adapter" / project.versions["adapter"]
     return max(work.rglob(AUDIT_PAGE), key=lambda p: p.stat().st_mtime_ns, default=None)
+
+
+AUDIT_LINE = "what it was taught, token by token: {}"
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """The newest evaluation of a task.
+
+    Attributes:
+        project: The task with its stores.
+        artifact: The evaluation report in the store.
+        is_current: Made from the present data, spec and release.
+        audit: Page with what the adapter was taught, if there is one.
+    """
+
+    project: Project
+    artifact: Artifact
+    evaluation: Report
+    is_current: bool
+    audit: Path | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed."""
+        return bool(self.artifact.facts["passed"])
+
+    @property
+    def decision(self) -> str:
+        """Which model was chosen, or that none may be shipped."""
+        return str(self.artifact.facts["decision"])
+
+    @property
+    def verdict(self) -> str:
+        """The decision as a sentence."""
+        return str(self.artifact.facts["verdict"])
+
+    @property
+    def page(self) -> Path:
+        """The report as an HTML page."""
+        return self.artifact.path("report.html")
+
+    @property
+    def markdown(self) -> str:
+        """The report as Markdown, without texts of rows."""
+        return self.artifact.path("report.md").read_text("utf-8")
+
+    def facts(self) -> dict[str, Any]:
+        """Return the report as plain JSON."""
+        return {
+            "task": self.artifact.task,
+            "version": self.artifact.version,
+            "passed": self.passed,
+            "verdict": self.verdict,
+            "gates": [gate.model_dump(mode="json") for gate in self.evaluation.gates],
+            "html": str(self.page),
+            "audit": str(self.audit or ""),
+            "markdown": str(self.artifact.path("report.md")),
+            "evaluation": self.evaluation.to_json(),
+        }
+
+
+def report_task(task: Task) -> TaskReport:
+    """Return the newest evaluation of a task. Raises ClickException if there is none."""
+    project = Project(task)
+    artifact, audit = project.latest("evaluation_report"), audit_page(project)
+    if artifact is None:
+        audit_line = [AUDIT_LINE.format(audit)] if audit else []
+        raise click.ClickException("\n".join([NOT_EVALUATED.format(task=task.name), *audit_line]))
+    is_current = artifact.version == project.versions["evaluation_report"]
+    return TaskReport(project, artifact, read_report(project.store.check(artifact)), is_current, audit)
 
 
 @click.command()
@@ -55,29 +127,14 @@ def report(
     --ask-data writes JSON Lines for programs and Markdown for people, without texts of the test.
     """
     loaded = get_task(task)
-    project = Project(loaded)
-    artifact = project.latest("evaluation_report")
-    page = audit_page(project)
-    audit_line = [f"what it was taught, token by token: {page}"] if page else []
-    if artifact is None:
-        raise click.ClickException("\n".join([NOT_EVALUATED.format(task=loaded.name), *audit_line]))
-    if artifact.version != project.versions["evaluation_report"]:
+    result = report_task(loaded)
+    project, artifact, evaluation = result.project, result.artifact, result.evaluation
+    audit_line = [AUDIT_LINE.format(result.audit)] if result.audit else []
+    if not result.is_current:
         problem(
             f"data, spec or release changed since: this is an earlier report; `finetune run {loaded.name}` makes a new one"
         )
-    evaluation = read_report(project.store.check(artifact))
-    passed = bool(artifact.facts["passed"])
-    facts = {
-        "task": loaded.name,
-        "version": artifact.version,
-        "passed": passed,
-        "verdict": artifact.facts["verdict"],
-        "gates": [gate.model_dump(mode="json") for gate in evaluation.gates],
-        "html": str(artifact.path("report.html")),
-        "audit": str(page or ""),
-        "markdown": str(artifact.path("report.md")),
-        "evaluation": evaluation.to_json(),
-    }
+    facts = result.facts()
     steps = [f"next: {step}" for step in evaluation.next_steps[:1]]
     champion = f"champion in MLflow: {champion_words(project)}"
     lines = [
@@ -89,7 +146,7 @@ def report(
         *audit_line,
     ]
     if markdown:
-        lines = [artifact.path("report.md").read_text("utf-8")]
+        lines = [result.markdown]
     if versus or calls_per_month:
         prices = load_prices(home=read_settings().home, task_folder=loaded.folder)
         calls, today = calls_per_month or loaded.spec.advise.calls_per_month, datetime.datetime.now(datetime.UTC).date()
@@ -103,7 +160,7 @@ def report(
         facts["data_request"], request_lines = _data_request(evaluation.atlas, artifact, folder)
         lines += ["", *request_lines]
     tell(facts, *lines)
-    return DONE if artifact.facts["decision"] in SOUND else REFUSED
+    return DONE if result.decision in SOUND else REFUSED
 
 
 def _data_request(atlas: Atlas, report: Artifact, folder: Path) -> tuple[dict[str, Any], list[str]]:

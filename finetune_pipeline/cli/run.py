@@ -1,5 +1,7 @@
 """``finetune run TASK``: runs the whole graph, with progress on the terminal and a verdict at the end."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
@@ -11,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import click
@@ -53,32 +56,113 @@ def run(task: str, stage: str | None) -> int:
     Ctrl-C keeps the last checkpoint; running it again continues from there.
     """
     loaded = get_task(task)
-    apply_environment()
     started = time.monotonic()
+    result = run_task(loaded, stage)
+    took = duration(time.monotonic() - started)
+    if result.failed or result.refused:
+        _print_failure(result)
+    elif stage is not None:
+        tell(result.facts(), f"{loaded.name}: stage {stage} done.", *recall_lines(result.edited_copies))
+    else:
+        headline = f"{loaded.name}: done in {took}."
+        if not result.worked:
+            headline = f"{loaded.name}: everything is up to date; no work was done ({took})."
+        tell(result.facts(), headline, "", *verdict_lines(Project(loaded)))
+    return result.code
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run.
+
+    Attributes:
+        stage: The only stage that ran; None: the whole graph.
+        run_id: Dagster's run; None if everything was up to date.
+        passed: Every gate passed; of a stage: all its steps are done.
+        decision: Which model the evaluation chose, or that none may be shipped.
+        verdict: The same in a sentence.
+        steps: Version and folder of each current artifact.
+        refused: Blocking checks that stopped the run.
+        failed: Steps that failed.
+        edited_copies: Of the stage `data`: as :func:`.project.edited_copies`.
+    """
+
+    task: str
+    stage: str | None
+    run_id: str | None
+    passed: bool
+    decision: str | None = None
+    verdict: str | None = None
+    steps: dict[str, StepPlace] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
+    failed: list[FailedStep] = field(default_factory=list)
+    edited_copies: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def worked(self) -> bool:
+        """Whether anything had to be made."""
+        return self.run_id is not None
+
+    @property
+    def code(self) -> int:
+        """The command's exit code: 1 if a step failed, 2 if a check or gate said no."""
+        if self.failed:
+            return ERROR
+        is_sound = self.passed if self.stage else self.decision in SOUND
+        return DONE if is_sound and not self.refused else REFUSED
+
+    def facts(self) -> dict[str, Any]:
+        """Return the result as plain JSON."""
+        return {**asdict(self), "worked": self.worked}
+
+
+@dataclass(frozen=True)
+class StepPlace:
+    """The current artifact of a step."""
+
+    version: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A blocking check that said no."""
+
+    asset: str
+    check: str
+    message: str
+
+
+@dataclass(frozen=True)
+class FailedStep:
+    """A step that failed."""
+
+    step: str
+    message: str
+
+
+def run_task(task: Task, stage: str | None = None) -> RunResult:
+    """Run the graph for a task, or one stage, with progress on standard output; finished steps are skipped."""
+    apply_environment()
     if stage in (None, "training"):
-        _require_trainable(loaded)
-    project = Project(loaded)
+        _require_trainable(task)
+    project = Project(task)
     with dg.DagsterInstance.get() as instance:
         if stage is None and not unfinished(project, instance):
-            close_abandoned_runs(instance, loaded.name, project.tracking)
+            close_abandoned_runs(instance, task.name, project.tracking)
             check_files(project)
-            took = f"{time.monotonic() - started:.0f} s"
-            headline = f"{loaded.name}: everything is up to date; no work was done ({took})."
-            return _report_result(project, headline, None)
-        result = execute(loaded, stage or "all", instance, project)
+            return _verdict(project, None)
+        result = execute(task, stage or "all", instance, project)
     if not result.success:
-        return _report_failure(result, loaded)
-    if stage is not None:
-        facts = {"task": loaded.name, "run_id": result.run_id, "stage": stage, "passed": True}
-        edited = edited_copies(Project(loaded)) if stage == "data" else {}
-        tell(
-            {**facts, **({"edited_copies": edited} if edited else {})},
-            f"{loaded.name}: stage {stage} done.",
-            *recall_lines(edited),
-        )
-        return DONE
-    headline = f"{loaded.name}: done in {duration(time.monotonic() - started)}."
-    return _report_result(Project(loaded), headline, result.run_id)
+        refused, failed = refusals_and_failures(result)
+        refusals, failures = [Refusal(*refusal) for refusal in refused], [FailedStep(*failure) for failure in failed]
+        if not refusals and not failures:
+            failures = [FailedStep(stage or "all", "the run ended without a result")]
+        return RunResult(task.name, stage, result.run_id, False, refused=refusals, failed=failures)
+    if stage is None:
+        return _verdict(Project(task), result.run_id)
+    edited = edited_copies(Project(task)) if stage == "data" else {}
+    return RunResult(task.name, stage, result.run_id, True, edited_copies=edited)
 
 
 def _require_trainable(task: Task) -> None:
@@ -201,38 +285,29 @@ def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator
         reader.close()
 
 
-def _report_result(project: Project, headline: str, run_id: str | None) -> int:
-    """Print the result of a full run, with the verdict of its evaluation. Returns the exit code."""
+def _verdict(project: Project, run_id: str | None) -> RunResult:
+    """Return the result of a full run, with the verdict of its evaluation."""
     report = project.artifacts["evaluation_report"]
-    passed = bool(report and report.facts["passed"])
-    facts = {
-        "task": project.task.name,
-        "run_id": run_id,
-        "worked": run_id is not None,
-        "passed": passed,
-        "decision": report.facts["decision"] if report else None,
-        "verdict": report.facts["verdict"] if report else None,
-        "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in project.artifacts.items() if a},
-    }
-    tell(facts, headline, "", *verdict_lines(project))
-    return DONE if facts["decision"] in SOUND else REFUSED
-
-
-def _report_failure(result: Any, task: Task) -> int:
-    """Print the blocking checks that said no and the steps that failed. Returns the exit code: 1 if a step failed, else 2."""
-    refused, failed = refusals_and_failures(result)
-    problem(
-        *(f"stopped by the check {check} of {asset}: {message}" for asset, check, message in refused),
-        *(f"{_asset(step)} failed: {text}" for step, text in failed),
-        f"run {result.run_id} of {task.name} did not finish; finished steps are kept, and "
-        f"`finetune run {task.name}` continues from there",
+    return RunResult(
+        project.task.name,
+        None,
+        run_id,
+        bool(report and report.facts["passed"]),
+        report.facts["decision"] if report else None,
+        report.facts["verdict"] if report else None,
+        {name: StepPlace(a.version, str(a.folder)) for name, a in project.artifacts.items() if a},
     )
-    facts = {
-        "refused": [{"asset": asset, "check": check, "message": message} for asset, check, message in refused],
-        "failed": [{"step": step, "message": text} for step, text in failed],
-    }
-    tell({"task": task.name, "run_id": result.run_id, "passed": False, **facts})
-    return ERROR if failed or not refused else REFUSED
+
+
+def _print_failure(result: RunResult) -> None:
+    """Print the blocking checks that said no and the steps that failed."""
+    problem(
+        *(f"stopped by the check {r.check} of {r.asset}: {r.message}" for r in result.refused),
+        *(f"{_asset(failure.step)} failed: {failure.message}" for failure in result.failed),
+        f"run {result.run_id} of {result.task} did not finish; finished steps are kept, and "
+        f"`finetune run {result.task}` continues from there",
+    )
+    tell(result.facts())
 
 
 def make_artifact(task: Task, job: str, step: str) -> tuple[Artifact | None, list[str], list[str]]:
