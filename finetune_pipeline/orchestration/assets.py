@@ -27,23 +27,27 @@ LIVE = "model_version", champion_serves_well
 """The asset that shows the check of the model in service, and this check."""
 
 
-def key_of(task: Task, step: str) -> dg.AssetKey:
-    return dg.AssetKey([task.name, step])
+Prefix = tuple[str, ...]
+"""What the asset keys of a task begin with in somebody's own Dagster project; empty in this one."""
 
 
-def task_assets(task: Task) -> list[dg.AssetsDefinition]:
+def key_of(task: Task, step: str, prefix: Prefix = ()) -> dg.AssetKey:
+    return dg.AssetKey([*prefix, task.name, step])
+
+
+def task_assets(task: Task, prefix: Prefix = ()) -> list[dg.AssetsDefinition]:
     """Return every asset of the task, each with its checks."""
-    return [asset_of(step, task) for step in STEPS]
+    return [asset_of(step, task, prefix) for step in STEPS]
 
 
-def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
-    """Return the asset of one row of the table for one task, key ``[task, step]``."""
-    spec, key = task.spec, key_of(task, step.name)
+def asset_of(step: Step, task: Task, prefix: Prefix = ()) -> dg.AssetsDefinition:
+    """Return the asset of one row of the table for one task, key ``[*prefix, task, step]``."""
+    spec, key = task.spec, key_of(task, step.name, prefix)
     checks = [check for check in step.checks if not check.live]
 
     @dg.asset(
         key=key,
-        deps=[key_of(task, name) for name in (*step.inputs, *step.follows)],
+        deps=[key_of(task, name, prefix) for name in (*step.inputs, *step.follows)],
         description=step.description,
         group_name=f"{task.name}__{step.group}",
         code_version=step.code_version,
@@ -56,10 +60,15 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
         ],
     )
     def asset(
-        context: dg.AssetExecutionContext, store: Store, tracking: Tracking, compute: Compute
+        context: dg.AssetExecutionContext,
+        finetune_store: Store,
+        finetune_tracking: Tracking,
+        finetune_compute: Compute,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no other annotation here
         try:
-            artifact, metadata = materialize(context, task, step, store.artifacts(), tracking, compute)
+            artifact, metadata = materialize(
+                context, task, step, finetune_store.artifacts(), finetune_tracking, finetune_compute
+            )
         except dg.Failure:
             raise  # its message is a sentence already
         except (FindingsError, JobError) as error:
@@ -91,7 +100,7 @@ def check_result(check: Check, result: CheckResult, spec: TaskSpec) -> dg.AssetC
     )
 
 
-def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
+def task_checks(task: Task, prefix: Prefix = ()) -> list[dg.AssetChecksDefinition]:
     """Return the checks that are not evaluated where their asset is made: only whether the champion serves well.
 
     It is evaluated in every full run and in the stage `production`; the sensor `<task>__champion` evaluates it, too, when the
@@ -99,14 +108,15 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
     """
     step, check = LIVE
 
-    @dg.asset_check(asset=key_of(task, step), name=check.name, description=check.description, blocking=False)
-    def live(store: Store, tracking: Tracking) -> dg.AssetCheckResult:
-        return check_result(check, champion_quality(task, store.artifacts(), tracking)[1], task.spec)
+    @dg.asset_check(asset=key_of(task, step, prefix), name=check.name, description=check.description, blocking=False)
+    def live(finetune_store: Store, finetune_tracking: Tracking) -> dg.AssetCheckResult:
+        quality = champion_quality(task, finetune_store.artifacts(), finetune_tracking)[1]
+        return check_result(check, quality, task.spec)
 
     return [live]
 
 
-def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
+def broken_task(name: str, findings: list[Finding], prefix: Prefix = ()) -> dg.AssetsDefinition:
     """Return a placeholder in the UI for a task with an invalid spec, with the reason; other tasks are not affected."""
     problems = "\n\n".join(str(f) for f in findings[:SHOWN])
     if len(findings) > SHOWN:
@@ -115,7 +125,7 @@ def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
     key = name if safe_name == name else f"{safe_name}_{digest_json(name)[:8]}"  # Dagster allows no other characters
 
     @dg.asset(
-        key=dg.AssetKey([key, "broken_task_spec"]),
+        key=dg.AssetKey([*prefix, key, "broken_task_spec"]),
         group_name="broken",
         kinds={"yaml"},
         description=f"`{name}/task.yaml` cannot be used:\n\n{problems}",
@@ -150,19 +160,19 @@ def stage_assets(stage: str) -> list[str]:
     return [*names, "base_model", "data_quality"] if stage == DATA else names
 
 
-def _selection(task: Task, stage: str) -> dg.AssetSelection:
+def _selection(task: Task, stage: str, prefix: Prefix) -> dg.AssetSelection:
     """Return what the job of a stage selects: its assets with their checks; for production also the check of the champion."""
-    assets = dg.AssetSelection.assets(*(key_of(task, name) for name in stage_assets(stage)))
+    assets = dg.AssetSelection.assets(*(key_of(task, name, prefix) for name in stage_assets(stage)))
     if stage != PRODUCTION:
         return assets
-    return assets | dg.AssetSelection.checks(dg.AssetCheckKey(key_of(task, LIVE[0]), LIVE[1].name))
+    return assets | dg.AssetSelection.checks(dg.AssetCheckKey(key_of(task, LIVE[0], prefix), LIVE[1].name))
 
 
-def task_jobs(task: Task) -> "list[dg.UnresolvedAssetJobDefinition]":
+def task_jobs(task: Task, prefix: Prefix = ()) -> "list[dg.UnresolvedAssetJobDefinition]":
     """Return the jobs ``<task>__all`` and one ``<task>__<stage>`` per stage. Checks belong to the steps of their
     assets, except that of the champion."""
-    asked_for = [key_of(task, step.name) for step in STEPS if step.asked_for]
-    whole_task = dg.AssetSelection.key_prefixes(task.name) - dg.AssetSelection.assets(*asked_for)
+    asked_for = [key_of(task, step.name, prefix) for step in STEPS if step.asked_for]
+    whole_task = dg.AssetSelection.key_prefixes([*prefix, task.name]) - dg.AssetSelection.assets(*asked_for)
     jobs = {
         "all": "From raw files to a registered model, including the production check.",
         **{stage: f"Runs only the stage `{stage}`." for stage in STAGES},
@@ -172,7 +182,7 @@ def task_jobs(task: Task) -> "list[dg.UnresolvedAssetJobDefinition]":
     return [
         dg.define_asset_job(
             f"{task.name}__{name}",
-            selection=whole_task if name == "all" else _selection(task, name),
+            selection=whole_task if name == "all" else _selection(task, name, prefix),
             description=description,
             tags={"finetune/task": task.name, "finetune/stage": name},
         )

@@ -39,7 +39,7 @@ def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: ArtifactSto
     run = context.op_execution_context.run
 
     def collect() -> RunInputs:
-        trains = dg.AssetKey([task.name, "adapter"]) in _selected(context)
+        trains = dg.AssetKey([*context.asset_key.path[:-1], "adapter"]) in _selected(context)
         if trains and (findings := errors(preflight(task.spec, task.folder, base_model_folder(task, store)))):
             raise FindingsError(findings)
         return present_inputs(task, store, tracking)
@@ -103,7 +103,7 @@ def materialize(
         run.log_metrics(metrics)
         _send_history(run, artifact.folder)
         _log_datasets(run, step, task, run_inputs, store)
-        if step.run_metrics and all(key.path[0] == task.name for key in _selected(context)):
+        if step.run_metrics and all(key.path[:-1] == context.asset_key.path[:-1] for key in _selected(context)):
             run.parent.set_tags({"finetune.task": task.name, **_outcome_tags(artifact)})
             run.parent.log_params({f"{step.group}.{name}": value for name, value in parameters.items()})
             run.parent.log_metrics({name: metrics[name] for name in step.run_metrics if name in metrics})

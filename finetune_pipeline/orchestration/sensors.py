@@ -10,7 +10,7 @@ import dagster as dg
 from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.abandoned import LAUNCHED, close_abandoned_runs
-from finetune_pipeline.orchestration.assets import LIVE, check_result, key_of
+from finetune_pipeline.orchestration.assets import LIVE, Prefix, check_result, key_of
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.log_merging import row_times
@@ -34,14 +34,14 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
         f"{task.spec.logs.min_new_rows} usable new rows, or one that has waited "
         f"{task.spec.retraining.longest_wait_days:g} days.",
     )
-    def new_logs(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
+    def new_logs(context: dg.SensorEvaluationContext, finetune_store: Store) -> dg.RunRequest | dg.SkipReason:
         if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
         try:
-            ingest_traces(task, store.artifacts(), Tracking())
+            ingest_traces(task, finetune_store.artifacts(), Tracking())
         except FindingsError as error:
             return dg.SkipReason(f"{task.name} cannot be trained: {error}")
-        waiting = waiting_rows(task, store.artifacts())
+        waiting = waiting_rows(task, finetune_store.artifacts())
         if not waiting.ready:
             return dg.SkipReason(waiting.sentence)
         return request_full_run(context.instance, task, waiting.digest, "new_logs", waiting.sentence)
@@ -66,11 +66,13 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
         description=f"Checks production after every {task.spec.drift.window_rows} rows, and acts on drift "
         f"(drift.action: {task.spec.drift.action}).",
     )
-    def drift(context: dg.SensorEvaluationContext, store: Store, tracking: Tracking) -> dg.RunRequest | dg.SkipReason:
+    def drift(
+        context: dg.SensorEvaluationContext, finetune_store: Store, finetune_tracking: Tracking
+    ) -> dg.RunRequest | dg.SkipReason:
         if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
-        artifacts = store.artifacts()
-        serving = registry.champion(tracking, task.name)
+        artifacts = finetune_store.artifacts()
+        serving = registry.champion(finetune_tracking, task.name)
         status = production_status(task, artifacts, row_times(task, artifacts), serving)
         sentence = status.sentence
         if status.retrain and task.spec.drift.action == "start":
@@ -95,24 +97,34 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
     return drift
 
 
-def mlflow_closers() -> list[dg.SensorDefinition]:
-    """Return sensors that give runs started from the UI the same final status in MLflow as in Dagster."""
+def mlflow_closers(task: Task | None = None) -> list[dg.SensorDefinition]:
+    """Return sensors that give runs started from the UI the same final status in MLflow as in Dagster.
+
+    task: Only for its runs, and with its name, since every component of a project brings its own sensors.
+    """
 
     def closing_sensor(status: dg.DagsterRunStatus) -> dg.SensorDefinition:
         @dg.run_status_sensor(
             run_status=status,
-            name=f"mlflow_closes_{status.value.lower()}",
+            name=f"{f'{task.name}__' if task else ''}mlflow_closes_{status.value.lower()}",
             minimum_interval_seconds=15,
             default_status=dg.DefaultSensorStatus.RUNNING,
             description=f"Ends the MLflow run of a Dagster run that ended in {status.value}.",
         )
-        def close(context: dg.RunStatusSensorContext, tracking: Tracking) -> None:
-            tracking.finish(context.dagster_run.run_id, status.value)
+        def close(context: dg.RunStatusSensorContext, finetune_tracking: Tracking) -> None:
+            if task is None or _is_of_task(context.dagster_run, task):
+                finetune_tracking.finish(context.dagster_run.run_id, status.value)
 
         return close
 
     ended = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     return [closing_sensor(status) for status in ended]
+
+
+def _is_of_task(run: dg.DagsterRun, task: Task) -> bool:
+    """Whether a run makes assets of the task: by its job, or chosen in the UI."""
+    chosen = {key.path[-2] for key in run.asset_selection or () if len(key.path) > 1}
+    return run.tags.get("finetune/task") == task.name or task.name in chosen
 
 
 _MAX_RUNS = 20
@@ -185,10 +197,10 @@ def retraining_schedule(task: Task) -> dg.ScheduleDefinition:
         description=f"Retrains {task.name} on `{task.spec.logs.retrain_cron}`; skips when nothing changed.",
     )
     def retraining(
-        context: dg.ScheduleEvaluationContext, store: Store, tracking: Tracking
+        context: dg.ScheduleEvaluationContext, finetune_store: Store, finetune_tracking: Tracking
     ) -> dg.RunRequest | dg.SkipReason:
         try:
-            unchanged = nothing_new(task, store.artifacts(), tracking)
+            unchanged = nothing_new(task, finetune_store.artifacts(), finetune_tracking)
         except FindingsError as error:
             return dg.SkipReason(f"{task.name} cannot be trained: {error}")
         if unchanged:
@@ -200,7 +212,7 @@ def retraining_schedule(task: Task) -> dg.ScheduleDefinition:
     return retraining
 
 
-def champion_sensor(task: Task) -> dg.SensorDefinition:
+def champion_sensor(task: Task, prefix: Prefix = ()) -> dg.SensorDefinition:
     """Return the sensor that raises an alarm if the champion is worse than the previous one, and rolls back if allowed.
 
     The asset `model_version` shows the alarm as an observation, and as its check `champion_serves_well`, which passes again
@@ -219,19 +231,19 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
         f"champion; {effect}.",
     )
     def champion(
-        context: dg.SensorEvaluationContext, store: Store, tracking: Tracking
+        context: dg.SensorEvaluationContext, finetune_store: Store, finetune_tracking: Tracking
     ) -> dg.SensorResult | dg.SkipReason:
-        serving, quality = champion_quality(task, store.artifacts(), tracking)
+        serving, quality = champion_quality(task, finetune_store.artifacts(), finetune_tracking)
         if quality.passed:
             if not context.cursor:
                 return dg.SkipReason(quality.message)
             return dg.SensorResult(
-                skip_reason=quality.message, asset_events=[_champion_check(task, quality)], cursor=""
+                skip_reason=quality.message, asset_events=[_champion_check(task, prefix, quality)], cursor=""
             )
         action = f"roll back with `finetune rollback {task.name}`"
         if task.spec.retraining.rollback:
             try:
-                version = registry.rollback(tracking, task.name, f"champion alarm: {quality.message}", serving)
+                version = registry.rollback(finetune_tracking, task.name, f"champion alarm: {quality.message}", serving)
                 action = f"rolled back to version {version}"
             except ValueError as error:  # somebody may have rolled it back, or blocked the previous version, since
                 action = f"it is not rolled back: {error}"
@@ -239,19 +251,19 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
         context.log.error(message)
         if context.cursor == str(serving):  # the asset's history already shows the alarm
             return dg.SkipReason(f"ALARM: {message}")
-        observation = dg.AssetObservation(key_of(task, LIVE[0]), description=f"champion alarm: {message}")
-        events = (observation, _champion_check(task, replace(quality, message=message)))
+        observation = dg.AssetObservation(key_of(task, LIVE[0], prefix), description=f"champion alarm: {message}")
+        events = (observation, _champion_check(task, prefix, replace(quality, message=message)))
         return dg.SensorResult(skip_reason=f"ALARM: {message}", asset_events=events, cursor=str(serving))
 
     return champion
 
 
-def _champion_check(task: Task, quality: CheckResult) -> dg.AssetCheckEvaluation:
+def _champion_check(task: Task, prefix: Prefix, quality: CheckResult) -> dg.AssetCheckEvaluation:
     """Return the check's result for the champion as an event, which needs no run."""
     step, check = LIVE
     result = check_result(check, quality, task.spec)
     return dg.AssetCheckEvaluation(
-        asset_key=key_of(task, step),
+        asset_key=key_of(task, step, prefix),
         check_name=check.name,
         passed=result.passed,
         description=result.description,

@@ -49,7 +49,7 @@ class Automation:
     def __init__(self, project: Project, instance: dg.DagsterInstance, tracking: Tracking) -> None:
         self.project, self.instance, self.tracking = project, instance, tracking
         self.store = ArtifactStore(project.root / "store")
-        self.resources = {"store": Store(root=str(self.store.root)), "tracking": tracking}
+        self.resources = {"finetune_store": Store(root=str(self.store.root)), "finetune_tracking": tracking}
         self.logs = project.folder / "logs" / "a.jsonl"
         self.logs.parent.mkdir()
 

@@ -15,8 +15,9 @@ import finetune_pipeline
 
 PACKAGE = Path(finetune_pipeline.__file__).resolve().parent
 LAYERS = tuple(
-    "escaping findings progress reporting faults plugins settings spec engine data jobs models training evaluation planning "
-    "baseline production serving report review worker trainers steps pipeline tracking orchestration definitions cli api".split()
+    "escaping findings progress reporting faults plugins settings spec engine data jobs models training evaluation "
+    "planning baseline production serving report review worker trainers steps pipeline tracking "
+    "orchestration definitions component cli api".split()
 )
 """Packages and modules at the top of the package: each may import those before it, and none behind it."""
 PLAIN = LAYERS[: LAYERS.index("tracking")]
