@@ -28,9 +28,9 @@ STOP_SECONDS = 90.0
 @click.command()
 @click.option("--allow-runs", is_flag=True, help="Also offer advise and run, which ask and train models.")
 def mcp(allow_runs: bool) -> int:
-    """Offer try, check, list and report as tools to a coding agent, by MCP on standard input and output.
+    """Offer commands to a coding agent as tools, by MCP on stdio.
 
-    With --allow-runs also advise and run. Needs the extra `mcp`: pip install 'finetune-pipeline[mcp]'.
+    The tools are try, list, check and report; with --allow-runs also advise and run. Needs the extra `mcp`: pip install 'finetune-pipeline[mcp]'.
     """
     apply_environment()
     try:
