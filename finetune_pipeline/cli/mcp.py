@@ -30,7 +30,8 @@ STOP_SECONDS = 90.0
 def mcp(allow_runs: bool) -> int:
     """Offer commands to a coding agent as tools, by MCP on stdio.
 
-    The tools are try, list, check and report; with --allow-runs also advise and run. Needs the extra `mcp`: pip install 'finetune-pipeline[mcp]'.
+    The tools are try, list, check and report; with --allow-runs also advise and run.
+    Needs the extra `mcp`: pip install 'finetune-pipeline[mcp]'.
     """
     apply_environment()
     try:
