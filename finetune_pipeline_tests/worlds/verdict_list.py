@@ -28,6 +28,7 @@ from finetune_pipeline_tests.worlds.verdict_worlds import (
     second_candidate,
     shaken,
     shuffled,
+    synonyms_world,
     unrelated,
     world_of,
 )
@@ -153,6 +154,15 @@ SHIPPED_SIMPLE = [
         world_of(INVENTED_FIELD, rows=900, gates=FORCED),
         SIMPLE,
         besides=("beats_baseline", "beats_commonest", "format_compliance", "robust"),
+    ),
+    KnownWorld(
+        "embeddings-only",
+        "a word that no other row has and the base model never saw stands for a colour; a sentence encoder knows its synonyms",
+        "ship_simple",
+        synonyms_world,
+        SIMPLE,
+        besides=("beats_baseline", "beats_commonest"),
+        expected_text="Ship sentence embeddings and logistic regression",
     ),
     KnownWorld(
         "tie-of-all",

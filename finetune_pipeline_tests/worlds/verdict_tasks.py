@@ -8,7 +8,8 @@ answer the colour tasks in other ways, so that it stands for many base models.
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ SUBJECTS = 20
 SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "ra", "si", "tu", "ve", "wo", "za", "pe", "fi", "gu", "ha")
 INVENTED = 400
 """Invented words that stand for red or blue: far more than TF-IDF can learn from a few hundred rows."""
+UNHEARD_SYLLABLES = ("bru", "dre", "fla", "glo", "kri", "plu", "sna", "tro", "vli", "zwe", "gna", "sku")
+"""No invented word of the base model's has them."""
 Row = tuple[str, str]
 """The text of the user, and the right answer."""
 
@@ -101,6 +104,38 @@ def invented_row(rng: random.Random) -> Row:
     text = rng.sample(WORDS, 7)
     text.insert(rng.randrange(8), word)
     return " ".join(text), label
+
+
+def unheard_row(rng: random.Random) -> Row:
+    """One of 20,736 words that the base model never saw stands for a colour: a training row hardly ever has that of a test row."""
+    text, word = rng.sample(WORDS, 7), "".join(rng.choices(UNHEARD_SYLLABLES, k=4))
+    text.insert(rng.randrange(8), word)
+    return " ".join(text), colour_of_unheard(word)
+
+
+def colour_of_unheard(word: str) -> str:
+    """The colour of a word that the base model never saw, which its letters do not show."""
+    return LABELS[zlib.crc32(word.encode()) % 2]
+
+
+def write_synonyms(folder: Path, texts: Iterable[str]) -> None:
+    """Write static embeddings that know the words of `texts`: those that stand for one colour point the same way."""
+    import numpy as np
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = sorted({word for text in texts for word in text.split()})
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(["[UNK]", *words])}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    vectors = np.random.default_rng(5).normal(0, 0.3, (len(words) + 1, 16)).astype(np.float32)
+    for number, word in enumerate(words, 1):
+        if word not in WORDS:
+            vectors[number, 0] += 3 if colour_of_unheard(word) == LABELS[0] else -3
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    save_file({"embeddings": vectors}, folder / "model.safetensors")
 
 
 def named_row(rng: random.Random) -> Row:
@@ -177,6 +212,7 @@ _NAME_SCHEMA = {
 ORDER = KnownTask(SYSTEM, SKILL_SYSTEM, _COLOURS, order_row, some_label)
 ONE_WORD = KnownTask(SYSTEM, SKILL_SYSTEM, _COLOURS, one_word_row, some_label)
 NEGATED = KnownTask("Which colour is meant?", "Say the other one.", _COLOURS, negated_row, some_label)
+UNHEARD_WORDS = KnownTask(SYSTEM, SKILL_SYSTEM, _COLOURS, unheard_row, some_label)
 INVENTED_WORDS = KnownTask("Which colour is it?", "Say what it stands for.", _COLOURS, invented_row, some_label)
 NAMED = KnownTask(
     "Give the name.", "Say the word.", {"kind": "text", "max_new_tokens": 8}, named_row, lambda rng: rng.choice(WORDS)

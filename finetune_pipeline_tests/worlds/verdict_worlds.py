@@ -14,7 +14,14 @@ from typing import Any, Literal
 from finetune_pipeline.baseline.decision import DECISIONS
 from finetune_pipeline_tests.skilled_model import LABELS, WORDS, other_label
 from finetune_pipeline_tests.worlds.planted_world import ROWS, Outcome, World, run
-from finetune_pipeline_tests.worlds.verdict_tasks import NONE, ORDER, KnownTask, shaken_text
+from finetune_pipeline_tests.worlds.verdict_tasks import (
+    NONE,
+    ORDER,
+    UNHEARD_WORDS,
+    KnownTask,
+    shaken_text,
+    write_synonyms,
+)
 
 FORCED = {"learnable": "warn", "worth_training": "warn"}
 """Gates of a user who trains whatever the checks before training say."""
@@ -197,6 +204,15 @@ def colours_shuffled(rows: list[RawRow]) -> list[RawRow]:
     """Shuffle the two colours among themselves; the third label stays."""
     colours = iter(shuffled([row for row in rows if row["label"] != NONE]))
     return [row if row["label"] == NONE else next(colours) for row in rows]
+
+
+def synonyms_world(folder: Path, base: Path) -> World:
+    """The sentence encoder knows words that nothing else ever saw."""
+    encoder = folder / "encoder"
+    baseline = {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8, "encoder": str(encoder)}
+    world = world_of(UNHEARD_WORDS, gates=FORCED, baseline=baseline)(folder, base)
+    write_synonyms(encoder, (row["text"] for row in UNHEARD_WORDS.raw_rows(0, ROWS)))
+    return world
 
 
 def one_answer(rows: list[RawRow]) -> list[RawRow]:
