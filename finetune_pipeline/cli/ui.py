@@ -1,6 +1,7 @@
 """``finetune ui``: starts Dagster's web UI and daemon and MLflow's UI, on this machine only."""
 
 import contextlib
+import http.client
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import Tracking
 
 _PORT = click.IntRange(1, 65535)
+TITLES = {"dagster": "Dagster:", "mlflow": "MLflow:"}
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -47,9 +49,13 @@ def ui(dagster_port: int, mlflow_port: int) -> int:
     try:
         for name, (_, folder, command) in servers.items():
             processes[name] = subprocess.Popen(command, cwd=folder, start_new_session=True)
-        say(f"Dagster: http://127.0.0.1:{dagster_port}")
-        say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in servers else tracking.page()}")
+        say("starting; each address is printed when it answers")
+        if "mlflow" not in servers:
+            say(f"MLflow:  {tracking.page()}")
+        starting = {name: servers[name][0] for name in processes}
         while not code:
+            for name in [name for name, port in starting.items() if answers(port)]:
+                say(f"{TITLES[name]:<8} http://{HOST}:{starting.pop(name)}")
             for name, process in processes.items():
                 if process.poll() is not None:
                     problem(f"{name} ended with exit code {process.returncode}; its last lines above say why")
@@ -68,6 +74,18 @@ def ui(dagster_port: int, mlflow_port: int) -> int:
                 process.wait(timeout=20)
             _signal_group(process, signal.SIGKILL)  # its children, too
     return code
+
+
+def answers(port: int) -> bool:
+    """Whether a server on this machine answers with its page. No proxy is asked."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/", headers={"Accept": "text/html"})
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):  # not listening yet, or not ready
+        return False
+    finally:
+        connection.close()
 
 
 def _signal_group(process: subprocess.Popen[bytes], signal_number: int) -> None:
