@@ -145,8 +145,8 @@ def unused_gpu(cpu: Device, driver: bool, cards: int) -> str:
             "FINETUNE_DEVICES"
         )
     return (
-        f"{unused}FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES leaves it out. Unset both and call `finetune doctor` again: it then says "
-        f"whether torch's CUDA {cpu.cuda} works with the driver"
+        f"{unused}FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES leaves it out. Unset both and call `finetune doctor` again: it then "
+        f"says whether torch's CUDA {cpu.cuda} works with the driver"
     )
 
 
