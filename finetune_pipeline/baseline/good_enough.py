@@ -11,10 +11,10 @@ from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.metrics.exact import Exact
-from finetune_pipeline.evaluation.predictions import prompts_of
+from finetune_pipeline.evaluation.predictions import API, prompts_of
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
 from finetune_pipeline.evaluation.rivals import restricted_rows, simple_rows
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.multiple_testing import surely_at_least
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.wording import percent, prompt_name
@@ -26,12 +26,18 @@ CLOSES_MOST = 0.5
 
 
 class Worth(Facts, frozen=True, kw_only=True):
-    """Whether training may be worth it. best: the best prompt; enough: the alternative that is good enough, if one is."""
+    """Whether training may be worth it. best: the best prompt; enough: the alternative that is good enough, if one is; shippable:
+    whether the sealed test may decide without training: what is enough, or its like, could be put into service."""
 
     passed: bool
     reason: str
     best: str
     enough: str | None
+    shippable: bool = False
+
+    def skips_training(self, spec: TaskSpec) -> bool:
+        """Whether nothing is trained, and the sealed test compares what there is without training."""
+        return not self.passed and self.shippable and spec.gates.worth_training == "block"
 
 
 def sure_of(spec: TaskSpec, alternatives: Sequence[Sequence[Row]], least: float, sources: SourceOf = None) -> list[int]:
@@ -99,7 +105,9 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sour
     """
     ceiling, best = spec.baseline.ceiling, baseline["best"]
     for _, name, sentence in good_enough(spec, baseline, rows, ceiling, sources):
-        return Worth(passed=False, reason=sentence, best=best, enough=name)
+        return Worth(
+            passed=False, reason=sentence, best=best, enough=name, shippable=_is_shippable(spec, baseline, name)
+        )
     scores = baseline["prompts"][best]
     reason = (
         f"Training may pay: the best prompt, {prompt_name(best)}, is {measured_accuracy(scores)}; the ceiling above which it "
@@ -115,6 +123,13 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sour
             "the gap to the ceiling without any training."
         )
     return Worth(passed=True, reason=reason, best=best, enough=None)
+
+
+def _is_shippable(spec: TaskSpec, baseline: Mapping[str, Any], enough: str) -> bool:
+    """Whether there is a finalist without training (finalists.contenders) that may pass its gates. People rate answers only beside
+    those of a fine-tuned model; an API model and the commonest answer are never shipped."""
+    finalists = bool(baseline["simple"]) or not baseline["best"].startswith(API)
+    return finalists and not enough.startswith(API) and enough not in BLIND and not spec.gates.min_rated
 
 
 def enough_rungs(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> list[Answered]:

@@ -8,15 +8,11 @@ from typing import Any
 from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence, Learnable, answer_text, decide
 from finetune_pipeline.data.examples import Example, hash_order, sample_examples
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
-from finetune_pipeline.evaluation.simple_models import SimpleModel
-from finetune_pipeline.evaluation.simple_models.commonest import CommonestFields
-from finetune_pipeline.evaluation.simple_models.linear import TfidfLogistic
-from finetune_pipeline.evaluation.simple_models.nearest import NearestRow
-from finetune_pipeline.evaluation.simple_models.tagger import TaggerAndLinear
+from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS, fit_simple_models
+from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
 from finetune_pipeline.evaluation.statistics.proportions import effective_sources, wilson_interval
 from finetune_pipeline.evaluation.wording import inside, percent
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import JsonOutput
 
 ROWS = 4_000
 """Sampled rows of a text or JSON task."""
@@ -49,8 +45,8 @@ class SimpleScore:
 
 
 def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
-    """Score TF-IDF and logistic regression for labels, the span tagger for JSON, or the nearest row's answer for free text.
-    None if there are too few rows.
+    """Score TF-IDF and logistic regression for labels, else the best of the simple models that need no encoder, with an interval
+    that is corrected for their number. None if there are too few rows.
 
     Args:
         rows: Clean rows without near-duplicates.
@@ -63,31 +59,30 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
     train_rows = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS]
     if len(test_rows) < _LEAST or len(train_rows) < _LEAST:
         return None
-    is_json = isinstance(spec.output, JsonOutput)
-    metric = METRICS[spec.metric]
-
-    def scored(model: SimpleModel) -> list[dict[str, str]]:
-        model.fit([e.user_text for e in train_rows], [answer_text(e) for e in train_rows], spec.output)
-        answers = model.predict([e.user_text for e in test_rows])
-        return [
-            {"example_id": e.id, "gold": answer_text(e), "text": text, "status": "ok"}
-            for e, text in zip(test_rows, answers, strict=True)
-        ]
-
-    model = TaggerAndLinear if is_json else NearestRow
     try:
-        answers = scored(model())
+        models = fit_simple_models([e.user_text for e in train_rows], [answer_text(e) for e in train_rows], spec.output)
     except ValueError:  # no text has features
         return None
-    clusters, title = [e.made_from for e in test_rows], metric_title(spec.metric)
-    value = metric.value(answers, spec.output)
-    interval = metric.interval(answers, spec.output, spec.gates.confidence, clusters)
-    if value is None or interval is None:
+    metric, texts = METRICS[spec.metric], [e.user_text for e in test_rows]
+    answers = {
+        name: [
+            {"example_id": e.id, "gold": answer_text(e), "text": text, "status": "ok"}
+            for e, text in zip(test_rows, model.predict(texts), strict=True)
+        ]
+        for name, model in models.items()
+    }
+    values = {name: metric.score(answered, spec.output) for name, answered in answers.items()}
+    blind, seeing = [name for name in values if name in BLIND], [name for name in values if name not in BLIND]
+    best = max(seeing, key=lambda name: metric.rank(values[name]))
+    clusters, confidence = [e.made_from for e in test_rows], shared_confidence(spec.gates.confidence, len(seeing))
+    interval = metric.interval(answers[best], spec.output, confidence, clusters)
+    if interval is None:
         return None
-    score = SimpleScore(model.title, title, value, interval, len(test_rows), int(effective_sources(clusters)))
-    if is_json:
-        reference = metric.value(scored(CommonestFields()), spec.output)
-        score = replace(score, reference_title=inside(CommonestFields.title), reference=reference)
+    title, worth = metric_title(spec.metric), int(effective_sources(clusters))
+    score = SimpleScore(models[best].title, title, values[best], interval, len(test_rows), worth)
+    if blind:
+        reference = max(blind, key=lambda name: metric.rank(values[name]))
+        score = replace(score, reference_title=inside(models[reference].title), reference=values[reference])
     return score
 
 
@@ -101,7 +96,7 @@ def _label_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
     worth = min(n, int(effective_sources([e.made_from for e in rows])))  # which rows were right is unknown
     interval = wilson_interval(accuracy * worth, worth, spec.gates.confidence)
     answer = f"always answering {commonest}"
-    return SimpleScore(TfidfLogistic.title, "accuracy", accuracy, interval, n, worth, answer, share)
+    return SimpleScore(SIMPLE_MODELS["linear"].title, "accuracy", accuracy, interval, n, worth, answer, share)
 
 
 def learnable_by_score(spec: TaskSpec, score: SimpleScore | None) -> Learnable | None:

@@ -108,6 +108,9 @@ def _climb(task: Task, tuned: bool) -> int:
     if artifact is None:
         problem(*failed, *stopped)
         return ERROR if failed else REFUSED
+    if artifact.skipped:
+        fix = f"set gates.worth_training: warn in {task.name}/task.yaml, and measure again"
+        raise click.ClickException(f"{task.name} has no tuned model to measure: {artifact.skipped}\nfix: {fix}")
     result, page = Ladder.model_validate(artifact.facts), str(artifact.path("ladder.html"))
     tell(
         {"task": task.name, **result.model_dump(), "page": page}, *ladder_lines(task.name, result), "", f"page: {page}"

@@ -67,6 +67,10 @@ def find_shipped(task: Task, store: ArtifactStore, alias: str | None) -> Shipped
     if kind not in ("simple", "prompt"):
         return None
     _refuse_forgotten(name, alias, number, tags)
+    if tags.get(registry.GATES) != registry.PASSED:  # the simplest finalist of a run that trained and shipped nothing
+        raise click.ClickException(
+            f"{alias} (version {number}) was not shipped, so its files are not used: `finetune report {name}` says why"
+        )
     release = release_of(store, name, number)
     report = store.find(name, "evaluation_report", release.inputs["evaluation_report"]) if release else None
     merged = store.find(name, "merged_model", tags["merged_version"])
@@ -118,7 +122,7 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
         raise click.ClickException(
             f"{name} has no {alias}: run `finetune run {name}`, or leave --alias out for the model that is registered"
         )
-    elif merged_models := store.all_versions(name, "merged_model"):
+    elif merged_models := [model for model in store.all_versions(name, "merged_model") if not model.skipped]:
         merged = merged_models[-1]
         problem(f"no model of {name} is registered; using the one trained last ({merged.version})")
     else:

@@ -1,4 +1,4 @@
-"""``finetune review TASK``: people review answers, synthetic rows and flagged production rows, on a page or in a file."""
+"""``finetune review TASK``: people review answers, rows of data and flagged production rows, on a page or in a file."""
 
 import contextlib
 import webbrowser
@@ -9,12 +9,23 @@ from threading import Event
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, failure, get_task, problem, say, tell, writing
+from finetune_pipeline.data.examples import examples_of, hash_order, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.data.review import read_decisions
+from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.sealed import user_name
+from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
-from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
+from finetune_pipeline.review.queues import (
+    ReviewQueue,
+    flagged_queue,
+    outputs_queue,
+    rows_queue,
+    suspects_queue,
+    synthetic_queue,
+)
 from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.server import review_app
 from finetune_pipeline.review.sheet_files import read_table, store, write_table
@@ -22,13 +33,19 @@ from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.reviews import output_sheet, secret_of
 
-SUBJECTS = ("outputs", "synthetic", "flagged")
+SUBJECTS = ("outputs", "suspects", "rows", "synthetic", "flagged")
 
 
 @click.command()
 @click.argument("task")
 @click.option("--what", type=click.Choice(SUBJECTS), default="outputs", show_default=True, help="What is reviewed.")
-@click.option("--items", type=click.IntRange(2, 1000), default=60, show_default=True, help="Answers on the sheet.")
+@click.option(
+    "--items",
+    type=click.IntRange(2, 1000),
+    default=60,
+    show_default=True,
+    help="Answers, suspects or rows on the sheet.",
+)
 @click.option("--rater", default="", help="Your name. Unset: asked on the page.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; 0: any that is free.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")
@@ -47,9 +64,9 @@ def review(
     table: Path | None,
     take: Path | None,
 ) -> int:
-    """Review answers or rows of TASK: answers of base and candidate side by side, blind (--what outputs), synthetic rows
-    awaiting a decision, or flagged production rows. Decisions go into the task folder; the next `finetune run TASK`
-    applies them.
+    """Review answers or rows of TASK: answers of base and candidate side by side, blind (--what outputs), labels in doubt
+    (suspects), rows as they were read (rows), synthetic rows awaiting a decision, or flagged production rows. Decisions go into
+    the task folder; the next `finetune run TASK` applies them.
     """
     loaded = get_task(task)
     if table is not None and table.exists():
@@ -87,6 +104,8 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
         if not rows and not taking:
             raise click.ClickException("no production row is waiting: none is flagged, sampled or held back")
         return flagged_queue(task, rows, logs.rows)
+    if what in ("suspects", "rows"):
+        return _data_rows(task, artifacts, what, items, taking)
     step = "test_predictions" if what == "outputs" else "data_quality"
     versions: list[Artifact] = artifacts.all_versions(task.name, step)
     if not versions:
@@ -99,6 +118,29 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     name, sheet = output_sheet(artifacts.check(versions[-1]), task, items, secret_of(artifacts))
     ratings = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
     return outputs_queue(task, name, sheet, ratings)
+
+
+def _data_rows(task: Task, artifacts: ArtifactStore, what: str, items: int, taking: bool) -> ReviewQueue:
+    """The queue of label suspects or of a random sample of rows, without decided ones and those of the sealed test."""
+    splits, quality = (artifacts.all_versions(task.name, step)[-1:] for step in ("splits", "data_quality"))
+    if not splits or not quality:
+        raise click.ClickException(f"{task.name} has no data report yet: run `finetune run {task.name}`")
+    folder = artifacts.check(splits[0]).folder
+    rows = {e.id: e for name in ("train", "validation") for e in stream_examples(examples_of(folder, name))}
+    decided = {decision.id for decision in read_decisions(task.folder / "reviews", task.spec)[0]}
+    if what == "rows":
+        waiting = sorted(rows.keys() - decided, key=lambda name: hash_order(name, "review"))[:items]
+        if not waiting and not taking:
+            raise click.ClickException("every row of training and validation was reviewed")
+        return rows_queue(task, [rows[name] for name in waiting], rows)
+    noise = read_json(artifacts.check(quality[0]).path("quality.json"))["noise"]
+    suspects = noise.get("suspects", [])
+    open_suspects = [suspect for suspect in suspects if suspect["id"] in rows and suspect["id"] not in decided]
+    if sealed := sum(suspect["id"] not in rows and suspect["id"] not in decided for suspect in suspects):
+        problem(f"{counted(sealed, 'suspect')} not shown: rows of the sealed test, or removed since")
+    if not open_suspects and not taking:
+        raise click.ClickException(f"no label is in doubt and undecided: {noise['message']}")
+    return suspects_queue(task, open_suspects[:items], rows)
 
 
 def _import_sheet(queue: ReviewQueue, file: Path, result: dict[str, object]) -> int:

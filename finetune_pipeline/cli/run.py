@@ -186,8 +186,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
             progress_file.unlink(missing_ok=True)
     step_names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
     estimate = time_left(project, step_names)
-    if words := estimate.words(time.time()):
-        say(f"{task.name}: {words}, by {estimate.source}")
+    say(f"{task.name}: {estimate.words(time.time())}, by {estimate.source}")
     run_id, status = str(uuid.uuid4()), "CANCELED"
     # with run_id: a process in another container, or before a restart, may have the same number
     path = folder / f"{task.name}-{os.getpid()}-{run_id}.jsonl"

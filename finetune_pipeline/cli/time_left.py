@@ -1,12 +1,10 @@
-"""Estimates the time left of a run as a range, from its own progress and from earlier step times, scaled by the amount of work
-and the speed of this run. Nothing is said until the range is narrower than a factor of two.
+"""Estimates the time left of a run from earlier step times, scaled by the amount of work and the speed of this run.
 
 Every finished step adds its seconds to step_seconds.json in the home. For steps that never ran there, the file beside this one
 is used, which `finetune run order_intake` and `finetune advise order_intake --measure` wrote on two cores.
 """
 
 import contextlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +29,6 @@ _WRITTEN = 4
 """Cost of an answer token, in prompt tokens."""
 _LEAST_SHARE = 0.1
 """Fixed share of a step's time: loading libraries and models."""
-_SAME, _OTHER, _REPORTED = 1.4, 2.5, 1.2
-"""Factors by which a time may be wrong in both directions: of a step after one of the same task and about the same work, after
-another one, and one that the running step itself reports."""
-_SAME_WORK = 2.0
-"""Largest ratio of the work of two steps that count as the same: what a small run took says little about a large one."""
-_WIDEST = 2.0
-"""Largest ratio of the ends of a range that is said."""
 _DAMPING_S = 30.0
 """Damping: a run counts as fast as earlier ones until its steps have taken about this long."""
 
@@ -85,8 +76,6 @@ class _Running:
     seconds_left: float | None = None
     reported: float = 0.0
     waited: bool = False
-    part: str = ""
-    part_began: float = 0.0
 
 
 class TimeLeft:
@@ -103,7 +92,6 @@ class TimeLeft:
         self._pending = list(steps)
         local, shipped = read_step_times(self._path), read_step_times(SHIPPED)
         self._earlier = {step: self._seconds(step, local.get(step) or shipped.get(step, {})) for step in steps}
-        self._factor = {step: self._uncertainty(step, local.get(step, {})) for step in steps}
         self.source = (
             f"earlier runs of {task} here"
             if all(task in local.get(step, {}) for step in steps)
@@ -118,13 +106,6 @@ class TimeLeft:
         seconds, earlier_work = step_times[self.task] if self.task in step_times else list(step_times.values())[-1]
         return seconds * max(_LEAST_SHARE, self.work.get(step, 1.0) / earlier_work)
 
-    def _uncertainty(self, step: str, step_times: Mapping[str, tuple[float, float]]) -> float:
-        """Return the factor by which the expected time of a step may be wrong. step_times: earlier ones in this home."""
-        if self.task not in step_times:
-            return _OTHER
-        ratio = self.work.get(step, 1.0) / step_times[self.task][1]
-        return _SAME if 1 / _SAME_WORK <= ratio <= _SAME_WORK else _OTHER
-
     def note(
         self,
         stage: str,
@@ -133,8 +114,6 @@ class TimeLeft:
         reused: bool = False,
         waiting: bool = False,
         seconds_left: float | None = None,
-        step: int | None = None,
-        of: int | None = None,
         **_: Any,
     ) -> None:
         """Read a progress line (:func:`finetune_pipeline.progress.tell`). The times of finished steps are kept for later runs."""
@@ -150,15 +129,6 @@ class TimeLeft:
             self.wait()
         elif running and seconds_left is not None:
             running.seconds_left, running.reported = seconds_left, time
-        elif running and step and of:
-            self._note_rows(running, message, time, step, of)
-
-    def _note_rows(self, running: _Running, part: str, time: float, step: int, of: int) -> None:
-        """Read how many rows of a part of the step, such as one prompt, are done: the others take as long a row."""
-        if part != running.part:  # the first line of a part comes after its first rows
-            running.part, running.part_began = part, running.reported or running.began
-        running.reported = time
-        running.seconds_left = (time - running.part_began) * (of - step) / step
 
     def wait(self) -> None:
         """Note that the running step waits for something, so that its time does not count."""
@@ -174,32 +144,24 @@ class TimeLeft:
         with contextlib.suppress(OSError):  # a full disk: the steps that need it will report it
             write_json(self._path, step_times)
 
-    def bounds(self, now: float) -> tuple[float, float]:
-        """Return the least and the most seconds that the run probably still takes; infinity: nothing is known."""
-        running, speed = self._running, self._took / self._expected
-        pending = [step for step in self._pending if not running or step != running.step]
-        if any(not self._earlier[step] for step in pending):
-            return 0.0, math.inf  # a step that was never timed
-        low = sum(self._earlier[step] * speed / self._factor[step] for step in pending)
-        high = sum(self._earlier[step] * speed * self._factor[step] for step in pending)
+    def left(self, now: float) -> float:
+        """Estimate the seconds left of the run."""
+        running, measured, expected = self._running, self._took, self._expected
+        pending_seconds = sum(self._earlier[step] for step in self._pending if not running or step != running.step)
         if running is None:
-            return low, high
-        expected, factor = self._earlier.get(running.step, 0.0) * speed, self._factor.get(running.step, _OTHER)
+            return pending_seconds * measured / expected
         elapsed = now - running.began
-        reported = max(0.0, (running.seconds_left or 0.0) - (now - running.reported))
-        if running.seconds_left is not None and not running.part and self.one_phase:
-            return low + reported / _REPORTED, high + reported * _REPORTED
-        most = max(expected * factor - elapsed, reported * _REPORTED)
-        if most <= 0:
-            return low, math.inf  # it takes longer than expected in any case
-        return low + max(expected / factor - elapsed, reported / _REPORTED, 0.0), high + most
+        reported = None if running.seconds_left is None else max(0.0, running.seconds_left - (now - running.reported))
+        before = self._earlier.get(running.step, 0.0)
+        if reported is not None and self.one_phase:
+            speed = (measured + elapsed + reported) / (expected + before)
+            return reported + pending_seconds * speed
+        speed = measured / expected
+        step_seconds = max(before * speed - elapsed, 0.1 * elapsed, reported or 0.0)
+        return step_seconds + pending_seconds * speed
 
     def words(self, now: float) -> str:
-        """``9 min to 17 min left for the whole run``; empty as long as that is not known within a factor of two."""
-        low, high = self.bounds(now)
-        if high < 60:
-            return "less than a minute left for the whole run"
-        if high > _WIDEST * low:
-            return ""
-        ends = dict.fromkeys(spell(60 * max(1, round(seconds / 60))) for seconds in (low, high))
-        return f"{' to '.join(ends)} left for the whole run"
+        """``about 12 min left for the whole run``."""
+        seconds = self.left(now)
+        about = f"about {spell(60 * round(seconds / 60))}" if seconds >= 60 else "less than a minute"
+        return f"{about} left for the whole run"

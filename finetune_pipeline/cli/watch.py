@@ -14,7 +14,7 @@ from finetune_pipeline.progress import Reminders
 
 QUIET_SECONDS = 4.0
 """Minimum time between lines about the same stage."""
-SILENT_SECONDS = 6.0
+SILENT_SECONDS = 8.0
 """After this silence, a line says that the stage is still running."""
 LEFT_SECONDS = 10.0
 """Minimum time between two estimates for the whole run."""
@@ -117,10 +117,8 @@ class Watcher:
         """Return the text of the time left for the whole run; empty if it was printed just before."""
         if self.left is None or time.monotonic() - self._last_estimate < LEFT_SECONDS:
             return ""
-        words = self.left.words(now)
-        if words:
-            self._last_estimate = time.monotonic()
-        return f"; {words}" if words else ""
+        self._last_estimate = time.monotonic()
+        return f"; {self.left.words(now)}"
 
     def _show(self, row: dict[str, Any]) -> None:
         """Print a progress row, unless it says too little too soon after the last one."""

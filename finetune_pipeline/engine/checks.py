@@ -49,7 +49,10 @@ class Check:
         return self.action(spec) == "block"
 
     def ask(self, artifact: Artifact, spec: TaskSpec) -> CheckResult:
-        """Run the check. A fact that is missing or has the wrong type is a failure: a check never fails open."""
+        """Run the check. A fact that is missing or has the wrong type is a failure: a check never fails open. Of a step that made
+        nothing (Step.skipped_by) there is nothing to ask."""
+        if artifact.skipped:
+            return CheckResult(True, f"not asked: {artifact.skipped}")
         try:
             return self.judge(artifact, spec)
         except (KeyError, TypeError, ValueError, FileNotFoundError) as error:

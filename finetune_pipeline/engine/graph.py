@@ -6,12 +6,13 @@ Every process can tell, without running anything, which artifacts exist and whic
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.engine.store import SKIPPED, Artifact, ArtifactStore, Builder
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.spec.model import Task
 
@@ -40,10 +41,27 @@ class Graph:
                 versions[step.name] = versions[step.view_of]
                 continue
             inputs = {need: versions[need] for need in step.needs}
-            versions[step.name] = store.version(
-                step.name, step.code_version, inputs, step.settings(task.spec, run_inputs)
-            )
+            settings = self._settings(step, task, run_inputs, versions, store)
+            versions[step.name] = store.version(step.name, step.code_version, inputs, settings)
         return versions
+
+    def settings(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> Mapping[str, Any]:
+        """Return the settings that a step's version depends on."""
+        return self._settings(self.steps[name], task, run_inputs, self.versions(task, run_inputs, store), store)
+
+    def _settings(
+        self, step: Step, task: Task, run_inputs: RunInputs, versions: Mapping[str, str], store: ArtifactStore
+    ) -> Mapping[str, Any]:
+        skipped = self._why_skipped(step, task, versions, store)
+        return {SKIPPED: True} if skipped else step.settings(task.spec, run_inputs)
+
+    def _why_skipped(self, step: Step, task: Task, versions: Mapping[str, str], store: ArtifactStore) -> str:
+        """Return why a step makes nothing; empty if it is made, or if the step that decides that is not made yet."""
+        if step.skipped_by is None:
+            return ""
+        name, reason = step.skipped_by
+        artifact = self._find_version(name, task, versions[name], store)
+        return reason(artifact, task.spec) if artifact else ""
 
     def artifacts(self, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, Artifact | None]:
         """Return the artifact of every step, or None if not made yet."""
@@ -85,12 +103,15 @@ class Graph:
             return self.run(step.inputs[0], task, run_inputs, store, launch, release, is_valid, follow)
         make = step.make
         versions = self.versions(task, run_inputs, store)
-        inputs = self._inputs(step, task, versions, store)
+        inputs, skipped = self._inputs(step, task, versions, store), self._why_skipped(step, task, versions, store)
 
         def fill(builder: Builder) -> None:
             self._require_passed_checks(step, task, dict(inputs.items()))
-            facts = make(StepContext(task, run_inputs, inputs, builder, store, launch, release, follow))
-            builder.facts.update(msgspec.to_builtins(facts))
+            if skipped:
+                builder.facts.update({SKIPPED: skipped, "sentence": skipped})
+            else:
+                facts = make(StepContext(task, run_inputs, inputs, builder, store, launch, release, follow))
+                builder.facts.update(msgspec.to_builtins(facts))
             builder.opened = sorted(inputs.opened)
 
         return store.build(
@@ -98,7 +119,7 @@ class Graph:
             name,
             code_version=step.code_version,
             inputs={need: versions[need] for need in step.needs},
-            settings=step.settings(task.spec, run_inputs),
+            settings=self._settings(step, task, run_inputs, versions, store),
             make=fill,
             is_valid=lambda artifact: step.is_complete(artifact) and is_valid(artifact),
         )

@@ -167,6 +167,8 @@ class Step:
         asked_for: Not part of a full run or of its stage; made only by a job that names it.
         failed: Counts the failed rows from the facts, by name. If there are any, no step uses the artifact, and it is made
             again when the step runs again.
+        skipped_by: A step, and a function that returns why this one makes nothing, given that step's artifact; empty: it is made.
+            The artifact then has the fact `skipped`, a version of its own that no settings change, and checks that pass.
         view_of: For a view, which makes nothing: the step whose artifact and version it has.
         split: The split of that artifact which the view shows.
         datasets: Splits that are logged in MLflow as inputs of this step.
@@ -190,6 +192,7 @@ class Step:
     shared: bool = False
     asked_for: bool = False
     failed: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda facts: {}
+    skipped_by: tuple[str, Callable[[Artifact, TaskSpec], str]] | None = None
     view_of: str | None = None
     split: str | None = None
     datasets: tuple[str, ...] = ()

@@ -33,6 +33,8 @@ from finetune_pipeline.engine.files import (
 from finetune_pipeline.findings import Finding, FindingsError
 
 MANIFEST = "artifact.json"
+SKIPPED = "skipped"
+"""The fact of an artifact that says why its step made nothing."""
 _Facts = TypeVar("_Facts")
 _TEMPORARY = ".making-"
 SHOW_ROWS = ("audit.json", "audit.html")
@@ -57,6 +59,11 @@ class Artifact:
     facts: Mapping[str, Any]
     inputs: Mapping[str, str]
     reused: bool = False
+
+    @property
+    def skipped(self) -> str:
+        """Why the step made nothing (Step.skipped_by); empty if it did."""
+        return str(self.facts.get(SKIPPED, ""))
 
     def path(self, name: str) -> Path:
         """Return the path of a file of this artifact. Raises FileNotFoundError that names the artifact."""

@@ -60,6 +60,7 @@ def evaluate_task(
     versions: Mapping[str, Any],
     rules: str | None = None,
     promoted: Promoted | None = None,
+    untrained: str = "",
     champion_forgotten: bool = False,
     champion_kind: str | None = None,
     champion_name: str | None = None,
@@ -80,7 +81,7 @@ def evaluate_task(
         openings: The ledger of the sealed test, one entry per opening; `candidate` identifies the candidate.
         versions: Versions of artifacts by name. `champion` requires champion predictions; `adapter` is the candidate's.
         rules: See sealed.Judgement.
-        promoted, champion_forgotten, champion_kind, champion_name: See EvaluationResult.
+        promoted, untrained, champion_forgotten, champion_kind, champion_name: See EvaluationResult.
         champion_learned: Ids of the test rows that the champion was trained on. If fewer than MIN_ROWS are left, it is not
             compared.
         sources: What each example was made from, by id (Example.made_from).
@@ -113,16 +114,24 @@ def evaluate_task(
     judgement = Judgement(str(versions.get("adapter")), main.metric, rules)
     seal = seal_of(openings, main.n, scores["candidate"].accuracy, judgement, confidence)
     level = float(seal.level.level or 0.0)
-    parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
+    parts = [] if untrained else parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
     automation, max_error = None, spec.automation.max_error
-    if max_error is not None:
+    if max_error is not None and not untrained:
         validation = answers_of(of_model(predictions, ON_VALIDATION), labels)
         automation = certify(validation, answers_of(rows["candidate"], labels, sources), max_error, level)
-    endpoint, baseline = facts.training.endpoint, facts.baseline.model_dump()
-    training_title = f"{endpoint.base_model} by {endpoint.trainer}" if endpoint else spec.training.method
-    if spec.decoded_schema is not None:
-        training_title += ", constrained decoding"
+    baseline = facts.baseline.model_dump()
+    finalists = finalists_of(
+        spec,
+        list(contenders(spec, baseline, rows, simple)),
+        rows,
+        simple,
+        level,
+        sources,
+        never_break,
+        champion_forgotten,
+        untrained=bool(untrained),
+    )
     return EvaluationResult(
         **dict(facts),
         task=Task(
@@ -138,7 +147,7 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(training_title, scores, restricted, baseline, bool(champion_learned))
+        models=_model_table(_candidate_title(spec, facts), scores, restricted, baseline, bool(champion_learned))
         | {f"part_{i}_{name}": row for i, part in enumerate(parts) for name, row in part.models.items()},
         scores=scores,
         restricted=restricted,
@@ -156,11 +165,12 @@ def evaluate_task(
         sources=count_sources(shared_sources(rows["candidate"], sources), main.n),
         never_break=never_broken(never_break, candidate_outcomes),
         history=regressions(earlier or {}, candidate_outcomes),
-        robustness=robustness(spec, predictions, sources),
+        robustness=None if untrained else robustness(spec, predictions, sources),
         production=recent_rows(spec, predictions, production_rows),
         versions=dict(versions),
         gate_settings=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
         promoted=promoted,
+        untrained=untrained,
         champion_forgotten=champion_forgotten,
         champion_kind=champion_kind,
         champion_name=champion_name,
@@ -168,17 +178,18 @@ def evaluate_task(
         loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
         score_interval=score_interval(spec, rows["candidate"], level, sources),
         automation=automation,
-        finalists=finalists_of(
-            spec,
-            list(contenders(spec, baseline, rows, simple)),
-            rows,
-            simple,
-            level,
-            sources,
-            never_break,
-            champion_forgotten,
-        ),
+        finalists=finalists,
     )
+
+
+def _candidate_title(spec: TaskSpec, facts: StepFacts) -> str:
+    if facts.training is None:
+        return "Judged without training"
+    endpoint = facts.training.endpoint
+    title = f"{endpoint.base_model} by {endpoint.trainer}" if endpoint else spec.training.method
+    if spec.decoded_schema is not None:
+        title += ", constrained decoding"
+    return f"Fine-tuned ({title})"
 
 
 def _comparisons(
@@ -222,7 +233,7 @@ def _wrong_answers(rows: Sequence[ScoredRow]) -> list[WrongAnswers]:
 
 
 def _model_table(
-    training_title: str,
+    candidate_title: str,
     scores: Mapping[str, Scores],
     restricted: Mapping[str, Scores | None],
     baseline: Mapping[str, Any],
@@ -240,15 +251,14 @@ def _model_table(
             table[f"validation_{restricted_name(name)}"] = row
     for name, model_scores in (baseline.get("simple") or {}).items():
         table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", model_scores)
-    tuned_title = f"Fine-tuned ({training_title})"
     champion_title = "Champion in service" + (" (rows it was not trained on)" if champion_learned else "")
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
         ("base_restricted", f"Base, {prompt_name(best)}{restricted_suffix}", restricted["base"]),
         (API_MODEL, prompt_name(best_api_prompt(baseline.get("prompts") or {})), scores.get(API_MODEL)),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
-        ("candidate", tuned_title, scores["candidate"]),
-        ("candidate_restricted", f"{tuned_title}{restricted_suffix}", restricted["candidate"]),
+        ("candidate", candidate_title, scores["candidate"]),
+        ("candidate_restricted", f"{candidate_title}{restricted_suffix}", restricted["candidate"]),
         ("champion", champion_title, scores.get("champion")),
     ]
     return table | {

@@ -58,6 +58,11 @@ def contenders(
             yield Contender("prompt", best, mode, title, scored(answers, spec.output))
 
 
+def with_candidate(answers: Sequence[ScoredRow], contender: Contender) -> list[ScoredRow]:
+    """The answers of all models, and those of a contender once more as `candidate`, for a run that trained nothing."""
+    return [*answers, *(ScoredRow({**row, "model": "candidate"}, row.output) for row in contender.rows)]
+
+
 def finalists_of(
     spec: TaskSpec,
     chosen: Sequence[Contender],
@@ -67,15 +72,17 @@ def finalists_of(
     sources: SourceOf,
     never_break: Sequence[str] = (),
     champion_forgotten: bool = False,
+    untrained: bool = False,
 ) -> list[Finalist]:
     """Compare the finalists with each other, the candidate, an API model, the commonest answer and the champion.
 
     What a finalist itself must show is decided at the level shared by all finalists, since each is a chance to ship a useless
-    model. rows: of every model, as in evaluate_run.evaluate_task; simple: of simple models.
+    model. rows: of every model, as in evaluate_run.evaluate_task; simple: of simple models. untrained: there is no candidate.
     """
     metrics, output = list(dict.fromkeys([spec.metric, *spec.gates.more_metrics])), spec.output
     others: dict[str, Sequence[Row]] = {finalist.title: finalist.rows for finalist in chosen}
-    others[TUNED_TITLE] = rows["candidate"]
+    if not untrained:
+        others[TUNED_TITLE] = rows["candidate"]
     if API_MODEL in rows or not any(finalist.kind == "prompt" for finalist in chosen):
         others["the prompted model behind an API"] = rows.get(API_MODEL, rows["base"])
     blind = {name: simple[name] for name in BLIND if name in simple}

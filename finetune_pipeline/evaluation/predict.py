@@ -55,7 +55,7 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
     retriever = retriever_of(job, [model_set.prompt for model_set in job.sets])
     cache, seen_files = open_cache(job.answers)
-    measured: dict[str, Any] = {"seconds_by_set": {}, "spent": {}}
+    measured: dict[str, Any] = {"seconds_by_set": {}, "milliseconds": {}, "spent": {}}
     answerer: AnyAnswerer | None = None
     loaded_source: Any = None
     for model_set in job.sets:
@@ -64,7 +64,8 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
         if answerer is None or loaded_source != source:
             answerer = None  # free the last model's memory before the next one loads
             answerer, loaded_source = _make_answerer(job, model_set, cache, seen_files, measured["spent"]), source
-        seconds_before, set_examples = dict(answerer.seconds), _set_examples(model_set, examples, job.labels)
+        seconds_before, known_before = dict(answerer.seconds), cache.hits if cache else 0
+        set_examples = _set_examples(model_set, examples, job.labels)
         stored = read_stored_prompt(model_set.stored) if model_set.stored else None
         labels, prompt, schema = job.labels if model_set.likelihoods else [], model_set.prompt, model_set.restricted
         if stored:
@@ -82,6 +83,8 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
         if isinstance(answerer, EndpointAnswerer):
             set_facts["asked"] = answerer.endpoint.name
             measured["spent"][name] = asdict(answerer.spent)
+        elif asked := len(answers) - ((cache.hits if cache else 0) - known_before):
+            measured["milliseconds"][name] = round(1000 * seconds["answer"] / asked, 2)
         gold = [gold_text(answerer.tokenizer, example) for example in set_examples]
         if stored and stored.mode == "restricted":
             answers = _stored_answers(stored, answers, complies, why_unrestricted, answerer)
@@ -94,8 +97,8 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
                 say(f"{job.stage}: {restricted_name(name)}: not available: {why_unrestricted}")
             else:
                 rows += prediction_rows(set_examples, restricted_name(name), restricted, gold)
-    if job.simple:
-        assert answerer is not None  # a job asks at least one model
+    if answerer is None and job.simple:  # no language model is asked, but its tokenizer writes the references
+        answerer = Answerer(job.simple.base, precision=job.precision)
     if job.simple or job.fitted:
         assert answerer is not None  # a job asks at least one model
         tokenizer, base = answerer.tokenizer, job.simple.base if job.simple else None

@@ -349,6 +349,8 @@ class EvaluationResult(StepFacts):
         automation: Of the candidate, with automation.max_error.
         finalists: What may be shipped in its place, simplest first.
         winner: What is shipped; none before the gates have judged.
+        untrained: Why nothing was trained, as a sentence; empty if a model was. `candidate` is then what is shipped, or else the
+            simplest finalist: its answers stand under that name, too.
         champion_learned: Number of test rows that the champion was trained on, as after split.restart. They are left out wherever
             the candidate is compared with it.
         champion_kind, champion_name: Of the champion in service, as of a Winner.
@@ -381,6 +383,7 @@ class EvaluationResult(StepFacts):
     versions: dict[str, str | None]
     gate_settings: dict[str, JsonValue]
     promoted: Promoted | None = None
+    untrained: str = ""
     champion_forgotten: bool = False
     champion_kind: WinnerKind | None = None
     champion_name: str | None = None

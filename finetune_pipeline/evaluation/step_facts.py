@@ -108,7 +108,8 @@ class SimpleCost(Facts):
 class Cost(Facts):
     """Time, memory and tokens of training and using the candidate (predictions.costs), and requests by the price list. `month`:
     dollars of serving advise.calls_per_month, by kind of model (serving_costs.month_by_kind). `simple`: by
-    name of the simple model."""
+    name of the simple model. `milliseconds`: mean time of an answer to the sealed test on this machine, in batches, by language
+    model; only of those that were asked, and not answered from the cache."""
 
     steps: dict[str, Measured] = {}
     seconds: Number = None
@@ -118,6 +119,7 @@ class Cost(Facts):
     requests: list[RequestPrice] = []
     month: dict[str, Number] = {}
     simple: dict[str, SimpleCost] = {}
+    milliseconds: dict[str, Number] = {}
 
 
 class QualityPart(Facts):
@@ -141,12 +143,13 @@ class Quality(Facts):
 
 
 class StepFacts(Part):
-    """Facts of earlier steps that the evaluation reads. `supervision`: the audit's counters, by split."""
+    """Facts of earlier steps that the evaluation reads. `supervision`: the audit's counters, by split. training, parity: None where
+    nothing was trained."""
 
     baseline: Baseline
-    training: Annotated[AnyTraining, Field(union_mode="left_to_right")]
+    training: Annotated[AnyTraining | None, Field(union_mode="left_to_right")]
     data: dict[str, DataStep]
-    parity: Parity
+    parity: Parity | None
     ability: Ability | None = None
     people: People | None = None
     judge: JudgeFindings | None = None

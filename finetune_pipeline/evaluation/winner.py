@@ -37,10 +37,12 @@ def winner_of(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Winn
         gates: Of the fine-tuned model.
     """
     refused = _refused(gates)
-    if gates and not refused:
+    if gates and not refused and not evaluation.untrained:
         kind = "classifier" if evaluation.task.method == "classifier" else "tuned"
         return Winner(kind=kind, name=CANDIDATE, title=TUNED_TITLE, why=f"{capital(TUNED_TITLE)} passes every gate.")
     reasons = [f"{TUNED_TITLE} does not pass {in_words(refused) or 'any gate'}"]
+    if evaluation.untrained:
+        reasons = ["nothing was trained"]
     for finalist in evaluation.finalists:
         if not (reason := not_shipped(finalist)):
             why = f"{capital('; '.join(reasons))}. Nothing is surely better than {finalist.title}, which passes its gates."
@@ -54,6 +56,11 @@ def decision_on(evaluation: EvaluationResult, winner: Winner) -> Decision:
     if evaluation.promoted:
         return "known"
     return _DECISIONS[winner.kind]
+
+
+def would_ship_again(evaluation: EvaluationResult, winner: Winner) -> bool:
+    """Whether the model of a run, promoted earlier, would be shipped by the present settings."""
+    return winner.kind in TRAINED or bool(evaluation.untrained and winner.kind)
 
 
 def row_of(winner: Winner) -> str:
@@ -72,8 +79,11 @@ def finalist_of(winner: Winner, evaluation: EvaluationResult) -> Finalist | None
 
 
 def gates_of(winner: Winner, evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[GateResult]:
-    """The gates that judged the winner; without one, those of the fine-tuned model (`gates`)."""
+    """The gates that judged the winner; without one, those of the fine-tuned model (`gates`), or of the simplest finalist where
+    nothing was trained."""
     finalist = finalist_of(winner, evaluation)
+    if finalist is None and evaluation.untrained:
+        finalist = evaluation.finalists[0]
     return finalist.gates if finalist else list(gates)
 
 

@@ -31,16 +31,3 @@ def _cpu_field(*names: str) -> str:
 def has_nvidia() -> bool:
     """Whether an NVIDIA device is visible."""
     return Path("/dev/nvidiactl").exists()
-
-
-def nvidia_cards(bus: Path = Path("/sys/bus/pci/devices")) -> int:
-    """Return the number of NVIDIA GPUs on the PCI bus, with or without a driver."""
-    kinds = [(_line(device / "vendor"), _line(device / "class")) for device in bus.glob("*")]
-    return sum(vendor == "0x10de" and kind.startswith("0x03") for vendor, kind in kinds)  # display controllers
-
-
-def _line(path: Path) -> str:
-    try:
-        return path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""

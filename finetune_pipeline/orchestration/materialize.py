@@ -79,7 +79,7 @@ def materialize(
             steps_before = job.steps_before if isinstance(job, TrainJob) else 0
             return compute.launch(context, job, on_tick=lambda: follow(job.work, steps_before))
 
-        parameters = step.settings(task.spec, run_inputs)
+        parameters = PIPELINE.settings(name, task, run_inputs, store)
         run.log_params({"version": version, **parameters})
         try:
             artifact = PIPELINE.run(

@@ -34,6 +34,8 @@ _SHORT_HASH = 16
 
 def learning_plot(evaluation: EvaluationResult) -> Plot | None:
     """Return a plot of the losses over the steps; in Markdown, a table of validation losses."""
+    if evaluation.training is None:
+        return None
     history = evaluation.training.history
     plot = learning_curve([(row.step, row.loss, row.eval_loss) for row in history], evaluation.training.best_step)
     losses = [[row.step, row.eval_loss] for row in history if row.eval_loss is not None]
@@ -42,6 +44,8 @@ def learning_plot(evaluation: EvaluationResult) -> Plot | None:
 
 def learning_section(evaluation: EvaluationResult) -> Blocks:
     training = evaluation.training
+    if training is None:
+        return
     first, best, step = training.first_eval_loss, training.best_eval_loss, training.best_step
     at = "." if step is None else f" at step {step:,}, the checkpoint that was kept."
     if first is None or best is None:
@@ -135,6 +139,8 @@ def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
 
 def training_section(evaluation: EvaluationResult) -> Blocks:
     training = evaluation.training
+    if training is None:
+        return
     rows = _local_training(training) if isinstance(training, LocalTraining) else _hosted_training(training)
     yield Table([("Training", text), ("", number)], rows)
 
@@ -213,7 +219,8 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
     if cost is None:
         return
     if cost.steps:
-        yield f"Training and evaluating this candidate took {duration(cost.seconds)} of computing on this machine."
+        work = "Evaluating without training" if evaluation.untrained else "Training and evaluating this candidate"
+        yield f"{work} took {duration(cost.seconds)} of computing on this machine."
     took = cost.steps["adapter"].train_seconds if "adapter" in cost.steps else None
     if cost.planned and cost.planned.low is not None and cost.planned.high is not None and took is not None:
         yield (

@@ -13,8 +13,8 @@ Format = Callable[[Any], str]
 
 
 def text(value: Any) -> str:
-    """Format a value as it is; a table aligns such a column to the left."""
-    return str(value)
+    """Format a value as it is; a table aligns such a column to the left. Texts keep their marks (differences.Marked)."""
+    return value if isinstance(value, str) else str(value)
 
 
 def figure(value: Any) -> str:

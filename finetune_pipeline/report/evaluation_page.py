@@ -8,7 +8,7 @@ from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.winner import row_of, winner_of
 from finetune_pipeline.report import answers, background, comparison, failures, judgements
-from finetune_pipeline.report.blocks import Blocks, Page, Section
+from finetune_pipeline.report.blocks import Blocks, Page, Plot, Section
 from finetune_pipeline.report.ladder_page import ladder_section
 from finetune_pipeline.report.next_steps import next_steps
 from finetune_pipeline.report.verdict import gates_section, page_verdict
@@ -40,6 +40,8 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("versions", "Lineage and hashes", background.versions_section),
 )
 """Anchor, title and content of every section on the evaluation, in the order of the page."""
+UNTRAINED = ("models", "prompts", "advice", "data", "cost", "seal", "versions")
+"""Anchors of the sections on a run that trained nothing; the others are about the fine-tuned model."""
 SHOW_ROWS = (failures.rows_section, failures.atlas_section)
 """Sections that receive and show texts of rows; no others do."""
 
@@ -59,6 +61,7 @@ def evaluation_page(
         *(
             Section.of(anchor, title, content(evaluation, shown) if content in SHOW_ROWS else content(evaluation))
             for anchor, title, content in SECTIONS
+            if anchor in UNTRAINED or not evaluation.untrained
         ),
     ]
     title, about = f"{evaluation.task.name}: evaluation report", evaluation.task.description
@@ -77,5 +80,7 @@ def evaluation_page(
 
 
 def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
-    plots = (comparison.models_plot, comparison.gains_plot, background.learning_plot)
+    plots: list[Callable[[EvaluationResult], Plot | None]] = [comparison.models_plot]
+    if not evaluation.untrained:
+        plots += [comparison.gains_plot, background.learning_plot]
     return {drawn.name: drawn.document for plot in plots if (drawn := plot(evaluation))}

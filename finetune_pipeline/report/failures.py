@@ -9,13 +9,14 @@ from finetune_pipeline.evaluation.failures.kinds import KINDS
 from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, cut, number, percent, percent_range, points
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Section, Table, Text, text
+from finetune_pipeline.report.differences import mark_differences
 
 SHOWN_GROUPS = 10
 TEXT_SHOWN = 400
 
 
 def rows_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
-    """Show every wrong answer and some fixed ones in one table, and the rows' results under earlier versions."""
+    """Show the answers to all test rows in one table, and the rows' results under earlier versions."""
     never, wrong = evaluation.never_break, evaluation.atlas.wrong
     yield (
         f"The fine-tuned model is wrong on {counted(wrong, 'row')} of {evaluation.n:,} "
@@ -30,13 +31,11 @@ def rows_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
     yield history_table(evaluation)
     table = _rows_table(evaluation, rows)
     yield table
-    unlisted = {
-        "wrong answer": wrong - sum(not row.right for row in rows.tested.values()),
-        "fixed row": evaluation.fixes.total - len(evaluation.fixes.shown),
-    }
-    if table and (names := [counted(n, name) for name, n in unlisted.items() if n > 0]):
+    if table and (unlisted := evaluation.n - len(rows.tested)) > 0:
+        left_out = wrong - sum(not row.right for row in rows.tested.values())
+        which = f"{left_out:,} of them wrong" if left_out > 0 else "all answered right"
         where = "All answers are in predictions.parquet of the step test_predictions."
-        yield Text(f"Not shown: {' and '.join(names)}. {where}", note=True, audience="page")
+        yield Text(f"Not shown: {counted(unlisted, 'row')}, {which}. {where}", note=True, audience="page")
 
 
 def _rows_table(evaluation: EvaluationResult, rows: ShownRows) -> Table:
@@ -48,12 +47,22 @@ def _rows_table(evaluation: EvaluationResult, rows: ShownRows) -> Table:
     lines = []
     for row in rows.tested.values():
         row_text = "(the text was not kept)" if row.text is None else row.text
-        answers = (row.gold, row.candidate, row.base, mistakes.get(row.id, ""))
-        lines.append([_outcome(row, broken), row_text, *answers, row.id])
+        answers = (row.gold, row.candidate, row.base) if evaluation.task.labels else _marked(row)
+        lines.append([_outcome(row, broken), row_text, *answers, mistakes.get(row.id, ""), row.id])
     lines.sort(key=lambda line: _OUTCOMES.index(line[0]))
     filters = (0, 2, 3) if evaluation.task.labels else (0, 5)
     table = Table([(title, text) for title in titles], lines, style="rows", audience="page", filters=filters)
     return table.without_empty_columns()
+
+
+def _marked(row: ShownRow) -> tuple[str, str, str]:
+    """Return reference and answers of both models, with what differs in wrong ones."""
+    reference, candidate, base = row.gold, row.candidate, row.base
+    if not row.base_right:
+        base, reference = mark_differences(base, row.gold)
+    if not row.right:
+        candidate, reference = mark_differences(candidate, row.gold)
+    return reference, candidate, base
 
 
 _OUTCOMES = ("must not break", "regression", "wrong", "fixed", "right")

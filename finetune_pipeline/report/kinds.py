@@ -2,6 +2,7 @@
 
 from finetune_pipeline.evaluation.result import EvaluationResult, Winner
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.step_facts import Cost, SimpleCost
 from finetune_pipeline.evaluation.wording import dollars, in_words
 
 KINDS = {
@@ -23,13 +24,28 @@ def month_of(evaluation: EvaluationResult, kind: str | None, name: str | None = 
 
 
 def costs_more(evaluation: EvaluationResult, winner: Winner) -> str:
-    """Return ` and costs $438 a month more to serve` if the fine-tuned model does, compared with the winner; else nothing."""
+    """Return ` and costs $438 a month more to serve` if the fine-tuned model does, compared with the winner; without prices, how
+    many times as long it takes to answer; nothing if it costs no more, or the costs are unknown."""
     tuned, simpler = month_of(evaluation, "tuned"), month_of(evaluation, winner.kind, winner.name)
-    if tuned is None or simpler is None or tuned <= simpler:
+    if tuned is None or simpler is None:
+        return _takes_longer(evaluation, winner)
+    if tuned <= simpler:
         return ""
     if simpler and tuned >= 2 * simpler:
         return f" and costs {tuned / simpler:.0f} times as much to serve"
     return f" and costs {dollars(tuned - simpler)} a month more to serve"
+
+
+def _takes_longer(evaluation: EvaluationResult, winner: Winner) -> str:
+    """Return ` and takes 400 times as long to answer`, by what was measured on this machine: in batches of a language model, which
+    flatters it, and of a simple model one call alone."""
+    cost = evaluation.cost or Cost()
+    times = cost.milliseconds
+    simpler = cost.simple.get(str(winner.name), SimpleCost()).p50 if winner.kind == "simple" else times.get("base")
+    tuned = times.get("candidate")
+    if not tuned or not simpler or tuned < 2 * simpler:
+        return ""
+    return f" and takes {tuned / simpler:,.0f} times as long to answer"
 
 
 def change_of_kind(evaluation: EvaluationResult, winner: Winner) -> list[str]:

@@ -29,10 +29,15 @@ def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> li
         steps = ["Nothing to do: it stays as it was accepted. Change the data or the training for a new candidate."]
     elif winner.kind:
         steps = [f"Serve it: `finetune serve {name}` here, or `finetune export {name} --to DIR` for another server."]
-        steps += [] if trained else _instead(evaluation, winner)
+        steps += [] if trained or evaluation.untrained else _instead(evaluation, winner)
+    elif evaluation.untrained:
+        refused = [gate for finalist in evaluation.finalists for gate in finalist.gates if not gate.passed]
+        steps = list(dict.fromkeys(f"{gate.name}: {gate.what_to_do}" for gate in refused if gate.what_to_do))
     else:
         steps = [f"{gate.name}: {gate.what_to_do}" for gate in gates if not gate.passed and gate.what_to_do]
     steps += [f"{gate.name} (a warning): {gate.what_to_do}" for gate in gates if gate.status == "warned"]
+    if evaluation.untrained:
+        steps.append(f"To train all the same, and compare: set gates.worth_training: warn in {name}/task.yaml.")
     closed = closed_by_decoding(evaluation)
     if winner.kind is None and not evaluation.promoted and closed >= MOST_OF_GAIN:
         steps.append(
@@ -57,6 +62,8 @@ def _instead(evaluation: EvaluationResult, winner: Winner) -> list[str]:
 
 def _training_steps(evaluation: EvaluationResult) -> list[str]:
     training = evaluation.training
+    if training is None:
+        return []
     fit, best = training.overfitting, training.best_step
     losses = [logged.eval_loss for logged in training.history if logged.eval_loss is not None and logged.step]
     if best is not None and best == training.steps and _still_falls(losses):
@@ -100,7 +107,7 @@ def _evidence_steps(evaluation: EvaluationResult) -> list[str]:
     steps, power, people = [], evaluation.baseline.power, evaluation.people
     if power and power.enough is False and power.sentence:
         steps.append(f"Enlarge the test set: {power.sentence}")
-    if people is not None and not people.rated:
+    if people is not None and not people.rated and not evaluation.untrained:
         command = f"`finetune review {evaluation.task.name}`"
         steps.append(f"Have people review the answers: {command}. No score replaces that.")
     return steps

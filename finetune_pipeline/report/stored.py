@@ -12,13 +12,13 @@ from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult, Winner
 from finetune_pipeline.evaluation.result_parts import Part
-from finetune_pipeline.evaluation.winner import TRAINED, decision_on, winner_of
+from finetune_pipeline.evaluation.winner import decision_on, winner_of, would_ship_again
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.report.next_steps import next_steps
 from finetune_pipeline.report.verdict import caveats, headline, verdict_sentences
 
 REPORT, SHOWN_ROWS = "report.json", "rows.json"
-KNOWN = "The fine-tuned model was promoted earlier: nothing is decided about it."
+KNOWN = "The model of this run was promoted earlier: nothing is decided about it."
 SCHEMA_VERSION = 6
 """Version of report.json. It increases when a key is removed or changes its meaning; new keys may be added at any time."""
 
@@ -58,7 +58,7 @@ class Report(EvaluationResult):
             schema_version=SCHEMA_VERSION,
             verdict=StatedVerdict(
                 decision=decision,
-                passed=winner.kind in TRAINED if decision == "known" else winner.kind is not None,
+                passed=would_ship_again(evaluation, winner) if decision == "known" else winner.kind is not None,
                 headline=headline(evaluation, winner),
                 answer=answer,
                 sentence=sentence,

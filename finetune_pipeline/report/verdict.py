@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.result import EvaluationResult, Finalist, Winn
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.rivals import MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.winner import TRAINED, finalist_of, gates_of, not_shipped, winner_of
+from finetune_pipeline.evaluation.winner import TRAINED, finalist_of, gates_of, not_shipped, winner_of, would_ship_again
 from finetune_pipeline.evaluation.wording import (
     NOTHING,
     capital,
@@ -48,7 +48,7 @@ def page_verdict(
     status = "failed" if winner.kind is None else "warned" if loosened.held_back_by else "passed"
     answer, sentence = headline(evaluation, winner), " ".join(verdict_sentences(evaluation, gates))
     if evaluation.promoted:
-        status = "passed" if winner.kind in TRAINED else "warned"
+        status = "passed" if would_ship_again(evaluation, winner) else "warned"
         answer = "It serves already." if evaluation.promoted.serves else "Nothing new."
     return Verdict(
         status,
@@ -69,13 +69,16 @@ def headline(evaluation: EvaluationResult, winner: Winner) -> str:
     scores = scores_of(evaluation, finalist) if finalist else evaluation.scores["candidate"]
     wrong = wrong_answers(scores, evaluation.metric)
     if winner.kind is None:
-        return f"Ship nothing. The fine-tuned model: {wrong}."
+        judged = capital(evaluation.finalists[0].title) if evaluation.untrained else "The fine-tuned model"
+        return f"Ship nothing. {judged}: {wrong}."
     loosened = ", by loosened gates" if evaluation.loosened.thresholds else ""
     if evaluation.loosened.held_back_by:
         loosened = ", but only if you accept the loosened gates"
     beaten = (
         f"{TUNED_TITLE} is not surely better{costs_more(evaluation, winner)}. {capital(wrong)}" if finalist else wrong
     )
+    if evaluation.untrained:
+        beaten = f"training was not worth it. {capital(wrong)}"
     return f"Ship {winner.title}{loosened}: {beaten}."
 
 
@@ -96,9 +99,10 @@ def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
     candidate, trained = versions.get("merged_model"), versions.get("adapter")
     opening_times = [entry.get("time") for entry in evaluation.seal.openings if entry.get("candidate") == trained]
     rows = [f"{number(split_size(counts))} {name}" for name, counts in splits.counts.items()] if splits else []
+    tuned = f"{task.base_model}, {task.method}, version {candidate or NOTHING}"
     return [
         ("Date", str(opening_times[-1])[:10] if opening_times else NOTHING),
-        ("Fine-tuned model", f"{task.base_model}, {task.method}, version {candidate or NOTHING}"),
+        ("Fine-tuned model", "none" if evaluation.untrained else tuned),
         ("Data", f"version {versions.get('splits') or NOTHING}{': ' if rows else ''}{', '.join(rows)} rows"),
     ]
 
@@ -115,6 +119,9 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
     interval."""
     comparison, scores = evaluation.comparison, evaluation.scores["candidate"]
     finalist = finalist_of(winner_of(evaluation, gates), evaluation)
+    answer = verdict_answer(evaluation, gates) + _loosened_sentences(evaluation)
+    if evaluation.untrained:
+        return answer, _finalist_sentence(evaluation, finalist or evaluation.finalists[0])
     best = f"the base model with its best prompt ({prompt_name(evaluation.baseline.best)})"
     best += MODE_TITLES[evaluation.base_at_its_best.mode]
     reached = f"reaches {metric_title(evaluation.metric)} {points(scores.primary.value, sign=False)} on"
@@ -126,7 +133,7 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
     )
     if finalist:
         sentence = f"{_finalist_sentence(evaluation, finalist)} {sentence}"
-    return verdict_answer(evaluation, gates) + _loosened_sentences(evaluation), sentence
+    return answer, sentence
 
 
 def _finalist_sentence(evaluation: EvaluationResult, finalist: Finalist) -> str:
@@ -186,10 +193,12 @@ def _gates_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> 
         return f"No gate failed: {gate_counts(gates)}.{tie}"
     if winner.kind:
         return f"{winner.why[:-1]}: {gate_counts(gates_of(winner, evaluation, gates))}."
+    others = "; ".join(not_shipped(finalist) for finalist in evaluation.finalists)
+    if evaluation.untrained:
+        return f"Nothing was trained. {capital(others)}."
     if not failed:
         return "Refused: no gate was checked."
     refused = "It would be refused by" if evaluation.promoted else "Refused by"
-    others = "; ".join(not_shipped(finalist) for finalist in evaluation.finalists)
     return f"{refused} {in_words(failed)}: {gate_counts(gates)}.{f' {capital(others)}.' if others else ''}"
 
 
@@ -212,6 +221,8 @@ def caveats(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[s
     that are not beaten or closest, gates that pass only by looser thresholds, and gains mostly in form."""
     winner = winner_of(evaluation, gates)
     sentences, finalist = change_of_kind(evaluation, winner), finalist_of(winner, evaluation)
+    if evaluation.untrained:
+        sentences.insert(0, f"Before training, on validation: {evaluation.untrained}")
     champion = finalist.beside_champion if finalist else evaluation.comparisons.get("champion")
     if champion:
         gain = f"{points(champion.gain)} points ({points_range(champion.interval)})"
@@ -219,7 +230,7 @@ def caveats(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[s
         rows = f", on the {champion.n} test rows that it was not trained on; {learned} were left out" if learned else ""
         sentences.append(f"Against the champion in service: {gain}{rows}.")
     for name, model in SIMPLE_MODELS.items():
-        simple = evaluation.comparisons.get(f"{SIMPLE}{name}")
+        simple = None if evaluation.untrained else evaluation.comparisons.get(f"{SIMPLE}{name}")
         if not simple or simple.interval is None or simple.interval[0] > 0:
             continue
         claim = "is not significantly worse; it is made in seconds"
@@ -227,7 +238,7 @@ def caveats(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[s
             claim = "is made in seconds and is significantly better"
         gain = f"{points(simple.gain)} points ({points_range(simple.interval)})"
         sentences.append(f"{model.title} {claim}: the fine-tuned model's gain over it is {gain}.")
-    sentences += _closest_simple(evaluation)
+    sentences += [] if evaluation.untrained else _closest_simple(evaluation)
     sentences += [f"{gate.name}, by the defaults: {gate.message}" for gate in evaluation.loosened.held_back_by]
     closed = closed_by_decoding(evaluation)
     if closed >= MOST_OF_GAIN:
@@ -266,14 +277,15 @@ def decoding_sentence(closed: float) -> str:
 def gates_section(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Blocks:
     """Show every gate with its measurement, and the finalists: failed gates first, then those passed narrowly. The next steps say
     what to do."""
-    yield f"The fine-tuned model: {gate_counts(gates)}." if gates else None
+    shown = [] if evaluation.untrained else gates
+    yield f"The fine-tuned model: {gate_counts(shown)}." if shown else None
     rows = []
-    for gate in sorted(gates, key=lambda gate: (ORDER.index(gate.status), not narrowly(gate))):
+    for gate in sorted(shown, key=lambda gate: (ORDER.index(gate.status), not narrowly(gate))):
         answer = "narrowly" if narrowly(gate) else ANSWERS[gate.status]
         rows.append(Answer(f"`{gate.name}`", gate.status, answer, gate.message))
     yield Answers(("Gate", "Passed", "Measured"), rows)
     if evaluation.finalists and any(finalist.gates for finalist in evaluation.finalists):
-        yield Heading("What may be shipped instead")
+        yield Heading("What may be shipped without training" if evaluation.untrained else "What may be shipped instead")
         yield from _finalists(evaluation)
 
 

@@ -67,6 +67,8 @@ def versus(
     Returns:
         The comparison; or why there is none, if no API model answered the sealed test.
     """
+    if evaluation.training is None:
+        return f"{spec.name}: there is no fine-tuned model to compare: training was not worth it"
     name = API_MODEL if API_MODEL in evaluation.scores else "base"
     prompt = best_api_prompt(evaluation.baseline.model_dump().get("prompts") or {})
     if spec.baseline.endpoint is None or prompt is None or evaluation.cost is None:

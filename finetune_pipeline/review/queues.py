@@ -1,12 +1,14 @@
-"""Review queues: answers of two models, synthetic rows, and flagged production rows. A queue contains the items to show,
-validates returned lines, and names the file of the task folder that stores them."""
+"""Review queues: answers of two models, rows of data, and flagged production rows. A queue contains the items to show, validates
+returned lines, and names the file of the task folder that stores them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.review import RATINGS, read_decision
+from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.report.page import html_templates
 from finetune_pipeline.review.ratings import COLUMNS, parse_rating
@@ -140,22 +142,78 @@ def synthetic_queue(task: Task, rows: Sequence[Row], earlier: Iterable[Row] = ()
     """Return the queue of synthetic rows that wait for a decision; rows: the lines of the data report's to_review.jsonl;
     earlier: those of earlier reports, for which decisions may still be returned."""
     known_rows = {str(row["id"]): row for row in (*earlier, *rows)}
+    items = [
+        _page_item(
+            row["id"],
+            (f"Input (written by {row.get('generator', 'unknown')})", row["text"]),
+            ("Answer", row["answer"]),
+        )
+        for row in rows
+    ]
+    intro = "A model wrote these examples. Keep what is correct and realistic, drop what is not, or give the correct answer."
+    return _data_queue(task, "synthetic", f"Synthetic rows: {task.name}", intro, items, rows, known_rows)
+
+
+def suspects_queue(task: Task, suspects: Sequence[Row], rows: Mapping[str, Example]) -> ReviewQueue:
+    """Return the queue of labels in doubt. suspects: of the data report's part on noise. rows: those of training and validation,
+    by id, which may be decided."""
+    items = [
+        _page_item(
+            suspect["id"],
+            (f"Input ({rows[suspect['id']].place})", _conversation(rows[suspect["id"]], task)),
+            ("Label in the data", suspect["given"]),
+            (f"A simple model expects ({percent(suspect['confidence'])} sure)", suspect["suggested"]),
+        )
+        for suspect in suspects
+    ]
+    shown = [{**suspect, "text": rows[suspect["id"]].user_text, "answer": suspect["given"]} for suspect in suspects]
+    intro = (
+        "A simple model that did not see these rows expects another label, most surely for the first. Keep a label that is right: "
+        "hard rows look like wrong ones."
+    )
+    return _data_queue(task, "suspects", f"Labels in doubt: {task.name}", intro, items, shown, rows)
+
+
+def rows_queue(task: Task, sample: Sequence[Example], rows: Mapping[str, Example]) -> ReviewQueue:
+    """Return the queue of rows as they were read. rows: those of training and validation, by id, which may be decided."""
+    items = [
+        _page_item(e.id, (f"Input ({e.place})", _conversation(e, task)), ("Answer to learn", e.answer)) for e in sample
+    ]
+    shown = [{"id": e.id, "text": e.user_text, "answer": e.answer} for e in sample]
+    intro = (
+        "Rows of training and validation, drawn at random, as they were read: fields, scrubbing and all. Is the answer what the "
+        "model should learn? Rows of the sealed test are not shown."
+    )
+    return _data_queue(task, "rows", f"Rows as read: {task.name}", intro, items, shown, rows)
+
+
+def _conversation(example: Example, task: Task) -> str:
+    """Return the user's text; of a longer conversation or one with a system prompt of its own, all turns with their roles."""
+    turns = [m for m in example.prompt_messages if m != {"role": "system", "content": task.spec.system_prompt}]
+    if len(turns) == 1 and turns[0]["role"] == "user":
+        return str(turns[0]["content"])
+    return "\n\n".join(f"{turn['role']}: {turn.get('content') or ''}" for turn in turns)
+
+
+def _data_queue(
+    task: Task,
+    what: str,
+    title: str,
+    intro: str,
+    items: Sequence[Row],
+    rows: Sequence[Row],
+    known: Mapping[str, Any],
+) -> ReviewQueue:
+    """Return a queue of rows of data, whose decisions the next run applies. known: the rows that may be decided, by id."""
     return ReviewQueue(
-        title=f"Synthetic rows: {task.name}",
-        intro="A model wrote these examples. Keep what is correct and realistic, drop what is not, or give the correct answer.",
-        sheet=f"{task.name}-synthetic",
+        title=title,
+        intro=intro,
+        sheet=f"{task.name}-{what}",
         mode="rows",
         choices=_ROW_CHOICES,
-        items=[
-            _page_item(
-                row["id"],
-                (f"Input (written by {row.get('generator', 'unknown')})", row["text"]),
-                ("Answer", row["answer"]),
-            )
-            for row in rows
-        ],
-        take=lambda row: _parse_decision(row, task, known_rows),
-        target=lambda rater: task.folder / "reviews" / f"synthetic-{safe_name(rater)}.jsonl",
+        items=items,
+        take=lambda row: _parse_decision(row, task, known),
+        target=lambda rater: task.folder / "reviews" / f"{what}-{safe_name(rater)}.jsonl",
         table=[
             {k: str(row.get(k) or "") for k in ("id", "text", "answer", "decision", "label", "reviewer", "comment")}
             for row in rows

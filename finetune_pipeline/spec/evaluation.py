@@ -128,7 +128,9 @@ class GatesSpec(Section):
     every threshold looser than its default."""
 
     worth_training: BlockOrWarn = Field(
-        "block", description="`block` or `warn` when something simpler is good enough (baseline.ceiling)."
+        "block",
+        description="When something simpler is good enough (baseline.ceiling): `block` trains nothing and ships that by the same "
+        "gates; `warn` trains and compares.",
     )
     learnable: BlockOrWarn = Field("block", description="`block` or `warn` when the inputs do not predict the answers.")
     metric: Annotated[Metric | None, NEITHER] = Field(

@@ -71,6 +71,8 @@ def make_base_ability(context: StepContext) -> dict[str, Any]:
 
 def make_general_ability(context: StepContext) -> dict[str, Any]:
     """Compute the candidate's answers and its loss against the base and the champion (evaluation.ability.drop.ability_drop)."""
+    if reason := context.inputs["merged_model"].skipped:
+        return {"items": 0, "not_asked": reason, "sentence": reason}
     if hosted := read_hosted(context.inputs["merged_model"].folder):
         reason = f"{hosted.place} returns no likelihoods, which scoring general ability needs."
         return {"items": 0, "not_asked": reason, "sentence": reason}

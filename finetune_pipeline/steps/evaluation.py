@@ -21,18 +21,27 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.automation import ON_VALIDATION
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
+from finetune_pipeline.evaluation.finalists import contenders, with_candidate
 from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finalists, held_back_by_defaults
-from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, read_test_rows, write_test_rows
+from finetune_pipeline.evaluation.predictions import (
+    by_model,
+    costs,
+    in_order,
+    of_model,
+    read_predictions,
+    read_test_rows,
+    write_test_rows,
+)
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
-from finetune_pipeline.evaluation.result import Promoted
-from finetune_pipeline.evaluation.rivals import API_MODEL
-from finetune_pipeline.evaluation.scored_rows import scored
+from finetune_pipeline.evaluation.result import EvaluationResult, Promoted
+from finetune_pipeline.evaluation.rivals import API_MODEL, simple_rows
+from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.step_facts import StepFacts
-from finetune_pipeline.evaluation.winner import gates_of, winner_of
+from finetune_pipeline.evaluation.winner import TRAINED, gates_of, winner_of
 from finetune_pipeline.jobs import FittedSet
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.planning.prices import PriceList
@@ -67,7 +76,8 @@ RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
 
 
 def make_test_predictions(context: StepContext) -> dict[str, Any]:
-    """Let base (best prompt), candidate, champion and simple models answer the same sealed rows, in the same order.
+    """Let base (best prompt), candidate, champion and simple models answer the same sealed rows, in the same order. There is no
+    candidate where nothing was trained.
 
     A model set is one of these models with its prompt (jobs.ModelSet); perturbed and production rows get further sets.
     """
@@ -77,11 +87,13 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     best, model_sets = best_prompt(context), []
     if not best.get("api"):
         model_sets.append(base_set(spec, "base", base, best))
-    model_sets.append(trained_set(spec, "candidate", candidate, base, spec.decoded_schema))
-    if spec.automation.max_error is not None:  # validation says with which threshold to begin
-        validation = split_file(context, "validation")
-        model_sets.append(replace(model_sets[-1], name=ON_VALIDATION, examples=validation))
-    kinds = {"candidate": candidate.facts["kind"]}
+    kinds: dict[str, str] = {}
+    if not candidate.skipped:
+        model_sets.append(trained_set(spec, "candidate", candidate, base, spec.decoded_schema))
+        kinds["candidate"] = candidate.facts["kind"]
+        if spec.automation.max_error is not None:  # validation says with which threshold to begin
+            validation = split_file(context, "validation")
+            model_sets.append(replace(model_sets[-1], name=ON_VALIDATION, examples=validation))
     fitted: list[FittedSet] = []  # the champion, if it is a simple model
     if context.run_inputs.champion:
         champion, kinds["champion"] = champion_set(context)
@@ -97,10 +109,10 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         sealing_key(context),
         test=sealed.version,
         judgement=_judgement(context),
-        reason="evaluation of a candidate",
+        reason="evaluation of a candidate" if not candidate.skipped else "evaluation without training",
     )
     with opened as test_file, ExitStack() as services:
-        if recent := _recent_rows_file(context, test_file):
+        if recent := None if candidate.skipped else _recent_rows_file(context, test_file):
             model_sets += [each.on_file(PRODUCTION_SET, recent) for each in model_sets if each.name in MODELS]
             fitted += [each.on_file(PRODUCTION_SET, recent) for each in fitted if each.name in MODELS]
         facts = context.launch(
@@ -118,7 +130,8 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         api = add_api_answers(context, test_file)
         write_test_rows(test_file, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
-    return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
+    answered = {"kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
+    return {**facts, **answered, "untrained": candidate.skipped}
 
 
 def _judgement(context: StepContext) -> Judgement:
@@ -169,7 +182,14 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     state, judgement = context.store.state_folder(context.task.name), _judgement(context)
     candidate = judgement.candidate
     test_rows, output = read_test_rows(predictions.folder), context.spec.output
-    rows = scored(read_predictions(predictions.path("predictions.parquet")), output)
+    answers = rows = scored(read_predictions(predictions.path("predictions.parquet")), output)
+    untrained, without_training = "", []
+    if predictions.facts["untrained"]:
+        untrained = str(context.inputs["advice"].facts["worth_training"]["reason"])
+        by_name = by_model(in_order(answers))
+        baseline = context.inputs["few_shot_baseline"].facts
+        without_training = list(contenders(context.spec, baseline, by_name, simple_rows(by_name)))
+        rows = with_candidate(answers, without_training[0])
     record_judgement(
         state,
         sorted(test_rows.texts),
@@ -180,14 +200,11 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     openings_so_far = openings(state, context.inputs["splits"].version)
     # in the order of their first opening
     candidates = dict.fromkeys(entry["candidate"] for entry in openings_so_far)
-    record(state, candidate, outcomes_of(of_model(rows, "candidate"), output))
     train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
     training = [TrainingRow(e.id, e.user_text, e.answer) for e in train]
     evaluate = partial(
         evaluate_task,
-        predictions=rows,
-        facts=_step_facts(context, rows),
-        atlas=failure_atlas(of_model(rows, "candidate"), output, test_rows.texts, Neighbours(training)),
+        facts=_step_facts(context, answers),
         openings=openings_so_far,
         rules=judgement.rules,
         champion_forgotten=context.run_inputs.champion_forgotten,
@@ -195,6 +212,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         champion_name=(context.run_inputs.champion or {}).get("name"),
         champion_learned=_learned_by_champion(context, test_rows.texts),
         promoted=Promoted(**context.run_inputs.promoted) if context.run_inputs.promoted else None,
+        untrained=untrained,
         sources=test_rows.sources,
         files=test_rows.files,
         never_break=context.run_inputs.never_break,
@@ -205,14 +223,24 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
             "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
         },
     )
-    evaluation = decide_finalists(context.spec, evaluate(context.spec))
+
+    def evaluated(spec: TaskSpec, rows: Sequence[ScoredRow]) -> EvaluationResult:
+        atlas = failure_atlas(of_model(rows, "candidate"), output, test_rows.texts, Neighbours(training))
+        return decide_finalists(spec, evaluate(spec, predictions=rows, atlas=atlas))
+
+    evaluation = evaluated(context.spec, rows)
     gates = decide(context.spec, evaluation)
     winner = winner_of(evaluation, gates)
+    for contender in without_training[1:]:
+        if (contender.kind, contender.name) == (winner.kind, winner.name):  # the report is about what is shipped
+            rows = with_candidate(answers, contender)
+            evaluation = evaluated(context.spec, rows)
+    record(state, candidate, outcomes_of(of_model(rows, "candidate"), output))
     winner_gates = gates_of(winner, evaluation, gates)
     if evaluation.loosened.thresholds:
 
         def judge(spec: TaskSpec) -> Sequence[GateResult]:
-            judged = decide_finalists(spec, evaluate(spec))
+            judged = evaluated(spec, rows)
             return gates_of(winner, judged, decide(spec, judged))
 
         held_back = held_back_by_defaults(context.spec, winner_gates, judge)
@@ -280,9 +308,9 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
     return StepFacts.model_validate(
         {
             "baseline": {**inputs["few_shot_baseline"].facts, **inputs["advice"].facts},
-            "training": training_of(adapter),
+            "training": None if adapter.skipped else training_of(adapter),
             "data": {name: dict(inputs[name].facts) for name in DATA_STEPS},
-            "parity": inputs["merged_model"].facts["parity"],
+            "parity": None if adapter.skipped else inputs["merged_model"].facts["parity"],
             "ability": dict(inputs["general_ability"].facts),
             "people": dict(inputs["human_review"].facts),
             "judge": judge["judge"],
@@ -299,14 +327,23 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
     plan, endpoint = context.inputs["training_plan"].facts, context.spec.baseline.endpoint
     steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
     measured = {name: context.inputs[name].folder / "measured.json" for name in steps}
-    run_costs = costs(rows, {name: read_json(file) for name, file in measured.items() if file.exists()}, plan)
+    times = {name: read_json(file) for name, file in measured.items() if file.exists()}
+    run_costs = {**costs(rows, times, plan), "milliseconds": times.get("test_predictions", {}).get("milliseconds", {})}
     prompted_name = API_MODEL if API_MODEL in run_costs["tokens"] else "base"
-    tuned, prompted = (Call(**run_costs["tokens"][name]) for name in ("candidate", prompted_name))
+    simple = simple_costs(context.inputs["few_shot_baseline"])
+    untrained, tuned_name = bool(context.inputs["adapter"].skipped), "candidate"
+    if untrained:  # a champion in service may be fine-tuned all the same
+        served_model = "champion" if context.run_inputs.champion_kind in TRAINED else prompted_name
+        tuned_name = served_model if served_model in run_costs["tokens"] else prompted_name
+    tuned, prompted = (Call(**run_costs["tokens"][name]) for name in (tuned_name, prompted_name))
     served = PriceList.of_served(plan["serving"])
     prices = request_prices(served, tuned, prompted, endpoint.model if endpoint else "")
     here = read_hosted(context.inputs["merged_model"].folder) is None and prompted_name == "base"
     month = month_by_kind(served, context.spec.advise.calls_per_month, tuned, prompted) if here else {}
-    simple = simple_costs(context.inputs["few_shot_baseline"])
+    if untrained:
+        prices = []
+        if tuned_name == prompted_name:
+            month.pop("tuned", None)
     return {**run_costs, "requests": prices, "month": month, "simple": simple}
 
 

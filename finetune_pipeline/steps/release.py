@@ -29,13 +29,17 @@ def release_request(context: StepContext) -> dict[str, Any]:
     to compare with the same model again."""
     report, adapter, merged = (context.inputs[name] for name in ("evaluation_report", "adapter", "merged_model"))
     hosted, winner = read_hosted(merged.folder), Winner.model_validate(report.facts["winner"])
-    registered, dataset = report.facts["models"][row_of(winner)], adapter.inputs["train_split"]
-    holds_rows = _write_shipped(context, winner)
+    chosen, passed = winner, winner.kind is not None
+    if merged.skipped and not passed:  # the simplest finalist is what would have been shipped
+        first = read_report(report).finalists[0]
+        chosen = Winner(kind=first.kind, name=first.name, mode=first.mode, title=first.title)
+    registered, dataset = report.facts["models"][row_of(chosen)], adapter.inputs["train_split"]
+    holds_rows = _write_shipped(context, chosen)
     files = {path.name: digest_file(path) for path in sorted((context.out / SHIPPED).glob("*"))}
     return {
         "name": context.task.name,
-        "method": hosted.trainer if hosted else context.spec.training.method,
-        "kind": merged.facts["kind"],
+        "method": hosted.trainer if hosted else "none" if merged.skipped else context.spec.training.method,
+        "kind": str(chosen.kind) if merged.skipped else merged.facts["kind"],
         "endpoint": hosted.to_json() if hosted else None,
         "dataset_version": dataset,
         "adapter": str(adapter.folder / "adapter"),
@@ -50,12 +54,12 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "precision": context.spec.evaluation.precision,
         "json_schema": json_schema(context.spec),
         "constrained_decoding": context.spec.decoded_schema is not None,
-        "gates_passed": winner.kind is not None,
+        "gates_passed": passed,
         "gates": dict(report.facts["winner_gates"]),
         "forgotten": dataset in tainted_splits(context.task, context.store),
         "verdict": report.facts["verdict"],
-        "winner_kind": winner.kind,
-        "winner_name": winner.name,
+        "winner_kind": chosen.kind,
+        "winner_name": chosen.name,
         "shipped": str(context.out / SHIPPED) if files else None,
         "files": files,
         "holds_rows": holds_rows,
@@ -63,7 +67,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "about": f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
         "scores": {name: value for name, value in registered.items() if isinstance(value, int | float)},
         "compared_with": dict(context.run_inputs.champion) if context.run_inputs.champion else None,
-        "card": _shipped_card(context, winner, files) if files else _card(context),
+        "card": _shipped_card(context, chosen, files) if files else _card(context),
     }
 
 

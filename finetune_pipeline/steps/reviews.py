@@ -5,13 +5,14 @@ from typing import Any
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.engine.store import SKIPPED, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge, prediction_pairs
 from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, people_choices, similar
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by_rule
 from finetune_pipeline.review.ratings import ratings_digest, read_ratings, summarise
 from finetune_pipeline.review.sheet import SheetItem, draw, make_sheet, read_sheet_name, sheet_name
@@ -37,7 +38,9 @@ def drawn_items(predictions: Artifact, task: Task, items: int, secret: bytes) ->
 
 
 def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -> tuple[str, list[SheetItem]]:
-    """Return (name, items) of the sheet on these predictions."""
+    """Return (name, items) of the sheet on these predictions. Raises OutsideError if they are of a run that trained nothing."""
+    if reason := predictions.facts["untrained"]:
+        raise OutsideError(f"there are no two models whose answers could be rated blindly: {reason}")
     drawn = drawn_items(predictions, task, items, secret)
     name, texts = sheet_name(predictions.version, len(drawn)), read_test_rows(predictions.folder).texts
     return name, make_sheet(name, drawn, *both_answers(predictions), texts, secret)
@@ -64,6 +67,8 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
     settings, predictions = context.spec.evaluation, context.inputs["test_predictions"]
     if settings.judge is None and settings.similarity is None:
         return {"judge": None, "similarity": None}
+    if reason := predictions.facts["untrained"]:
+        return {"judge": None, "similarity": None, SKIPPED: reason}
     test = read_test_rows(predictions.folder)
     pairs = prediction_pairs(*both_answers(predictions), test.texts)
     people = people_choices(context.inputs["human_review"].facts["items"])

@@ -17,6 +17,11 @@ from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline.training.facts import HostedTraining, training_of
 from finetune_pipeline.training.history import MUCH_RISE, validation_losses
 
+NOT_WORTH_IT = "nothing was trained: something simpler is surely good enough (gates.worth_training)"
+UNTRAINED = (
+    "So nothing is trained: the sealed test decides whether that is shipped. With gates.worth_training: warn a model is trained "
+    "and compared with it."
+)
 FOUR_BIT_LIMIT = 0.45
 """Maximum size of a 4-bit base's linear layers as a share of their 16-bit size: NF4 with double quantization takes 0.258
 (4 bits and 0.127 bits of constants per parameter; Dettmers et al. 2023), more with tiny layers; 8 bits would take over 0.5.
@@ -37,12 +42,17 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 )
 def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     worth = Worth.of(artifact.facts["worth_training"])
-    sentence = worth.reason
-    if not worth.passed:
-        sentence += (
-            " With gates.worth_training: warn it is compared on the sealed test all the same, and what wins is shipped."
-        )
-    return CheckResult(worth.passed, sentence, {"best_prompt": worth.best})
+    sentence, skips = worth.reason, worth.skips_training(spec)
+    if skips:
+        sentence += f" {UNTRAINED}"
+    elif not worth.passed:
+        sentence += " With gates.worth_training: warn a model is trained and compared with it on the sealed test."
+    return CheckResult(worth.passed, sentence, {"best_prompt": worth.best}, warns=skips)
+
+
+def why_untrained(advice: Artifact, spec: TaskSpec) -> str:
+    """Return why nothing is trained, given the artifact `advice`; empty if a model is."""
+    return NOT_WORTH_IT if Worth.of(advice.facts["worth_training"]).skips_training(spec) else ""
 
 
 @check(

@@ -21,7 +21,7 @@ import psutil
 from finetune_pipeline.data.workers import available_cores
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia, nvidia_cards
+from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia
 
 CHILD_SECONDS = 120.0
 """Time limit of the child process, most of it for imports."""
@@ -32,8 +32,7 @@ LITTLE_DISK, LITTLE_MEMORY = 10 << 30, 8 << 30
 
 @dataclass(frozen=True)
 class Device:
-    """A device for jobs. precision: of training, and of serving models stored in 16 bits; problem: why it cannot be used; torch:
-    its version; cuda: the CUDA version that torch is built for, empty without CUDA."""
+    """A device for jobs. precision: of training, and of serving models stored in 16 bits; problem: why it cannot be used."""
 
     place: str
     name: str
@@ -42,8 +41,6 @@ class Device:
     precision: str
     four_bit: str
     problem: str = ""
-    torch: str = ""
-    cuda: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,41 +110,16 @@ def _bottlenecks(machine: Machine) -> list[str]:
         )
         if not machine.devices[0].bfloat16 and not machine.devices[0].problem:
             remarks.append("this CPU does not multiply bfloat16: float32 takes twice the memory and more time")
-    if not on_gpu and (remark := unused_gpu(machine.devices[0], has_nvidia(), nvidia_cards())):
-        remarks.append(remark)
+    if not on_gpu and has_nvidia():
+        remarks.append(
+            "no job uses this machine's NVIDIA GPU: install a CUDA build of torch, and unset FINETUNE_DEVICES"
+        )
     if machine.available_bytes < LITTLE_MEMORY:
         remarks.append(f"{_gib(machine.available_bytes)} of memory are free: `finetune plan TASK` says what fits")
     if machine.disk_free_bytes < LITTLE_DISK:
         shortage = f"{_gib(machine.disk_free_bytes)} are free on the disk of {machine.home}"
         remarks.append(f"{shortage}: each merged model is kept there")
     return remarks
-
-
-def unused_gpu(cpu: Device, driver: bool, cards: int) -> str:
-    """Say why no job uses this machine's NVIDIA GPU, and how to mend it; empty if there is none.
-
-    Args:
-        driver: Whether NVIDIA's driver shows a device.
-        cards: NVIDIA GPUs on the PCI bus.
-    """
-    if not driver and not cards:
-        return ""
-    unused = "no job uses this machine's NVIDIA GPU: "
-    if not driver:
-        return (
-            f"{unused}its driver shows none (there is no /dev/nvidiactl). Install NVIDIA's driver until `nvidia-smi` lists the "
-            "GPU; in a container, start it with `--gpus all`"
-        )
-    if cpu.torch and not cpu.cuda:
-        return (
-            f"{unused}torch {cpu.torch} is built without CUDA, so it cannot see it. Remove it with `{sys.executable} -m pip "
-            "uninstall torch`, install a CUDA build of the same version as pytorch.org says for your driver, and unset "
-            "FINETUNE_DEVICES"
-        )
-    return (
-        f"{unused}FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES leaves it out. Unset both and call `finetune doctor` again: it then "
-        f"says whether torch's CUDA {cpu.cuda} works with the driver"
-    )
 
 
 def _gib(size: int) -> str:
@@ -201,12 +173,9 @@ def examine(place: str) -> Device:
     device = pick_device()
     if (device.type == "cpu") != (place == "cpu"):
         build = "no CUDA build" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
-        fix = (
-            "install a CUDA build of torch"
-            if torch.version.cuda is None
-            else "look at nvidia-smi: the driver must be as new"
+        return _unusable_device(
+            place, f"torch sees no such GPU (torch {torch.__version__} is {build}); look at nvidia-smi"
         )
-        return _unusable_device(place, f"torch sees no such GPU (torch {torch.__version__} is {build}); {fix}")
     cuda = device.type == "cuda"
     precision = resolve_precision("auto", device)
     return Device(
@@ -216,8 +185,6 @@ def examine(place: str) -> Device:
         bfloat16=native_bfloat16(device) if cuda else cpu_has_bfloat16(),
         precision=str(precision).removeprefix("torch."),
         four_bit=_four_bit_library(device.type),
-        torch=torch.__version__,
-        cuda=torch.version.cuda or "",
     )
 
 

@@ -152,8 +152,8 @@ def test_headers_have_a_scope_and_rows_can_be_filtered(tmp_path: Path) -> None:
     location.hash = "#rows"; dispatchEvent(new Event("hashchange")); measured.open = fold.open;"""
     measured = browse(report(), tmp_path, script)
     assert measured["bare"] == 0
-    assert measured["counts"] == ["120 of 120 rows", 120, "14 of 120 rows", 14, "1 of 120 rows", 1, "1 of 120 rows", 1,
-                              "0 of 120 rows", 0]  # fmt: skip
+    assert measured["counts"] == ["200 of 200 rows", 200, "14 of 200 rows", 14, "1 of 200 rows", 1, "1 of 200 rows", 1,
+                              "0 of 200 rows", 0]  # fmt: skip
     assert measured["open"] is True
 
 

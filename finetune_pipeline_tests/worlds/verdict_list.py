@@ -112,6 +112,20 @@ REFUSED = [
 ]
 SHIPPED_SIMPLE = [
     KnownWorld(
+        "base-good-retrieval",
+        "twenty subjects; the base model repeats the answer of the nearest row, where that is shown",
+        "ship_simple",
+        world_of(SUBJECT_LABELS, system=LIKE_THE_LAST),
+        warned=("worth_training",),
+    ),
+    KnownWorld(
+        "one-word",
+        "one word decides, which TF-IDF learns",
+        "ship_simple",
+        world_of(ONE_WORD, split={"test": 0.2, "validation": 0.2, "seed": 0}),
+        warned=("worth_training",),
+    ),
+    KnownWorld(
         "noisy-word",
         "one word decides, and 18 in 100 labels are wrong: TF-IDF cannot be beaten",
         "ship_simple",
@@ -174,6 +188,20 @@ SHIPPED_SIMPLE = [
     ),
 ]
 SHIPPED_PROMPT = [
+    KnownWorld(
+        "base-good",
+        "word order; the base model is already right",
+        "ship_prompt",
+        world_of(ORDER, system=ORDER.skill_system),
+        warned=("worth_training",),
+    ),
+    KnownWorld(
+        "base-good-restricted",
+        "word order; the base model answers `red it is`: right once restricted to the labels",
+        "ship_prompt",
+        world_of(ORDER, system=IN_SENTENCES),
+        warned=("worth_training",),
+    ),
     KnownWorld(
         "inside-the-noise",
         "word order with a fifth of the labels wrong; the base model is right but for the rows with one word, 4 in 100",

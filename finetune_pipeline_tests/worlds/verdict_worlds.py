@@ -41,9 +41,10 @@ class KnownWorld:
     Attributes:
         contents: A description.
         verdict: `stop`: a blocking check ends the graph before the sealed test is opened. `refuse`: gates say no.
-            `ship_simple`, `ship_prompt`: gates say no, and something simpler is shipped. `promote`: `champion` moves to the
-            fine-tuned model.
-        reasons: Blocking checks (stop) or gates (refuse, ship_simple, ship_prompt), of which at least one must fail.
+            `ship_simple`, `ship_prompt`: gates say no, or nothing is trained, and something simpler is shipped. `promote`:
+            `champion` moves to the fine-tuned model.
+        reasons: Blocking checks (stop) or gates (refuse, ship_simple, ship_prompt), of which at least one must fail; none where
+            a model is promoted, or nothing is trained.
         besides: Further ones that may fail as well.
         warned: Checks that must fail without stopping anything.
         champion: Version in service after a run that promoted nothing.
@@ -103,7 +104,7 @@ def problems_of(world: KnownWorld, outcome: Outcome) -> list[str]:
     problems = []
     if given.verdict != world.verdict:
         problems.append(f"the verdict is {given}")
-    if world.verdict != "promote" and not set(given.reasons) & set(world.reasons):
+    if world.reasons and not set(given.reasons) & set(world.reasons):
         problems.append("the reason is not named")
     if unexpected := set(given.reasons) - {*world.reasons, *world.besides}:
         problems.append(f"{', '.join(sorted(unexpected))} should not have failed")

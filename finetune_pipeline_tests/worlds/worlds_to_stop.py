@@ -7,12 +7,8 @@ from finetune_pipeline_tests.worlds.verdict_tasks import (
     EIGHT_SUBJECTS,
     FIELD,
     FIRST_WORDS,
-    IN_SENTENCES,
-    LIKE_THE_LAST,
     NAMED,
-    ONE_WORD,
     ORDER,
-    SUBJECT_LABELS,
 )
 from finetune_pipeline_tests.worlds.verdict_worlds import (
     FORCED,
@@ -89,34 +85,6 @@ STOPPED = [
         "stop",
         world_of(FIELD, shuffled, rows=1200),
         ("learnable",),
-    ),
-    KnownWorld(
-        "base-good",
-        "word order; the base model is already right",
-        "stop",
-        world_of(ORDER, system=ORDER.skill_system),
-        ("worth_training",),
-    ),
-    KnownWorld(
-        "base-good-restricted",
-        "word order; the base model answers `red it is`: right once restricted to the labels",
-        "stop",
-        world_of(ORDER, system=IN_SENTENCES),
-        ("worth_training",),
-    ),
-    KnownWorld(
-        "base-good-retrieval",
-        "twenty subjects; the base model repeats the answer of the nearest row, where that is shown",
-        "stop",
-        world_of(SUBJECT_LABELS, system=LIKE_THE_LAST),
-        ("worth_training",),
-    ),
-    KnownWorld(
-        "one-word",
-        "one word decides, which TF-IDF learns",
-        "stop",
-        world_of(ONE_WORD, split={"test": 0.2, "validation": 0.2, "seed": 0}),
-        ("worth_training",),
     ),
     KnownWorld(
         "leak",

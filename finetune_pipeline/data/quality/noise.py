@@ -207,7 +207,7 @@ def label_noise(
     listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
     pairs = Counter((opinion.classes[labels[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
     message = _in_words(opinion, noise) + (f"; {len(suspects):,} of {len(labels):,} are suspects" if noise else "")
-    fix = "go through the suspects, most suspicious first, and put decisions (relabel, drop or keep) into reviews/"
+    fix = f"`finetune review {spec.name} --what suspects` shows them, most suspicious first, and puts decisions into reviews/"
     if too_many:
         allowed = f"data.max_label_noise allows {limit:.0%}"
         message += f", and {allowed}: look through the suspects; if their labels are right, raise it"

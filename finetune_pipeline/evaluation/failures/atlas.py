@@ -38,11 +38,11 @@ _WORD = re.compile(r"[^\W\d_][\w'’-]+")
 _NAMING_TERMS = 3
 _RELATED_TERMS, _MIN_SHARED_TERMS = 12, 2
 """A text belongs to a group if it holds at least two of the group's twelve most distinctive terms."""
-TEXT_LIMIT, ANSWER_LIMIT = 1500, 300
+TEXT_LIMIT, ANSWER_LIMIT = 1500, 1500
 """Shown characters of a text and of an answer."""
 SHOWN_OF_GROUP = 3
-MAX_WRONG = 300
-"""Maximum wrong answers shown with their texts, to limit the page's size."""
+MAX_ROWS = 5000
+"""Maximum test rows shown with their texts, to limit the page's size; wrong ones come first."""
 MIN_MEASURABLE = 24
 """Minimum rows of a kind to measure its share of failures to about 20 points (Wilson, 95%)."""
 _NO_MORE_DATA = {
@@ -246,12 +246,13 @@ def shown_rows(
     texts: Mapping[str, str],
     training: Sequence[TrainingRow] = (),
 ) -> ShownRows:
-    """Collect the rows named in an evaluation, with truncated texts and answers."""
+    """Collect the test rows, those named in the evaluation first, with truncated texts and answers."""
     groups = evaluation.atlas.groups
+    rows = by_model(scored(predictions, output))
     ids = [*evaluation.regressions.shown, *evaluation.fixes.shown, *(evaluation.never_break.broken or [])]
     ids += [i for group in groups for i in group.ids[:SHOWN_OF_GROUP]]
-    ids += [i for group in groups for i in group.ids][:MAX_WRONG]
-    rows = by_model(scored(predictions, output))
+    ids += [i for group in groups for i in group.ids]
+    ids += [row["example_id"] for row in rows["candidate"]]
     best = base_at_its_best(rows, output)
     base = {row["example_id"]: row for row in scored(best.answers[best.mode], output)}
     candidate = {row["example_id"]: row for row in rows["candidate"]}
@@ -267,7 +268,7 @@ def shown_rows(
                 base_right=base[i].right,
                 right=candidate[i].right,
             )
-            for i in dict.fromkeys(ids)  # once each, in the order of the report
+            for i in list(dict.fromkeys(ids))[:MAX_ROWS]  # once each, in the order of the report
         },
         training={
             row.id: TrainingRow(row.id, cut(row.text, TEXT_LIMIT), cut(row.answer, ANSWER_LIMIT))

@@ -35,7 +35,9 @@ __all__ = [
 
 
 def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
-    """Judge an evaluation by every gate, always in the same order."""
+    """Judge the fine-tuned model by every gate, always in the same order. Where nothing was trained, none is asked of it."""
+    if evaluation.untrained:
+        return [gate.not_asked("Nothing was trained.") for gate in GATES.values()]
     return [gate(spec, gate.reads(evaluation)) for gate in GATES.values()]
 
 

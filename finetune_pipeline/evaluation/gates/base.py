@@ -112,7 +112,10 @@ class Gate:
         """Judge a simple model or a prompt. evaluation: from finalists.as_candidate."""
         if not self.trained_only:
             return self(spec, self.reads(evaluation))
-        return GateResult(name=self.name, status="not_asked", measured=None, threshold=None, message=self.trained_only)
+        return self.not_asked(self.trained_only)
+
+    def not_asked(self, why: str) -> GateResult:
+        return GateResult(name=self.name, status="not_asked", measured=None, threshold=None, message=why)
 
 
 GATES: dict[str, Gate] = {}

@@ -18,6 +18,7 @@ from finetune_pipeline.baseline.input_evidence import (
 )
 from finetune_pipeline.baseline.simple_score import learnable_by_score, simple_score
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.power import paired_power
 from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec import TaskSpec
@@ -212,3 +213,13 @@ def test_an_answer_of_calls_alone_is_scored_by_its_calls() -> None:
     rows = [replace(e, messages=[*e.prompt_messages, {**e.messages[-1], "tool_calls": calls}]) for e in rows]
     score = simple_score(task, rows, {})
     assert score is not None and score.value == 1.0, "every row had the score 0: its text is empty"
+
+
+def test_the_score_without_labels_is_that_of_the_best_model_that_the_baseline_would_fit() -> None:
+    """Each answer fills a template with the number in its text, so the nearest answer is wrong without it."""
+    task = make_spec()
+    rows = [make(f"where is my order {1000 + 7 * i}", f"Order {1000 + 7 * i} is on its way.", i) for i in range(200)]
+    score = simple_score(task, rows, {})
+    assert score is not None and score.title == SIMPLE_MODELS["slots"].title
+    assert score.value == 1.0 and (score.reference or 0.0) < 1.0
+    assert 20 <= score.rows < 100, "a quarter of the rows, which no model was fitted on"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune_pipeline.baseline.good_enough import good_enough, worth_training
+from finetune_pipeline.baseline.good_enough import Worth, good_enough, worth_training
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.spec.model import TaskSpec
@@ -22,7 +22,7 @@ def _rows(correct: int, restricted: float | None = None, **simple: float) -> Row
     return rows | {f"simple_{name}": answers(round(200 * share), label_scores=[]) for name, share in simple.items()}
 
 
-def _worth(rows: Rows, task: TaskSpec | None = None) -> dict[str, Any]:
+def _worth(rows: Rows, task: TaskSpec | None = None) -> Worth:
     task = task or spec()
     return worth_training(task, score_baselines(task, rows), rows)
 
@@ -70,6 +70,21 @@ def test_a_simple_model_surely_above_the_ceiling_is_enough() -> None:
     assert verdict.passed is False and verdict.enough == "nearest"
     assert "Fine-tuning is not needed" in verdict.reason and "right on 97.0%" in verdict.reason
     assert _worth(_rows(60, nearest=0.92)).passed is True
+
+
+def test_the_sealed_test_decides_without_training_unless_only_an_api_model_is_enough() -> None:
+    assert _worth(_rows(60, nearest=0.97)).skips_training(spec()) is True
+    assert _worth(_rows(60, nearest=0.97)).skips_training(spec(gates={"worth_training": "warn"})) is False
+    assert _worth(_rows(60, nearest=0.92)).skips_training(spec()) is False, "training may pay"
+    api = {"api_zero_shot": answers(196, label_scores=[]), "zero_shot": answers(20, label_scores=[])}
+    worth = _worth(api)
+    assert (worth.passed, worth.enough, worth.skips_training(spec())) == (False, "api_zero_shot", False)
+    blind = _worth(_rows(60, commonest=0.97))
+    assert (blind.enough, blind.skips_training(spec())) == ("commonest", False), "no gate would let it through"
+    rated = spec(gates={"min_rated": 50})
+    assert _worth(_rows(60, nearest=0.97), rated).skips_training(rated) is False, (
+        "people rate no answers of a simple model"
+    )
 
 
 def test_answers_of_few_sources_are_not_surely_enough() -> None:

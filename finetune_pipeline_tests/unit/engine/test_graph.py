@@ -213,3 +213,39 @@ def test_facts_are_read_as_the_type_that_the_step_returned(task: Task, store: Ar
     assert artifact.facts == {"rows": 3, "labels": {"bug": 3}} and artifact.read(Counts) == counts
     with pytest.raises(DamagedFile, match=r"facts of demo/other/.* unknown field `lines`"):
         g.run("other", task, WORLD, store).read(Counts)
+
+
+def test_a_step_that_an_earlier_one_makes_needless_is_skipped_with_a_version_of_its_own(
+    task: Task, store: ArtifactStore
+) -> None:
+    """The decision is known once the earlier step is made; until then, and where it says otherwise, the step is an ordinary one."""
+    made: list[str] = []
+
+    def needless(artifact: Artifact, spec: TaskSpec) -> str:
+        return "it is not worth it" if artifact.facts["enough"] else ""
+
+    def of(enough: bool, seed: int = 0) -> Graph:
+        costly = step(
+            "costly",
+            lambda work: made.append("costly") or {"done": True},
+            after=("decides",),
+            skipped_by=("decides", needless),
+            settings=lambda s, w: seed,
+            checks=(Check("done", "it is done", lambda artifact, spec: CheckResult(artifact.facts["done"], "done")),),
+        )
+        decides = step("decides", lambda work: {"enough": enough}, settings=lambda s, w: enough)
+        return Graph([decides, costly, step("last", lambda work: {"ran": True}, needs=("costly",))])
+
+    before = of(True).versions(task, WORLD, store)
+    skipped = of(True).run_to("last", task, WORLD, store)
+    assert made == [] and skipped["costly"].skipped == "it is not worth it"
+    assert skipped["last"].facts == {"ran": True}, "what comes after it decides for itself"
+    check = of(True).steps["costly"].checks[0]
+    assert check.ask(skipped["costly"], task.spec).message == "not asked: it is not worth it"
+    after = of(True, seed=7).versions(task, WORLD, store)
+    assert before["costly"] != after["costly"] == skipped["costly"].version, (
+        "settings of what is not done change nothing"
+    )
+    trained = of(False).run_to("last", task, WORLD, store)
+    assert made == ["costly"] and trained["costly"].skipped == "" and trained["costly"].version == before["costly"]
+    assert trained["last"].version != skipped["last"].version

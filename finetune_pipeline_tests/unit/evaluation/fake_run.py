@@ -142,8 +142,13 @@ def text_evaluation() -> EvaluationResult:
 
 
 def json_evaluation(**changes: Any) -> EvaluationResult:
-    """An evaluation of an extraction task: the base model fences half of its JSON and renames a key in the other half; the
-    candidate gets some cities wrong."""
+    """The evaluation of :func:`json_evaluation_and_rows`."""
+    return json_evaluation_and_rows(**changes)[0]
+
+
+def json_evaluation_and_rows(**changes: Any) -> tuple[EvaluationResult, ShownRows]:
+    """An evaluation of an extraction task and the rows that its report shows: the base model fences half of its JSON and renames a
+    key in the other half; the candidate gets some cities wrong."""
     gold = [json.dumps({"city": "Rome" if i % 2 else "Oslo", "guests": i}) for i in range(60)]
     fenced = [f"```json\n{g}\n```" if i % 2 else g.replace("guests", "people") for i, g in enumerate(gold)]
     misread = [g.replace("Rome", "Paris") if i % 5 == 1 else g for i, g in enumerate(gold)]
@@ -151,4 +156,4 @@ def json_evaluation(**changes: Any) -> EvaluationResult:
     candidate = [row(i, g, s, "candidate", label_scores=[]) for i, (g, s) in enumerate(zip(gold, misread, strict=True))]
     task = json_spec(**changes)
     baseline = score_baselines(task, {"zero_shot": base})
-    return evaluation(spec=task, predictions=[*base, *candidate], baseline=baseline)
+    return evaluation_and_rows(spec=task, predictions=[*base, *candidate], baseline=baseline)

@@ -6,7 +6,8 @@ from finetune_pipeline.evaluation.gates import decide, decide_finalists
 from finetune_pipeline.evaluation.result import EvaluationResult, Winner
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.statistics.proportions import tango_interval, wilson_interval
-from finetune_pipeline.evaluation.winner import decision_on, winner_of
+from finetune_pipeline.evaluation.winner import decision_on, gates_of, winner_of
+from finetune_pipeline.report.stored import Report
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     NOT_COMPARED,
@@ -72,6 +73,32 @@ def test_the_simplest_model_that_none_surely_beats_is_shipped(tuned, linear, pro
     given = judged(tuned=tuned, linear=linear, prompt=prompt)
     assert (given.kind, given.name) == winner, given.why
     assert given.mode == ("free" if winner == PROMPT else None)
+
+
+@pytest.mark.parametrize(
+    ("linear", "prompt", "winner"),
+    [(190, 190, SIMPLE), (150, 190, PROMPT), (190, 150, SIMPLE), (82, 83, NOTHING)],
+)
+def test_where_nothing_was_trained_the_finalists_compete_alone(linear, prompt, winner):
+    task = spec()
+    result = evaluated(task, linear, linear, prompt, untrained="TF-IDF is enough.")
+    result, gates = decide_finalists(task, result), decide(task, result)
+    assert {gate.status for gate in gates} == {"not_asked"}
+    given = winner_of(result, gates)
+    assert (given.kind, given.name) == winner and given.why.startswith("Nothing was trained; ") is (winner != SIMPLE)
+    assert "fine-tuned" not in given.why
+    assert not any("fine-tuned" in title for finalist in result.finalists for title in finalist.beaten_by)
+    report = Report.of(result, gates)
+    if winner == NOTHING:
+        assert report.verdict.decision == "refuse" and report.verdict.headline.startswith("Ship nothing. TF-IDF")
+        assert gates_of(given, result, gates) == result.finalists[0].gates
+    else:
+        assert report.verdict.headline.startswith(f"Ship {given.title}: training was not worth it. Wrong in")
+    said = " ".join([report.verdict.headline, report.verdict.answer, report.verdict.sentence, *report.verdict.caveats])
+    assert "fine-tuned" not in said and "Before training, on validation: TF-IDF is enough." in said
+    assert any("gates.worth_training: warn" in step for step in report.next_steps)
+    known = changed(result, {"promoted": {"model_version": 1, "serves": True}})
+    assert Report.of(known, gates).verdict.passed is (winner != NOTHING), "whether it would be shipped again"
 
 
 def test_a_tie_goes_to_the_fine_tuned_model_where_the_spec_says_so():

@@ -59,6 +59,25 @@ def test_the_headline_says_what_the_fine_tuned_model_costs_more() -> None:
     assert costs_more(evaluation(cost=None), Winner(kind="simple")) == ""
 
 
+@pytest.mark.parametrize(
+    ("kind", "milliseconds", "simple", "words"),
+    [
+        ("simple", {"candidate": 32.0, "base": 40.0}, 0.08, " and takes 400 times as long to answer"),
+        ("prompt", {"candidate": 96.0, "base": 32.0}, 0.08, " and takes 3 times as long to answer"),
+        ("prompt", {"candidate": 32.0, "base": 96.0}, 0.08, ""),
+        ("simple", {"base": 40.0}, 0.08, ""),  # the candidate's answers came from the cache
+        ("simple", {"candidate": 32.0}, None, ""),
+    ],
+)
+def test_without_prices_the_headline_says_how_much_longer_the_fine_tuned_model_takes(
+    kind: Any, milliseconds: dict[str, float], simple: float | None, words: str
+) -> None:
+    cost = COST | {"milliseconds": milliseconds, "simple": {"linear": {"p50": simple}}}
+    assert costs_more(evaluation(cost=cost), Winner(kind=kind, name="linear")) == words
+    priced = evaluation(cost=cost | {"month": MONTH})
+    assert "times as long" not in costs_more(priced, Winner(kind=kind, name="linear")), "dollars are said instead"
+
+
 def test_the_report_compares_the_winner_with_the_champion_it_replaces() -> None:
     base = [row | {"label_scores": []} for row in answers(100)]
     champion = answers(120, model="champion")

@@ -3,7 +3,10 @@
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from finetune_pipeline.evaluation.ability.drop import ability_drop
+from finetune_pipeline.evaluation.failures import atlas
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People
 from finetune_pipeline.evaluation.result import EvaluationResult
@@ -16,7 +19,14 @@ from finetune_pipeline.report.judgements import ability_sentences, judge_sentenc
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.review.ratings import summarise
 from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, text
-from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, changed, evaluation, evaluation_and_rows, usual
+from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    arguments,
+    changed,
+    evaluation,
+    evaluation_and_rows,
+    json_evaluation_and_rows,
+    usual,
+)
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
 from finetune_pipeline_tests.unit.evaluation.test_robustness import predicted
 from finetune_pipeline_tests.unit.review.test_ratings import SECRET, SHEET, said
@@ -58,17 +68,37 @@ def test_the_rows_are_one_table_by_what_became_of_them() -> None:
     (table,) = tables(rows_section)
     assert table.audience == "page" and [table.headers[j] for j in table.filters] == ["Outcome", "Right", "Fine-tuned"]
     outcomes = Counter(row[0] for row in table.rows)
-    assert outcomes == {"must not break": 1, "regression": 4, "wrong": 35, "fixed": 10}
+    assert outcomes == {"must not break": 1, "regression": 4, "wrong": 35, "fixed": 60, "right": 100}
     assert table.cells[0][:2] == ["must not break", "<b>pay & go</b>"] and table.cells[0][-1] == "e0100"
     for sentence in (
         "wrong on 40 rows of 200 (20.0%)",
-        "Not shown: 50 fixed rows. All answers",
         "sealed test: nowhere.",
     ):
         assert sentence in words(rows_section)
     page = evaluation_page(result, [], rows)
     assert "&lt;b&gt;pay &amp; go&lt;/b&gt;" in page_html(page) and "pay" not in page_markdown(page)
+    assert "Not shown" not in words(rows_section)
     assert not tables(section("rows", evaluation(never_break=["e0000"])))
+
+
+def test_a_page_of_very_many_rows_keeps_the_wrong_ones_and_says_how_many_it_leaves_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(atlas, "MAX_ROWS", 120)
+    result, rows = evaluation_and_rows()
+    assert sum(not row.right for row in rows.tested.values()) == 40 and len(rows.tested) == 120
+    assert "Not shown: 80 rows, all answered right. All answers" in words(section("rows", result, rows))
+
+
+def test_wrong_answers_are_marked_where_they_differ_and_right_ones_nowhere() -> None:
+    result, rows = json_evaluation_and_rows()
+    (table,) = tables(section("rows", result, rows))
+    (wrong, *_), (fixed, *_) = ([r for r in table.rows if r[0] == name] for name in ("wrong", "fixed"))
+    place = table.headers.index
+    marked = [[part.text for part in wrong[place(title)].parts if part.differs] for title in ("Fine-tuned", "Right")]
+    assert marked == [['"Paris"'], ['"Rome"']]
+    assert "<mark>&#34;Paris&#34;</mark>" in page_html(evaluation_page(result, [], rows))
+    assert not hasattr(fixed[place("Fine-tuned")], "parts") and hasattr(fixed[place("Base")], "parts")
 
 
 def test_a_matrix_of_hundreds_of_labels_is_told_and_left_out() -> None:

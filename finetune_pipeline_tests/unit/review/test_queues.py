@@ -5,11 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.json_lines import append_line
 from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
-from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
+from finetune_pipeline.review.queues import (
+    ReviewQueue,
+    flagged_queue,
+    outputs_queue,
+    rows_queue,
+    suspects_queue,
+    synthetic_queue,
+)
 from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
 from finetune_pipeline.review.sheet_files import read_table, store, write_table
@@ -97,6 +105,34 @@ def take(queue: ReviewQueue, rater: str, row: dict) -> None:
     entry, wrong = queue.take(row)
     assert entry is not None, wrong
     append_line(queue.target(rater), entry, sync=True)
+
+
+def test_decisions_about_suspects_and_rows_are_what_the_data_stage_reads(task: Task) -> None:
+    system = {"role": "system", "content": "Say yes or no."}
+    turns = [{"role": "user", "content": "is ice hot?"}, {"role": "assistant", "content": "yes"}]
+    longer = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}, *turns]
+    a, b = "a" * 16, "b" * 16
+    rows = {
+        a: Example(a, [system, *turns], "yes", source={"file": "raw/a.csv", "line": 7}),
+        b: Example(b, longer, "yes"),
+    }
+    suspect = {"id": a, "given": "yes", "suggested": "no", "confidence": 0.93}
+    doubts, sample = suspects_queue(task, [suspect], rows), rows_queue(task, list(rows.values()), rows)
+    assert doubts.items[0]["blocks"] == [
+        {"title": "Input (raw/a.csv:7)", "text": "is ice hot?"},
+        {"title": "Label in the data", "text": "yes"},
+        {"title": "A simple model expects (93.0% sure)", "text": "no"},
+    ]
+    assert sample.items[1]["blocks"][0]["text"] == "user: hi\n\nassistant: hello\n\nuser: is ice hot?"
+    assert doubts.answers == sample.answers == ["yes", "no"]
+    take(doubts, "Ada", {"id": a, "decision": "relabel", "label": "no", "reviewer": "Ada"})
+    take(sample, "Ada", {"id": b, "decision": "drop", "reviewer": "Ada"})
+    decisions, findings, _ = read_decisions(task.folder / "reviews", task.spec)
+    assert [(d.id, d.decision, d.label) for d in decisions] == [
+        (b, "drop", None),
+        (a, "relabel", "no"),
+    ] and not findings
+    assert "there is no row" in sample.take({"id": "c" * 16, "decision": "drop", "reviewer": "Ada"})[1][0]
 
 
 def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task) -> None:

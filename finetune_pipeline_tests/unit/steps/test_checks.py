@@ -15,7 +15,7 @@ from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.pipeline import CHECKS
+from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline_tests.trainings import HOSTED, LOCAL
@@ -261,15 +261,36 @@ def test_what_may_be_lowered_to_a_warning_blocks_or_warns(name: str) -> None:
     assert (check.action(raised), check.action(lowered)) == ("block", "warn")
 
 
-def test_what_stops_before_training_says_how_the_sealed_test_decides_all_the_same(
+def test_what_is_enough_without_training_is_left_to_the_sealed_test_unless_it_cannot_be_shipped(
     spec: TaskSpec, tmp_path: Path
 ) -> None:
-    check = find("advice", "worth_training")
-    for passed in (True, False):
-        worth = WORTH | {"passed": passed, "reason": "TF-IDF is enough."}
-        answer = check.ask(artifact({"worth_training": worth}, tmp_path), spec)
+    check, adapter = find("advice", "worth_training"), PIPELINE.steps["adapter"]
+    warned = parse_spec(yaml.safe_dump({**SPEC, "gates": {"worth_training": "warn"}}))
+    assert adapter.skipped_by is not None
+    name, why_skipped = adapter.skipped_by
+    assert name == "advice"
+    for passed, shippable, task, skips, blocks in (
+        (True, False, spec, False, False),
+        (False, True, spec, True, False),
+        (False, False, spec, False, True),
+        (False, True, warned, False, False),
+    ):
+        worth = WORTH | {"passed": passed, "shippable": shippable, "reason": "TF-IDF is enough."}
+        advice = artifact({"worth_training": worth}, tmp_path)
+        answer = check.ask(advice, task)
         assert answer.message.startswith("TF-IDF is enough.")
         assert ("gates.worth_training: warn" in answer.message) is not passed
+        assert ("nothing is trained" in answer.message) is skips
+        assert bool(why_skipped(advice, task)) is skips
+        assert (check.holds_back(advice, task) is not None) is blocks
+
+
+def test_checks_of_a_step_that_made_nothing_say_why(spec: TaskSpec, tmp_path: Path) -> None:
+    for step in ("adapter", "merged_model"):
+        for check in PIPELINE.steps[step].checks:
+            answer = check.ask(artifact({"skipped": "nothing was trained"}, tmp_path), spec)
+            assert (answer.passed, answer.message) == (True, "not asked: nothing was trained")
+            assert check.ask(artifact({"skipped": ""}, tmp_path), spec).passed is False
 
 
 @pytest.mark.parametrize(
