@@ -1,13 +1,15 @@
 """Findings: problems worded so that a person can act on them. Used by every stage."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from finetune_pipeline.escaping import printable
 
 Severity = Literal["error", "warning", "note"]
+SHOWN = 5
+"""Places of equal findings that are named, and different findings of a rule that are printed."""
 _LONGEST = 2_000
 
 
@@ -54,7 +56,31 @@ class FindingsError(ValueError):
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         self.findings = list(findings)
-        super().__init__("\n".join(str(f) for f in self.findings))
+        super().__init__("\n".join(finding_lines(self.findings)))
+
+
+def folded(findings: Iterable[Finding]) -> list[Finding]:
+    """Join findings that differ in their places only, which are named up to the fifth and counted."""
+    places: dict[Finding, list[str]] = defaultdict(list)
+    for finding in findings:
+        places[replace(finding, place="")].append(finding.place)
+    return [replace(finding, place=_named(at)) for finding, at in places.items()]
+
+
+def _named(places: Sequence[str]) -> str:
+    more = len(places) - SHOWN
+    return "; ".join(places[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def finding_lines(findings: Iterable[Finding]) -> list[str]:
+    """Return findings for printing: equal ones joined, and of each rule the first five; the others are counted."""
+    lines: list[str] = []
+    by_rule = Counter[str]()
+    for finding in folded(findings):
+        by_rule[finding.rule] += 1
+        if by_rule[finding.rule] <= SHOWN:
+            lines.append(str(finding))
+    return [*lines, *(f"and {n - SHOWN:,} more of [{rule}]" for rule, n in by_rule.items() if n > SHOWN)]
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:

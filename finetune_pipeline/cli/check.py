@@ -11,17 +11,21 @@ from finetune_pipeline.baseline.input_evidence import Learnable, learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, say, task_folder, tell
 from finetune_pipeline.data.documents import FOLDER, document_findings
-from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.examples import Example, read_examples, sample_examples
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.wording import counted
-from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
-from finetune_pipeline.models.chat_templates import own_template, template_origin
-from finetune_pipeline.models.identity import local_base, model_folder
+from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors, finding_lines
+from finetune_pipeline.models.chat_templates import template_origin
+from finetune_pipeline.models.identity import local_base, model_kind
 from finetune_pipeline.pipeline import PIPELINE, base_model_folder
+from finetune_pipeline.planning.base_counter import base_counter
 from finetune_pipeline.planning.gate_needs import obstacles
+from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.power import power_bounds
+from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
@@ -36,6 +40,7 @@ EXAMPLES = 3
 OK, LOOK, STOPS = "ok", "look", "stops"
 """Marks of a check's answer: passed, failed with a warning, failed so that the pipeline would stop."""
 FILES_SHOWN = 20
+PLANNED_ROWS = 2_000
 STEPS = DATA_STEPS[:4]
 """Steps whose facts are shown, named without `_examples`."""
 
@@ -121,22 +126,28 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
     out = reports / loaded.name
     out.mkdir(mode=0o700, parents=True, exist_ok=True)  # findings quote raw rows
     checked = TaskCheck(loaded.name, problems, DONE, loaded, artifacts, unread=unread, folder=out)
-    checked.quality = _quality(loaded, artifacts, store, out)
+    base = base_model_folder(loaded, store)
+    counter = base_counter(loaded, base)
+    checked.quality = _quality(loaded, artifacts, counter, out)
     rows = checked.rows()
     checked.simple = simple_score(loaded.spec, rows, read_json(out / "quality.json")["noise"])
     checked.signal = learnable_by_score(loaded.spec, checked.simple) or learnable(loaded.spec, rows) if rows else None
-    signal = {"learnable": asdict(checked.signal)} if checked.signal else {}
-    advice = Artifact(loaded.name, "advice", "", out, signal, {}) if signal else None
+    test_rows = loaded.spec.split.test_rows([str(row.source["file"]) for row in rows])
+    checked.power = power_bounds(loaded.spec, test_rows, obstacles(loaded.spec, test_rows, rows))
     if validated["kept"]:
-        to_check = [*artifacts.values(), checked.quality]
+        to_check = [*artifacts.values(), checked.quality, *_plan(loaded, rows, base, counter, checked.quality)]
         folders = [*(artifacts[step].folder for step in STEPS[1:]), out]
     else:  # without valid rows, the later steps have nothing to check
         to_check = [artifacts["raw_examples"], artifacts["validated_examples"]]
         folders = [artifacts["validated_examples"].folder]
-    checked.answers = _run_checks(loaded, to_check, advice)
+    checked.answers = _run_checks(loaded, to_check)
+    if checked.signal:
+        facts = {"learnable": asdict(checked.signal), "power": checked.power}
+        advice = Artifact(loaded.name, "advice", "", out, facts, {})
+        checked.answers += [
+            _answer(loaded, advice, check) for check in (training_checks.learnable, training_checks.enough_test_rows)
+        ]
     checked.rules = _findings_by_rule(folders, out / "findings.jsonl")
-    test_rows = loaded.spec.split.test_rows([str(row.source["file"]) for row in rows])
-    checked.power = power_bounds(loaded.spec, test_rows, obstacles(loaded.spec, test_rows, rows))
     checked.code = ERROR if errors(problems) else REFUSED if checked.stops else DONE
     return checked
 
@@ -161,7 +172,7 @@ def facts_of(checked: TaskCheck, is_kept: bool = True) -> dict[str, Any]:
 
 def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) -> None:
     """Print the result. brief: only problems; is_kept: the artifacts are kept, so print where they are."""
-    say(*map(str, [*checked.unread, *checked.problems]))
+    say(*finding_lines([*checked.unread, *checked.problems]))
     if checked.task is None:
         return
     artifacts = checked.artifacts
@@ -174,7 +185,8 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
     _show_rules({rule: rows for rule, rows in checked.rules.items() if rule not in shown_above})
     if artifacts["validated_examples"].facts["kept"]:
         say(f"\n{checked.simple.sentence if checked.simple else 'There are too few rows to fit a simple model.'}")
-        say(checked.power["sentence"])
+        if "enough_test_rows" not in [name for _, name, _ in answers]:
+            say(checked.power["sentence"])
     if is_kept:
         say(f"\npage: {checked.folder / 'report.html'}", f"all findings: {checked.folder / 'findings.jsonl'}")
     for step in ("validated_examples", "clean_examples") if is_kept else ():
@@ -203,38 +215,47 @@ def _load_task(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Fi
     return (None if errors(findings) else task), findings
 
 
-def _quality(task: Task, artifacts: Mapping[str, Artifact], store: ArtifactStore, folder: Path) -> Artifact:
+def _quality(task: Task, artifacts: Mapping[str, Artifact], counter: TokenCounter | None, folder: Path) -> Artifact:
     """Make the data_quality artifact without the parts that need splits; with tokens if the base model is on this machine."""
-    tokenizer = None
-    if base := base_model_folder(task, store):
-        tokenizer = model_folder(base)
-    elif own_template(local := local_base(task.spec.base_model)):
-        tokenizer = local
     facts = write_quality(
         task.spec,
         reviewed=artifacts["reviewed_examples"].folder,
         clean=artifacts["clean_examples"].folder,
         splits=None,
-        tokenizer=tokenizer if tokenizer and (tokenizer / "tokenizer.json").is_file() else None,
+        counter=counter,
         stages={step: artifacts[step].facts for step in STEPS},
         out=folder,
     )
     return Artifact(task.name, "data_quality", "", folder, facts, {})
 
 
-def _run_checks(task: Task, artifacts: list[Artifact], advice: Artifact | None) -> list[tuple[str, str, str]]:
-    """Run the steps' own checks on these artifacts, and `learnable` on the advice. Returns TaskCheck.answers."""
-    checks = [(artifact, check) for artifact in artifacts for check in PIPELINE.steps[artifact.step].checks]
-    if advice:
-        checks.append((advice, training_checks.learnable))
-    answers = []
-    for artifact, check in checks:
-        result = check.ask(artifact, task.spec)
-        mark = OK
-        if not result.passed:
-            mark = STOPS if check.holds_back(artifact, task.spec) else LOOK
-        answers.append((mark, check.name, result.message))
-    return answers
+def _plan(
+    task: Task, rows: list[Example], base: Path | None, counter: TokenCounter | None, quality: Artifact
+) -> list[Artifact]:
+    """Plan the training as `finetune plan` does, on at most 2,000 rows; nothing if they cannot be encoded, or the weights of the
+    base model are not on this machine."""
+    spec = task.spec
+    if base is None and model_kind(spec.base_model, spec.base_revision) == "local":
+        base = local_base(spec.base_model)
+    if base is None or counter is None or not rows or "tokens" in quality.facts["blocked_by"]:
+        return []
+    planned = sample_examples(rows, PLANNED_ROWS, "plan")
+    n = round(len(planned) * spec.split.validation)
+    plan = training_plan(spec, base, planned[n:], planned[:n], task_folder=task.folder, counter=counter)
+    return [Artifact(task.name, "training_plan", "", quality.folder, asdict(plan), {})]
+
+
+def _run_checks(task: Task, artifacts: list[Artifact]) -> list[tuple[str, str, str]]:
+    """Run the steps' own checks on these artifacts. Returns TaskCheck.answers."""
+    return [_answer(task, artifact, check) for artifact in artifacts for check in PIPELINE.steps[artifact.step].checks]
+
+
+def _answer(task: Task, artifact: Artifact, check: Check) -> tuple[str, str, str]:
+    result = check.ask(artifact, task.spec)
+    mark = OK
+    if not result.passed:
+        mark = STOPS if check.holds_back(artifact, task.spec) else LOOK
+    return mark, check.name, result.message
 
 
 def _findings_by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:

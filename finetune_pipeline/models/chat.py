@@ -19,6 +19,8 @@ from finetune_pipeline.models.control_tokens import Conversation, token_ids, wri
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import base_error
 
+KNOWS_TOOLS = "Qwen/Qwen2.5-0.5B-Instruct"
+"""A small model whose chat template writes tools, their calls and their results, for the fix of a finding."""
 Message = dict[str, Any]
 Tools = Sequence[dict[str, Any]] | None
 
@@ -131,7 +133,7 @@ def _encode_turn(
     if answer_text not in answer_rendering:
         raise FindingsError([_content_lost(f"turn {i + 1}", "the assistant's text")])
     if any(name not in answer_rendering for name in called_functions):
-        raise FindingsError([_content_lost(f"turn {i + 1}", "a tool call")])
+        raise FindingsError([_content_lost(f"turn {i + 1}", "a tool call", True)])
     return _Turn(ids, len(prompt), end)
 
 
@@ -142,9 +144,11 @@ def _encode_turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> 
         content = message["content"].strip()
         quoted = json.dumps(content, ensure_ascii=False)  # as Llama 3.1 and gpt-oss write the results of tools
         if message["role"] != "assistant" and content not in full.text and quoted not in full.text:
-            raise FindingsError([_content_lost(f"turn {i + 1}", f"the text of the {message['role']}")])
+            raise FindingsError(
+                [_content_lost(f"turn {i + 1}", f"the text of the {message['role']}", message["role"] == "tool")]
+            )
     if tools and render(tokenizer, messages, False) == full.text:
-        raise FindingsError([_content_lost("tools", "the list of tools")])
+        raise FindingsError([_content_lost("tools", "the list of tools", True)])
     ids = token_ids(tokenizer, full)
     turns = [
         _encode_turn(tokenizer, messages, i, tools, (full.text, ids))
@@ -191,9 +195,10 @@ def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> 
     return Finding("chat.template_mismatch", "error", f"turn {turn + 1}", message, fix)
 
 
-def _content_lost(place: str, content: str) -> Finding:
+def _content_lost(place: str, content: str, is_tool: bool = False) -> Finding:
     message = f"the model's chat template leaves out {content}"
-    fix = "use a model whose template supports such turns, set chat_template, or remove these examples"
+    model = f"set base_model: {KNOWS_TOOLS}, or another" if is_tool else "use a model"
+    fix = f"{model} whose template supports such turns; or set chat_template, or remove these examples"
     return Finding("chat.content_lost", "error", place, message, fix)
 
 

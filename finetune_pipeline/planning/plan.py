@@ -18,7 +18,7 @@ from finetune_pipeline.planning.memory import available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.search import changes, ladder, reasons
-from finetune_pipeline.planning.tokens import spread
+from finetune_pipeline.planning.tokens import TokenCounter, spread
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS, methods_for
 from finetune_pipeline.spec.model import TaskSpec
@@ -101,13 +101,14 @@ def training_plan(
     home: Path | None = None,
     task_folder: Path | None = None,
     available: int | None = None,
+    counter: TokenCounter | None = None,
 ) -> TrainingPlan:
     """Plan a training on `train` with the base model in the folder `base`; write plan.json into `out`.
-    home: folder of prices.yaml, unless `task_folder` has one. available: bytes; None: those free now.
+    home: folder of prices.yaml, unless `task_folder` has one. available: bytes; None: those free now. counter: see Planner.
     Raises FindingsError for rows that cannot be encoded."""
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
-    planner = Planner(base, train, validation, device)
+    planner = Planner(base, train, validation, device, counter)
     available = available_memory(device) if available is None else available
     memory, phases = planner.memory(settings), planner.phases(settings)
     rows = planner.rows("train", settings)

@@ -93,9 +93,16 @@ class Planner:
     Costly results are cached: encoded rows by what their encoding depends on, and batches by their sizes."""
 
     def __init__(
-        self, base: Path, train: Sequence[Example], validation: Sequence[Example], device: str = "cpu"
+        self,
+        base: Path,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        device: str = "cpu",
+        counter: TokenCounter | None = None,
     ) -> None:
+        """counter: with another chat template than the folder's own."""
         self.folder = model_folder(base)
+        self.counter = counter or TokenCounter(self.folder)
         self.shape = model_shape(self.folder)
         self.examples = {"train": train, "validation": validation}
         self.labels = sorted({example.answer for example in (*train, *validation)})
@@ -111,7 +118,7 @@ class Planner:
         key = (split, limit, settings["over_length"], split == "train" and settings["augment"], bool(classes))
         if key not in self._rows:
             examples = self.examples[split] if split != "train" else training_examples(self.examples[split], settings)
-            encoded = encode_split(TokenCounter(self.folder), examples, limit, settings["over_length"], classes)
+            encoded = encode_split(self.counter, examples, limit, settings["over_length"], classes)
             self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit, encoded.refused)
         return self._rows[key]
 

@@ -108,8 +108,8 @@ def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] =
     """Return bounds on the test rows that the wanted gain needs, before any prompt is tried: the fewest and most over all
     possible scores of the best prompt (or all possible deviations of a mean over rows).
 
-    obstacles: from gate_needs.obstacles. Returns test_rows, wanted_gain, power, fewest, most, obstacles, sentence. Rows are
-    assumed to be independent.
+    obstacles: from gate_needs.obstacles. Returns the keys of :func:`power_plan` that are known (enough: the rows are not too few
+    in any case; rows_needed: the fewest), fewest, most. Rows are assumed to be independent.
     """
     gates = spec.gates
     if _mean_of_rows(spec):
@@ -139,6 +139,10 @@ def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] =
         "power": gates.power,
         "fewest": fewest,
         "most": most,
+        "rows_needed": fewest,
+        "detectable_gain": None,
+        "power_now": None,
+        "enough": test_rows >= fewest,
         "obstacles": [asdict(obstacle) for obstacle in obstacles],
         "sentence": " ".join([sentence, *map(str, obstacles)]),
     }

@@ -1,7 +1,8 @@
 """Counts tokens exactly without loading a model library, from the tokenizer file and the chat template."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 from finetune_pipeline.data.examples import Example, sample_examples
 from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.engine.files import DamagedFile
-from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.findings import Finding, FindingsError, Severity, listed, most_first
 from finetune_pipeline.models.chat import rendered
 from finetune_pipeline.models.chat_templates import (
     compile_template,
@@ -21,14 +22,14 @@ from finetune_pipeline.models.chat_templates import (
     special_tokens,
     template_file,
 )
-from finetune_pipeline.models.control_tokens import Conversation, token_ids
+from finetune_pipeline.models.control_tokens import token_ids
+from finetune_pipeline.models.model_files import read_config
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSettings
-from finetune_pipeline.training.rows import training_examples
+from finetune_pipeline.training.rows import at_row, encode_answers, longest, longest_allowed, training_examples
 
 _BINS = 24
-_BATCH = 2_000
 
 
 @lru_cache(maxsize=2)
@@ -55,6 +56,7 @@ class TokenCounter:
     def __init__(self, model_folder: Path, chat_template: str | None = None) -> None:
         """chat_template: replaces the folder's own."""
         tokenizer, self.chat_template = load_tokenizer_file(model_folder), chat_template or own_template(model_folder)
+        self.config: Mapping[str, Any] = read_config(model_folder)
         if tokenizer is None:
             raise FileNotFoundError(f"no tokenizer.json in {model_folder.name}")
         if not self.chat_template:
@@ -105,38 +107,48 @@ def whole_epochs(training: TrainingSettings) -> int:
 
 
 def token_counts(
-    train: Sequence[Example], counter: TokenCounter, spec: TaskSpec, of: int | None = None
+    train: Sequence[Example],
+    counter: TokenCounter,
+    spec: TaskSpec,
+    of: int | None = None,
+    others: Sequence[Example] = (),
 ) -> dict[str, Any]:
     """Return the token part of the report for the training split. of: the number of its rows, if `train` is a sample of
-    it, or all rows because there are no splits yet.
+    it, or all rows because there are no splits yet. others: rows of the other splits, which must be encoded, too.
 
     whole: spread (min, p50, p90, p99, max, mean) of examples as rendered for training; histogram: {from, to, count}; total and
     training_tokens (with the copies of training.augment, times epochs), approximate for a sample; over: rows above
-    training.max_tokens. Rows that the template refuses are counted in `refused` and give a finding.
+    training.max_tokens, or the base model's context. Each row that cannot be encoded is a finding. Blocking is what training
+    refuses: such rows, and with training.over_length: fail, long ones.
     """
-    limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
+    limit, epochs = longest_allowed(spec.training.model_dump(), counter.config), epochs_of(spec.training)
     rows, of = sample_examples(train), of or len(train)
-    counts, refused = _count(rows, counter)
+    counts, refusals = _count(rows, counter)
     valid_counts = counts[counts >= 0]
+    refusals += _count(others, counter)[1]
+    refused = _refused(refusals, len(rows) + len(others))
     if not len(valid_counts):
-        message = "no training rows" if not refused else "the chat template refuses every row"
-        return part(not refused, message, findings=_refusals(refused), applies=False)
+        return part(
+            not refusals, refused or "no training rows", blocking=bool(refusals), findings=refusals, applies=False
+        )
     scale = of / len(rows)
     total = float(valid_counts.sum()) * scale
     copies = training_examples(rows, spec.training.model_dump())[len(rows) :]
     epoch_total = total + float(_count(copies, counter)[0].clip(0).sum()) * scale
     too_long = [e for e, n in zip(rows, counts.tolist(), strict=True) if n > limit]
-    findings = _refusals(refused) + _over_length(too_long, len(rows), spec)
     approximately = "about " if len(rows) != of else ""
     trained = f"{approximately}{round(epoch_total * epochs):,} in {epochs:g} epochs"
     message = f"{approximately}{round(total):,} tokens in {of:,} training rows, {trained}"
     message += " with perturbed copies" if copies else ""
     if too_long:
-        message += f"; {len(too_long):,} of {len(rows):,} rows are longer than training.max_tokens ({limit:,})"
+        message += f"; {len(too_long):,} of {len(rows):,} rows are longer than {limit:,} tokens (training.max_tokens)"
+    if refusals:
+        message = f"{refused}; {message}"
     return part(
-        not refused and (not too_long or spec.training.over_length == "drop"),
+        not refusals and (not too_long or spec.training.over_length == "drop"),
         message,
-        findings=findings,
+        blocking=bool(refusals) or spec.training.over_length == "fail",
+        findings=refusals + _over_length(too_long, len(rows), spec, limit),
         applies=True,
         rows=of,
         total=round(total),
@@ -147,46 +159,53 @@ def token_counts(
         max_tokens=limit,
         over=len(too_long),
         over_rows=named(too_long),
-        refused=len(refused),
+        refused=len(refusals),
         **(sampled(len(rows), of) if len(rows) < of else {}),
     )
 
 
-def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, list[tuple[Example, str]]]:
-    """Return (tokens of each rendered row, -1 if refused; refused rows with reasons)."""
+def unencodable(rows: Sequence[Example], counter: TokenCounter) -> dict[str, Any]:
+    """Return the token part of the report where only a chat template is known: rows that it cannot write, and no counts."""
+    refusals = _count(rows, counter)[1]
+    message = _refused(refusals, len(rows)) or "not asked: no tokenizer is available yet"
+    return part(not refusals, message, blocking=bool(refusals), findings=refusals, applies=False)
+
+
+def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, list[Finding]]:
+    """Return (tokens of each row, encoded as for training; -1 if it cannot be encoded; why not)."""
     counts = np.full(len(rows), -1, np.int64)
-    refused: list[tuple[Example, str]] = []
-    for start in range(0, len(rows), _BATCH):
-        conversations: dict[int, Conversation] = {}
-        for i, e in enumerate(rows[start : start + _BATCH], start):
-            try:
-                conversations[i] = rendered(counter, e.messages, tools=e.tools)
-            except FindingsError as error:
-                refused.append((e, str(error.__cause__)))
-        counts[list(conversations)] = counter.count_texts([row.text for row in conversations.values()])
-        for i, row in conversations.items():
-            if row.marked is not None:
-                counts[i] = len(token_ids(counter, row))
-    return counts, refused
+    refusals: list[Finding] = []
+    for i, example in enumerate(rows):
+        try:
+            counts[i] = longest(encode_answers(counter, example))
+        except FindingsError as error:
+            refusals += at_row(error, example)
+    return counts, refusals
 
 
-def _refusals(refused: Sequence[tuple[Example, str]]) -> list[Finding]:
-    fix = "use roles, and an order of roles, that the base model's chat template supports"
-    return [
-        Finding("quality.template_refuses", "error", e.place, f"{len(refused):,} rows cannot be rendered: {why}", fix)
-        for e, why in refused[:1]
-    ]
+def _refused(refusals: Sequence[Finding], rows: int) -> str:
+    if not refusals:
+        return ""
+    counts = most_first(Counter(f.message for f in refusals))
+    reasons = [f"{message} ({n:,})" if len(counts) > 1 else message for message, n in counts.items()]
+    return f"{len(refusals):,} of {rows:,} rows cannot be encoded: {listed(reasons, 3)}"
 
 
-def _over_length(too_long: Sequence[Example], rows: int, spec: TaskSpec) -> list[Finding]:
+def _over_length(too_long: Sequence[Example], rows: int, spec: TaskSpec, limit: int) -> list[Finding]:
     if not too_long:
         return []
-    limit, drop = spec.training.max_tokens, spec.training.over_length == "drop"
-    message = f"{len(too_long):,} of {rows:,} rows have more than training.max_tokens = {limit:,} tokens" + (
-        " and will be left out" if drop else ": training will refuse them"
-    )
-    fix = "raise training.max_tokens, shorten the rows, or set training.over_length: drop"
-    return [Finding("quality.over_length", "note" if drop else "warning", too_long[0].place, message, fix)]
+    action = {
+        "fail": ": training refuses them",
+        "drop": " and will be left out",
+        "truncate_prompt": " and will be truncated in their user text",
+    }[spec.training.over_length]
+    short = f", as the context of {spec.base_model} is no longer" if limit < spec.training.max_tokens else ""
+    message = f"{len(too_long):,} of {rows:,} rows have more than {limit:,} tokens (training.max_tokens{short}){action}"
+    raised = "use a base model with a longer context" if short else "raise training.max_tokens"
+    fix = f"{raised}, shorten the rows, or set training.over_length: drop"
+    severity: Severity = "error" if spec.training.over_length == "fail" else "note"
+    place = f"{too_long[0].place} and {len(too_long) - 1:,} more" if len(too_long) > 1 else too_long[0].place
+    return [Finding("quality.over_length", severity, place, message, fix)]
 
 
 def spread(counts: np.ndarray) -> dict[str, float]:

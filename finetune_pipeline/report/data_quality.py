@@ -1,15 +1,16 @@
 """Writes the data_quality artifact: the report as JSON, HTML and Markdown, and the rows that people must review."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetune_pipeline.data.dedup.row_table import load_rows
-from finetune_pipeline.data.examples import stream_examples
+from finetune_pipeline.data.examples import Example, stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.quality.report import PARTS, data_quality
 from finetune_pipeline.data.quality.synthetic import review_line, review_sample
@@ -17,7 +18,8 @@ from finetune_pipeline.data.scrub.placeholders import SAMPLES, SHOWN, Sample, ch
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import ids_and_splits
 from finetune_pipeline.engine.files import write_json
-from finetune_pipeline.planning.tokens import TokenCounter, token_counts
+from finetune_pipeline.planning.base_counter import TemplateOnly
+from finetune_pipeline.planning.tokens import TokenCounter, token_counts, unencodable
 from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.spec.model import TaskSpec
@@ -31,7 +33,7 @@ def write_quality(
     reviewed: Path,
     clean: Path,
     splits: Path | None,
-    tokenizer: Path | None,
+    counter: TokenCounter | None,
     stages: Mapping[str, Any],
     out: Path,
 ) -> dict[str, Any]:
@@ -48,7 +50,6 @@ def write_quality(
     assignments = dict(zip(_hex(ids), np.array(SPLITS, object)[codes], strict=True))
     decided = read_rows(reviewed / "decisions.jsonl") if (reviewed / "decisions.jsonl").exists() else []
     decisions = {row["id"]: row["decision"] for row in decided}
-    counter = TokenCounter(tokenizer) if tokenizer else None
     synthetic = [e for e in stream_examples(clean) if e.origin == "synthetic"]
     report = data_quality(
         stream_examples(reviewed),
@@ -56,7 +57,7 @@ def write_quality(
         clusters,
         decisions,
         spec,
-        (lambda train, of: token_counts(train, counter, spec, of)) if counter else None,
+        partial(_token_part, counter, spec) if counter else None,
         synthetic,
     )
     # the report names test rows, but hides their texts until the test is opened
@@ -83,6 +84,14 @@ def write_quality(
         "to_review": waiting,
         **({"tokens": tokens} if tokens["total"] is not None else {}),
     }
+
+
+def _token_part(
+    counter: TokenCounter, spec: TaskSpec, train: Sequence[Example], of: int, others: Sequence[Example]
+) -> dict[str, Any]:
+    if isinstance(counter, TemplateOnly):
+        return unencodable([*train, *others], counter)
+    return token_counts(train, counter, spec, of, others)
 
 
 def _hex(numbers: np.ndarray) -> list[str]:

@@ -20,7 +20,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.ability.items import SUITE
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.planning.tokens import epochs_of
+from finetune_pipeline.planning.tokens import TokenCounter, epochs_of
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.trainers.ray_data import clean_on_ray, validate_on_ray
@@ -147,7 +147,7 @@ def make_data_quality(context: StepContext) -> dict[str, Any]:
         reviewed=inputs["reviewed_examples"].folder,
         clean=inputs["clean_examples"].folder,
         splits=inputs["splits"].folder,
-        tokenizer=model_folder(inputs["base_model"].folder),
+        counter=TokenCounter(model_folder(inputs["base_model"].folder)),
         stages={name: inputs[name].facts for name in DATA_STEPS},
         out=context.out,
     )

@@ -311,13 +311,13 @@ _NOT_WRITTEN_IN = "No phrase gives a label away: one in nearly all rows of a lab
 _ALIKE = "Text answers are not cut off at one length, and end in one style: with or without a full stop."
 _REVIEWED = "A sample of the synthetic rows has been reviewed by people, and few enough were rejected."
 _BALANCED = "Every label is in validation and test, and none has over data.max_imbalance times the rows of another."
-_FIT = "No row is longer than training.max_tokens."
+_FIT = "Every row can be encoded as training and evaluation do, and none is longer than training.max_tokens."
 QUALITY_CHECKS = (
     _quality("synthetic_rows_reviewed", "synthetic", _REVIEWED),
     _quality("labels_believable", "noise", _BELIEVABLE),
     _quality("labels_not_in_inputs", "inputs", _NOT_WRITTEN_IN, on_failure="warn"),
     _quality("answers_alike", "answers", _ALIKE, on_failure="warn"),
     _quality("class_balance", "balance", _BALANCED, on_failure="warn"),
-    _quality("rows_fit", "tokens", _FIT, on_failure="warn"),
+    _quality("rows_fit", "tokens", _FIT),
 )
 """One check for each part of the data quality report."""

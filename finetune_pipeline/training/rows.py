@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ def encode_split(
                     if cuts:
                         prepared.cuts[example.id] = cuts
         except FindingsError as error:
-            prepared.refused += error.findings
+            prepared.refused += at_row(error, example)
             continue
         if longest(rows) > max_tokens and over_length == "drop":
             prepared.dropped.append(example.id)
@@ -139,6 +140,15 @@ def encode_split(
         prepared.used.append(example)
         prepared.rows += rows
     return prepared
+
+
+def at_row(error: FindingsError, example: Example) -> list[Finding]:
+    """Return the findings about an example that cannot be encoded, with its file and line, if known, in the place of its id."""
+    if "file" not in example.source:
+        return error.findings
+    return [
+        dataclasses.replace(f, place=f.place.replace(f"example {example.id}", example.place, 1)) for f in error.findings
+    ]
 
 
 def prepare_split(

@@ -17,8 +17,8 @@ from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.model import TaskSpec
 
 PARTS = ("balance", "synthetic", "noise", "inputs", "answers", "tokens")
-TokenCounts = Callable[[Sequence[Example], int], dict[str, Any]]
-"""Makes the part on tokens from training rows (or a sample) and their total number."""
+TokenCounts = Callable[[Sequence[Example], int, Sequence[Example]], dict[str, Any]]
+"""Makes the part on tokens from training rows (or a sample), their total number, and rows of the other splits."""
 
 
 def data_quality(
@@ -61,7 +61,8 @@ def data_quality(
         train_rows = round(train_rows * shares_of(spec)["train"])
     tokens = part(True, "not asked: no tokenizer is available yet", applies=False, prices=[])
     if count_tokens:
-        tokens = count_tokens([e for e in sample if is_train(e)], train_rows)
+        others = [e for e in sample if not is_train(e) and e.id in assignments]
+        tokens = count_tokens([e for e in sample if is_train(e)], train_rows, others)
     parts: dict[str, Any] = {
         "balance": class_balance(labels, spec),
         "synthetic": synthetic_rows(sample if synthetic is None else synthetic, clusters, decisions, spec),

@@ -46,7 +46,12 @@ def faulty(base: Path) -> dict[str, Any]:
     spec, counter = make_spec(LABELS), TokenCounter(base)
     decisions = {e.id: "drop" for e in review_sample(rows, {}, spec.data.synthetic)[:2]}
     return data_quality(
-        rows, random_splits(rows), {}, decisions, spec, lambda train, of: token_counts(train, counter, spec, of)
+        rows,
+        random_splits(rows),
+        {},
+        decisions,
+        spec,
+        lambda train, of, others: token_counts(train, counter, spec, of, others),
     )
 
 
@@ -64,7 +69,12 @@ def test_it_says_what_stops_and_what_to_look_at_and_loads_nothing(faulty: dict[s
 def test_a_clean_report_says_so(base: Path) -> None:
     rows, spec, counter = requests(600), make_spec(LABELS), TokenCounter(base)
     report = data_quality(
-        rows, random_splits(rows), {}, {}, spec, lambda train, of: token_counts(train, counter, spec, of)
+        rows,
+        random_splits(rows),
+        {},
+        {},
+        spec,
+        lambda train, of, others: token_counts(train, counter, spec, of, others),
     )
     words = page_of(report, "post", "d").words
     assert "No check failed." in words and "stopped" not in words and "not asked" in words

@@ -32,7 +32,7 @@ def quality(folder: Path, spec: TaskSpec, name: str) -> tuple[dict[str, Any], Pa
     apply_reviews(at / "clean", folder / "reviews", spec, at / "reviewed")
     split(at / "reviewed", at / "clean", spec, folder / "ledger", at / "splits")
     stages = {"reviewed": at / "reviewed", "clean": at / "clean", "splits": at / "splits"}
-    facts = write_quality(spec, **stages, tokenizer=None, stages={}, out=at / "quality")
+    facts = write_quality(spec, **stages, counter=None, stages={}, out=at / "quality")
     return facts, at
 
 

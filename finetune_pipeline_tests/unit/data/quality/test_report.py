@@ -13,7 +13,7 @@ from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec, 
 ROWS = requests(600)
 
 
-def counted(train: list[Example], of: int) -> dict[str, Any]:
+def counted(train: list[Example], of: int, others: list[Example]) -> dict[str, Any]:
     return parts.part(True, f"{len(train)} of {of} rows")
 
 
