@@ -132,6 +132,15 @@ def splits_of(examples: list[Example], placed: dict[str, str]) -> set[str | None
     return {placed.get(e.id) for e in examples}
 
 
+def test_a_share_that_the_ledger_does_not_allow_is_said_with_what_to_do(tmp_path: Path) -> None:
+    run(tmp_path, "a", rows(0, 100))
+    wider = make_spec(split={"test": 0.4})
+    facts, _ = run(tmp_path, "b", rows(0, 100), wider)
+    answer = judged(facts, wider, split_sizes)
+    assert not answer.passed and "test 0.200 (wanted 0.4)" in answer.message
+    assert "Rows keep the split that earlier runs gave them" in answer.message and "split.restart" in answer.message
+
+
 def test_the_rows_of_named_files_are_the_test(tmp_path: Path) -> None:
     own, others = golden(0, 30), rows(100, 200)
     facts, placed = run(tmp_path, "a", [*others, *own], GOLDEN)
