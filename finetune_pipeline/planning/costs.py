@@ -78,7 +78,7 @@ def task_costs(
         prices=prices.path.name,
         traffic=traffic,
         training=training_costs(spec, prices, epoch_tokens, parameters, today),
-        apis=sorted(apis, key=lambda cost: cost.per_call),
+        apis=sorted(apis, key=lambda cost: (cost.ended, cost.per_call)),
         machines=machines,
         break_even=break_evens,
         rule_of_thumb=rule_of_thumb(prices),

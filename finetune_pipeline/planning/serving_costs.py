@@ -54,7 +54,8 @@ class Traffic:
 
 @dataclass(frozen=True)
 class ApiCost:
-    """Cost of calls to an API model. per_million: for the task's mix of input and output tokens. month: for the traffic."""
+    """Cost of calls to an API model. per_million: for the task's mix of input and output tokens. month: for the traffic. ended:
+    no longer offered."""
 
     name: str
     tuned: bool
@@ -65,6 +66,7 @@ class ApiCost:
     date: str
     warnings: list[str]
     note: str
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def api_cost(price: ApiPrice, traffic: Traffic, today: datetime.date) -> ApiCost
         date=price.date.isoformat(),
         warnings=price.warnings(today),
         note=price.note,
+        ended=price.until is not None and price.until < today,
     )
 
 

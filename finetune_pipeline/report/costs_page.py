@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, dollars_range, duration, number, prompt_name
@@ -14,6 +15,8 @@ from finetune_pipeline.report.plots import ACCENT, INK, LETTER, SOFT, WIDE, canv
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+USUAL_CALLS = 100_000
+"""Calls a month that are priced if the task's are unknown."""
 SHOWN_APIS = 5
 """Maximum lines of the plot; the table has all of them."""
 
@@ -24,6 +27,7 @@ def costs_page(costs: Costs) -> Page:
         f"In US dollars from {costs.prices}, computed on {costs.day}. {traffic_sentence(costs)}",
         None,
         [
+            Section.of("answer", "What to do", list(answer_lines(costs))),
             Section.of("break-even", "Machine or API", _break_even(costs)),
             Section.of("thumb", "A rule of thumb, checked", [Items(costs.rule_of_thumb)]),
             Section.of("machines", "Every machine against every API", [break_even_table(costs)]),
@@ -31,7 +35,39 @@ def costs_page(costs: Costs) -> Page:
             Section.of("training", "Training", _training(costs)),
             Section.of("warnings", "Prices to confirm", [Items(costs.warnings)]),
         ],
-        unfolded=2,
+        unfolded=3,
+    )
+
+
+def answer_lines(costs: Costs) -> Iterator[str]:
+    """Say what the traffic costs a month by the cheapest API and on the cheapest machine, and which is cheaper.
+
+    Without known traffic, for USUAL_CALLS. A machine is counted as often as it is needed at its lowest speed."""
+    calls = costs.traffic.calls or USUAL_CALLS
+    rents = [
+        (machine.month[1] * max(1, math.ceil(calls / machine.calls[0])), f"on a {machine.name}, always on")
+        for machine in costs.machines
+        if machine.calls[0]
+    ]
+    bills = [
+        (api.per_call * calls, f"by {api.name}{'' if api.tuned else ' with its best prompt'}")
+        for api in costs.apis
+        if not api.ended
+    ]
+    cheapest = sorted(min(offers) for offers in (rents, bills) if offers)
+    if not cheapest:
+        yield "The price list has neither an API nor a machine to serve the model."
+        return
+    amounts = " or ".join(f"{dollars(amount)} {how}" for amount, how in cheapest)
+    yield f"For {counted(calls, 'call')} a month: {amounts}."
+    if len(cheapest) == 2:
+        yield (
+            f"The cheaper one is {cheapest[0][1]}. An API model with a prompt is another model: how right it is, only the "
+            "evaluation says (`baseline.endpoint`)."
+        )
+    yield (
+        "A machine of your own, and a CPU that is on anyway, are in no list: `finetune serve` runs there, and the ladder "
+        "(`finetune advise --measure`) times an answer."
     )
 
 
@@ -164,6 +200,9 @@ def break_even_plot(costs: Costs) -> Plot | None:
         calls_of_one = machine.calls[1] * served / 1e6
         rent = [machine.month[1] * max(1, math.ceil(million / calls_of_one)) for million in edges]
         axes.plot(edges, rent, color=ACCENT, linewidth=2.6)
+        if costs.traffic.calls and low <= (yours := costs.traffic.calls * served / 1e6) <= high:
+            axes.axvline(yours, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+            axes.annotate("yours", (yours, least), (5, 6), textcoords="offset pixels", color=INK, fontsize=12)
         log_scale(axes, "x", low, high, every=2)
         log_scale(axes, "y", least, max(top for top, _ in tops))
         axes.set_xlabel("million tokens a month")
@@ -194,7 +233,7 @@ def costs_lines(costs: Costs) -> list[str]:
     def flag(cost: TrainingCost | ApiCost) -> str:
         return f" [{'; '.join(cost.warnings)}]" if cost.warnings else ""
 
-    lines = [traffic_sentence(costs), "", "training, dollars"]
+    lines = [*answer_lines(costs), "", traffic_sentence(costs), "", "training, dollars"]
     for cost in costs.training:
         paid = f"{dollars_range(cost.low, cost.high):24} {cost.where} ({cost.methods}), {number(cost.tokens)} tokens"
         lines.append(f"  {paid}, as of {cost.date}{flag(cost)}")

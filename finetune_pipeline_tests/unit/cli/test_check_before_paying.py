@@ -44,7 +44,9 @@ def chats(tools: bool) -> list[dict[str, Any]]:
 
 
 def labelled(text: str = "") -> list[dict[str, Any]]:
-    return [{"text": f"{random_text(i, 12)} {text * (i >= 55)}".strip(), "label": ("yes", "no")[i % 2]} for i in range(60)]
+    return [
+        {"text": f"{random_text(i, 12)} {text * (i >= 55)}".strip(), "label": ("yes", "no")[i % 2]} for i in range(60)
+    ]
 
 
 TEXT = {

@@ -1,6 +1,7 @@
 """Training, serving and break-even by hand, from a list small enough to check."""
 
 import datetime
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from finetune_pipeline.baseline.ladder import Answered
 from finetune_pipeline.planning.costs import Costs, task_costs
 from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
 from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, month_by_kind, request_prices, rule_of_thumb
-from finetune_pipeline.report.costs_page import SHOWN_APIS, break_even_plot, costs_lines, costs_page
+from finetune_pipeline.report.costs_page import SHOWN_APIS, answer_lines, break_even_plot, costs_lines, costs_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.plots import LETTER, NARROW, WIDE
 from finetune_pipeline.spec.baseline import ApiModelSpec
@@ -215,6 +216,24 @@ def test_the_page_shows_all_of_it(prices: PriceList) -> None:
     own = prices.machines[0].model_copy(update={"engine": "mine", "price": 0.0, "low": 0.0, "high": 0.0})
     html = page_html(costs_page(made(replace(prices, training=[own, *prices.training]))))
     assert "a box that is always on" in html, "the plot is of the first machine that costs something"
+
+
+def test_the_page_begins_with_what_the_traffic_costs_and_which_offer_is_cheapest(prices: PriceList) -> None:
+    """100,000 calls of 200 tokens read and 50 written: $2 by the small API, and a month of the box."""
+    first, second, *_ = answer_lines(made(prices))
+    assert first == "For 100,000 calls a month: $2.00 by Shop, small or $730 on a box, always on."
+    assert second.startswith("The cheaper one is by Shop, small.")
+    assert next(answer_lines(made(prices, None))).startswith("For 100,000 calls a month"), (
+        "where the traffic is unknown"
+    )
+    many = next(answer_lines(made(prices, 3_000_000_000)))
+    boxes = math.ceil(3e9 / made(prices).machines[0].calls[0])
+    assert f"${730 * boxes:,.0f} on a box" in many and many.index("by Shop, small") < many.index("on a box")
+    assert [api.name for api in made(prices).apis][-1] == "Shop, gone", "what is no longer offered comes last"
+    lines, page = costs_lines(made(prices)), page_markdown(costs_page(made(prices)))
+    assert lines[0] == first and page.index(first.replace("$", "")[:20]) < page.index("Machine or API")
+    nothing = replace(made(prices), machines=[], apis=[])
+    assert list(answer_lines(nothing)) == ["The price list has neither an API nor a machine to serve the model."]
 
 
 def test_the_names_of_the_curves_fit_into_the_plot() -> None:
