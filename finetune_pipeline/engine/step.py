@@ -168,7 +168,7 @@ class Step:
         failed: Counts the failed rows from the facts, by name. If there are any, no step uses the artifact, and it is made
             again when the step runs again.
         skipped_by: A step, and a function that returns why this one makes nothing, given that step's artifact; empty: it is made.
-            The artifact then has the fact `skipped`, a version of its own that no settings change, and checks that pass.
+            The artifact then has the fact `not_made`, a version of its own that no settings change, and checks that pass.
         view_of: For a view, which makes nothing: the step whose artifact and version it has.
         split: The split of that artifact which the view shows.
         datasets: Splits that are logged in MLflow as inputs of this step.

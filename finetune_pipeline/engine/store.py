@@ -33,7 +33,7 @@ from finetune_pipeline.engine.files import (
 from finetune_pipeline.findings import Finding, FindingsError
 
 MANIFEST = "artifact.json"
-SKIPPED = "skipped"
+SKIPPED = "not_made"
 """The fact of an artifact that says why its step made nothing."""
 _Facts = TypeVar("_Facts")
 _TEMPORARY = ".making-"

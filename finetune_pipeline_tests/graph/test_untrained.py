@@ -33,7 +33,7 @@ def easy_world(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_a_simple_model_is_shipped_after_one_look_and_nothing_was_trained(easy_world: Project) -> None:
     project, tracking = easy_world, easy_world.tracking
     for step in ("adapter", "merged_model"):
-        assert "something simpler is surely good enough" in project.facts(step)["skipped"]
+        assert "something simpler is surely good enough" in project.facts(step)["not_made"]
         assert [path.name for path in project.artifact(step).iterdir()] == ["artifact.json"]
     assert openings(project) == ["evaluation without training"]
     predictions = project.facts("test_predictions")
@@ -72,7 +72,7 @@ def test_with_harder_data_a_model_is_trained_again_and_compared_with_the_simple_
     project.write_rows(rows(400, seed=3), "b.jsonl")
     code, output = project.run()
     assert code in (0, 2), output
-    assert (project.artifact("adapter") / "adapter").is_dir() and "skipped" not in project.facts("adapter")
+    assert (project.artifact("adapter") / "adapter").is_dir() and "not_made" not in project.facts("adapter")
     predictions = project.facts("test_predictions")
     assert predictions["kinds"] == {"candidate": "lora", "champion": "simple"}
     assert predictions["champion"]["model_version"] == 1 and predictions["untrained"] == ""

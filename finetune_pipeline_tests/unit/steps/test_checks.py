@@ -288,9 +288,9 @@ def test_what_is_enough_without_training_is_left_to_the_sealed_test_unless_it_ca
 def test_checks_of_a_step_that_made_nothing_say_why(spec: TaskSpec, tmp_path: Path) -> None:
     for step in ("adapter", "merged_model"):
         for check in PIPELINE.steps[step].checks:
-            answer = check.ask(artifact({"skipped": "nothing was trained"}, tmp_path), spec)
+            answer = check.ask(artifact({"not_made": "nothing was trained"}, tmp_path), spec)
             assert (answer.passed, answer.message) == (True, "not asked: nothing was trained")
-            assert check.ask(artifact({"skipped": ""}, tmp_path), spec).passed is False
+            assert check.ask(artifact({"not_made": ""}, tmp_path), spec).passed is False
 
 
 @pytest.mark.parametrize(
