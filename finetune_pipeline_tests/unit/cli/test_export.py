@@ -112,6 +112,7 @@ def test_the_folder_answers_as_the_trained_model_and_says_all(run: Run, project:
     assert record["prompt"]["chat_template_sha256"] == digest_file(project / "base/chat_template.jinja")
     assert record["generation"] == {
         "do_sample": False, "temperature": 0, "max_new_tokens": 6, "stop_token_ids": [2], "stop_tokens": ["<|im_end|>"],
+        "json_schema": None,
     }  # fmt: skip
     assert record["artifacts"]["merged_model"] == merged.version
     assert record["artifacts"]["dataset"] == "0123456789abcdef"
