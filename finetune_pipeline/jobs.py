@@ -190,6 +190,11 @@ class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     likelihoods: bool = True
     stored: Path | None = None
 
+    @property
+    def decoded_schema(self) -> Fields | None:
+        """The schema that all answers are decoded under; None for free answers."""
+        return self.restricted if self.constrained else None
+
     def on_perturbed(self, perturbed: Perturbed) -> "ModelSet":
         """Return the same model and prompt for perturbed rows; without label likelihoods."""
         return replace(self, name=set_name(self.name, perturbed.kind), perturbed=perturbed, likelihoods=False)
@@ -197,10 +202,8 @@ class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def on_file(self, name: str, examples: Path) -> "ModelSet":
         """Return the same model and prompt for the rows of another file, named with `name` appended; without label
         likelihoods."""
-        restricted = self.restricted if self.constrained else None
-        return replace(
-            self, name=set_name(self.name, name), examples=examples, restricted=restricted, likelihoods=False
-        )
+        name, schema = set_name(self.name, name), self.decoded_schema
+        return replace(self, name=name, examples=examples, restricted=schema, likelihoods=False)
 
 
 class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):

@@ -24,7 +24,7 @@ from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.models.model_files import classes_of
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.earlier_runs import RECORD, SHIPPED, answers_of, release_of
+from finetune_pipeline.steps.earlier_runs import RECORD, SHIPPED, answers_of, decoded_schema_of, release_of
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -147,8 +147,7 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
         number = int(released.facts["model_version"])
     card, schema = task.spec.card.model_dump(), task.spec.decoded_schema
     if released is not None:  # as it was judged, whatever the task declares now
-        record = read_json(released.path(RECORD))
-        schema = record.get("json_schema") if record.get("constrained_decoding") else None
+        schema = decoded_schema_of(released)
     return Source(name, task.spec.description, card, merged, adapter, base, report, number, schema)
 
 

@@ -59,7 +59,7 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
     answerer: AnyAnswerer | None = None
     loaded_source: Any = None
     for model_set in job.sets:
-        name, sent = model_set.name, model_set.restricted if model_set.constrained else None  # to an endpoint
+        name, sent = model_set.name, model_set.decoded_schema  # to an endpoint
         source = (model_set.model, model_set.adapter, model_set.served, model_set.hosted, sent)
         if answerer is None or loaded_source != source:
             answerer = None  # free the last model's memory before the next one loads
@@ -193,7 +193,7 @@ def _make_answerer(
     job: PredictJob, model_set: ModelSet, cache: AnswerCache | None, files: SeenFiles | None, spent: Any
 ) -> AnyAnswerer:
     """The answerer of one set: a hosting service, the job's endpoint, or the local model. spent: on earlier sets, by name."""
-    schema = model_set.restricted if model_set.constrained else None
+    schema = model_set.decoded_schema
     if model_set.hosted:
         hosted = HostedModel.of(model_set.hosted)
         return hosted_answerer(hosted, model_set.model, cache, model_set.concurrency, schema)

@@ -66,7 +66,8 @@ class LoadedModel:
         classifier's answer has the log-probability of each of its `classes`. constrained: decode this answer under the schema.
 
         Raises:
-            BadRequest: Prompt and answer do not fit into the model's context, or the client has `gone`.
+            BadRequest: Prompt and answer do not fit into the model's context, the client has `gone`, or no decoder keeps to the
+                schema.
             FindingsError: The chat template refuses the turns.
             RuntimeError: The model fails.
         """
@@ -79,6 +80,7 @@ class LoadedModel:
         prompt = encode_prompt(self._tokenizer, turns)
         check_length(len(prompt), limit, getattr(self._model.config.get_text_config(), "max_position_embeddings", None))
         restriction = self._restriction if constrained or self.served.constrained else None
+        check_decodable(constrained, restriction)
         with stopping(self._model, gone):
             (reply,) = generate_and_score(
                 self._model, self._tokenizer, [prompt], numbers, limit, 1,
@@ -87,6 +89,14 @@ class LoadedModel:
         if reply.status == "error":
             raise RuntimeError(reply.error)
         return reply.restricted or reply
+
+
+def check_decodable(asked: bool, restriction: Any) -> None:
+    """Raise BadRequest if a client has asked for answers under the schema, and there is none, or no decoder keeps to it."""
+    if asked and restriction is None:
+        raise BadRequest(
+            "answers cannot be decoded under this task's schema: omit 'response_format'", "response_format"
+        )
 
 
 def check_length(prompt: int, limit: int, context: int | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.serving.loaded_model import check_length, stopping
+from finetune_pipeline.serving.loaded_model import check_decodable, check_length, stopping
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class LoadedPrompt:
         if self._stored.scored_labels:
             labels = encode_labels(self._answerer.tokenizer, [choices[index]], self._stored.scored_labels)
         restriction = self._restriction if self._always or constrained else None
+        check_decodable(constrained, restriction)
         with stopping(self._model, gone):
             (reply,) = self._answerer.answers(
                 [prompt], labels, limit, 1, stage="serve", name=self.served.name, restriction=restriction

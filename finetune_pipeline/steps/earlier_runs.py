@@ -59,7 +59,12 @@ def champion_schema(context: StepContext) -> dict[str, Any] | None:
     assert context.run_inputs.champion is not None
     version = int(context.run_inputs.champion["model_version"])
     release = release_of(context.store, context.task.name, version)
-    record = read_json(context.store.check(release).path(RECORD)) if release else {}
+    return decoded_schema_of(context.store.check(release)) if release else None
+
+
+def decoded_schema_of(release: Artifact) -> dict[str, Any] | None:
+    """Return the schema that a released model's answers are decoded under; None if they are free."""
+    record = read_json(release.path(RECORD))
     schema: dict[str, Any] | None = record.get("json_schema") if record.get("constrained_decoding") else None
     return schema
 

@@ -180,6 +180,15 @@ def test_a_client_may_ask_for_the_form_of_the_task_and_for_no_other(task: Task, 
         assert text(server.chat()) == said[0], "a model that was judged under the schema always answers so"
 
 
+def test_a_form_that_no_decoder_keeps_to_is_refused_and_not_answered_freely(task: Task, models: Path) -> None:
+    schema = {"type": "string", "not": {"const": "x"}}
+    server = Running(task, ServedModel("tickets:1", models / "one", None, SYSTEM, 6, json_schema=schema))
+    with server.server:
+        assert server.chat()[0] == 200
+        status, refused = server.chat(response_format={"type": "json_object"})
+    assert status == 400 and "omit 'response_format'" in refused["error"]["message"]
+
+
 ASKED = {"messages": [{"role": "user", "content": "x"}]}
 
 
