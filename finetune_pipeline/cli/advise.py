@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from finetune_pipeline.baseline.decision import DECISIONS
+from finetune_pipeline.baseline.good_enough import Worth
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, tell
 from finetune_pipeline.cli.run import make_artifact
@@ -18,6 +19,33 @@ from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.ladder_page import ladder_lines
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.baseline import simple_costs
+
+NEXT = {
+    "no_signal": "check {}",
+    "collect": "check {}",
+    "prompt": "run {}",
+    "retrieve": "run {}",
+    "documents": "run {}",
+    "simple": "run {}",
+    "api": "plan {} --costs",
+    "larger_model": "plan {} --costs",
+    "pilot": "advise {} --measure",
+    "undecided": "advise {} --tuned",
+    "fine_tune": "run {}",
+}
+"""The command that follows each decision (DECISIONS)."""
+
+
+def next_command(decision: str, task: str, run_ships_it: bool = True) -> str:
+    """Return the command line that follows a decision.
+
+    Args:
+        run_ships_it: A run would train nothing, and ship what is good enough if the sealed test confirms it.
+    """
+    command = NEXT[decision]
+    if command == "run {}" and decision != "fine_tune" and not run_ships_it:
+        command = "export {} --simple --to DIR" if decision == "simple" else "plan {} --costs"
+    return f"finetune {command.format(task)}"
 
 
 @click.command()
@@ -44,8 +72,9 @@ def advise(task: str, measure: bool, tuned: bool) -> int:
     )
     where = [f"  - a call alone takes, on this machine: {costs_line}"] if costs_line else []
     where += (
-        [f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures"] if advice.folder else []
+        [f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures"] if advice.folder else [""]
     )
+    where.append(f"next: {advice.next}")
     headline = f"{loaded.name}: {DECISIONS[advice.decision]}"
     tell(advice.to_json(), headline, "", *(f"  - {reason}" for reason in advice.reasons), *where)
     return DONE if advice.fine_tune else REFUSED
@@ -61,6 +90,7 @@ class Advice:
         figures: Of the decision, as the step `advice` stores them; empty if the data stage was stopped.
         simple_costs: Of each simple model: time and size.
         folder: The artifact; None if the data stage was stopped.
+        next: The command that follows.
     """
 
     task: str
@@ -71,6 +101,7 @@ class Advice:
     figures: dict[str, Any] = field(default_factory=dict)
     simple_costs: dict[str, SimpleCost] = field(default_factory=dict)
     folder: Path | None = None
+    next: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the advice as plain JSON, with its figures beside the decision."""
@@ -94,12 +125,15 @@ def advise_task(task: Task) -> Advice:
         raise click.ClickException("\n".join([*failed, *stopped]))
     if advice is None:
         first = "No model was asked yet: fix this first. `finetune check` lists every affected row."
-        return Advice(task.name, "collect", False, DECISIONS["collect"], [*stopped, first])
+        command = next_command("collect", task.name)
+        return Advice(task.name, "collect", False, DECISIONS["collect"], [*stopped, first], next=command)
     baseline = Store().artifacts().find(task.name, "few_shot_baseline", advice.inputs["few_shot_baseline"])
     costs = simple_costs(baseline) if baseline else {}
     figures = {**advice.facts["advice"], **{key: advice.facts[key] for key in ("power", "worth_training")}}
     decision, fine_tune, sentence, reasons = (figures[k] for k in ("decision", "fine_tune", "sentence", "reasons"))
-    return Advice(task.name, decision, fine_tune, sentence, reasons, figures, costs, advice.folder)
+    run_ships_it = Worth.of(figures["worth_training"]).skips_training(task.spec)
+    command = next_command(decision, task.name, run_ships_it)
+    return Advice(task.name, decision, fine_tune, sentence, reasons, figures, costs, advice.folder, command)
 
 
 def _climb(task: Task, tuned: bool) -> int:
@@ -112,7 +146,8 @@ def _climb(task: Task, tuned: bool) -> int:
         fix = f"set gates.worth_training: warn in {task.name}/task.yaml, and measure again"
         raise click.ClickException(f"{task.name} has no tuned model to measure: {artifact.skipped}\nfix: {fix}")
     result, page = Ladder.model_validate(artifact.facts), str(artifact.path("ladder.html"))
-    tell(
-        {"task": task.name, **result.model_dump(), "page": page}, *ladder_lines(task.name, result), "", f"page: {page}"
-    )
+    no_rung_left = tuned and result.decision == "undecided"  # limits of cost or latency exclude all
+    command = next_command("api" if no_rung_left else result.decision, task.name)
+    facts = {"task": task.name, **result.model_dump(), "page": page, "next": command}
+    tell(facts, *ladder_lines(task.name, result), "", f"page: {page}", f"next: {command}")
     return DONE if result.decision == "fine_tune" else REFUSED

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,39 +54,65 @@ def try_(files: Sequence[Path], **options: Any) -> int:
         if checked.task:
             copies = copies_in(checked.artifacts["clean_examples"].folder)
             needs = training_needs(checked.task.spec, checked.rows(), read_settings().home)
+        command = init_command(files, options)
+        worth, then = rows_worth(checked, needs), f"next: {command}"
         show_check(checked, brief=True, is_kept=False)
         say("", *(copies.lines() if copies else []), *(needs.lines() if needs else []))
         extra_facts = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
-        tell({**facts_of(checked, is_kept=False), "draft": draft_facts(draft, findings), **extra_facts})
-    file_names = shlex.join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
-    say("", *worth(checked, needs, file_names), "Nothing was kept.")
+        answer = {"worth": asdict(worth), "next": command}
+        tell({**facts_of(checked, is_kept=False), "draft": draft_facts(draft, findings), **extra_facts, **answer})
+    say("", worth.sentence, worth.then, "Nothing was kept.", then)
     return checked.code
 
 
-def worth(checked: TaskCheck, needs: Needs | None, files: str) -> list[str]:
-    """Say what these rows are worth, and what to do next.
+def init_command(files: Sequence[Path], options: Mapping[str, Any]) -> str:
+    """Return the command line of `finetune init` that reads the files in the same way."""
+    named = [
+        (name, value) for name, given in options.items() for value in (given if isinstance(given, tuple) else [given])
+    ]
+    given_options = [word for name, value in named if value for word in (f"--{name}", value)]
+    return shlex.join(["finetune", "init", *map(str, files), *given_options])
 
-    Args:
-        files: Their names, as on a command line.
+
+@dataclass(frozen=True)
+class RowsWorth:
+    """What the rows are worth.
+
+    Attributes:
+        kind: `unknown`, `nothing`, `too_few_rows`, `simple` (a simple model is enough) or `language_model`.
+        rows_lacking: How many more rows to collect, about.
+        then: What to do, once there is a task.
     """
+
+    kind: str
+    sentence: str
+    then: str
+    rows_lacking: int = 0
+
+
+def rows_worth(checked: TaskCheck, needs: Needs | None) -> RowsWorth:
+    """Say what these rows are worth, and what to do once there is a task."""
     task, simple, signal = checked.task, checked.simple, checked.signal
-    init = f"`finetune init {files}` makes a task"
     if task is None or signal is None or needs is None:
-        return [f"What the rows are worth cannot be said before the problems above are solved. {init}."]
+        unknown = "What the rows are worth cannot be said before the problems above are solved."
+        return RowsWorth("unknown", unknown, "A task shows them again: `finetune check TASK`.")
     if signal.status == "not_shown":
-        return [f"Nothing here to learn: {signal.sentence}", f"If a person can tell the answer from the input, {init}."]
+        then = "If a person can tell the answer from the input, make a task: a language model may, too."
+        return RowsWorth("nothing", f"Nothing here to learn: {signal.sentence}", then)
     lacking = max(0, needs.least - needs.rows, (signal.rows_needed or 0) - needs.rows)
     if signal.status == "too_few_rows":
-        more = f" Collect about {counted(lacking, 'row')} more." if lacking else ""
-        return [f"Too few rows to say what they are worth.{more} {init}."]
+        then = f"Collect about {counted(lacking, 'row')} more." if lacking else "Collect more."
+        return RowsWorth("too_few_rows", "Too few rows to say what they are worth.", then, lacking)
     if simple and simple.interval[0] >= task.spec.baseline.ceiling:
-        return [
+        return RowsWorth(
+            "simple",
             f"Worth it, and without a language model: {inside(simple.title)} reaches {percent(simple.value)}.",
-            f"{init}; `finetune run` stops before any training, and `finetune export TASK --simple --to DIR` writes the model.",
-        ]
+            "`finetune run` then trains nothing, and ships it if the sealed test confirms that; `finetune export TASK --simple "
+            "--to DIR` writes the model.",
+        )
     reached = f"{inside(simple.title)} reaches {percent(simple.value)}" if simple else "a simple model cannot do it"
     more = f", and about {counted(lacking, 'row')} more" if lacking else ""
-    return [
-        f"It needs a language model{more}: {reached}.",
-        f"{init}; `finetune advise TASK` then says whether a prompt is enough.",
-    ]
+    sentence = f"It needs a language model{more}: {reached}."
+    return RowsWorth(
+        "language_model", sentence, "`finetune advise TASK` then says whether a prompt is enough.", lacking
+    )

@@ -21,6 +21,7 @@ def test_a_planted_easy_task_is_advised_against_and_nothing_is_trained(tmp_path:
     result = json.loads(process.stdout)
     assert result["decision"] == "simple" and result["fine_tune"] is False
     assert "TF-IDF and logistic regression" in result["reasons"][0]
+    assert result["next"] == "finetune run colours"  # trains nothing, and ships it if the sealed test confirms that
     facts = project.facts("few_shot_baseline")
     assert list(facts["prompts"]) == ["zero_shot", "2_nearest", "zero_shot_without_labels"]
     assert facts["simple"]["linear"]["accuracy"] == 1.0 and facts["simple"]["linear"]["n"] >= 50

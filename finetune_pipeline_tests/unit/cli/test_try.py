@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.cli.try_ import init_command
 from finetune_pipeline_tests.unit.data.rows import random_text
 
 WORDS = {"billing": "invoice", "delivery": "parcel", "login": "password"}
@@ -34,8 +35,8 @@ def answers(kind: str, rows: int, rng: random.Random) -> list[tuple[str, str]]:
         ),
         ("half", 900, "It needs a language model: TF-IDF and logistic regression reaches ", "finetune advise TASK"),
         ("half", 330, "It needs a language model, and about 170 rows more: ", "finetune advise TASK"),
-        ("none", 900, "Nothing here to learn: ", "finetune init"),
-        ("none", 40, "Too few rows to say what they are worth. Collect about ", "finetune init"),
+        ("none", 900, "Nothing here to learn: ", "If a person can tell the answer"),
+        ("none", 40, "Too few rows to say what they are worth.", "Collect about "),
     ],
 )
 def test_try_says_what_the_rows_are_worth(
@@ -45,8 +46,13 @@ def test_try_says_what_the_rows_are_worth(
     file = tmp_path / "tickets.csv"
     file.write_text("\n".join(["text,label", *lines]) + "\n", "utf-8")
     output = finetune("try", file).stdout
-    *_, answer, command, kept = (line for line in output.splitlines() if line)
-    if kind == "none" and rows == 40:
-        answer = command
+    *_, answer, then, kept, command = (line for line in output.splitlines() if line)
     assert answer.startswith(first), output
-    assert next_step in answer + command and kept == "Nothing was kept."
+    assert next_step in then and kept == "Nothing was kept."
+    assert command == f"next: finetune init {file}"
+
+
+def test_the_command_reads_the_files_as_they_were_tried() -> None:
+    options = {"text": None, "answer": ("brand", "price in $"), "sheet": "May", "encoding": None}
+    command = init_command([Path("my offers.csv")], options)
+    assert command == "finetune init 'my offers.csv' --answer brand --answer 'price in $' --sheet May"
