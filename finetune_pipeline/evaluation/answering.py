@@ -20,8 +20,8 @@ from finetune_pipeline.models.loading import inference_dtype, load_for_predictio
 from finetune_pipeline.models.model_files import TEXTS, classes_of
 from finetune_pipeline.reporting import say
 
-CODE = "7"
-"""Increase when the same model, prompt and settings give a different answer than before."""
+CODE = "8"
+"""Increase when the same model, prompt and settings give a different answer than before, or when stored answers hold more."""
 _SEEN = "seen_models.json"
 
 
@@ -105,8 +105,9 @@ class Answerer:
         stage: str = "predictions",
         name: str = "",
         restriction: Restriction | None = None,
+        alternatives: int = 0,
     ) -> list[Answer]:
-        """Like :func:`.generation.generate_and_score`, but with cached answers reused."""
+        """Like :func:`.generation.generate_and_score`, but with cached answers reused, which have no alternatives."""
         keys = self._keys(prompts, labels, max_new_tokens, batch_size, restriction)
         cached = self.cache.find(keys) if self.cache else {}
         if cached:
@@ -132,6 +133,7 @@ class Answerer:
             known=cached,
             keep=keep,
             restriction=restriction,
+            alternatives=alternatives,
         )
         self.seconds["answer"] += time.monotonic() - began
         return answers

@@ -11,6 +11,7 @@ from threading import Event, Lock
 from typing import Any
 
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.serving.logprobs import ScoredToken, chosen_label, written_tokens
 from finetune_pipeline.serving.requests import BadRequest
 
 
@@ -60,10 +61,19 @@ class LoadedModel:
         self.turn = Lock()
 
     def answer(
-        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event, constrained: bool = False
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_new_tokens: int | None,
+        gone: Event,
+        constrained: bool = False,
+        alternatives: int | None = None,
     ) -> Answer:
         """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed. A
-        classifier's answer has the log-probability of each of its `classes`. constrained: decode this answer under the schema.
+        classifier's answer has the log-probability of each of its `classes`.
+
+        Args:
+            constrained: Decode this answer under the schema.
+            alternatives: How many of the most likely tokens to keep at each place; None: its `tokens` are not asked for.
 
         Raises:
             BadRequest: Prompt and answer do not fit into the model's context, the client has `gone`, or no decoder keeps to the
@@ -84,11 +94,17 @@ class LoadedModel:
         with stopping(self._model, gone):
             (reply,) = generate_and_score(
                 self._model, self._tokenizer, [prompt], numbers, limit, 1,
-                stage="serve", name=self.served.name, restriction=restriction,
+                stage="serve", name=self.served.name, restriction=restriction, alternatives=alternatives or 0,
             )  # fmt: skip
         if reply.status == "error":
             raise RuntimeError(reply.error)
         return reply.restricted or reply
+
+    def tokens(self, answer: Answer, alternatives: int) -> list[ScoredToken]:
+        """Return the tokens of an answer with their probabilities; of a classifier, its label as one token."""
+        if self.classes:
+            return chosen_label(dict(zip(self.classes, answer.label_scores, strict=True)), answer.text, alternatives)
+        return written_tokens(answer, self._tokenizer)
 
 
 def check_decodable(asked: bool, restriction: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
+from finetune_pipeline.serving.logprobs import ScoredToken
 from finetune_pipeline.serving.prompted_model import LoadedPrompt, ServedPrompt
 from finetune_pipeline.serving.simple_model import LoadedSimple, ServedSimple
 
@@ -23,9 +24,18 @@ class Loaded(Protocol):
     def served(self) -> AnyServed: ...
 
     def answer(
-        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event, constrained: bool = False
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_new_tokens: int | None,
+        gone: Event,
+        constrained: bool = False,
+        alternatives: int | None = None,
     ) -> Answer:
-        """Answer a conversation without its system turn. constrained: decode the answer under the JSON schema of the task."""
+        """Answer a conversation without its system turn. constrained: decode the answer under the JSON schema of the task;
+        alternatives: how many of the most likely tokens to keep at each place, None if `tokens` will not be asked for."""
+
+    def tokens(self, answer: Answer, alternatives: int) -> list[ScoredToken] | None:
+        """Return the tokens of an answer with their log-probabilities; None if its answers have none."""
 
 
 def load(served: AnyServed) -> Loaded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.loaded_model import check_decodable, check_length, stopping
+from finetune_pipeline.serving.logprobs import ScoredToken, chosen_label, written_tokens
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,12 @@ class LoadedPrompt:
         self.turn = Lock()
 
     def answer(
-        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event, constrained: bool = False
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_new_tokens: int | None,
+        gone: Event,
+        constrained: bool = False,
+        alternatives: int | None = None,
     ) -> Answer:
         """Answer a conversation. Raises like :meth:`.loaded_model.LoadedModel.answer`."""
         from finetune_pipeline.evaluation.predict import encode_labels
@@ -77,8 +83,17 @@ class LoadedPrompt:
         check_decodable(constrained, restriction)
         with stopping(self._model, gone):
             (reply,) = self._answerer.answers(
-                [prompt], labels, limit, 1, stage="serve", name=self.served.name, restriction=restriction
-            )
+                [prompt], labels, limit, 1,
+                stage="serve", name=self.served.name, restriction=restriction, alternatives=alternatives or 0,
+            )  # fmt: skip
         if reply.status == "error":
             raise RuntimeError(reply.error)
-        return restricted_answer(reply, self._stored.labels) if self._always or restriction else reply
+        if not (self._always or restriction):
+            return reply
+        return replace(restricted_answer(reply, self._stored.labels), label_scores=reply.label_scores)
+
+    def tokens(self, answer: Answer, alternatives: int) -> list[ScoredToken]:
+        """Return the tokens of an answer with their probabilities; a label that was chosen by its likelihood is one token."""
+        if labels := self._stored.scored_labels:
+            return chosen_label(dict(zip(labels, answer.label_scores, strict=True)), answer.text, alternatives)
+        return written_tokens(answer, self._answerer.tokenizer)

@@ -8,10 +8,12 @@ from finetune_pipeline.findings import shortened
 from finetune_pipeline.production.log_rows import ROLES, SYSTEM_ROLES, feedback_problems
 from finetune_pipeline.spec.model import TaskSpec
 
+MOST_ALTERNATIVES = 20
+"""Maximum of `top_logprobs`, as in OpenAI's interface."""
 FEEDBACK = ("flag", "score", "correction", "label")
 _USED = {
     "messages", "model", "n", "stream", "stream_options", "store", "max_tokens", "max_completion_tokens", "user",
-    "response_format",
+    "response_format", "logprobs", "top_logprobs",
 }  # fmt: skip
 _IGNORED = {
     "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
@@ -19,7 +21,7 @@ _IGNORED = {
 }  # fmt: skip
 """Settings of sampling, bookkeeping and speed: the answer stays the one of the evaluation."""
 _TYPES: dict[str, tuple[Any, str]] = {
-    **dict.fromkeys(("stream", "store"), (bool, "true or false")),
+    **dict.fromkeys(("stream", "store", "logprobs"), (bool, "true or false")),
     "stream_options": (Mapping, "an object"),
     "user": (str, "text"),
 }
@@ -45,7 +47,7 @@ class Chat:
     """A conversation without its system turn.
 
     max_tokens: the client's limit, or None; store: whether to log it; usage: whether a stream ends with the token counts;
-    constrained: whether to decode the answer under the task's JSON schema.
+    constrained: whether to decode the answer under the task's JSON schema; alternatives: of each token, for `logprobs`, or None.
     """
 
     messages: list[dict[str, str]]
@@ -55,6 +57,7 @@ class Chat:
     store: bool = True
     usage: bool = False
     constrained: bool = False
+    alternatives: int | None = None
 
 
 def parse_chat(
@@ -87,7 +90,21 @@ def parse_chat(
     turns, options = _messages(body.get("messages"), system_prompt), body.get("stream_options") or {}
     stored, usage = body.get("store") is not False, bool(options.get("include_usage"))
     constrained = _constrained(body.get("response_format"), json_schema)
-    return Chat(turns, body.get("user") or None, bool(body.get("stream")), limit, stored, usage, constrained)
+    alternatives = _alternatives(body)
+    return Chat(
+        turns, body.get("user") or None, bool(body.get("stream")), limit, stored, usage, constrained, alternatives
+    )
+
+
+def _alternatives(body: Mapping[str, Any]) -> int | None:
+    """Return how many alternatives to each token a request asks for; None without `logprobs`. Raises BadRequest."""
+    name, number = "top_logprobs", body.get("top_logprobs")
+    if number is not None:
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MOST_ALTERNATIVES:
+            raise BadRequest(f"{name!r} must be a whole number from 0 to {MOST_ALTERNATIVES}", name)
+        if number and not body.get("logprobs"):
+            raise BadRequest(f"{name!r} needs 'logprobs': true", name)
+    return (number or 0) if body.get("logprobs") else None
 
 
 def _constrained(response_format: Any, json_schema: Mapping[str, Any] | None) -> bool:

@@ -108,17 +108,21 @@ async def _watch(request: Request, gone: Event) -> None:
 
 
 def _events(completion: dict[str, Any], usage: bool) -> Iterator[str]:
-    """Yield a completion as server-sent events: role, whole text in one piece, finish reason, and token counts if requested."""
+    """Yield a completion as server-sent events: role, whole text in one piece with the probabilities of its tokens, finish
+    reason, and token counts if requested."""
     choice = completion["choices"][0]
     shared = {**{k: completion[k] for k in ("id", "created", "model")}, "object": "chat.completion.chunk"}
     shared |= {"usage": None} if usage else {}
-    deltas: list[tuple[dict[str, str], str | None]] = [
-        ({"role": "assistant", "content": ""}, None),
-        ({"content": choice["message"]["content"]}, None),
-        ({}, choice["finish_reason"]),
+    deltas: list[tuple[dict[str, str], str | None, Any]] = [
+        ({"role": "assistant", "content": ""}, None, None),
+        ({"content": choice["message"]["content"]}, None, choice["logprobs"]),
+        ({}, choice["finish_reason"], None),
     ]
-    for delta, finish in deltas:
-        chunk = {**shared, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+    for delta, finish, scored in deltas:
+        chunk = {
+            **shared,
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": scored}],
+        }
         yield f"data: {json.dumps(chunk)}\n\n"
     if usage:
         yield f"data: {json.dumps({**shared, 'choices': [], 'usage': completion['usage']})}\n\n"

@@ -21,6 +21,7 @@ from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
 from finetune_pipeline.serving.classify import classification, parse_classify
 from finetune_pipeline.serving.loading import AnyServed, Loaded, load
+from finetune_pipeline.serving.logprobs import logprobs
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.spec.model import Task
 
@@ -73,22 +74,35 @@ class Service:
         name = loaded.served.name
         chat = parse_chat(body, loaded.served.system_prompt, [name, self.task.name], loaded.served.json_schema)
         reply = self._answer(loaded, chat, gone)
-        text = reply.text.strip()
+        text, scored = reply.text.strip(), self._logprobs(loaded, chat, reply)
         answer_id = self._keep("chatcmpl", name, chat, text)
         message = {"role": "assistant", "content": text, "refusal": None}
         finish_reason = "length" if reply.status == "truncated" else "stop"
+        choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": scored}
         return chat, {
             "id": answer_id,
             "object": "chat.completion",
             "created": int(time.time()),
             "model": name,
-            "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}],
+            "choices": [choice],
             "usage": {
                 "prompt_tokens": reply.prompt_tokens,
                 "completion_tokens": reply.new_tokens,
                 "total_tokens": reply.prompt_tokens + reply.new_tokens,
             },
         }
+
+    def _logprobs(self, loaded: Loaded, chat: Chat, reply: Answer) -> dict[str, Any] | None:
+        """Return the field `logprobs` of an answer; None if it was not asked for. Raises BadRequest if there are none."""
+        if chat.alternatives is None:
+            return None
+        tokens = loaded.tokens(reply, chat.alternatives)
+        if tokens is None:
+            raise BadRequest(
+                f"the answers of {loaded.served.name}, a simple model, have no probabilities: omit 'logprobs'",
+                "logprobs",
+            )
+        return logprobs(tokens)
 
     def classify(self, body: Any, gone: Event) -> dict[str, Any]:
         """Return a classifier's probabilities in the form of vLLM; logged as :meth:`chat` does. Raises BadRequest."""
@@ -108,7 +122,7 @@ class Service:
             with loaded.turn:
                 if self._stop.is_set():
                     raise BadRequest("this server is stopping", status=503, code="stopping")
-                return loaded.answer(chat.messages, chat.max_tokens, gone, chat.constrained)
+                return loaded.answer(chat.messages, chat.max_tokens, gone, chat.constrained, chat.alternatives)
         except FindingsError as error:
             raise BadRequest(str(error), "messages") from error
         except RuntimeError as error:

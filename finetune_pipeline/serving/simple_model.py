@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.simple_models import load_simple_model
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.serving.logprobs import ScoredToken, chosen_label
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,32 @@ class ServedSimple:
 
 
 class LoadedSimple:
-    """A simple model in memory. Like :class:`.loaded_model.LoadedModel`."""
+    """A simple model in memory. Like :class:`.loaded_model.LoadedModel`. labels: those with a probability, else empty."""
 
     def __init__(self, served: ServedSimple) -> None:
         self.served = served
         self._model = load_simple_model(served.folder)
+        self.labels = self._model.labels
         self.turn = Lock()
 
     def answer(
-        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event, constrained: bool = False
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_new_tokens: int | None,
+        gone: Event,
+        constrained: bool = False,
+        alternatives: int | None = None,
     ) -> Answer:
-        """Answer a conversation. An answer has no tokens, so neither the length limit nor constrained decoding applies."""
+        """Answer a conversation. An answer has no tokens, so neither the length limit nor constrained decoding applies. If its
+        `tokens` are asked for, it has the log-probability of each of `labels`."""
         text = "\n".join(str(message["content"]) for message in messages if message["role"] == "user")
         (answer,) = self._model.predict([text])
-        return Answer(text=answer, status="ok" if answer.strip() else "empty")
+        (shares,) = (self._model.probabilities([text]) if alternatives is not None else None) or [{}]
+        scores = [math.log(share) if share > 0 else -math.inf for share in shares.values()]
+        return Answer(text=answer, status="ok" if answer.strip() else "empty", label_scores=scores)
+
+    def tokens(self, answer: Answer, alternatives: int) -> list[ScoredToken] | None:
+        """Return the label of an answer as one token with its probability; None if the model has no probabilities."""
+        if not self.labels:
+            return None
+        return chosen_label(dict(zip(self.labels, answer.label_scores, strict=True)), answer.text, alternatives)

@@ -91,6 +91,11 @@ class Fitted:
             return [str(answer) for answer in pipeline.predict(self._inputs(part, texts))]
         return [max(row, key=lambda label: row[label]) for row in self.probabilities(texts) or ()]
 
+    @property
+    def labels(self) -> list[str]:
+        """The labels that have a probability, in the order of :meth:`probabilities`; empty for a model without."""
+        return [str(label) for label in next(iter(self.pipelines.values())).classes_] if self.has_probabilities else []
+
     def probabilities(self, texts: Sequence[str]) -> list[dict[str, float]] | None:
         """Return each label's probability for every text; None for a model without."""
         if not self.has_probabilities:

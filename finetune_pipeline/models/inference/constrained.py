@@ -31,7 +31,7 @@ class Grammar:
     """
 
     def __init__(self, schema: Mapping[str, Any], tokenizer: Any) -> None:
-        vocabulary = _vocabulary(tokenizer)
+        vocabulary = vocabulary_of(tokenizer)
         rules = grammar_of(schema, vocabulary)
         self.start = llguidance.LLMatcher(vocabulary, rules, log_level=0)
         self.identity = [CODE, importlib.metadata.version("llguidance"), rules, json.dumps(schema)]
@@ -55,16 +55,24 @@ class ConstrainedAnswer:
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
 
-    def choose(self, logits: np.ndarray, ends: Collection[int]) -> int:
-        """Append the most likely token that the schema allows, and return it. If none is possible, the answer ends, invalid.
-        logits: of the next token, [vocabulary]. ends: tokens that end an answer, the only control tokens ever allowed."""
+    def choose(self, logits: np.ndarray, ends: Collection[int]) -> tuple[int, np.ndarray]:
+        """Append the most likely token that the schema allows. If none is possible, the answer ends, invalid.
+
+        Args:
+            logits: Of the next token, [vocabulary].
+            ends: Tokens that end an answer, the only control tokens ever allowed.
+
+        Returns:
+            The token, and the logits with minus infinity for every token that could not be chosen.
+        """
         scores = np.where(self._allowed(len(logits), ends), logits, -np.inf)
         token = int(scores.argmax())
         if scores[token] == -np.inf:
-            return min(ends)
+            token = min(ends)
+            scores[token] = 0.0
         if token not in ends:
             self._matcher.consume_token(token)
-        return token
+        return token, scores
 
     def _allowed(self, size: int, ends: Collection[int]) -> np.ndarray:
         """Return the mask of tokens that may come next, [size]; the model may have more tokens than its tokenizer.
@@ -77,7 +85,7 @@ class ConstrainedAnswer:
 
 
 @lru_cache(maxsize=1)
-def _vocabulary(tokenizer: Any) -> Any:
+def vocabulary_of(tokenizer: Any) -> Any:
     """Load a tokenizer into llguidance (about half a second for 50,000 tokens). Raises UnsupportedSchema."""
     from llguidance.hf import from_tokenizer  # imports transformers
 

@@ -14,6 +14,8 @@ class Answer:
 
     label_scores: log-likelihood in nats of each label with its end-of-turn token; empty without labels, on error, and
     if the engine does not provide them. new_ids: the generated tokens, end-of-turn included, if the engine returns them.
+    log_probabilities: of each generated token, in nats; under a grammar, of the distribution over the tokens that it allows.
+    alternatives: the most likely tokens at each place, as (token, log-probability), if they were asked for.
     restricted: the answer under a grammar, if one was asked for and this one does not comply.
     """
 
@@ -24,4 +26,6 @@ class Answer:
     new_tokens: int = 0
     prompt_tokens: int = 0
     new_ids: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
     restricted: Answer | None = None

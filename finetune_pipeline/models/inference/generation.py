@@ -20,7 +20,7 @@ from finetune_pipeline.models.chat import common_prefix, end_ids
 from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.memory import fits_memory, halve_until_it_fits
-from finetune_pipeline.models.inference.reader import Reader
+from finetune_pipeline.models.inference.reader import Reader, Written
 from finetune_pipeline.models.inference.shared_reading import Ids, families
 from finetune_pipeline.models.inference.trial import rows_at_once
 from finetune_pipeline.reporting import say
@@ -39,6 +39,7 @@ def generate_and_score(
     known: Mapping[int, Answer] | None = None,
     keep: Callable[[Mapping[int, Answer]], None] | None = None,
     restriction: Restriction | None = None,
+    alternatives: int = 0,
 ) -> list[Answer]:
     """Return one :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
 
@@ -49,6 +50,7 @@ def generate_and_score(
     known: answers by position that need not be computed. If they are whole batches, as after a kill, the others are
     computed in their original batches, with bitwise equal results. keep: called with the answers of each batch.
     restriction: every answer that does not comply gets a second one, `Answer.restricted`; None for free answers only.
+    alternatives: how many of the most likely tokens each answer keeps at each place.
     """
     model.eval()
     ends = end_ids(tokenizer)
@@ -81,20 +83,20 @@ def generate_and_score(
                 row_labels = labels[i] if labels is not None else []
                 answers[i].label_scores = [shares[label[0]] if label else -math.inf for label in row_labels]
             return
-        answer_ids = reader.greedy(batch, max_new_tokens, ends)
+        written = reader.greedy(batch, max_new_tokens, ends, alternatives=alternatives)
         texts = [labels[i] if labels is not None else [] for i in rows]
         scores = _scores(reader.continuations(batch, texts), texts)
-        for i, ids, score in zip(rows, answer_ids, scores, strict=True):
-            _fill(answers[i], tokenizer, ids, score, ends)
+        for i, answer, score in zip(rows, written, scores, strict=True):
+            _fill(answers[i], tokenizer, answer, score, ends)
         if restriction is None:
             return
         violating = [k for k, i in enumerate(rows) if not restriction.complies(answers[i])]
         if not violating:
             return
-        answer_ids = reader.greedy(batch.rows(violating), max_new_tokens, ends, restriction.grammar)
-        for i, ids in zip((rows[k] for k in violating), answer_ids, strict=True):
+        written = reader.greedy(batch.rows(violating), max_new_tokens, ends, restriction.grammar, alternatives)
+        for i, answer in zip((rows[k] for k in violating), written, strict=True):
             restricted = answers[i].restricted = Answer(prompt_tokens=len(prompts[i]))
-            _fill(restricted, tokenizer, ids, [], ends)
+            _fill(restricted, tokenizer, answer, [], ends)
 
     def problem_of(reader: Reader, rows: list[int]) -> str:
         """Answer the rows. Returns why it failed, or an empty text."""
@@ -157,10 +159,12 @@ def _scores(logits: list[list[torch.Tensor]], texts: Sequence[Sequence[Ids]]) ->
     return [list(map(score, row, ids)) for row, ids in zip(logits, texts, strict=True)]
 
 
-def _fill(answer: Answer, tokenizer: Any, ids: Ids, scores: list[float], ends: set[int]) -> None:
+def _fill(answer: Answer, tokenizer: Any, written: Written, scores: list[float], ends: set[int]) -> None:
     """Store the generated tokens, their text, the status and the label scores in `answer`."""
+    ids = written.ids
     ended = bool(ids) and ids[-1] in ends
     answer.new_ids, answer.new_tokens, answer.label_scores = ids, len(ids), scores
+    answer.log_probabilities, answer.alternatives = written.log_probabilities, written.alternatives
     answer.text = tokenizer.decode(ids[:-1] if ended else ids)
     if not ended:
         answer.status = "truncated"

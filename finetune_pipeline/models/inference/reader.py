@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +25,15 @@ _MIN_LENGTH_SHARE = 0.7
 """Minimum length of a row, as a share of the longest row's, to be padded and read with it."""
 _MIN_PASS_TOKENS = 256
 """Tokens that make a pass worth its overhead: shorter rows then start a new pass."""
+
+
+@dataclass
+class Written:
+    """The tokens of an answer, their log-probabilities, and the most likely tokens at each place, if they were asked for."""
+
+    ids: Ids = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
 @dataclass
@@ -193,25 +204,41 @@ class Reader:
         return results
 
     def greedy(
-        self, batch: Prefilled, max_new_tokens: int, ends: set[int], grammar: Grammar | None = None
-    ) -> list[Ids]:
-        """Decode greedily among the tokens that `grammar` allows, until an end token (kept) or max_new_tokens."""
-        answers: list[Ids] = [[] for _ in range(len(batch.logits))]
+        self,
+        batch: Prefilled,
+        max_new_tokens: int,
+        ends: set[int],
+        grammar: Grammar | None = None,
+        alternatives: int = 0,
+    ) -> list[Written]:
+        """Decode greedily among the tokens that `grammar` allows, until an end token (kept) or max_new_tokens.
+
+        alternatives: how many of the most likely tokens to return at each place. Probabilities are those of the tokens that may
+        come next: of all tokens, or of those that the grammar allows, which share the probability of the others in proportion.
+        """
+        answers = [Written() for _ in range(len(batch.logits))]
         active = list(range(len(answers)))
         cache, mask, logits = with_room(batch.cache, max_new_tokens - 1), batch.mask, batch.logits
         constrained = [grammar.begin() for _ in answers] if grammar else None
         for step in range(max_new_tokens):
+            scores, tokens = logits.float(), logits.argmax(-1)
             if constrained:
-                scores = logits.float().cpu().numpy()
-                chosen = [
-                    constrained[row].choose(row_scores, ends) for row, row_scores in zip(active, scores, strict=True)
+                choices = [
+                    constrained[row].choose(row_scores, ends)
+                    for row, row_scores in zip(active, scores.cpu().numpy(), strict=True)
                 ]
-                tokens = torch.tensor(chosen, device=logits.device)
-            else:
-                tokens = logits.argmax(-1)
-            for row, token in zip(active, tokens.tolist(), strict=True):
-                answers[row].append(token)
-            unfinished = [i for i, row in enumerate(active) if answers[row][-1] not in ends]
+                tokens = torch.tensor([token for token, _ in choices], device=logits.device)
+                scores = torch.from_numpy(np.stack([allowed for _, allowed in choices])).to(logits.device)
+            shares = torch.log_softmax(scores, -1)
+            chosen = shares.gather(1, tokens[:, None])[:, 0].tolist()
+            likeliest = shares.topk(alternatives) if alternatives else None
+            for i, (row, token, log_probability) in enumerate(zip(active, tokens.tolist(), chosen, strict=True)):
+                answers[row].ids.append(token)
+                answers[row].log_probabilities.append(log_probability)
+                if likeliest:
+                    pairs = zip(likeliest.indices[i].tolist(), likeliest.values[i].tolist(), strict=True)
+                    answers[row].alternatives.append([pair for pair in pairs if pair[1] > -math.inf])
+            unfinished = [i for i, row in enumerate(active) if answers[row].ids[-1] not in ends]
             if not unfinished or step + 1 == max_new_tokens:
                 break
             if len(unfinished) < len(active):

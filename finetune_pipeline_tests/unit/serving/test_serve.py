@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import http.client
 import json
 import os
 import socket
@@ -15,7 +14,6 @@ from threading import Event
 from typing import Any
 
 import pytest
-import yaml
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
@@ -25,63 +23,11 @@ from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.requests import BadRequest
 from finetune_pipeline.serving.server import MAX_BODY, chat_app
 from finetune_pipeline.serving.service import WAITING, LogWriter, Service
-from finetune_pipeline.spec import Task, load_task
-from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
+from finetune_pipeline.spec import Task
+from finetune_pipeline_tests.tiny_model import SYSTEM
 from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 from finetune_pipeline_tests.unit.processes import wait_until
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    make_tiny_model(folder / "one")
-    make_tiny_model(folder / "two", seed=1)
-    return folder
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    folder = tmp_path / "tickets"
-    folder.mkdir()
-    spec = {"name": "tickets", "description": "d", "system_prompt": SYSTEM}
-    (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "output": {"kind": "labels", "labels": LABELS}}))
-    return load_task(folder)
-
-
-class Running:
-    """A server, and a client that speaks HTTP to it."""
-
-    def __init__(self, task: Task, champion: ServedModel) -> None:
-        self.champion = champion
-        self.service = Service(task, lambda: self.champion, LogWriter(task.folder / "logs"))
-        self.server = LocalServer(chat_app(self.service))
-
-    def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """(status, decoded answer); a body that is bytes is sent as it is."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
-        if body is None:
-            connection.request("GET", path, headers=headers)
-        else:
-            data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            connection.request("POST", path, data, {"Content-Type": "application/json", **headers})
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        connection.close()
-        return answer.status, json.loads(text) if text.startswith("{") else text
-
-    def chat(self, text: str = "my invoice is wrong", **more: Any) -> tuple[int, Any]:
-        return self.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], **more})
-
-    def raw(self, length: str, sent: bytes) -> int:
-        """The status of an answer to a request whose header says `length`; the server must close the connection."""
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as connection:
-            head = f"POST /feedback HTTP/1.1\r\nHost: 127.0.0.1:{self.server.port}\r\n"
-            head += f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-            connection.sendall(head.encode("latin-1") + sent)
-            answer = b""
-            while part := connection.recv(65536):
-                answer += part
-        return int(answer.split()[1])
+from finetune_pipeline_tests.unit.serving.running import Running
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_control_tokens_stay_out_and_an_end_token_ends_what_is_complete(folder: 
         logits[tokenizer.convert_tokens_to_ids(token)] = 99.0 - rank
     ids: list[int] = []
     while len(ids) < 80 and not ends & set(ids):
-        ids.append(answer.choose(logits, ends))
+        ids.append(answer.choose(logits, ends)[0])
     assert tokenizer.decode(ids) == '"aaa"<|im_end|>'
 
 

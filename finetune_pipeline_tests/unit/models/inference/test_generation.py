@@ -58,6 +58,12 @@ def _plainly(model: Any, tokenizer: Any, prompt: list[int], labels: list[list[in
     return text, status if text.strip() or status != "ok" else "empty", scores
 
 
+@torch.no_grad()
+def _plain_likelihood(model: Any, prompt: list[int], answer: list[int]) -> float:
+    logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].double().log_softmax(-1)
+    return sum(logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(answer))
+
+
 def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = loaded
     prompts, labels = _prompts(tokenizer)
@@ -71,6 +77,9 @@ def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], m
             assert answer.label_scores == pytest.approx(scores, abs=1e-4)
             assert answer.prompt_tokens == len(prompt)
             assert answer.new_tokens == len(answer.new_ids) <= LONGEST
+            likelihood = _plain_likelihood(model, prompt, answer.new_ids)
+            assert sum(answer.log_probabilities) == pytest.approx(likelihood, abs=1e-4)
+            assert len(answer.log_probabilities) == answer.new_tokens and not answer.alternatives
     assert len({a.text for a in answers}) > 1
 
 
@@ -126,7 +135,7 @@ def _constrained_plainly(model: Any, grammar: Grammar, prompt: list[int], ends: 
     answer, ids = grammar.begin(), list(prompt)
     while len(ids) < len(prompt) + LONGEST and ids[-1] not in ends:
         logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
-        ids.append(answer.choose(logits.float().numpy(), ends))
+        ids.append(answer.choose(logits.float().numpy(), ends)[0])
     return ids[len(prompt) :]
 
 
