@@ -1,9 +1,10 @@
 """Parses one line of a production log strictly, names every problem, scrubs it and hashes its user.
 
 One JSON object per line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970), ``messages`` or ``input``, ``output``,
-``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata``
-(ignored). Lines from `finetune review` may have ``left_out`` and ``decided`` (a time) in the feedback. A line with
-``id``, ``timestamp`` and ``feedback`` but no ``output`` is later feedback.
+``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional
+``probability``, ``passed_on`` and ``answered_by`` (see :data:`SURE`), optional ``metadata`` (ignored). Lines from
+`finetune review` may have ``left_out`` and ``decided`` (a time) in the feedback. A line with ``id``, ``timestamp`` and
+``feedback`` but no ``output`` is later feedback.
 """
 
 import hashlib
@@ -34,6 +35,9 @@ _YEARS = range(1970, 2200)
 
 _FEEDBACK_KEYS = {"flag", "score", "correction", "label", "left_out", "decided"}
 
+SURE = ("probability", "passed_on", "answered_by")
+"""Optional keys of an answer: its calibrated probability, whether it was below the certified threshold, and who answered in place
+of the model."""
 SYSTEM_ROLES = ("system", "developer")
 ROLES = (*SYSTEM_ROLES, "user", "assistant")
 """Accepted roles of turns."""
@@ -164,7 +168,21 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> Iterator[Finding]:
     if not is_feedback(row) and (problem := _question_problem(row)):
         fix = "log the user's text as 'input', or 'messages' of role and content, both text, before the answer"
         yield _error(place, "missing_field", problem, fix)
+    yield from _sureness_problems(row, place)
     yield from feedback_problems(row.get("feedback"), place, spec)
+
+
+def _sureness_problems(row: Mapping[str, Any], place: str) -> Iterator[Finding]:
+    """Yield the problems of the keys SURE, which may be missing or null."""
+    probability, passed_on, answered_by = (row.get(key) for key in SURE)
+    is_number = isinstance(probability, int | float) and not isinstance(probability, bool) and 0 <= probability <= 1
+    for key, value, is_right, kind in (
+        ("probability", probability, is_number, "a number from 0 to 1"),
+        ("passed_on", passed_on, isinstance(passed_on, bool), "true or false"),
+        ("answered_by", answered_by, isinstance(answered_by, str), "text"),
+    ):
+        if value is not None and not is_right:
+            yield _error(place, "wrong_type", f"{key!r} is not {kind}", f"log {kind}, or leave it out")
 
 
 def _question_problem(row: dict[str, Any]) -> str | None:
@@ -288,4 +306,5 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         "input": question,
         "turns": turns if len(turns) > 1 else None,
         "output": clean(row["output"]),
+        **{key: row[key] for key in SURE if row.get(key) is not None},
     }

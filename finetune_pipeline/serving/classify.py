@@ -39,13 +39,16 @@ def parse_classify(body: Any, system_prompt: str, model_names: list[str]) -> Cha
     return parse_chat({key: value for key, value in body.items() if key in _KEYS}, system_prompt, model_names)
 
 
-def classification(answer_id: str, model: str, answer: Answer, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the response with the answer to one conversation."""
+def classification(
+    answer_id: str, model: str, answer: Answer, classes: Sequence[str], sure: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the response with the answer to one conversation. sure: further fields, which say how sure it is."""
     data = {
         "index": 0,
         "label": answer.text,
         "probs": [math.exp(score) for score in answer.label_scores],
         "num_classes": len(classes),
+        **sure,
     }
     tokens = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": 0, "total_tokens": answer.prompt_tokens}
     return {

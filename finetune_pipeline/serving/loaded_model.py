@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+from finetune_pipeline.evaluation.calibration import ReleasedProbability
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.logprobs import ScoredToken, chosen_label, written_tokens
 from finetune_pipeline.serving.requests import BadRequest
@@ -26,6 +27,7 @@ class ServedModel:
         precision: That of the evaluation (evaluation.precision).
         json_schema: Of its answers, which clients may ask for.
         constrained: Whether all answers are decoded under it, as in the evaluation.
+        probability: Of its answers, as released; None without.
     """
 
     name: str
@@ -36,12 +38,18 @@ class ServedModel:
     precision: str = "serving"
     json_schema: Mapping[str, Any] | None = None
     constrained: bool = False
+    probability: ReleasedProbability | None = None
 
 
 class LoadedModel:
     """A model in memory, for ``finetune serve`` and for MLflow's registered models.
 
-    Callers of `answer` must hold `turn`: one answer is generated at a time. classes: of a classifier, else empty.
+    Callers of `answer` must hold `turn`: one answer is generated at a time.
+
+    Attributes:
+        classes: Of a classifier, else empty.
+        labels: Those of an answer's `label_scores`.
+        always_constrained: Whether all answers are decoded under the schema.
     """
 
     def __init__(self, served: ServedModel) -> None:
@@ -56,6 +64,8 @@ class LoadedModel:
         self._model = load_for_prediction(served.model, pick_device(), served.adapter, served.precision)
         self._tokenizer = load_tokenizer(served.model)
         self.classes: list[str] = getattr(self._model, "classes", [])
+        self.labels = self.classes or (served.probability.labels if served.probability else [])
+        self.always_constrained = served.constrained
         schema = served.json_schema
         self._restriction = restriction_of(schema, self._tokenizer) if schema is not None else None
         self.turn = Lock()
@@ -81,19 +91,22 @@ class LoadedModel:
             FindingsError: The chat template refuses the turns.
             RuntimeError: The model fails.
         """
+        from finetune_pipeline.evaluation.predict import encode_labels
         from finetune_pipeline.models.chat import encode_prompt
         from finetune_pipeline.models.inference.generation import generate_and_score
 
         turns = [{"role": "system", "content": self.served.system_prompt}, *(dict(m) for m in messages)]
         limit = min(max_new_tokens or self.served.max_new_tokens, self.served.max_new_tokens)
-        numbers = [[[number] for number in range(len(self.classes))]] if self.classes else None
+        scored = [[[number] for number in range(len(self.classes))]] if self.classes else None
+        if self.labels and not self.classes:
+            scored = encode_labels(self._tokenizer, [turns], self.labels)
         prompt = encode_prompt(self._tokenizer, turns)
         check_length(len(prompt), limit, getattr(self._model.config.get_text_config(), "max_position_embeddings", None))
         restriction = self._restriction if constrained or self.served.constrained else None
         check_decodable(constrained, restriction)
         with stopping(self._model, gone):
             (reply,) = generate_and_score(
-                self._model, self._tokenizer, [prompt], numbers, limit, 1,
+                self._model, self._tokenizer, [prompt], scored, limit, 1,
                 stage="serve", name=self.served.name, restriction=restriction, alternatives=alternatives or 0,
             )  # fmt: skip
         if reply.status == "error":

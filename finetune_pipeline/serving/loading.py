@@ -16,9 +16,16 @@ AnyServed = ServedModel | ServedPrompt | ServedSimple
 
 
 class Loaded(Protocol):
-    """A model in memory. Callers of `answer` must hold `turn`: one answer is made at a time."""
+    """A model in memory. Callers of `answer` must hold `turn`: one answer is made at a time.
+
+    Attributes:
+        labels: Those of an answer's `label_scores`.
+        always_constrained: Whether all answers are decoded under the schema of the task, as in the evaluation.
+    """
 
     turn: Lock
+    labels: list[str]
+    always_constrained: bool
 
     @property
     def served(self) -> AnyServed: ...

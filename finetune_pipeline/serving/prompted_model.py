@@ -9,6 +9,7 @@ from threading import Event, Lock
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.calibration import ReleasedProbability
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.loaded_model import check_decodable, check_length, stopping
 from finetune_pipeline.serving.logprobs import ScoredToken, chosen_label, written_tokens
@@ -25,6 +26,7 @@ class ServedPrompt:
         system_prompt: That of the task, which clients may send; the prompt may replace it.
         precision: That of the evaluation (evaluation.precision).
         json_schema: Of its answers, which clients may ask for.
+        probability: Of its answers, as released; None without.
     """
 
     name: str
@@ -34,6 +36,7 @@ class ServedPrompt:
     max_new_tokens: int
     precision: str = "serving"
     json_schema: Mapping[str, Any] | None = None
+    probability: ReleasedProbability | None = None
 
 
 class LoadedPrompt:
@@ -51,7 +54,8 @@ class LoadedPrompt:
         self._answerer = Answerer(served.model, precision=served.precision)
         schema = self._stored.decoded_schema or served.json_schema
         self._restriction = restriction_of(schema, self._answerer.tokenizer) if schema is not None else None
-        self._always = self._stored.mode == "restricted"
+        self.always_constrained = self._stored.mode == "restricted"
+        self.labels = self._stored.scored_labels or (served.probability.labels if served.probability else [])
         self._model = self._answerer.model  # loaded now, not with the first request
         self.turn = Lock()
 
@@ -77,9 +81,9 @@ class LoadedPrompt:
         index, prompt = self._answerer.first_fitting(encoded, limit)
         check_length(len(prompt), limit, self._answerer.context_length)
         labels = None
-        if self._stored.scored_labels:
-            labels = encode_labels(self._answerer.tokenizer, [choices[index]], self._stored.scored_labels)
-        restriction = self._restriction if self._always or constrained else None
+        if self.labels:
+            labels = encode_labels(self._answerer.tokenizer, [choices[index]], self.labels)
+        restriction = self._restriction if self.always_constrained or constrained else None
         check_decodable(constrained, restriction)
         with stopping(self._model, gone):
             (reply,) = self._answerer.answers(
@@ -88,7 +92,7 @@ class LoadedPrompt:
             )  # fmt: skip
         if reply.status == "error":
             raise RuntimeError(reply.error)
-        if not (self._always or restriction):
+        if not (self.always_constrained or restriction):
             return reply
         return replace(restricted_answer(reply, self._stored.labels), label_scores=reply.label_scores)
 

@@ -109,20 +109,20 @@ async def _watch(request: Request, gone: Event) -> None:
 
 def _events(completion: dict[str, Any], usage: bool) -> Iterator[str]:
     """Yield a completion as server-sent events: role, whole text in one piece with the probabilities of its tokens, finish
-    reason, and token counts if requested."""
+    reason with how sure the answer is, and token counts if requested."""
     choice = completion["choices"][0]
     shared = {**{k: completion[k] for k in ("id", "created", "model")}, "object": "chat.completion.chunk"}
     shared |= {"usage": None} if usage else {}
-    deltas: list[tuple[dict[str, str], str | None, Any]] = [
-        ({"role": "assistant", "content": ""}, None, None),
-        ({"content": choice["message"]["content"]}, None, choice["logprobs"]),
-        ({}, choice["finish_reason"], None),
+    extra = {
+        key: value for key, value in choice.items() if key not in ("index", "message", "finish_reason", "logprobs")
+    }
+    parts: list[dict[str, Any]] = [
+        {"delta": {"role": "assistant", "content": ""}},
+        {"delta": {"content": choice["message"]["content"]}, "logprobs": choice["logprobs"]},
+        {"delta": {}, "finish_reason": choice["finish_reason"], **extra},
     ]
-    for delta, finish, scored in deltas:
-        chunk = {
-            **shared,
-            "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": scored}],
-        }
+    for part in parts:
+        chunk = {**shared, "choices": [{"index": 0, "finish_reason": None, "logprobs": None, **part}]}
         yield f"data: {json.dumps(chunk)}\n\n"
     if usage:
         yield f"data: {json.dumps({**shared, 'choices': [], 'usage': completion['usage']})}\n\n"

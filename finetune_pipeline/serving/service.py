@@ -23,6 +23,7 @@ from finetune_pipeline.serving.classify import classification, parse_classify
 from finetune_pipeline.serving.loading import AnyServed, Loaded, load
 from finetune_pipeline.serving.logprobs import logprobs
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
+from finetune_pipeline.serving.sureness import sureness
 from finetune_pipeline.spec.model import Task
 
 WAITING = 64
@@ -75,10 +76,11 @@ class Service:
         chat = parse_chat(body, loaded.served.system_prompt, [name, self.task.name], loaded.served.json_schema)
         reply = self._answer(loaded, chat, gone)
         text, scored = reply.text.strip(), self._logprobs(loaded, chat, reply)
-        answer_id = self._keep("chatcmpl", name, chat, text)
+        sure = _sureness(loaded, chat, reply)
+        answer_id = self._keep("chatcmpl", name, chat, text, sure)
         message = {"role": "assistant", "content": text, "refusal": None}
         finish_reason = "length" if reply.status == "truncated" else "stop"
-        choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": scored}
+        choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": scored, **sure}
         return chat, {
             "id": answer_id,
             "object": "chat.completion",
@@ -112,7 +114,8 @@ class Service:
             raise BadRequest(f"{name} is no classifier: ask /v1/chat/completions", status=404, code="not_found")
         request = parse_classify(body, loaded.served.system_prompt, [name, self.task.name])
         reply = self._answer(loaded, request, gone)
-        return classification(self._keep("classify", name, request, reply.text), name, reply, classes)
+        sure = _sureness(loaded, request, reply)
+        return classification(self._keep("classify", name, request, reply.text, sure), name, reply, classes, sure)
 
     def _answer(self, loaded: Loaded, chat: Chat, gone: Event) -> Answer:
         """Answer a conversation when it is its turn. Raises BadRequest."""
@@ -131,11 +134,12 @@ class Service:
         finally:
             self._waiting_slots.release()
 
-    def _keep(self, kind: str, name: str, chat: Chat, text: str) -> str:
-        """Log an answer, unless the client does not want that. Returns its id."""
+    def _keep(self, kind: str, name: str, chat: Chat, text: str, sure: Mapping[str, Any]) -> str:
+        """Log an answer and how sure it is, unless the client does not want that. Returns its id."""
         answer_id = f"{kind}-{uuid.uuid4().hex}"
         if chat.store:
-            self._log({"id": answer_id, "messages": chat.messages, "output": text, "model_version": name}, chat.user)
+            row = {"id": answer_id, "messages": chat.messages, "output": text, "model_version": name, **sure}
+            self._log(row, chat.user)
             with self._lock:
                 self._ids.add(answer_id)
         return answer_id
@@ -194,6 +198,13 @@ class Service:
     def close(self) -> None:
         """Refuse all requests that wait for the model; the one that it is answering is finished."""
         self._stop.set()
+
+
+def _sureness(loaded: Loaded, chat: Chat, reply: Answer) -> dict[str, Any]:
+    """Return the fields `probability` and `passed_on` of an answer; none if nothing is known about the model's probabilities."""
+    as_evaluated = loaded.always_constrained or not chat.constrained
+    sure = sureness(reply, loaded.labels, loaded.served.probability, as_evaluated)
+    return sure.facts() if sure else {}
 
 
 class _LoggedRow(msgspec.Struct):

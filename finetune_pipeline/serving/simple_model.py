@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+from finetune_pipeline.evaluation.calibration import ReleasedProbability
 from finetune_pipeline.evaluation.simple_models import load_simple_model
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.logprobs import ScoredToken, chosen_label
@@ -23,12 +24,14 @@ class ServedSimple:
         folder: As SimpleModel.save wrote it.
         system_prompt: That of the task, which clients may send; the model does not read it.
         json_schema: Of its answers, which clients may ask for.
+        probability: Of its answers, as released; None without.
     """
 
     name: str
     folder: Path
     system_prompt: str
     json_schema: Mapping[str, Any] | None = None
+    probability: ReleasedProbability | None = None
 
 
 class LoadedSimple:
@@ -38,6 +41,7 @@ class LoadedSimple:
         self.served = served
         self._model = load_simple_model(served.folder)
         self.labels = self._model.labels
+        self.always_constrained = True  # its answers have one form, whatever a client asks for
         self.turn = Lock()
 
     def answer(
@@ -48,11 +52,12 @@ class LoadedSimple:
         constrained: bool = False,
         alternatives: int | None = None,
     ) -> Answer:
-        """Answer a conversation. An answer has no tokens, so neither the length limit nor constrained decoding applies. If its
-        `tokens` are asked for, it has the log-probability of each of `labels`."""
+        """Answer a conversation. An answer has no tokens, so neither the length limit nor constrained decoding applies. Where they
+        are asked for or calibrated, it has the log-probability of each of `labels`."""
         text = "\n".join(str(message["content"]) for message in messages if message["role"] == "user")
         (answer,) = self._model.predict([text])
-        (shares,) = (self._model.probabilities([text]) if alternatives is not None else None) or [{}]
+        is_scored = alternatives is not None or self.served.probability is not None
+        (shares,) = (self._model.probabilities([text]) if is_scored else None) or [{}]
         scores = [math.log(share) if share > 0 else -math.inf for share in shares.values()]
         return Answer(text=answer, status="ok" if answer.strip() else "empty", label_scores=scores)
 

@@ -3,6 +3,7 @@
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.calibration import released_probability
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
@@ -47,14 +48,15 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> An
         int(record["max_new_tokens"]),
         record.get("precision", "float32"),
     )
-    schema = record.get("json_schema")
+    schema, probability = record.get("json_schema"), released_probability(record)
     if kind == "simple":
-        return ServedSimple(name, release.path(SHIPPED), prompt, schema)
+        return ServedSimple(name, release.path(SHIPPED), prompt, schema, probability)
     assert merged is not None and base is not None
     if kind == "prompt":
-        return ServedPrompt(name, store.check(base).folder, release.path(SHIPPED), prompt, limit, precision, schema)
+        folder, shipped = store.check(base).folder, release.path(SHIPPED)
+        return ServedPrompt(name, folder, shipped, prompt, limit, precision, schema, probability)
     if hosted := read_hosted(store.check(merged).folder):
         raise OutsideError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
     model = served(merged, store.check(base))
     constrained = bool(record.get("constrained_decoding"))
-    return ServedModel(name, model.model, model.adapter, prompt, limit, precision, schema, constrained)
+    return ServedModel(name, model.model, model.adapter, prompt, limit, precision, schema, constrained, probability)

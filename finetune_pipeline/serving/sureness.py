@@ -1,0 +1,65 @@
+"""How sure an answer is: its calibrated probability, and whether it is passed on to a person or another model."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import scipy
+
+from finetune_pipeline.evaluation.calibration import ReleasedProbability, calibrated
+from finetune_pipeline.evaluation.correctness import likelihood_label
+from finetune_pipeline.models.inference.generated import Answer
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """How sure an answer is.
+
+    Attributes:
+        probability: Calibrated; None of an answer without one, such as one that is truncated, is no label, or was decoded otherwise
+            than in the evaluation. Such an answer is never sure.
+        passed_on: Whether the probability is below the threshold that the sealed test certified; None without a promise.
+    """
+
+    probability: float | None
+    passed_on: bool | None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields for the response and the log."""
+        passed_on = {} if self.passed_on is None else {"passed_on": self.passed_on}
+        return {"probability": self.probability, **passed_on}
+
+
+def sureness(
+    answer: Answer, labels: Sequence[str], released: ReleasedProbability | None, as_evaluated: bool = True
+) -> Sureness | None:
+    """Return how sure an answer is; None if nothing is known about the probabilities of this model.
+
+    Args:
+        labels: Those of `answer.label_scores`.
+        as_evaluated: Whether the answer was decoded as in the evaluation.
+    """
+    if released is None:
+        return None
+    raw = _label_probability(answer, labels) if released.labels else _written_probability(answer)
+    probability = calibrated(raw, released.calibration) if raw and as_evaluated else None
+    promise = released.promise
+    if promise is None:
+        return Sureness(probability, None)
+    return Sureness(probability, probability is None or probability < promise.threshold)
+
+
+def _label_probability(answer: Answer, labels: Sequence[str]) -> float | None:
+    """Return the probability of the answered label among the allowed ones; None if the answer is not the likeliest of them."""
+    label = likelihood_label(answer.label_scores, labels)
+    if label is None or answer.status != "ok" or answer.text.strip() != label:
+        return None
+    return float(scipy.special.softmax(answer.label_scores).max())
+
+
+def _written_probability(answer: Answer) -> float | None:
+    """Return the product of the probabilities of an answer's tokens; None of an unfinished answer, or one without them."""
+    if answer.status != "ok" or not answer.log_probabilities:
+        return None
+    return math.exp(math.fsum(answer.log_probabilities))
