@@ -6,11 +6,17 @@ from threading import Event
 import click
 
 from finetune_pipeline.cli.output import DONE, get_task, problem, say
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.wording import dollars
 from finetune_pipeline.orchestration.resources import Store
+from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.production.log_files import OWN_FOLDER
+from finetune_pipeline.serving.fallback import fallback_of
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.tracking.champion import present_champion
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -20,18 +26,28 @@ from finetune_pipeline.tracking.tracking import Tracking
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port on 127.0.0.1; 0: any free one."
 )
-def serve(task: str, port: int) -> int:
+@click.option(
+    "--fallback", is_flag=True, help="Let the model of baseline.endpoint answer what the champion is not sure of."
+)
+def serve(task: str, port: int, fallback: bool) -> int:
     """Serve the champion of TASK on 127.0.0.1: it answers OpenAI-style chat completions, and logs every answer.
 
     POST /v1/chat/completions; POST /classify of a classifier, as vLLM has it; GET /v1/models, GET /health, and POST /feedback
     {id, flag, score, correction, label}. Rows go into the task's logs/, which the next `finetune run` reads. For trying the
     loop on one machine; in production serve the folder of `finetune export` with vLLM or another server.
+
+    With automation.max_error, answers below the certified threshold are marked `passed_on`. With --fallback another model answers
+    them, within automation.fallback_seconds and automation.fallback_dollars; it receives their texts.
     """
     loaded = get_task(task)
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
     writer = LogWriter(loaded.folder / OWN_FOLDER)
-    service = Service(loaded, lambda: present_champion(loaded, store, tracking), writer, problem)
+    second = None
+    if fallback:
+        prices = load_prices(home=read_settings().home, task_folder=loaded.folder)
+        second = fallback_of(loaded, store, prices, AnswerCache.of(answers_of(store)))
+    service = Service(loaded, lambda: present_champion(loaded, store, tracking), writer, problem, second)
     server = LocalServer(chat_app(service), port)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,6 +56,9 @@ def serve(task: str, port: int) -> int:
     with server:
         say(f"serving {service.model} at {server.url}/v1 (Ctrl-C stops it)")
         say(f"logging to {writer.path}")
+        if second:
+            spent = f"{dollars(second.spending.month().dollars)} of {dollars(second.spending.limit)} spent this month"
+            say(f"what is passed on is answered by {second.name} ({spent})")
         stop.wait()
         service.close()
     return DONE

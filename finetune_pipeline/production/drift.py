@@ -286,4 +286,8 @@ def _without(rows: Sequence[Mapping[str, Any]], other_versions: Collection[str])
     """Return the rows that none of these versions answered."""
     if not other_versions:
         return rows
-    return [row for row in rows if version_of(str(row["model_version"])) not in other_versions]
+    return [
+        row
+        for row in rows
+        if version_of(str(row["model_version"])) not in other_versions and not row.get("answered_by")
+    ]

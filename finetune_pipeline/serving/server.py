@@ -113,12 +113,16 @@ def _events(completion: dict[str, Any], usage: bool) -> Iterator[str]:
     choice = completion["choices"][0]
     shared = {**{k: completion[k] for k in ("id", "created", "model")}, "object": "chat.completion.chunk"}
     shared |= {"usage": None} if usage else {}
+    message = choice["message"]
     extra = {
         key: value for key, value in choice.items() if key not in ("index", "message", "finish_reason", "logprobs")
     }
     parts: list[dict[str, Any]] = [
         {"delta": {"role": "assistant", "content": ""}},
-        {"delta": {"content": choice["message"]["content"]}, "logprobs": choice["logprobs"]},
+        {
+            "delta": {key: text for key in ("content", "refusal") if (text := message[key]) is not None},
+            "logprobs": choice["logprobs"],
+        },
         {"delta": {}, "finish_reason": choice["finish_reason"], **extra},
     ]
     for part in parts:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import BoundedSemaphore, Event, Lock, Thread
@@ -20,10 +21,12 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
 from finetune_pipeline.serving.classify import classification, parse_classify
+from finetune_pipeline.serving.fallback import Fallback
 from finetune_pipeline.serving.loading import AnyServed, Loaded, load
 from finetune_pipeline.serving.logprobs import logprobs
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
-from finetune_pipeline.serving.sureness import sureness
+from finetune_pipeline.serving.served import REFUSAL, Served
+from finetune_pipeline.serving.sureness import Sureness, sureness
 from finetune_pipeline.spec.model import Task
 
 WAITING = 64
@@ -38,6 +41,7 @@ class Service:
         find: Returns the current champion, or raises OutsideError (there is none, or it cannot be loaded).
         writer: Writes the log.
         tell: Informs the operator.
+        fallback: Answers what the champion passes on; None: nobody does here.
     """
 
     def __init__(
@@ -46,8 +50,9 @@ class Service:
         find: Callable[[], AnyServed],
         writer: LogWriter,
         tell: Callable[[str], None] = lambda _: None,
+        fallback: Fallback | None = None,
     ) -> None:
-        self.task, self._find, self._writer, self._tell = task, find, writer, tell
+        self.task, self._find, self._writer, self._tell, self._fallback = task, find, writer, tell, fallback
         self.loaded = load(find())
         self.since = int(time.time())
         self.problems: dict[str, str] = {}
@@ -75,18 +80,19 @@ class Service:
         name = loaded.served.name
         chat = parse_chat(body, loaded.served.system_prompt, [name, self.task.name], loaded.served.json_schema)
         reply = self._answer(loaded, chat, gone)
-        text, scored = reply.text.strip(), self._logprobs(loaded, chat, reply)
-        sure = _sureness(loaded, chat, reply)
-        answer_id = self._keep("chatcmpl", name, chat, text, sure)
-        message = {"role": "assistant", "content": text, "refusal": None}
-        finish_reason = "length" if reply.status == "truncated" else "stop"
-        choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": scored, **sure}
+        served = self._served(
+            chat, reply.text.strip(), self._logprobs(loaded, chat, reply), _sureness(loaded, chat, reply)
+        )
+        answer_id = self._keep("chatcmpl", name, chat, served)
+        message = {"role": "assistant", "content": served.text, "refusal": served.refusal}
+        finish_reason = "length" if reply.status == "truncated" and not served.answered_by else "stop"
+        choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": served.logprobs}
         return chat, {
             "id": answer_id,
             "object": "chat.completion",
             "created": int(time.time()),
             "model": name,
-            "choices": [choice],
+            "choices": [{**choice, **served.facts()}],
             "usage": {
                 "prompt_tokens": reply.prompt_tokens,
                 "completion_tokens": reply.new_tokens,
@@ -114,8 +120,8 @@ class Service:
             raise BadRequest(f"{name} is no classifier: ask /v1/chat/completions", status=404, code="not_found")
         request = parse_classify(body, loaded.served.system_prompt, [name, self.task.name])
         reply = self._answer(loaded, request, gone)
-        sure = _sureness(loaded, request, reply)
-        return classification(self._keep("classify", name, request, reply.text, sure), name, reply, classes, sure)
+        served = Served(reply.text, sure=_sureness(loaded, request, reply))
+        return classification(self._keep("classify", name, request, served), name, reply, classes, served.facts())
 
     def _answer(self, loaded: Loaded, chat: Chat, gone: Event) -> Answer:
         """Answer a conversation when it is its turn. Raises BadRequest."""
@@ -134,11 +140,29 @@ class Service:
         finally:
             self._waiting_slots.release()
 
-    def _keep(self, kind: str, name: str, chat: Chat, text: str, sure: Mapping[str, Any]) -> str:
+    def _served(self, chat: Chat, text: str, scored: dict[str, Any] | None, sure: Sureness | None) -> Served:
+        """Return what the client gets: the champion's answer, or if that is passed on, the fallback's or the declared refusal."""
+        own = Served(text, sure=sure, logprobs=scored)
+        if sure is None or not sure.passed_on:
+            return own
+        second = self._fallback.answer(chat.messages, chat.store) if self._fallback else None
+        if self._fallback and second:
+            if second.text is not None:
+                self.problems.pop("fallback", None)
+                return Served(second.text, sure=sure, answered_by=self._fallback.name, second=second, own=text)
+            if self.problems.get("fallback") != second.problem:
+                self._tell(f"the fallback did not answer: {second.problem}")
+            self.problems["fallback"] = second.problem
+        if refusal := self.task.spec.automation.refusal:
+            return Served(None, sure=sure, refusal=refusal, answered_by=REFUSAL, second=second, own=text)
+        return replace(own, second=second)
+
+    def _keep(self, kind: str, name: str, chat: Chat, served: Served) -> str:
         """Log an answer and how sure it is, unless the client does not want that. Returns its id."""
         answer_id = f"{kind}-{uuid.uuid4().hex}"
         if chat.store:
-            row = {"id": answer_id, "messages": chat.messages, "output": text, "model_version": name, **sure}
+            row = {"id": answer_id, "messages": chat.messages, "output": served.logged, "model_version": name}
+            row |= served.facts() | served.metadata()
             self._log(row, chat.user)
             with self._lock:
                 self._ids.add(answer_id)
@@ -200,11 +224,10 @@ class Service:
         self._stop.set()
 
 
-def _sureness(loaded: Loaded, chat: Chat, reply: Answer) -> dict[str, Any]:
-    """Return the fields `probability` and `passed_on` of an answer; none if nothing is known about the model's probabilities."""
+def _sureness(loaded: Loaded, chat: Chat, reply: Answer) -> Sureness | None:
+    """Return how sure an answer is; None if nothing is known about the model's probabilities."""
     as_evaluated = loaded.always_constrained or not chat.constrained
-    sure = sureness(reply, loaded.labels, loaded.served.probability, as_evaluated)
-    return sure.facts() if sure else {}
+    return sureness(reply, loaded.labels, loaded.served.probability, as_evaluated)
 
 
 class _LoggedRow(msgspec.Struct):

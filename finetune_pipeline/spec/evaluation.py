@@ -90,6 +90,17 @@ class AutomationSpec(Section):
         description="With output.kind: labels. Promised largest share of wrong answers among those given without a person; "
         "unset: nothing is promised.",
     )
+    refusal: str | None = Field(
+        None,
+        min_length=1,
+        description="What `finetune serve` says in place of an answer that is passed on; unset: that answer, marked `passed_on`.",
+    )
+    fallback_seconds: float = Field(
+        20.0, gt=0, description="Seconds that `serve --fallback` waits for the model of baseline.endpoint."
+    )
+    fallback_dollars: float = Field(
+        10.0, ge=0, description="Dollars a calendar month (UTC) that `serve --fallback` may spend, by prices.yaml."
+    )
 
 
 class AbilitySpec(Section):

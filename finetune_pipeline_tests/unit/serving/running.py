@@ -5,6 +5,7 @@ import json
 import socket
 from typing import Any
 
+from finetune_pipeline.serving.fallback import Fallback
 from finetune_pipeline.serving.loading import AnyServed
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
@@ -15,9 +16,11 @@ from finetune_pipeline.spec import Task
 class Running:
     """A server, and a client that speaks HTTP to it."""
 
-    def __init__(self, task: Task, champion: AnyServed) -> None:
+    def __init__(self, task: Task, champion: AnyServed, fallback: Fallback | None = None) -> None:
         self.champion = champion
-        self.service = Service(task, lambda: self.champion, LogWriter(task.folder / "logs"))
+        self.messages: list[str] = []
+        writer = LogWriter(task.folder / "logs")
+        self.service = Service(task, lambda: self.champion, writer, self.messages.append, fallback)
         self.server = LocalServer(chat_app(self.service))
 
     def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:

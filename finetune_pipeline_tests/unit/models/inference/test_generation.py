@@ -246,7 +246,8 @@ def test_only_the_token_that_ends_an_answer_is_left_out_of_its_text(loaded: tupl
     _, tokenizer = loaded
     other_end, end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     answer = Answer()
-    generation._fill(answer, tokenizer, [*tokenizer.encode("see "), other_end, end], [], {end})
+    written = reader.Written([*tokenizer.encode("see "), other_end, end])
+    generation._fill(answer, tokenizer, written, [], {end})
     assert (answer.text, answer.status) == ("see <|endoftext|>", "ok")
 
 
