@@ -283,9 +283,7 @@ def _by_time(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _without(rows: Sequence[Mapping[str, Any]], other_versions: Collection[str]) -> Sequence[Mapping[str, Any]]:
-    """Return the rows that none of these versions answered."""
-    if not other_versions:
-        return rows
+    """Return the rows that the model answered itself: none of these versions, and nobody in its place."""
     return [
         row
         for row in rows

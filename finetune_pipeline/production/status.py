@@ -168,9 +168,7 @@ def champion_alarm(
     """
     if previous is None or previous == champion:
         return CheckResult(True, f"version {champion} is the first champion: there is no previous one to compare with")
-    ordered = sorted(
-        (row for row in rows if not row.get("answered_by")), key=lambda row: (moment(row), str(row["id"]))
-    )
+    ordered = sorted((row for row in rows if not row.get("answered_by")), key=lambda row: (moment(row), str(row["id"])))
     now = [failed(row, output) for row in ordered if version_of(str(row["model_version"])) == str(champion)]
     before = [failed(row, output) for row in ordered if version_of(str(row["model_version"])) == str(previous)]
     figures: dict[str, Any] = {"champion": champion, "previous": previous, "rows": len(now), "rows_before": len(before)}

@@ -27,6 +27,14 @@ def test_a_worse_champion_raises_the_alarm_and_the_sentence_says_by_how_much() -
     assert champion_alarm(history(0, 1.0), 2, 1, LABELS).passed
 
 
+def test_answers_of_the_fallback_are_not_the_champions() -> None:
+    rows = [
+        {**row, "answered_by": "large at api"} if row["model_version"] == "demo/2" else row for row in history(0, 0.6)
+    ]
+    alarm = champion_alarm(rows, 2, 1, LABELS)
+    assert alarm.passed and "version 2 answered 0 rows" in alarm.message
+
+
 def test_equal_champions_raise_false_alarms_as_seldom_as_promised() -> None:
     raised = sum(not champion_alarm(history(seed, 0.9), 2, 1, LABELS).passed for seed in range(60))
     assert raised <= 60 * 0.05
