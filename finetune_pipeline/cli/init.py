@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from finetune_pipeline.findings import Finding, FindingsError, as_rows, listed
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
+    from finetune_pipeline.data.draft.column_scores import ColumnScore
     from finetune_pipeline.data.draft.draft import Draft
     from finetune_pipeline.data.draft.files import GivenFile
     from finetune_pipeline.spec import Task
@@ -177,6 +178,20 @@ def least_per_label(task: Task, store: ArtifactStore) -> int | None:
     return least if least < task.spec.data.min_per_label else None
 
 
+def _score_lines(scores: Sequence[ColumnScore]) -> list[str]:
+    """Return a table of the columns that may hold the label: how well a linear model predicts each from the text."""
+    if len(scores) < 2:
+        return []
+    width = max(len(score.path) for score in scores)
+    rows = [
+        f"  {score.path:{width}}  {score.accuracy:4.0%} right, {score.commonest:4.0%} by always answering the commonest"
+        f"{'' if score.is_learnable else ': nothing to learn from the text'}"
+        for score in scores
+    ]
+    another = "another: --answer COLUMN; several make one JSON object: --answer COLUMN --answer COLUMN"
+    return ["columns that may be the answer, each predicted by a linear model on held-out rows:", *rows, another]
+
+
 def draft_facts(draft: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the draft as plain JSON."""
     return {
@@ -188,6 +203,7 @@ def draft_facts(draft: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
         "labels": draft.answers.counts,
         "other_spellings": draft.answers.other_spellings,
         "columns": {"text": draft.choice.texts, "answer": draft.choice.answers, "unused": draft.choice.unused},
+        "scores": [{**asdict(score), "learnable": score.is_learnable} for score in draft.choice.scores],
         "data": draft.data,
         "notes": draft.notes,
         "findings": as_rows(findings),
@@ -211,8 +227,11 @@ def draft_lines(draft: Draft) -> list[str]:
         roles = ", ".join(f"{name} is the {role}" for name, role in choice.chat.roles.items() if name != role)
         lines.append(f"conversations{f': {roles}' if roles else ''}")
     else:
-        candidates = f"; other candidates: {', '.join(choice.answers[1:6])} (--answer)" if choice.answers[1:] else ""
+        scored = {score.path for score in choice.scores}
+        others = [path for path in choice.answers[1:] if path not in scored][:5]
+        candidates = f"; other candidates: {', '.join(others)} (--answer)" if others else ""
         lines.append(f"text: {choice.text}; answer: {choice.answer}{candidates}")
+        lines += _score_lines(choice.scores)
     if choice.unused:
         lines.append(f"not used: {listed(choice.unused)}")
     if answers.kind == "labels":

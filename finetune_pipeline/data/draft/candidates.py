@@ -3,21 +3,16 @@ may be in several: a subject and a body, an instruction and its input, two texts
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from finetune_pipeline.data import names
+from finetune_pipeline.data.draft.column_scores import PREDICTABLE, ColumnScorer
 from finetune_pipeline.data.draft.columns import KEY, SAMPLE, Column, as_text, leaves
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.formats.tool_calls import read_tools
-from finetune_pipeline.data.quality.linear_model import features, predicted
 
-_PREDICTABLE = 0.1
-"""A column without a known name counts as a label from this predictability (:func:`_predictability`) on."""
 _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 _SETTLED = frozenset(("final", "gold", "majority", "adjudicated"))
 """Words in names of labels that several annotators agree on."""
@@ -57,7 +52,7 @@ def _replies(texts: Sequence[Column]) -> list[Column]:
 
 
 def answers_of(
-    rows: Sequence[RawRow], columns: Mapping[str, Column], texts: Sequence[Column], segments: str | None
+    columns: Mapping[str, Column], texts: Sequence[Column], segments: str | None, scorer: ColumnScorer | None
 ) -> list[Column]:
     """Return the columns that may hold the answer, likeliest first. Constant columns and lists of one element do not count."""
     possible = [c for p, c in columns.items() if len(c.values) > 1 and not {f"{p}[0]", f"{p}[].name"} & columns.keys()]
@@ -74,17 +69,12 @@ def answers_of(
     answers = [c for c in answers if c.is_text or c.is_json or c.is_label or c.numeric]
     written = _ranked(answers, names.WRITTEN)
     unnamed, unpredictable = [c for c in labels if c not in named and c not in written], []
-    if (
-        text_path
-        and not named
-        and not written
-        and (len(unnamed) > 1 or len(texts) > 1 or any(c.numeric for c in unnamed))
-    ):
-        scores = {c.path: _predictability(rows, text_path, c.path) for c in unnamed}
-        unpredictable = [c for c in unnamed if scores[c.path] <= _PREDICTABLE or (c.is_reference and len(texts) > 1)]
+    if scorer and not named and not written and (len(unnamed) > 1 or len(texts) > 1 or any(c.numeric for c in unnamed)):
+        gains = {c.path: scorer.gain(c) for c in unnamed}
+        unpredictable = [c for c in unnamed if gains[c.path] <= PREDICTABLE or (c.is_reference and len(texts) > 1)]
         unnamed = [c for c in unnamed if c not in unpredictable]
         unpredictable = [c for c in unpredictable if not c.numeric]  # amounts
-        unnamed.sort(key=lambda c: (-round(scores[c.path], 1), c.numeric))
+        unnamed.sort(key=lambda c: (-round(gains[c.path], 1), c.numeric))
     structured = [c for c in possible if c.is_json and c.is_top and c not in written and not c.is_record]
     structured = [c for c in structured if f"{c.path}[]" not in (segments or "")]
     replies = [c for c in texts[1:] if c.is_below(names.SAID) and c.name in ("text", "content")] + _replies(texts)
@@ -107,26 +97,6 @@ def _ranked(columns: Sequence[Column], known_names: tuple[str, ...]) -> list[Col
     ranked = [(rank, c) for c in columns if (rank := names.rank(c.name, known_names)) is not None]
     settled_paths = {c.path for _, c in ranked if not _SETTLED.isdisjoint(names.plain_name(c.name).split("_"))}
     return [c for _, c in sorted(ranked, key=lambda pair: (pair[0], pair[1].path not in settled_paths))]
-
-
-def _predictability(rows: Sequence[RawRow], text_path: str, label_path: str) -> float:
-    """Return how well a linear model predicts a column from the texts: held-out accuracy, where 0 is that of always
-    guessing the most common value and 1 is perfect."""
-    step = max(1, len(rows) // SAMPLE)
-    pairs = []
-    for row in rows[::step]:
-        values = {path: value for path, _, value in leaves(row.value)} | {KEY: row.key}
-        if values.get(text_path) is not None and values.get(label_path) is not None:
-            pairs.append((as_text(values[text_path]), as_text(values[label_path])))
-    if len(pairs) < 20:
-        return 0.0
-    matrix = features([t for t, _ in pairs])
-    classes, targets = np.unique([value for _, value in pairs], return_inverse=True)
-    held_out = np.random.default_rng(0).random(len(pairs)) < 1 / 3  # at random: labels may alternate
-    predictions = predicted(matrix[~held_out], targets[~held_out], matrix[held_out], len(classes)).argmax(axis=1)
-    majority = Counter(targets[~held_out].tolist()).most_common(1)[0][0]
-    baseline, accuracy = float((targets[held_out] == majority).mean()), float((predictions == targets[held_out]).mean())
-    return (accuracy - baseline) / max(1e-9, 1 - baseline)
 
 
 def indicators(columns: Mapping[str, Column], answer: Column) -> list[Column]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft import candidates
+from finetune_pipeline.data.draft.column_scores import ColumnScore, ColumnScorer, best_first
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, MOST_VALUES, SAMPLE, Column, Refusal, columns_of
 from finetune_pipeline.data.draft.conversations import (
     Chat,
@@ -21,6 +22,9 @@ from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.findings import listed
 
+_MOST_SCORED = 12
+"""Columns of labels that are scored."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -33,6 +37,7 @@ class Choice:
         composed: Of texts and answers those that are no column: several columns, or the pieces of a text.
         unused: Columns that nothing reads.
         chat: The turns, if the rows are conversations.
+        scores: Of the columns that may hold labels, if there are several, the chosen one first.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
@@ -43,6 +48,7 @@ class Choice:
     composed: frozenset[str] = frozenset()
     unused: list[str] = field(default_factory=list)
     chat: Chat | None = None
+    scores: list[ColumnScore] = field(default_factory=list)
 
 
 def choose(rows: Sequence[RawRow], text: str | None = None, answers: Sequence[str] = ()) -> Choice | Refusal:
@@ -53,6 +59,8 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answers: Sequence[st
         keys = dict.fromkeys(key for row in rows if isinstance(row.value, dict) for key in row.value)
         return Choice(chat=chat, unused=[names.key_path(key) for key in keys if key not in chat.columns])
     columns = columns_of(rows)
+    answers = [part for name in answers for part in _named_columns(columns, name)]
+    answer = next(iter(answers), None)
     if unknown := [name for name in (text, *answers) if name and _find_column(columns, name) is None]:
         return _refusal(f"there is no column {', '.join(map(repr, unknown))}", columns)
     if text and text in answers:
@@ -183,6 +191,14 @@ def _find_column(columns: Mapping[str, Column], name: str) -> Column | None:
     return column or next((c for c in columns.values() if c.name == name), None)
 
 
+def _named_columns(columns: Mapping[str, Column], name: str) -> list[str]:
+    """Return the columns that a name stands for: one, or several with commas between them."""
+    parts = [part.strip() for part in name.split(",")]
+    return (
+        parts if _find_column(columns, name) is None and all(_find_column(columns, part) for part in parts) else [name]
+    )
+
+
 def _describe_columns(columns: Mapping[str, Column]) -> str:
     descriptions = [
         f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= MOST_VALUES else ''} values, {c.mean_words:.0f} words"
@@ -204,10 +220,16 @@ def _choose_pair(
         c for c in useful.values() if c.kind == "object" and c.is_top and segments is None and len(c.values) > 1
     ]
     likely_text = _find_column(columns, text) if text else next(iter(texts), None)
-    answers = candidates.answers_of(rows, useful, texts, segments)
+    scorer = _scorer(rows, likely_text, None if text else texts)
+    answers, scores = candidates.answers_of(useful, texts, segments, scorer), []
     if not answer:
         answers = _outside_text(answers, likely_text, [] if text else texts)
         answers = [choices.answer, *(c for c in answers if c is not choices.answer)] if choices else answers
+        labels = [c for c in answers if c.is_label and not (c.is_guess or c.is_decision)][:_MOST_SCORED]
+        if scorer and not choices and len(labels) > 1 and answers[0] in labels:
+            labels = best_first(labels, scorer)
+            answers = [*labels, *(c for c in answers if c not in labels)]
+            scores = [score for c in labels if (score := scorer.score(c))]
     answer_column = _find_column(columns, answer) if answer else next(iter(answers), None)
     if answer_column is None:
         return None
@@ -230,13 +252,18 @@ def _choose_pair(
     paths_read = sorted({c.path for c in texts} & used - {answer_column.path}, key=list(columns).index)
     if candidates.has_tools(rows):
         fields["tools"] = "tools"
-    if group := _group(columns):
+    if (group := _group(columns)) and group is not answer_column:
         fields["group"] = group.path
     first_text, text_names = text_column.path if text_column else expression, " and ".join(paths_read) or expression
     text_paths = list(dict.fromkeys([first_text, *(c.path for c in texts if c.path != answer_column.path)]))
     answer_paths = list(dict.fromkeys([answer_names, *(c.path for c in answers)]))
     composed, unused = frozenset({first_text, answer_names} - columns.keys()), _unused(columns, [*fields.values(), KEY])
-    return Choice(fields, text_names, answer_names, text_paths, answer_paths, composed, unused)
+    return Choice(fields, text_names, answer_names, text_paths, answer_paths, composed, unused, scores=scores)
+
+
+def _scorer(rows: Sequence[RawRow], text: Column | None, texts: Sequence[Column] | None) -> ColumnScorer | None:
+    """Return what scores columns against the text; None if no column holds it. texts: others that may be joined to it."""
+    return ColumnScorer(rows, candidates.user_text_expression(text, texts)[0]) if text else None
 
 
 def _outside_text(answers: Sequence[Column], text_column: Column | None, texts: Sequence[Column]) -> list[Column]:

@@ -96,7 +96,7 @@ PATTERNS = [
         "leave": "bye now, see you, so long",
     }.items()
 ]
-RATED = [{"review": t, "stars": 1 + i % 5, "helpful": i % 3, "user": f"u{i % 90}"} for i, t, _ in ROWS]
+RATED = [{"review": t, "stars": 1 + i % 5, "helpful": i // 3 % 3, "user": f"u{i % 90}"} for i, t, _ in ROWS]
 MANY = pairs(1500, {f"intent_{i}": f"w{i} v{i} u{i}" for i in range(150)})
 GERMAN = table([["Nachricht", "Kategorie"], *PAIRS], ";").replace("please", "bitte schön")
 FILES: dict[str, tuple[str, Any]] = {
@@ -359,9 +359,43 @@ def test_several_answers_are_one_json_object_with_a_schema(tmp_path: Path) -> No
         {"code": 0, "ok": False},
         {"code": 1, "ok": True},
     ]
+    assert drafted(file, answer="queue, number").answers.values[:1] == [f'{{"queue":"{ROWS[0][2]}","number":"0"}}']
     task, problems = draft([file], answer=("queue", "urgency"))
     assert task is None and "there is no column 'urgency'" in problems[-1].message
     assert "cannot be both" in draft([file], text="queue", answer=("queue", "more"))[1][-1].message
+
+
+def scored_rows(n: int = 400) -> list[dict[str, Any]]:
+    """Tickets whose queue two words give away, half of the urgencies one word, and priority nothing."""
+    rng, rows = random.Random(7), []
+    for i in range(n):
+        queue, urgency = rng.choice(list(THINGS)), rng.choice(["now", "later"])
+        said = urgency if rng.random() < 0.7 else ""
+        text = f"w{rng.randrange(90)} {queue} w{rng.randrange(90)} {said} w{rng.randrange(90)} {queue} n{i}"
+        rows.append({"text": text, "priority": rng.choice("123"), "urgency": urgency, "queue": queue})
+    return rows
+
+
+def test_the_column_that_the_text_predicts_best_is_the_answer_and_all_are_scored(tmp_path: Path) -> None:
+    rows = scored_rows()
+    made = drafted(of(tmp_path, "a.jsonl", rows))
+    assert made.choice.answer == "queue" and sorted(made.answers.labels) == sorted(THINGS)
+    scores = {score.path: score for score in made.choice.scores}
+    assert list(scores) == ["queue", "urgency", "priority"]
+    assert [score.is_learnable for score in scores.values()] == [True, True, False]
+    assert scores["queue"].accuracy > 0.95 and 0.7 < scores["urgency"].accuracy < 0.95
+    assert abs(scores["priority"].commonest - 1 / 3) < 0.15
+
+
+@pytest.mark.parametrize(("name", "answer"), [("label", "label"), ("priority", "queue")])
+def test_a_column_named_label_is_the_answer_if_the_text_predicts_it(tmp_path: Path, name: str, answer: str) -> None:
+    rows = [
+        {"text": row["text"], "queue": row["queue"], name: row["urgency" if name == "label" else name]}
+        for row in scored_rows()
+    ]
+    assert drafted(of(tmp_path, "a.jsonl", rows)).choice.answer == answer
+    random_labels = [{**row, "label": row["priority"]} for row in rows] if name == "priority" else rows
+    assert drafted(of(tmp_path, "b.jsonl", random_labels)).choice.answer == answer
 
 
 CHATS = [
