@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from finetune_pipeline.baseline.input_evidence import Learnable, learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
@@ -41,6 +42,8 @@ OK, LOOK, STOPS = "ok", "look", "stops"
 """Marks of a check's answer: passed, failed with a warning, failed so that the pipeline would stop."""
 FILES_SHOWN = 20
 PLANNED_ROWS = 2_000
+FOUND = ("data_quality", "training_plan", "advice")
+"""Steps that need not be repeated if a run has made them of the same rows and settings."""
 STEPS = DATA_STEPS[:4]
 """Steps whose facts are shown, named without `_examples`."""
 
@@ -113,7 +116,8 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
     if loaded.spec.baseline.documents:
         problems += document_findings(loaded.folder / FOLDER)
     try:
-        artifacts = PIPELINE.run_to("reviewed_examples", loaded, collect_run_inputs(loaded, None, store), store)
+        run_inputs = collect_run_inputs(loaded, None, store)
+        artifacts = PIPELINE.run_to("reviewed_examples", loaded, run_inputs, store)
     except FindingsError as error:
         return TaskCheck(loaded.name, [*problems, *error.findings], ERROR)
     validated = artifacts["validated_examples"].facts
@@ -126,17 +130,19 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
     out = reports / loaded.name
     out.mkdir(mode=0o700, parents=True, exist_ok=True)  # findings quote raw rows
     checked = TaskCheck(loaded.name, problems, DONE, loaded, artifacts, unread=unread, folder=out)
-    base = base_model_folder(loaded, store)
-    counter = base_counter(loaded, base)
-    checked.quality = _quality(loaded, artifacts, counter, out)
-    rows = checked.rows()
-    checked.simple = simple_score(loaded.spec, rows, read_json(out / "quality.json")["noise"])
-    checked.signal = learnable_by_score(loaded.spec, checked.simple) or learnable(loaded.spec, rows) if rows else None
-    test_rows = loaded.spec.split.test_rows([str(row.source["file"]) for row in rows])
-    checked.power = power_bounds(loaded.spec, test_rows, obstacles(loaded.spec, test_rows, rows))
+    stored = {name: PIPELINE.find(name, loaded, run_inputs, store) for name in FOUND}
+    rows, quality, plan = checked.rows(), stored["data_quality"], stored["training_plan"]
+    if quality is None or plan is None:
+        base = base_model_folder(loaded, store)
+        counter = base_counter(loaded, base)
+        quality = quality or _quality(loaded, artifacts, counter, out)
+        plan = plan or _plan(loaded, rows, base, counter, quality)
+    checked.quality = quality
+    checked.simple = simple_score(loaded.spec, rows, read_json(quality.path("quality.json"))["noise"])
+    checked.signal, checked.power = _evidence(loaded, rows, checked.simple, stored["advice"])
     if validated["kept"]:
-        to_check = [*artifacts.values(), checked.quality, *_plan(loaded, rows, base, counter, checked.quality)]
-        folders = [*(artifacts[step].folder for step in STEPS[1:]), out]
+        to_check = [*artifacts.values(), quality, *([plan] if plan else [])]
+        folders = [*(artifacts[step].folder for step in STEPS[1:]), quality.folder]
     else:  # without valid rows, the later steps have nothing to check
         to_check = [artifacts["raw_examples"], artifacts["validated_examples"]]
         folders = [artifacts["validated_examples"].folder]
@@ -150,6 +156,19 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
     checked.rules = _findings_by_rule(folders, out / "findings.jsonl")
     checked.code = ERROR if errors(problems) else REFUSED if checked.stops else DONE
     return checked
+
+
+def _evidence(
+    task: Task, rows: list[Example], simple: SimpleScore | None, advice: Artifact | None
+) -> tuple[Learnable | None, dict[str, Any]]:
+    """Return whether the inputs predict the answers, and what the test can show: as the run measured it, or else by the rows
+    alone."""
+    if advice is not None:
+        return msgspec.convert(advice.facts["learnable"], Learnable), advice.facts["power"]
+    spec = task.spec
+    test_rows = spec.split.test_rows([str(row.source["file"]) for row in rows])
+    signal = learnable_by_score(spec, simple) or learnable(spec, rows) if rows else None
+    return signal, power_bounds(spec, test_rows, obstacles(spec, test_rows, rows))
 
 
 def facts_of(checked: TaskCheck, is_kept: bool = True) -> dict[str, Any]:
@@ -188,7 +207,7 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
         if "enough_test_rows" not in [name for _, name, _ in answers]:
             say(checked.power["sentence"])
     if is_kept:
-        say(f"\npage: {checked.folder / 'report.html'}", f"all findings: {checked.folder / 'findings.jsonl'}")
+        say(f"\npage: {checked.quality.path('report.html')}", f"all findings: {checked.folder / 'findings.jsonl'}")
     for step in ("validated_examples", "clean_examples") if is_kept else ():
         if artifacts[step].facts["quarantined"]:
             say(f"rows in quarantine: {artifacts[step].path('quarantine.jsonl')}")
@@ -231,18 +250,18 @@ def _quality(task: Task, artifacts: Mapping[str, Artifact], counter: TokenCounte
 
 def _plan(
     task: Task, rows: list[Example], base: Path | None, counter: TokenCounter | None, quality: Artifact
-) -> list[Artifact]:
-    """Plan the training as `finetune plan` does, on at most 2,000 rows; nothing if they cannot be encoded, or the weights of the
+) -> Artifact | None:
+    """Plan the training as `finetune plan` does, on at most 2,000 rows; None if they cannot be encoded, or the weights of the
     base model are not on this machine."""
     spec = task.spec
     if base is None and model_kind(spec.base_model, spec.base_revision) == "local":
         base = local_base(spec.base_model)
     if base is None or counter is None or not rows or "tokens" in quality.facts["blocked_by"]:
-        return []
+        return None
     planned = sample_examples(rows, PLANNED_ROWS, "plan")
     n = round(len(planned) * spec.split.validation)
     plan = training_plan(spec, base, planned[n:], planned[:n], task_folder=task.folder, counter=counter)
-    return [Artifact(task.name, "training_plan", "", quality.folder, asdict(plan), {})]
+    return Artifact(task.name, "training_plan", "", quality.folder, asdict(plan), {})
 
 
 def _run_checks(task: Task, artifacts: list[Artifact]) -> list[tuple[str, str, str]]:
