@@ -32,6 +32,7 @@ COMMANDS = {
     "forget": "tickets --user u17",
     "automate": "tickets --on",
     "doctor": "--json",
+    "docs": "training",
     "mcp": "--allow-runs",
 }
 """Each names a function and its module (a keyword or built-in name of Python gets a trailing _), and has the arguments of an

@@ -74,7 +74,7 @@ def versus(
     if spec.baseline.endpoint is None or prompt is None or evaluation.cost is None:
         return (
             f"{spec.name}: no API model was evaluated\nfix: set baseline.endpoint {{url, model, key_variable}} "
-            f"(docs/planning.md), and `finetune run {spec.name}`"
+            f"(`finetune docs planning`), and `finetune run {spec.name}`"
         )
     comparison = evaluation.comparisons[API_MODEL if name == API_MODEL else "baseline"]
     assert comparison is not None

@@ -65,7 +65,9 @@ class EvaluationSpec(Section):
         description="With output.kind: json. Decode the trained model's answers under the schema, in the evaluation and in "
         "service; other servers are sent it as `response_format`.",
     )
-    judge: JudgeSpec | None = Field(None, description="A language model that compares answers (docs/review.md).")
+    judge: JudgeSpec | None = Field(
+        None, description="A language model that compares answers (`finetune docs review`)."
+    )
     similarity: str | None = Field(
         None,
         min_length=1,
@@ -107,7 +109,7 @@ class AbilitySpec(Section):
     """General ability: what the model is asked besides its task, before and after training."""
 
     suite: bool = Field(True, description="Ask the shipped questions and texts.")
-    files: list[str] = Field([], description="Globs of JSON Lines benchmarks (docs/evaluation.md).")
+    files: list[str] = Field([], description="Globs of JSON Lines benchmarks (`finetune docs evaluation`).")
     rows_per_file: int = Field(200, ge=2, description="Rows per file, chosen by content.")
 
 
@@ -172,7 +174,10 @@ class GatesSpec(Section):
         "warn", description="`block` or `warn` when the test is too small to show the wanted gain."
     )
     confidence: Annotated[float, LOWER] = Field(
-        0.95, gt=0.5, lt=1, description="Level for the first candidate; stricter for later ones (docs/gates.md)."
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="Level for the first candidate; stricter for later ones (`finetune docs gates`).",
     )
     simple: BetterOrNotWorse = Field(
         "better", description="Against each simple model: `better` or `not_worse` (simple_margin)."

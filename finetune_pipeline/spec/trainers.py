@@ -35,7 +35,7 @@ class RaySection(TrainerSection):
     runtime_env: dict[str, Any] = Field(
         {},
         description="Additions to the job's Ray runtime environment, such as `image_uri`, or `pip` with the wheel's path "
-        "(docs/training.md); never secrets.",
+        "(`finetune docs training`); never secrets.",
     )
 
 

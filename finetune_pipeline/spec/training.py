@@ -20,7 +20,7 @@ else:
 class TrainingSettings(Section):
     """How the model is trained. Unset settings get the method's defaults when the spec is built."""
 
-    method: MethodName = Field("qlora", description="A training method (docs/training.md).")
+    method: MethodName = Field("qlora", description="A training method (`finetune docs training`).")
     trainer: str = Field("local", description="Where training runs: a name of the table of trainers below.")
     budget_usd: float | None = Field(
         None,
@@ -29,7 +29,7 @@ class TrainingSettings(Section):
         "unknown. Unset: no limit.",
     )
     trainer_options: dict[str, Any] = Field(
-        {}, description="Settings of a trainer from another package (docs/training.md)."
+        {}, description="Settings of a trainer from another package (`finetune docs training`)."
     )
     ray: RaySection = RaySection()
     openai: OpenAiSection = OpenAiSection()

@@ -80,7 +80,7 @@ def cluster_findings(section: RaySection) -> list[Finding]:
     findings += _environment_findings(section)
     if not any(f.severity == "error" for f in findings) and not answers(section.address):
         message = f"no Ray cluster answers at {section.address}"
-        fix = "start it (`ray start --head` starts one here, see docs/training.md), or correct training.ray.address"
+        fix = "start it (`ray start --head` starts one here, see `finetune docs training`), or correct training.ray.address"
         findings.append(Finding("training.ray_away", "error", f"{_PLACE}.address", message, fix))
     return findings
 

@@ -145,7 +145,7 @@ def test_every_file_beside_the_code_is_part_of_a_wheel() -> None:
     declared = project["tool"]["setuptools"]["package-data"]
     packed = {path for pattern in declared["finetune_pipeline"] for path in PACKAGE.glob(pattern)}
     there = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".py" and p.parent.name != "__pycache__"}
-    assert packed == there
+    assert packed - {*PACKAGE.glob("docs/*.md")} == there  # a link to docs/, which rglob does not follow
 
 
 @cache
