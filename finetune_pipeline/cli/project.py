@@ -10,7 +10,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.winner import not_shipped
+from finetune_pipeline.evaluation.winner import SOUND, not_shipped
 from finetune_pipeline.evaluation.wording import level
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
 from finetune_pipeline.orchestration.resources import Store
@@ -93,21 +93,52 @@ def check_files(project: Project) -> None:
         project.store.check(artifact)
 
 
-def champion_words(project: Project) -> str:
-    """Which version serves, and whether it is the model of the current data and spec."""
-    if project.serving is None:
+def champion_words(project: Project, report: Artifact | None = None) -> str:
+    """Which version serves, and whether it is the model of the current data and spec.
+
+    Args:
+        report: The report shown beside it, if it is not the current one.
+    """
+    report = report or project.artifacts["evaluation_report"]
+    registered = project.artifacts["model_version"]
+    if registered is None and report is not None:
+        registered = project.store.newest(project.task.name, "model_version", evaluation_report=report.version)
+    return serving_words(
+        project.task.name,
+        project.serving,
+        project.champion_kind,
+        this_version=registered.facts["model_version"] if registered else None,
+        is_refused=report is not None and report.facts["decision"] not in SOUND,
+        is_forgotten=project.champion_forgotten,
+    )
+
+
+def serving_words(
+    task: str, serving: int | None, kind: str, *, this_version: int | None, is_refused: bool, is_forgotten: bool
+) -> str:
+    """Say which version serves.
+
+    Args:
+        this_version: The version of the model that the report beside it is about; None if it is not registered.
+        is_refused: The report refuses that model.
+        is_forgotten: The version that serves was trained on forgotten rows.
+    """
+    if serving is None:
         return "none"
-    registered, words = project.artifacts["model_version"], f"version {project.serving}"
-    if project.champion_kind != "tuned":
-        words += f" ({KINDS[project.champion_kind]})"
-    if registered and registered.facts["model_version"] == project.serving:
+    words = f"version {serving}"
+    if kind != "tuned":
+        words += f" ({KINDS[kind]})"
+    if this_version == serving:
         words += ", this model"
-    elif registered:
-        words += f"; this model is version {registered.facts['model_version']}"
-    if project.champion_forgotten:
-        words += (
-            f"; the champion was trained on forgotten rows: `finetune run {project.task.name}` trains one without them"
-        )
+        if is_refused:
+            words += (
+                ". It serves although this report refuses it: an earlier report accepted it, or somebody gave it the alias "
+                f"in MLflow. `finetune run {task}` judges it anew, `finetune rollback {task}` returns to the champion before"
+            )
+    elif this_version is not None:
+        words += f"; this model is version {this_version}"
+    if is_forgotten:
+        words += f"; the champion was trained on forgotten rows: `finetune run {task}` trains one without them"
     return words
 
 

@@ -136,7 +136,7 @@ def report(
         )
     facts = result.facts()
     steps = [f"next: {step}" for step in evaluation.next_steps[:1]]
-    champion = f"champion in MLflow: {champion_words(project)}"
+    champion = f"champion in MLflow: {champion_words(project, artifact)}"
     lines = [
         facts["verdict"],
         *map(gate_line, evaluation.gates),
