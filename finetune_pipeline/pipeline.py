@@ -440,7 +440,7 @@ STEPS = [
         checks=evaluation_check.GATE_CHECKS,
         metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
         run_metrics=tuple(RUN_METRICS),
-        shows=("plots", "gates.json"),
+        shows=("plots", "gates.json", "report.html"),
         kinds=("html", "markdown"),
     ),
     Step(

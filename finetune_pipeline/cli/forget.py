@@ -8,6 +8,7 @@ from finetune_pipeline.cli.output import DONE, ERROR, as_json, get_task, problem
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.erasure import forget as remove
 from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.logged_pages import remove_pages
 from finetune_pipeline.tracking.tracking import Tracking
 
 
@@ -29,7 +30,10 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
         raise click.UsageError("give --user or --id, and not an empty one")
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
-    removed = remove(loaded, store, users, ids)
+    pages: list[str] = []
+    removed = remove(
+        loaded, store, users, ids, lambda versions: pages.extend(remove_pages(tracking, loaded.name, versions))
+    )
     blocked = registry.block_forgotten(tracking, loaded.name, removed.splits)
     before = registry.champion(tracking, loaded.name)
     files_removed = registry.remove_forgotten(tracking, loaded.name, removed.splits)
@@ -37,6 +41,7 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
     lines = [
         f"deleted: {', '.join(removed.artifacts) or 'no artifact'}\n\nsearched",
         *(f"  {search.store}: {search.found} found and removed, {search.left} left" for search in removed.searched),
+        f"  MLflow's copies of reports: {len(pages)} found and removed",
         *(
             f"  reviews/{place} still holds a decision about one of these rows: remove the line"
             for place in removed.decisions
@@ -56,7 +61,7 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
     blocked_versions = ", ".join(f"version {v}" for v in blocked) or "none registered"
     was_trained = removed.adapters or blocked
     trained = f"blocked from promotion: {blocked_versions}" if was_trained else "no model was trained on them"
-    facts = {"blocked": blocked, "files_removed": files_removed, "champion": serving}
+    facts = {"blocked": blocked, "files_removed": files_removed, "pages_removed": pages, "champion": serving}
     tell({"task": loaded.name, **asdict(removed), **facts}, *lines, trained)
     if serving in blocked:
         problem(

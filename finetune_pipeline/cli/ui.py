@@ -11,12 +11,16 @@ import time
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, apply_environment, problem, say
+from finetune_pipeline.engine.files import replace_text
 from finetune_pipeline.orchestration.dagster_internals import WORKSPACE
 from finetune_pipeline.serving.local_server import HOST, port_problem
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline.tracking.tracking import ADDRESS, Tracking
 
 _PORT = click.IntRange(1, 65535)
+LOG_LEVEL = "error"
+QUIET = {"PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+"""What the servers log, and the variables by which MLflow's keeps its warnings to itself: a person gets addresses and errors."""
 TITLES = {"dagster": "Dagster:", "mlflow": "MLflow:"}
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -28,27 +32,32 @@ def ui(dagster_port: int, mlflow_port: int) -> int:
     """Start Dagster's UI with its daemon, and MLflow's: on 127.0.0.1. Ctrl-C stops both."""
     settings, tracking = read_settings(), Tracking()
     apply_environment()
-    python = [sys.executable, "-m"]
+    # `dagster dev` warns of its own successor, `dg dev`
+    python = [sys.executable, "-W", "ignore::FutureWarning", "-m"]
     workspace = ["-w", str(WORKSPACE)]
     web_server = "finetune_pipeline.orchestration.web_server"
-    dagster = [*python, web_server, "dev", "-h", HOST, "-p", str(dagster_port), *workspace]
+    dagster = [*python, web_server, "dev", "-h", HOST, "-p", str(dagster_port), "--log-level", LOG_LEVEL, *workspace]
     servers = {"dagster": (dagster_port, settings.project, dagster)}
     if not tracking.uri().startswith("http"):
         store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(tracking.place() / "artifacts")]
         mlflow = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+        mlflow += ["--uvicorn-opts", f"--log-level {LOG_LEVEL}"]
         # MLflow's uvicorn imports modules from its working folder
         servers["mlflow"] = (mlflow_port, tracking.place(), [*python, *mlflow, *store])
     port_problems = [words for name, (port, *_) in servers.items() if (words := port_problem(port, f"--{name}-port"))]
     if port_problems:
         raise click.ClickException("\n".join(port_problems))
     tracking.prepare()
+    if "mlflow" in servers:  # links to runs lead there
+        replace_text(tracking.place() / ADDRESS, f"http://{HOST}:{mlflow_port}\n")
     for signal_number in _STOPPING:  # a shell's background jobs ignore SIGINT
         signal.signal(signal_number, signal.default_int_handler)
     processes: dict[str, subprocess.Popen[bytes]] = {}
     code = DONE
     try:
         for name, (_, folder, command) in servers.items():
-            processes[name] = subprocess.Popen(command, cwd=folder, start_new_session=True)
+            quiet = QUIET if name == "mlflow" else {}  # runs inherit Dagster's
+            processes[name] = subprocess.Popen(command, cwd=folder, start_new_session=True, env={**os.environ, **quiet})
         say("starting; each address is printed when it answers")
         if "mlflow" not in servers:
             say(f"MLflow:  {tracking.page()}")

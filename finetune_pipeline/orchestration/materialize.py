@@ -114,6 +114,8 @@ def materialize(
         run.set_tags({"artifact_folder": str(artifact.folder), **_outcome_tags(artifact)})
         metadata = as_metadata({**facts, "reused": artifact.reused, "folder": artifact.folder, "mlflow": run.url})
         metadata |= _pages(artifact)
+        for file in (name for name in step.shows if name.endswith(".html") and (artifact.folder / name).exists()):
+            metadata[f"{Path(file).stem}_in_mlflow"] = dg.MetadataValue.url(run.page_of(file))
     tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
     return artifact, metadata
 

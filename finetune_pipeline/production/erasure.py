@@ -89,8 +89,17 @@ class Forgotten:
     out_of_reach: list[str] = field(default_factory=list)
 
 
-def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Iterable[str] = ()) -> Forgotten:
+def forget(
+    task: Task,
+    store: ArtifactStore,
+    users: Iterable[str] = (),
+    ids: Iterable[str] = (),
+    remove_copies: Callable[[set[str]], None] = lambda versions: None,
+) -> Forgotten:
     """Remove all rows of these users, and the rows with these ids.
+
+    remove_copies: called with the versions of the artifacts that hold such rows, before these are deleted; it removes what
+    was copied out of them. After a kill it is called again.
 
     It may be killed and repeated: the forget list, by which the rows are found again, is written first, and the log store,
     which has their ids, is changed last. Raises OutsideError if a log file with such rows, or an artifact of the task, is
@@ -121,6 +130,7 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         affected = _derived_from(artifacts, forgotten, is_forgotten)
         result.lines = sum(erase(file, matches, log_rows) for file in affected_files)
         result.models = _trained_models(artifacts, forgotten)  # some of their releases are removed
+        remove_copies(affected)
         result.artifacts = _remove(task, store, artifacts, affected, forgotten)
         log_rows.drop_names(lambda name: forgotten.holds_id(name.removesuffix("/feedback")))  # of traces and feedback
         result.rows = log_rows.rewrite(lambda row: None if forgotten.holds(row) else row)

@@ -78,6 +78,11 @@ class StepRun:
         with mlflow_errors(self.uri):
             self.client.log_artifact(self.run_id, str(path))
 
+    def page_of(self, file: str) -> str:
+        """Return the address of MLflow's page that shows a file of the run's artifacts."""
+        page, _, view = self.url.partition("?")
+        return f"{page}/artifacts/{file}?{view}"
+
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the run; they may change. ``mlflow.note.content`` is the description on the run's page."""
         from mlflow.entities import RunTag

@@ -36,6 +36,8 @@ VIEW = "workflowType=machine_learning"
 """Makes MLflow's pages show runs, models and metrics instead of agents and prompts."""
 _PROCESS_TAGS = ("finetune/pid", "finetune/process_started")
 _SHOWN_RUN_TAGS = ("finetune/", "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
+ADDRESS, DEFAULT_PAGE = "address", "http://127.0.0.1:5000"
+"""File with the address at which `finetune ui` served MLflow last, and the one that it has by default."""
 _PREPARED: set[tuple[str, str]] = set()
 
 
@@ -59,9 +61,12 @@ class Tracking(dg.ConfigurableResource[Any]):
         return file.parent if file else read_settings().home / "mlflow"
 
     def page(self) -> str:
-        """Base address of MLflow's pages: the tracking server's; for a database, the default one of `mlflow ui`."""
+        """Base address of MLflow's pages: the tracking server's; for a database, where `finetune ui` served it last, or would."""
         uri = without_credentials(self.uri())
-        return (uri if uri.startswith("http") else "http://127.0.0.1:5000").rstrip("/")
+        if uri.startswith("http"):
+            return uri.rstrip("/")
+        address = self.place() / ADDRESS
+        return address.read_text("utf-8").strip() if address.is_file() else DEFAULT_PAGE
 
     def prepare(self) -> None:
         """Create or migrate the store and the experiment, under a lock for all processes. Runs once per process.
@@ -160,7 +165,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         with mlflow_errors(self.uri()):
             experiment = experiment_id(client, self.experiment, None)
             running = f"attributes.status = 'RUNNING' AND tags.`{_OF_TASK}` = '{task}'"
-            return sorted({run.data.tags[RUN] for run in _search(client, experiment, running) if RUN in run.data.tags})
+            return sorted({run.data.tags[RUN] for run in search(client, experiment, running) if RUN in run.data.tags})
 
     def _parent(self, client: MlflowClient, experiment: str, run: dg.DagsterRun) -> str:
         """Return the id of the parent run of a Dagster run, found or created."""
@@ -220,10 +225,11 @@ def _runs_of(
 ) -> list[Run]:
     """Return all runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
     query = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
-    return _search(client, experiment, query)
+    return search(client, experiment, query)
 
 
-def _search(client: MlflowClient, experiment: str, query: str) -> list[Run]:
+def search(client: MlflowClient, experiment: str, query: str) -> list[Run]:
+    """Return all runs of an experiment that a query of MLflow names, oldest first."""
     from mlflow.utils import get_results_from_paginated_fn
 
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]

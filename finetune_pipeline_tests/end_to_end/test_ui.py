@@ -68,12 +68,13 @@ def wait_for(url: str, process: subprocess.Popen[str], body: dict[str, Any] | No
 
 @pytest.fixture(scope="module")
 def servers(finished: Finished) -> Iterator[dict[str, Any]]:
-    root, no_output = finished.project.root, {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with reserved_port() as dagster, reserved_port() as mlflow:
+    root, log = finished.project.root, finished.project.root.parent / "ui.log"
+    with log.open("w") as file, reserved_port() as dagster, reserved_port() as mlflow:
         options = ("--dagster-port", str(dagster), "--mlflow-port", str(mlflow))
         command = wheel.command(root.parent / "wheel/environment", "ui", *options)
-        process = subprocess.Popen(command, cwd=root, env=wheel.ENVIRONMENT, text=True, **no_output)
+        process = subprocess.Popen(command, cwd=root, env=wheel.ENVIRONMENT, text=True, stdout=file, stderr=file)
         servers = {"dagster": f"http://127.0.0.1:{dagster}", "mlflow": f"http://127.0.0.1:{mlflow}", "process": process}
+        servers["log"] = log
         try:
             wait_for(f"{servers['dagster']}/graphql", process, VERSION)
             wait_for(f"{servers['mlflow']}/api/2.0/mlflow/experiments/search", process, {"max_results": 1})
@@ -98,6 +99,11 @@ def nodes(servers: dict[str, Any]) -> dict[str, Any]:
     while not (result := graphql(servers, query)["assetNodes"]) and time.monotonic() < end:
         time.sleep(1)  # the code location is still loading
     return {node["assetKey"]["path"][-1]: node for node in result}
+
+
+def test_the_terminal_shows_addresses_and_no_warnings(servers: dict[str, Any], nodes: dict[str, Any]) -> None:
+    text = servers["log"].read_text()
+    assert f"MLflow:  {servers['mlflow']}" in text and "Warning" not in text and "WARNING" not in text, text
 
 
 def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(nodes: dict[str, Any]) -> None:

@@ -133,7 +133,7 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: Finished, record
     assert adapter["curve"] >= 3
     assert [d[0] for d in adapter["datasets"]] == ["colours_train", "colours_validation"]
     assert len({d[1] for d in adapter["datasets"]}) == 2
-    assert nested["colours/evaluation_report"]["artifacts"] == ["gates.json", "plots"]
+    assert nested["colours/evaluation_report"]["artifacts"] == ["gates.json", "plots", "report.html"]
     assert model["name"] == "colours"
     assert model["versions"] == 1 and "champion is the version that serves" in model["description"]
     assert model["aliases"]["candidate"] == 1

@@ -458,7 +458,9 @@ def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, 
     adapter, pages = theirs["adapter"], theirs["adapter"].folder / "audit.json"
     paths = [*adapter.folder.iterdir(), *(p for a in others.values() for p in a.folder.rglob("*"))]
     contents = {path: path.read_bytes() for path in paths if path.is_file() and path != pages}
-    result = forget(task, store, users=["a"])
+    copied: list[set[str]] = []
+    result = forget(task, store, users=["a"], remove_copies=copied.append)
+    assert theirs["evaluation_report"].version in copied[0] and others["evaluation_report"].version not in copied[0]
     assert {path: path.read_bytes() for path in contents} == contents
     gone = [f"{step}/{of.version}" for step, of in theirs.items() if step != "adapter"]
     request = f"state/requests/demo-{theirs['evaluation_report'].version}.jsonl"
