@@ -21,14 +21,25 @@ TASK_FILE, REPORT_FILE = "task.yaml", "report.json"
 @click.argument("task", required=False)
 @click.option(
     "--schema",
-    type=click.Choice([TASK_FILE, REPORT_FILE]),
-    help="Print the keys of task.yaml, with --json as a JSON schema for editors; or the JSON schema of report.json.",
+    metavar="WHAT",
+    help="Print the keys of task.yaml, with --json as a JSON schema for editors; or the JSON schema of report.json, or of what a "
+    "COMMAND such as `run` prints with --json.",
 )
 @as_json
 def show(task: str | None, schema: str | None) -> int:
     """Print the resolved spec of TASK and the state of every step. Without TASK: as `finetune list`."""
     if schema and task:
         raise click.UsageError("--schema is the same for every task: omit TASK")
+    if schema and schema not in (TASK_FILE, REPORT_FILE):
+        from finetune_pipeline.cli.documents import DOCUMENTS, document_schema
+
+        if schema not in DOCUMENTS:
+            choices = ", ".join([TASK_FILE, REPORT_FILE, *DOCUMENTS])
+            raise click.BadParameter(
+                f"there is no schema of {schema!r}; choose one of {choices}", param_hint="--schema"
+            )
+        emit(document_schema(schema))
+        return DONE
     if schema == REPORT_FILE:
         emit(Report.model_json_schema(mode="serialization"))
         return DONE

@@ -4,14 +4,23 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
 from finetune_pipeline.cli import main
+from finetune_pipeline.cli.documents import DOCUMENTS, document_schema
 from finetune_pipeline_tests.shared import Shared
+
+
+@cache
+def validator(command: str) -> Draft202012Validator:
+    return Draft202012Validator(document_schema(command))
 
 
 class Done(NamedTuple):
@@ -20,10 +29,16 @@ class Done(NamedTuple):
     returncode: int
     stdout: str
     stderr: str
+    command: str = ""
 
     @property
     def json(self) -> dict[str, Any]:
-        return json.loads(self.stdout)
+        """The document, which keeps to the published schema of its command."""
+        document = json.loads(self.stdout)
+        if self.command in DOCUMENTS and "$schema" not in document and "$defs" not in document:
+            error = best_match(validator(self.command).iter_errors(document))
+            assert error is None, f"{self.command}: {error.json_path}: {error.message[:300]}"
+        return document
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +63,6 @@ def finetune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
             capfd.readouterr()
             with pytest.raises(SystemExit) as end:
                 main.main()
-        return Done(end.value.code, *capfd.readouterr())  # type: ignore[arg-type]
+        return Done(end.value.code, *capfd.readouterr(), str(arguments[0]))  # type: ignore[arg-type]
 
     return call

@@ -1,0 +1,347 @@
+"""The JSON documents that commands print with ``--json``: one class a command, and their published schemas.
+
+A document may have further keys in later versions. A field with a default may be absent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from finetune_pipeline.baseline.input_evidence import Learnable
+from finetune_pipeline.baseline.ladder import Extrapolation, Point, Rung
+from finetune_pipeline.baseline.simple_score import SimpleScore
+from finetune_pipeline.cli.list_ import TaskRow
+from finetune_pipeline.cli.run import RunResult
+from finetune_pipeline.cli.try_ import RowsWorth
+from finetune_pipeline.data.dedup.cleaning import Copies
+from finetune_pipeline.evaluation.result_parts import GateResult
+from finetune_pipeline.evaluation.step_facts import SimpleCost
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.planning.needs import Needs
+from finetune_pipeline.production.erasure import Forgotten
+from finetune_pipeline.worker.doctor import Machine
+
+
+@dataclass
+class ErrorDocument:
+    """What any command prints if it fails. error: what is wrong and what to do; exit_code: the command's."""
+
+    error: str | None
+    exit_code: int
+
+
+@dataclass
+class RuleFindings:
+    """The findings of one rule: their number, and the first of them."""
+
+    count: int
+    examples: list[dict[str, Any]]
+
+
+@dataclass
+class CheckDocument:
+    """usable: the pipeline would not stop at these data; stops: why it would. raw, validated, clean, reviewed: facts of the data
+    steps. A task that cannot be read has only the first three."""
+
+    task: str
+    usable: bool
+    spec_findings: list[Finding]
+    stops: list[str] = field(default_factory=list)
+    chat_template: str = ""
+    raw: dict[str, Any] = field(default_factory=dict)
+    validated: dict[str, Any] = field(default_factory=dict)
+    clean: dict[str, Any] = field(default_factory=dict)
+    reviewed: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+    simple: SimpleScore | None = None
+    learnable: Learnable | None = None
+    power: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, RuleFindings] = field(default_factory=dict)
+    folder: str = ""
+    full_list: str = ""
+
+
+@dataclass
+class DraftedColumns:
+    """text, answer: candidates, the chosen one first. scores: of those that may hold labels."""
+
+    text: list[str]
+    answer: list[str]
+    unused: list[str]
+    scores: list[dict[str, Any]]
+
+
+@dataclass
+class DraftDocument:
+    """A drafted task. labels: rows by label; data: the section of task.yaml."""
+
+    files: list[dict[str, Any]]
+    kind: str
+    labels: dict[str, int]
+    other_spellings: dict[str, Any]
+    columns: DraftedColumns
+    data: dict[str, Any]
+    notes: list[str]
+    findings: list[Finding]
+
+
+@dataclass
+class _Drafted:
+    draft: DraftDocument
+
+
+@dataclass
+class TryDocument(CheckDocument, _Drafted):
+    """As of check, with the draft. worth: what the rows are worth; next: the command that follows."""
+
+    copies: Copies | None = None
+    needs: Needs | None = None
+    worth: RowsWorth | None = None
+    next: str = ""
+
+
+@dataclass
+class InitDocument(CheckDocument, _Drafted):
+    """As of check, with the draft. copied: names of the raw files."""
+
+    copied: list[str] = field(default_factory=list)
+
+
+@dataclass
+class AdviseDocument:
+    """decision: a key such as `prompt`, `simple`, `collect` or `fine_tune`; next: the command that follows. rungs to page: of the
+    ladder (--measure, --tuned); the others without it."""
+
+    task: str
+    decision: str
+    sentence: str
+    reasons: list[str]
+    next: str
+    fine_tune: bool | None = None
+    must_reach: float | None = None
+    failures: dict[str, Any] = field(default_factory=dict)
+    retrieval: dict[str, Any] | None = None
+    tokens: dict[str, Any] | None = None
+    power: dict[str, Any] = field(default_factory=dict)
+    worth_training: dict[str, Any] = field(default_factory=dict)
+    simple_costs: dict[str, SimpleCost] = field(default_factory=dict)
+    metric: str = ""
+    rows: int = 0
+    confidence: float = 0.0
+    rungs: list[Rung] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    expected: Extrapolation | None = None
+    stands: str = ""
+    flips: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    page: str = ""
+
+
+@dataclass
+class PlanDocument:
+    """fits: None if the settings have errors (`findings`); then the rest is missing. Further keys: those of
+    planning.plan.TrainingPlan."""
+
+    task: str
+    fits: bool | None
+    findings: list[Finding]
+    source: str = ""
+    sentence: str = ""
+    memory_mib: dict[str, int] = field(default_factory=dict)
+    available_mib: int = 0
+    steps: int = 0
+    tokens: dict[str, Any] = field(default_factory=dict)
+    nearest: dict[str, Any] | None = None
+    power: dict[str, Any] = field(default_factory=dict)
+    costs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunDocument(RunResult):
+    """worked: anything had to be made."""
+
+    worked: bool = False
+
+
+@dataclass(frozen=True)
+class ListedTask(TaskRow):
+    """broken: task.yaml has errors (`problems`)."""
+
+    broken: bool = False
+
+
+@dataclass
+class ListDocument:
+    """Every task by name."""
+
+    tasks: dict[str, ListedTask]
+
+
+@dataclass
+class ReportDocument:
+    """The newest evaluation. html, markdown, audit: files; evaluation: report.json (`finetune show --schema report.json`)."""
+
+    task: str
+    version: str
+    passed: bool
+    verdict: str
+    gates: list[GateResult]
+    html: str
+    audit: str
+    markdown: str
+    evaluation: dict[str, Any]
+    versus: dict[str, Any] | None = None
+    data_request: dict[str, Any] | None = None
+
+
+@dataclass
+class ShownStep:
+    """A step's present version, and its folder once it is made."""
+
+    version: str
+    made: bool
+    folder: str | None
+
+
+@dataclass
+class ShowDocument:
+    """spec: task.yaml with every default."""
+
+    spec: dict[str, Any]
+    folder: str
+    chat_template: str
+    steps: dict[str, ShownStep]
+    edited_copies: dict[str, Any]
+    champion: int | None
+    champion_forgotten: bool
+
+
+@dataclass
+class ExportDocument:
+    """manifest: export.json or simple_model.json. base_folder: of what is served with a base model."""
+
+    folder: str
+    manifest: dict[str, Any]
+    base_folder: str = ""
+
+
+@dataclass
+class VerifyDocument:
+    """export --verify. passed: the endpoint serves the evaluated model. Further keys: evaluation.verification's result."""
+
+    task: str
+    merged_model: str | None
+    model_version: int | None
+    passed: bool
+
+
+@dataclass
+class ReviewDocument:
+    """sheet: its name; items: to judge. html, csv, xlsx: files written. taken to wrong: of --take."""
+
+    task: str
+    what: str
+    sheet: str
+    items: int
+    html: str = ""
+    csv: str = ""
+    xlsx: str = ""
+    taken: int = 0
+    known: int = 0
+    files: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RollbackDocument:
+    """champion, previous_champion: versions after the swap."""
+
+    task: str
+    champion: int
+    previous_champion: int | None
+    reason: str | None
+
+
+@dataclass
+class _Task:
+    task: str
+
+
+@dataclass
+class ForgetDocument(Forgotten, _Task):
+    """blocked: versions that can no longer become champion. files_removed: versions whose files are gone; pages_removed: MLflow
+    runs whose copy of a report is gone. champion: the version that serves."""
+
+    blocked: list[int] = field(default_factory=list)
+    files_removed: list[int] = field(default_factory=list)
+    pages_removed: list[str] = field(default_factory=list)
+    champion: int | None = None
+
+
+@dataclass
+class Instigator:
+    """A sensor or schedule: whether it is on; time and outcome of its last tick."""
+
+    name: str
+    on: bool
+    when: str | None
+    reason: str | None
+
+
+@dataclass
+class AutomateDocument:
+    """The task's sensors and schedule."""
+
+    task: str
+    automation: list[Instigator]
+
+
+@dataclass(frozen=True)
+class DoctorDocument(Machine):
+    """right: no device is unusable."""
+
+    right: bool = True
+
+
+@dataclass
+class DocsDocument:
+    """pages: all, each with name, title and file; or one page, as Markdown."""
+
+    pages: list[dict[str, str]] = field(default_factory=list)
+    name: str = ""
+    file: str = ""
+    markdown: str = ""
+
+
+DOCUMENTS: dict[str, tuple[type, ...]] = {
+    "init": (InitDocument,),
+    "try": (TryDocument,),
+    "check": (CheckDocument,),
+    "advise": (AdviseDocument,),
+    "plan": (PlanDocument,),
+    "run": (RunDocument,),
+    "list": (ListDocument,),
+    "report": (ReportDocument,),
+    "review": (ReviewDocument,),
+    "show": (ShowDocument, ListDocument),
+    "export": (ExportDocument, VerifyDocument),
+    "rollback": (RollbackDocument,),
+    "forget": (ForgetDocument,),
+    "automate": (AutomateDocument,),
+    "doctor": (DoctorDocument,),
+    "docs": (DocsDocument,),
+}
+"""What each command with ``--json`` prints, besides an ErrorDocument."""
+
+
+def document_schema(command: str) -> dict[str, Any]:
+    """Return the JSON schema of what a command prints with ``--json``."""
+    union: Any = ErrorDocument
+    for document in DOCUMENTS[command]:
+        union = union | document
+    schema = TypeAdapter(union).json_schema()
+    title = f"finetune {command} --json"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}
