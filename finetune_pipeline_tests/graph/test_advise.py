@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import dagster as dg
+import jsonschema
 import pytest
 
+from finetune_pipeline.cli.documents import document_schema
 from finetune_pipeline_tests.graph.project import Finished, Project, easy_rows
 
 
@@ -21,6 +23,7 @@ def test_a_planted_easy_task_is_advised_against_and_nothing_is_trained(tmp_path:
     result = json.loads(process.stdout)
     assert result["decision"] == "simple" and result["fine_tune"] is False
     assert "TF-IDF and logistic regression" in result["reasons"][0]
+    jsonschema.validate(result, document_schema("advise"))
     assert result["next"] == "finetune run colours"  # trains nothing, and ships it if the sealed test confirms that
     facts = project.facts("few_shot_baseline")
     assert list(facts["prompts"]) == ["zero_shot", "2_nearest", "zero_shot_without_labels"]

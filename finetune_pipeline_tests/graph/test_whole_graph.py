@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from huggingface_hub import ModelCard
 
+from finetune_pipeline.cli.documents import document_schema
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE, STEPS
 from finetune_pipeline.settings import read_settings
@@ -67,6 +69,14 @@ def test_the_run_ends_with_a_verdict(finished: Finished) -> None:
     assert result["passed"] is (code == 0)
     page = (project.artifact("evaluation_report") / "report.html").read_text("utf-8")
     assert result["verdict"] and ("Ship nothing." if code else "Ship ") in page
+
+
+def test_the_documents_of_run_and_report_keep_to_their_schemas(finished: Finished) -> None:
+    jsonschema.validate(finished.output, document_schema("run"))
+    report = finished.project.finetune("report", "colours", "--json")
+    document = json.loads(report.stdout)
+    jsonschema.validate(document, document_schema("report"))
+    assert document["task"] == "colours" and "exit_code" not in document
 
 
 def test_a_changed_report_is_named_and_not_shown(finished: Finished) -> None:
