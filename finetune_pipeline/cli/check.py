@@ -206,7 +206,7 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
         say(f"\n{checked.simple.sentence if checked.simple else 'There are too few rows to fit a simple model.'}")
         if "enough_test_rows" not in [name for _, name, _ in answers]:
             say(checked.power["sentence"])
-    if is_kept:
+    if is_kept and checked.quality:
         say(f"\npage: {checked.quality.path('report.html')}", f"all findings: {checked.folder / 'findings.jsonl'}")
     for step in ("validated_examples", "clean_examples") if is_kept else ():
         if artifacts[step].facts["quarantined"]:

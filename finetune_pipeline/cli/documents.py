@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from finetune_pipeline.baseline.input_evidence import Learnable
-from finetune_pipeline.baseline.ladder import Extrapolation, Point, Rung
+from finetune_pipeline.baseline.ladder import Rung
+from finetune_pipeline.baseline.learning_curve import Extrapolation, Point
 from finetune_pipeline.baseline.simple_score import SimpleScore
 from finetune_pipeline.cli.list_ import TaskRow
 from finetune_pipeline.cli.run import RunResult
