@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from finetune_pipeline.cli.check import TaskCheck
     from finetune_pipeline.planning.needs import Needs
 
-NAME = "trial"
+ROWS_FIT = "rows_fit"
+"""The check that every row can be encoded for the base model."""
 
 
 @click.command("try")
@@ -36,7 +37,7 @@ def try_(files: Sequence[Path], **options: Any) -> int:
     Exit code 2: the pipeline would stop at these data.
     """
     say(f"reading {listed(files, 3)}")
-    from finetune_pipeline.data.draft.files import given_files
+    from finetune_pipeline.data.draft.files import given_files, task_name
 
     sources = given_files(files)
     draft, findings = draft_task(sources, options, asking=False)
@@ -46,7 +47,8 @@ def try_(files: Sequence[Path], **options: Any) -> int:
     from finetune_pipeline.planning.needs import training_needs
 
     with tempfile.TemporaryDirectory(prefix="finetune-try-") as place:
-        folder, store = Path(place) / NAME, ArtifactStore(Path(place) / "artifacts")
+        name = task_name([file.path for file in sources])  # as `init` will
+        folder, store = Path(place) / name, ArtifactStore(Path(place) / "artifacts")
         write_task(draft, sources, folder, store)
         checked = check_task(folder, store, Path(place) / "checks")
         copies: Copies | None = None
@@ -93,7 +95,8 @@ class RowsWorth:
 def rows_worth(checked: TaskCheck, needs: Needs | None) -> RowsWorth:
     """Say what these rows are worth, and what to do once there is a task."""
     task, simple, signal = checked.task, checked.simple, checked.signal
-    if task is None or signal is None or needs is None:
+    cannot_be_read = any(stop.startswith(f"{ROWS_FIT}: ") for stop in checked.stops)
+    if task is None or signal is None or needs is None or cannot_be_read:
         unknown = "What the rows are worth cannot be said before the problems above are solved."
         return RowsWorth("unknown", unknown, "A task shows them again: `finetune check TASK`.")
     if signal.status == "not_shown":

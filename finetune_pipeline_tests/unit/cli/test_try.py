@@ -1,5 +1,6 @@
 """`finetune try` ends with an answer: what the rows are worth, and what to do next."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def test_try_says_what_the_rows_are_worth(
     *_, answer, then, kept, command = (line for line in output.splitlines() if line)
     assert answer.startswith(first), output
     assert next_step in then and kept == "Nothing was kept."
+    assert "finetune advise tickets" in output or "finetune advise" not in output.replace("finetune advise TASK", "")
     assert command == f"next: finetune init {file}"
 
 
@@ -56,3 +58,25 @@ def test_the_command_reads_the_files_as_they_were_tried() -> None:
     options = {"text": None, "answer": ("brand", "price in $"), "sheet": "May", "encoding": None}
     command = init_command([Path("my offers.csv")], options)
     assert command == "finetune init 'my offers.csv' --answer brand --answer 'price in $' --sheet May"
+
+
+def test_rows_that_cannot_be_encoded_are_not_called_worth_it(tmp_path: Path, finetune: Any) -> None:
+    """The bundled model's template leaves out tools, and no simple model answers with calls."""
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    rows = []
+    for i in range(120):
+        call = {
+            "id": "c1",
+            "type": "function",
+            "function": {"name": "weather", "arguments": json.dumps({"day": i % 3})},
+        }
+        turns = [
+            {"role": "user", "content": f"{random_text(i, 5)} on day {i % 3}?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+        ]
+        rows.append({"messages": turns, "tools": [tool]})
+    file = tmp_path / "calls.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    done = finetune("try", file, "--json")
+    assert done.returncode == 2 and done.json["worth"]["kind"] == "unknown", done.json["worth"]
+    assert done.json["worth"]["sentence"].startswith("What the rows are worth cannot be said before the problems above")
