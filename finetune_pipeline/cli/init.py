@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -188,7 +189,9 @@ def _score_lines(scores: Sequence[ColumnScore]) -> list[str]:
         f"{'' if score.is_learnable else ': nothing to learn from the text'}"
         for score in scores
     ]
-    another = "another: --answer COLUMN; several make one JSON object: --answer COLUMN --answer COLUMN"
+    learnable = [score.path for score in scores if score.is_learnable]
+    several = shlex.quote(",".join(learnable if len(learnable) > 1 else [score.path for score in scores[:2]]))
+    another = f"another: --answer COLUMN; several as one JSON object: --answer {several}"
     return ["columns that may be the answer, each predicted by a linear model on held-out rows:", *rows, another]
 
 
@@ -217,11 +220,12 @@ def draft_facts(draft: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
 def draft_lines(draft: Draft) -> list[str]:
     """Return the draft as lines of text."""
     from finetune_pipeline.data.quoting import quoted
+    from finetune_pipeline.evaluation.wording import counted
 
     choice, answers = draft.choice, draft.answers
     containers, counts = draft.reading.containers, draft.reading.counts
     lines = [
-        f"{file.removeprefix('raw/')}: {container.replace('_', ' ')}, {counts[file]:,} rows"
+        f"{file.removeprefix('raw/')}: {container.replace('_', ' ')}, {counted(counts[file], 'row')}"
         for file, container in list(containers.items())[:_FILES_SHOWN]
     ]
     if other_files := list(containers)[_FILES_SHOWN:]:

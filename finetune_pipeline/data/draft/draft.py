@@ -96,8 +96,12 @@ def draft(
     if task.answers.joined_by and text_field in choice.fields and not has_label_columns:
         label_list = f"to_string(split({choice.fields[answer_field]}, '{task.answers.joined_by}'))"
         others = {key: expression for key, expression in choice.fields.items() if key not in (text_field, answer_field)}
+        mark = task.answers.joined_by
         choice = replace(choice, fields={"prompt": choice.fields[text_field], "completion": label_list, **others})
         task = _with_answers(files, reading, choice)
+        task.notes.append(
+            f"{choice.answer} holds several labels with `{mark}` between them: each answer is the list of them"
+        )
     unread = [file for file in files if reading.counts[file[0]] and not any(_conversations([file], task))]
     documents = [file for file in unread if reading.counts[file[0]] == 1]
     if are_few(documents, files):  # the check names each

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.cli.init import draft_lines
 from finetune_pipeline.cli.try_ import init_command
+from finetune_pipeline.data.draft.draft import draft
 from finetune_pipeline_tests.unit.data.rows import random_text
 
 WORDS = {"billing": "invoice", "delivery": "parcel", "login": "password"}
@@ -80,3 +82,32 @@ def test_rows_that_cannot_be_encoded_are_not_called_worth_it(tmp_path: Path, fin
     done = finetune("try", file, "--json")
     assert done.returncode == 2 and done.json["worth"]["kind"] == "unknown", done.json["worth"]
     assert done.json["worth"]["sentence"].startswith("What the rows are worth cannot be said before the problems above")
+
+
+def shown(tmp_path: Path, columns: list[str], rows: list[list[str]]) -> str:
+    """What is said of the draft of a table."""
+    file = tmp_path / "table.csv"
+    file.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]), "utf-8")
+    task, problems = draft([("raw/table.csv", file)])
+    assert task is not None, problems
+    return "\n".join(draft_lines(task))
+
+
+def test_candidates_for_the_label_are_shown_with_scores_and_a_command_for_several(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    rows = [[f"{text} {'big' if i % 2 else 'small'}", label, "xl" if i % 2 else "xs", rng.choice("123")]
+            for i, (text, label) in enumerate(answers("easy", 300, rng))]  # fmt: skip
+    text = shown(tmp_path, ["message", "my queue", "size", "priority"], rows)
+    assert "text: message; answer: " in text and "  priority" in text and "nothing to learn from the text" in text
+    assert [line.count("nothing to learn") for line in text.splitlines() if "always answering" in line] == [0, 0, 1]
+    assert "several as one JSON object: --answer '" in text and '"my queue"' in text.rpartition("--answer")[2]
+    assert "table.csv: csv, 300 rows" in text
+
+
+def test_several_labels_in_one_cell_are_said_to_be_a_list(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    rows = []
+    for i in range(200):
+        labels = sorted({rng.choice(list(WORDS)), rng.choice(list(WORDS))})
+        rows.append([f"{random_text(i, 6)} {' '.join(WORDS[label] for label in labels)}", ";".join(labels)])
+    assert "tags holds several labels with `;` between them" in shown(tmp_path, ["text", "tags"], rows)
