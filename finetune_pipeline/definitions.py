@@ -65,7 +65,7 @@ def _of_task(task: Task, prefix: Prefix) -> dg.Definitions:
             asset_checks=task_checks(task, prefix),
             jobs=(jobs := task_jobs(task, prefix)),
             schedules=[retraining_schedule(task)],
-            sensors=[new_logs_sensor(task), drift_sensor(task, jobs), champion_sensor(task, prefix)],
+            sensors=[new_logs_sensor(task), drift_sensor(task, jobs), champion_sensor(task, jobs, prefix)],
         )
     except Exception as error:
         message = f"Dagster refuses the task: {type(error).__name__}: {error!s:.500}"

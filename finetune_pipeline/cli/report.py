@@ -1,6 +1,7 @@
 """``finetune report TASK``: prints the verdict and the paths of the reports, a comparison with an API model, a data request."""
 
 import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from finetune_pipeline.evaluation.winner import SOUND
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.production.choosing import PASSED_ON, choose
+from finetune_pipeline.production.log_intake import LOCK
+from finetune_pipeline.production.log_merging import merge_lines
+from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.report.failures import by_priority, group_title, request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.stored import Report, read_report, read_shown_rows
@@ -157,25 +162,41 @@ def report(
         lines += ["", *versus_lines(comparison)]
     if ask_data or folder:
         folder = folder or project.store.state_folder(loaded.name) / "requests"
-        facts["data_request"], request_lines = _data_request(evaluation.atlas, artifact, folder)
+        passed_on = _passed_on(loaded, project)
+        facts["data_request"], request_lines = _data_request(evaluation.atlas, artifact, folder, passed_on)
         lines += ["", *request_lines]
     tell(facts, *lines)
     return DONE if result.decision in SOUND else REFUSED
 
 
-def _data_request(atlas: Atlas, report: Artifact, folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Write the request for data, made from the groups of mistakes, into the folder. Returns its facts and lines of text."""
+def _passed_on(task: Task, project: Project) -> list[Mapping[str, Any]]:
+    """Return the production rows that were passed on and wait for a person, of the lines read so far: this home may be another
+    user's."""
+    stored = log_store(task, project.store)
+    if not stored.folder.exists():
+        return []
+    with project.store.lock(task.name, LOCK):
+        rows = merge_lines(stored.rows()).rows
+    return [row for row, why in choose(task.spec, rows).queue if why.startswith(PASSED_ON)]
+
+
+def _data_request(
+    atlas: Atlas, report: Artifact, folder: Path, passed_on: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Write the request for data, made from the rows passed on and the groups of mistakes, into the folder. Returns its facts and
+    lines of text."""
     shown_rows, name = read_shown_rows(report), f"{report.task}-{report.version}"
-    rows = request_rows(atlas, shown_rows, report.task, report.version)
+    rows = request_rows(atlas, shown_rows, report.task, report.version, passed_on)
     jsonl, page = folder / f"{name}.jsonl", folder / f"{name}.md"
     with writing(jsonl):
         write_rows(jsonl, rows)
     with writing(page):
-        page.write_text(page_markdown(request_page(atlas, shown_rows, report.task)), "utf-8")
-    requested_rows = counted(sum(row["collect"] for row in rows), "new row")
-    lines = [
-        f"{atlas.wrong} of {atlas.n} test rows wrong, in {counted(len(rows), 'group')}; {requested_rows} asked for"
-    ]
+        page.write_text(page_markdown(request_page(atlas, shown_rows, report.task, passed_on)), "utf-8")
+    requested_rows = counted(sum(group.collect for group in atlas.groups), "new row")
+    lines = [f"{counted(len(passed_on), 'row')} passed on in production: decide about them first"] if passed_on else []
+    lines.append(
+        f"{atlas.wrong} of {atlas.n} test rows wrong, in {counted(len(atlas.groups), 'group')}; {requested_rows} asked for"
+    )
     lines += [
         f"  {counted(group.collect, 'new row')} for {counted(group.count, 'mistake')}: {group_title(group)}"
         for group in by_priority(atlas)[:12]

@@ -110,7 +110,7 @@ def task_checks(task: Task, prefix: Prefix = ()) -> list[dg.AssetChecksDefinitio
 
     @dg.asset_check(asset=key_of(task, step, prefix), name=check.name, description=check.description, blocking=False)
     def live(finetune_store: Store, finetune_tracking: Tracking) -> dg.AssetCheckResult:
-        quality = champion_quality(task, finetune_store.artifacts(), finetune_tracking)[1]
+        quality = champion_quality(task, finetune_store.artifacts(), finetune_tracking).result
         return check_result(check, quality, task.spec)
 
     return [live]

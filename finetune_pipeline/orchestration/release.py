@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.files import digest_json, read_json
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.evaluation.calibration import AutomationPromise, released_probability
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.log_merging import read_logs
+from finetune_pipeline.production.promise_watch import promise_kept
 from finetune_pipeline.production.status import champion_alarm
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.earlier_runs import RECORD, release_of
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.trace_logs import ingest_traces
@@ -148,16 +151,50 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
     }
 
 
-def champion_quality(task: Task, store: ArtifactStore, tracking: Tracking) -> tuple[int | None, CheckResult]:
-    """Return the version that serves, and whether its answers fail more often than those of the previous version.
+@dataclass(frozen=True)
+class ChampionQuality:
+    """How the champion does in production.
+
+    Attributes:
+        serving: Its version; None without a champion.
+        result: Of the check: its answers do not fail more often than those of the previous version, and its promise is kept.
+        is_worse: Whether they fail more often: a rollback would help.
+        promise_broken: Whether the promise is surely broken: a new model is needed.
+    """
+
+    serving: int | None
+    result: CheckResult
+    is_worse: bool = False
+    promise_broken: bool = False
+
+
+def champion_quality(task: Task, store: ArtifactStore, tracking: Tracking) -> ChampionQuality:
+    """Return the version that serves, whether its answers fail more often than those of the previous version, and whether it keeps
+    its promise (automation.max_error).
 
     After a rollback nothing is compared, since the previous version is the one taken out of service.
     """
     aliases = registry.aliases(tracking, task.name)
     serving, previous = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
     if serving is None:
-        return None, CheckResult(True, "there is no champion yet")
-    if previous is not None and registry.ROLLED_BACK in registry.version_tags(tracking, task.name, previous):
-        return serving, CheckResult(True, f"version {serving} serves again after a rollback from version {previous}")
+        return ChampionQuality(None, CheckResult(True, "there is no champion yet"))
     rows = read_logs(task, store).rows
-    return serving, champion_alarm(rows, serving, previous, task.spec.output, task.spec.drift.false_alarms)
+    if previous is not None and registry.ROLLED_BACK in registry.version_tags(tracking, task.name, previous):
+        message = f"version {serving} serves again after a rollback from version {previous}"
+        compared = CheckResult(True, message)
+    else:
+        compared = champion_alarm(rows, serving, previous, task.spec.output, task.spec.drift.false_alarms)
+    kept = promise_kept(rows, serving, _promise(store, task.name, serving), task.spec)
+    if kept is None:
+        return ChampionQuality(serving, compared, not compared.passed)
+    message = f"{compared.message}; {kept.message}"
+    figures = {**compared.figures, **{f"promise_{name}": value for name, value in kept.figures.items()}}
+    result = CheckResult(compared.passed and kept.passed, message, figures)
+    return ChampionQuality(serving, result, not compared.passed, not kept.passed)
+
+
+def _promise(store: ArtifactStore, task: str, version: int) -> AutomationPromise | None:
+    """Return what the sealed test certified for a version; None if it promises nothing, or its release is not in the store."""
+    release = release_of(store, task, version)
+    released = released_probability(read_json(release.path(RECORD))) if release else None
+    return released.promise if released else None

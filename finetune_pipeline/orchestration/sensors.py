@@ -212,8 +212,11 @@ def retraining_schedule(task: Task) -> dg.ScheduleDefinition:
     return retraining
 
 
-def champion_sensor(task: Task, prefix: Prefix = ()) -> dg.SensorDefinition:
-    """Return the sensor that raises an alarm if the champion is worse than the previous one, and rolls back if allowed.
+def champion_sensor(
+    task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]", prefix: Prefix = ()
+) -> dg.SensorDefinition:
+    """Return the sensor that raises an alarm if the champion is worse than the previous one, and rolls back if allowed. It also
+    raises one if the champion's promise is broken, and with `drift.action: start` requests one run for that.
 
     The asset `model_version` shows the alarm as an observation, and as its check `champion_serves_well`, which passes again
     when another version serves.
@@ -225,15 +228,17 @@ def champion_sensor(task: Task, prefix: Prefix = ()) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"{task.name}__champion",
+        jobs=[job for job in jobs if job.name == f"{task.name}__all"],
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"Compares people's feedback on the answers of {task.name}'s champion with that on the previous "
-        f"champion; {effect}.",
+        f"champion; {effect}. Watches the promised error.",
     )
     def champion(
         context: dg.SensorEvaluationContext, finetune_store: Store, finetune_tracking: Tracking
     ) -> dg.SensorResult | dg.SkipReason:
-        serving, quality = champion_quality(task, finetune_store.artifacts(), finetune_tracking)
+        state = champion_quality(task, finetune_store.artifacts(), finetune_tracking)
+        serving, quality = state.serving, state.result
         if quality.passed:
             if not context.cursor:
                 return dg.SkipReason(quality.message)
@@ -241,7 +246,11 @@ def champion_sensor(task: Task, prefix: Prefix = ()) -> dg.SensorDefinition:
                 skip_reason=quality.message, asset_events=[_champion_check(task, prefix, quality)], cursor=""
             )
         action = f"roll back with `finetune rollback {task.name}`"
-        if task.spec.retraining.rollback:
+        if not state.is_worse:
+            action = (
+                f"let a person decide about every answer until `finetune run {task.name}` has made a better version"
+            )
+        elif task.spec.retraining.rollback:
             try:
                 version = registry.rollback(finetune_tracking, task.name, f"champion alarm: {quality.message}", serving)
                 action = f"rolled back to version {version}"
@@ -249,11 +258,18 @@ def champion_sensor(task: Task, prefix: Prefix = ()) -> dg.SensorDefinition:
                 action = f"it is not rolled back: {error}"
         message = f"{quality.message}; {action}"
         context.log.error(message)
+        request: dg.RunRequest | dg.SkipReason | None = None
+        if state.promise_broken and not state.is_worse and task.spec.drift.action == "start":
+            # one run for each champion: its key stays
+            why, job = f"the promised error is broken: {quality.message}", f"{task.name}__all"
+            request = request_full_run(context.instance, task, str(serving), "promise", why, job)
+        requests = [request] if isinstance(request, dg.RunRequest) else []
+        reason = None if requests else f"ALARM: {message}"
         if context.cursor == str(serving):  # the asset's history already shows the alarm
-            return dg.SkipReason(f"ALARM: {message}")
+            return dg.SensorResult(run_requests=requests, cursor=str(serving)) if requests else dg.SkipReason(reason)
         observation = dg.AssetObservation(key_of(task, LIVE[0], prefix), description=f"champion alarm: {message}")
         events = (observation, _champion_check(task, prefix, replace(quality, message=message)))
-        return dg.SensorResult(skip_reason=f"ALARM: {message}", asset_events=events, cursor=str(serving))
+        return dg.SensorResult(run_requests=requests, skip_reason=reason, asset_events=events, cursor=str(serving))
 
     return champion
 

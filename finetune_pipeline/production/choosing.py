@@ -23,6 +23,8 @@ from finetune_pipeline.data.quality.triggers import find_triggers
 from finetune_pipeline.evaluation.production_rows import logged_example
 from finetune_pipeline.spec.model import TaskSpec
 
+REFUSAL = "refusal"
+"""Who answers (`answered_by` of a logged row) where `finetune serve` gives the declared refusal: nobody."""
 FLOOR = 5
 """Number of rows that any source may always contribute."""
 ACCEPTED_NEEDED = 50
@@ -138,7 +140,7 @@ def _find_triggers(rows: Rows, accepted: Rows, spec: TaskSpec) -> dict[str, Held
     return held_rows
 
 
-FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
+PASSED_ON, FLAGGED, LOW, SAMPLED, HELD = "passed on", "flagged", "low score", "sampled", "held back"
 
 
 @dataclass
@@ -149,8 +151,8 @@ class Chosen:
         examples: Training examples, made from corrected rows.
         judging: Corrected rows for evaluation only.
         held: Corrected rows that may be poisoned.
-        queue: (row, reason) of the rows for human review: failures without a correction, a sample of the others, and held
-            rows.
+        queue: (row, reason) of the rows for human review: those passed on, first those that nobody has answered; failures without a
+            correction, a sample of the others, and held rows.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -161,7 +163,7 @@ class Chosen:
     def queued(self) -> dict[str, int]:
         """Return the number of rows for review by reason, without its details."""
         counts = Counter(reason.partition(":")[0] for _, reason in self.queue)
-        return {reason: counts[reason] for reason in (FLAGGED, LOW, SAMPLED, HELD) if counts[reason]}
+        return {reason: counts[reason] for reason in (PASSED_ON, FLAGGED, LOW, SAMPLED, HELD) if counts[reason]}
 
 
 def settings(spec: TaskSpec) -> dict[str, Any]:
@@ -213,9 +215,32 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
             chosen.queue.append((row, f"{HELD}: {held_by_id[row['id']].reason}"))
         elif row["id"] in failed:
             chosen.queue.append((row, failed[row["id"]]))
-        elif not row["correction"] and _in_sample(_hash(f"sample:{row['id']}"), spec.logs.sample_share):
+        elif row.get("passed_on") and not row["correction"]:
+            chosen.queue.append((row, _passed_on(row)))
+        elif _is_open(row) and in_watched_sample(row["id"], spec.logs.sample_share):
             chosen.queue.append((row, SAMPLED))
+    # whoever waits comes first
+    chosen.queue.sort(key=lambda entry: (not entry[0].get("passed_on"), _is_answered_by_model(entry[0])))
     return chosen
+
+
+def in_watched_sample(row_id: str, share: float) -> bool:
+    """Whether an answer is one of the share that people review whatever anybody thinks of it."""
+    return _in_sample(_hash(f"sample:{row_id}"), share)
+
+
+def _is_open(row: Mapping[str, Any]) -> bool:
+    """Whether a drawn row waits for a decision. Of answers that were given without a person, also one that a user corrected: else
+    the drawn ones that reviewers decide would be the better ones."""
+    return not row["correction"] or (row.get("passed_on") is False and not row["reviewed"])
+
+
+def _passed_on(row: Mapping[str, Any]) -> str:
+    return f"{PASSED_ON}: answered by {row['answered_by']}" if _is_answered_by_model(row) else PASSED_ON
+
+
+def _is_answered_by_model(row: Mapping[str, Any]) -> bool:
+    return row.get("answered_by") not in (None, REFUSAL)
 
 
 def _failure(row: dict[str, Any], spec: TaskSpec) -> str | None:

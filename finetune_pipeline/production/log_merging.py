@@ -105,6 +105,8 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
         row["flag"] = row["flag"] or None  # False took it back
         reviews = [line for line in lines if _is_review(line)]
         row["reviewed"] = bool(reviews)
+        if decided := next((line["decided"] for line in reviews if line.get("decided")), None):
+            row["decided"] = decided
         row["left_out"] = bool(reviews) and bool(reviews[-1].get("left_out"))
         if row["left_out"]:
             row.update(dict.fromkeys(_FEEDBACK_FIELDS))

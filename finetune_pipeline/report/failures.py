@@ -1,6 +1,6 @@
 """Report sections on individual answers: the rows, the failure atlas, and the request for data."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,8 @@ from finetune_pipeline.report.differences import mark_differences
 
 SHOWN_GROUPS = 10
 TEXT_SHOWN = 400
+SHOWN_ROWS = 20
+"""Most rows that were passed on on the page of the request; the JSON Lines have all."""
 
 
 def rows_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
@@ -131,11 +133,36 @@ def by_priority(atlas: Atlas) -> list[AtlasGroup]:
     return sorted(atlas.groups, key=lambda group: (-group.collect, -group.count))
 
 
-def request_rows(atlas: Atlas, rows: ShownRows, task: str, version: str = "") -> list[dict[str, Any]]:
-    """Build one row of the request for every group of the atlas, those with rows to collect first.
+PASSED_ON = "passed on in production"
+"""Kind of the request's first row: answers that wait for a person."""
+_DECIDE = "The model is not sure of these answers: decide about them first, with `finetune review`."
+
+
+def request_rows(
+    atlas: Atlas, rows: ShownRows, task: str, version: str = "", passed_on: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Build one row of the request for every group of the atlas, those with rows to collect first; before them one with the
+    production rows that were passed on and wait for a person.
 
     `like` has the group's distinctive words. The texts of the sealed test are left out: people who collect rows must not see them.
     """
+    keys = ("id", "input", "output", "probability")
+    waiting = {
+        "task": task,
+        "version": version,
+        "number": 0,
+        "collect": len(passed_on),
+        "kind": PASSED_ON,
+        "advice": _DECIDE,
+        "rows": [{key: row.get(key) for key in keys} for row in passed_on],
+    }
+    return [
+        *([waiting] if passed_on else []),
+        *_group_rows(atlas, rows, task, version),
+    ]
+
+
+def _group_rows(atlas: Atlas, rows: ShownRows, task: str, version: str) -> list[dict[str, Any]]:
     return [
         {
             "task": task,
@@ -175,7 +202,7 @@ def share_sentence(group: AtlasGroup) -> str:
     )
 
 
-def request_page(atlas: Atlas, rows: ShownRows, task: str) -> Page:
+def request_page(atlas: Atlas, rows: ShownRows, task: str, passed_on: Sequence[Mapping[str, Any]] = ()) -> Page:
     """Build the page of the request for data, for people who collect rows. It contains no text of the sealed test."""
     groups = by_priority(atlas)
     n = sum(group.collect for group in groups)
@@ -185,6 +212,10 @@ def request_page(atlas: Atlas, rows: ShownRows, task: str) -> Page:
         "are not shown, since they belong to the test; the nearest training rows are shown instead."
     )
     sections = []
+    if passed_on:
+        shown = [f"{cut(row['input'], TEXT_SHOWN)} (answer: {cut(row['output'], TEXT_SHOWN)})" for row in passed_on]
+        title = f"Passed on in production: {counted(len(passed_on), 'row')}"
+        sections.append(Section.of("passed-on", title, [_DECIDE, Items(shown[:SHOWN_ROWS])]))
     for i, group in enumerate(groups, 1):
         near = [f"{cut(near.text, TEXT_SHOWN)} (answer: {near.answer})" for near in rows.nearest_to(group)]
         answers = "; ".join(f"{row.candidate} for {row.gold}" for row in rows.of_group(group))

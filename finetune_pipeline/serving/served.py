@@ -8,9 +8,6 @@ from typing import Any
 from finetune_pipeline.serving.fallback import SecondAnswer
 from finetune_pipeline.serving.sureness import Sureness
 
-REFUSAL = "refusal"
-"""Who answers where the declared refusal is given: nobody."""
-
 
 @dataclass(frozen=True)
 class Served:

@@ -19,13 +19,14 @@ from finetune_pipeline.data.readers.records import RawStream, read_lines
 from finetune_pipeline.engine.files import hold
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.production.choosing import REFUSAL
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
 from finetune_pipeline.serving.classify import classification, parse_classify
 from finetune_pipeline.serving.fallback import Fallback
 from finetune_pipeline.serving.loading import AnyServed, Loaded, load
 from finetune_pipeline.serving.logprobs import logprobs
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
-from finetune_pipeline.serving.served import REFUSAL, Served
+from finetune_pipeline.serving.served import Served
 from finetune_pipeline.serving.sureness import Sureness, sureness
 from finetune_pipeline.spec.model import Task
 

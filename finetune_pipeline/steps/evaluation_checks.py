@@ -98,7 +98,8 @@ GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), on_failure="f
 
 
 @check(
-    "In production, the champion's answers do not fail significantly more often than the previous champion's.",
+    "In production, the champion's answers do not fail significantly more often than the previous champion's, and it keeps the "
+    "error that automation.max_error promises.",
     on_failure="fail",
     live=True,
 )

@@ -20,6 +20,7 @@ from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.definitions import build_definitions
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.evaluation.calibration import PROBABILITY, AutomationPromise, ReleasedProbability, digest_of
 from finetune_pipeline.orchestration import release
 from finetune_pipeline.orchestration.assets import task_checks, task_jobs
 from finetune_pipeline.orchestration.dagster_internals import instigators
@@ -59,7 +60,8 @@ class Automation:
 
     def tick(self, make_sensor: Any, cursor: str | None = None) -> Any:
         """Evaluate a sensor."""
-        arguments = (self.task, task_jobs(self.task)) if make_sensor is drift_sensor else (self.task,)
+        with_jobs = make_sensor in (drift_sensor, champion_sensor)
+        arguments = (self.task, task_jobs(self.task)) if with_jobs else (self.task,)
         sensor = make_sensor(*arguments)
         resources = {name: self.resources[name] for name in sensor.required_resource_keys}
         return sensor(dg.build_sensor_context(instance=self.instance, resources=resources, cursor=cursor))
@@ -403,6 +405,49 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
     assert [event.passed for event in result.asset_events] == [True], "the passing check must be reported once"
     assert world.tick(champion_sensor).skip_message == "version 1 serves again after a rollback from version 2"
     assert check().passed
+
+
+def test_a_broken_promise_is_an_alarm_a_failed_check_and_one_run_where_the_spec_allows_it(world: Automation) -> None:
+    world.set_champion(2)
+    promise = AutomationPromise(threshold=0.9, max_error=0.05)
+    record: dict[str, Any] = {"merged_version": "m"}
+    released = ReleasedProbability(digest=digest_of(record), promise=promise)
+
+    def release(builder: Builder) -> None:
+        builder.facts |= {"model_version": 2, "gates_passed": True}
+        write_json(builder.folder / "model_version.json", record | {PROBABILITY: msgspec.to_builtins(released)})
+
+    world.store.build("colours", "model_version", code_version="1", settings={}, inputs={}, make=release)
+    logs = {**world.project.spec["logs"], "sample_share": 1.0}
+    world.project.write_spec(logs=logs, drift={"action": "tell"})
+
+    def served(n: int, wrong: int, **more: Any) -> list[dict[str, Any]]:
+        common = {**LOG_ROW, "model_version": "colours:2", "output": "red", "passed_on": False, **more}
+        return [
+            {**common, "id": f"{more}-{i}", "input": f"fire {i} {more}"}
+            | {"feedback": {"label": "blue" if i < wrong else "red", "decided": f"2026-05-01T10:{i:02}:00Z"}}
+            for i in range(n)
+        ]
+
+    def write(*rows: dict[str, Any]) -> None:
+        """As `finetune review` writes decisions."""
+        (world.logs.parent / "reviewed-ann.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    write(*served(40, 1), *served(30, 30, passed_on=True))
+    quiet = world.tick(champion_sensor).skip_message
+    assert "1 of 40 drawn and decided answers of version 2" in quiet and "42.9% of 70 rows were passed on" in quiet
+    write(*served(40, 1), *served(30, 30, passed_on=True), *served(20, 12, probability=0.95))
+    result = world.tick(champion_sensor)
+    assert "surely broken since 2026-05-01" in result.skip_reason.skip_message and not result.run_requests
+    _, evaluation = result.asset_events
+    assert (evaluation.check_name, evaluation.passed) == ("champion_serves_well", False)
+    assert evaluation.metadata["promise_wrong"].value == 13
+    assert not task_checks(world.task)[0](**world.resources).passed
+    world.project.write_spec(drift={"action": "start"}, retraining={"rollback": True})
+    (request,) = world.tick(champion_sensor, "2").run_requests
+    assert (request.run_key, request.job_name) == ("promise-2-first", "colours__all")
+    assert "the promised error is broken" in request.tags["finetune/why"]
+    assert registry.champion(world.tracking, "colours") == 2, "the previous version promises nothing better"
 
 
 def test_automation_is_switched_on_and_off_and_tells_its_state_and_nothing_else(

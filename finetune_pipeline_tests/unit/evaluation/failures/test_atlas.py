@@ -152,3 +152,10 @@ def test_the_request_holds_every_group_and_no_text_of_the_sealed_test() -> None:
     lines, page = json.dumps(requests), page_markdown(request_page(atlas, shown_rows, "triage"))
     assert "sealede" not in lines and "sealede" not in page
     assert page.startswith("# Data wanted for triage") and "new rows requested" in page
+    waiting = [{"id": "p", "input": "asked in production", "output": "bug", "probability": 0.4, "user": "u"}]
+    first, *others = request_rows(atlas, shown_rows, "triage", "v1", waiting)
+    assert others == requests and first["collect"] == 1 and first["kind"] == "passed on in production"
+    assert first["rows"] == [{key: value for key, value in waiting[0].items() if key != "user"}]
+    page = page_markdown(request_page(atlas, shown_rows, "triage", waiting))
+    section = page.split("\n## ")[1]
+    assert section.startswith("Passed on in production: 1 row") and "asked in production (answer: bug)" in section
