@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.deciding import answers_to, champion_margin, decide_gain
-from finetune_pipeline.evaluation.judged_facts import People
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
+from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of
 from finetune_pipeline.evaluation.result import Comparison, Decision, Decisions, EvaluationResult, Finalist, Mode
 from finetune_pipeline.evaluation.result_parts import Interval, Scores
@@ -149,7 +151,7 @@ def as_candidate(evaluation: EvaluationResult, finalist: Finalist) -> Evaluation
             "decisions": Decisions(baseline=nothing, simple=finalist.commonest, champion=finalist.champion),
             "never_break": finalist.never_break,
             "score_interval": finalist.score_interval,
-            "people": People(random=rated.model_copy(update={"candidate": rated.base})) if rated else People(),
+            "people": People(rated=0, random=replace(rated, candidate=rated.base) if rated else None),
             "ability": None,
             "robustness": None,
             "judge": None,

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from finetune_pipeline.data.examples import Example, stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.evaluation.ability.drop import Scored
 from finetune_pipeline.evaluation.wording import is_number
 from finetune_pipeline.models.inference.generated import Answer
 
@@ -196,7 +197,8 @@ def _failed_rows(set_facts: Mapping[str, Any]) -> int:
 
 
 def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
-    return {"items": facts["unscored"]} if facts["items"] else {}
+    scored = Scored.of(facts)
+    return {"items": scored.unscored} if scored.items else {}
 
 
 def costs(

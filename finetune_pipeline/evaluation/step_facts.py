@@ -4,7 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People, Similarity
+from finetune_pipeline.evaluation.ability.drop import Ability
+from finetune_pipeline.evaluation.preferences.judge import JudgeFindings, Similarity
+from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Number, Part
 from finetune_pipeline.models.facts import Parity
 from finetune_pipeline.training.audit import SplitAudit

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from finetune_pipeline.evaluation.judged_facts import Ability, AbilityLoss, Category, JudgeFindings, People, Similarity
+from finetune_pipeline.evaluation.ability.drop import Ability, Accuracy, Category, QuestionLoss
+from finetune_pipeline.evaluation.preferences.judge import JudgeFindings, Similarity
+from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import (
     NOTHING,
@@ -44,14 +46,14 @@ def ability_section(evaluation: EvaluationResult) -> Blocks:
 
 def ability_sentences(ability: Ability) -> list[str]:
     sentences = [
-        f"Of {counted(ability.n or 0, 'question')} unrelated to the task, the base model has "
-        f"{percent(ability.before.accuracy)} right and the fine-tuned one {percent(ability.after.accuracy)}: "
+        f"Of {counted(ability.n, 'question')} unrelated to the task, the base model has "
+        f"{_share(ability.before)} right and the fine-tuned one {_share(ability.after)}: "
         f"{_loss_phrase(ability)}, exact McNemar p {p_value(ability.mcnemar_p)}). The likelihood of the correct choice is "
         "compared; nothing is generated."
     ]
     if champion := ability.champion:
         sentences.append(
-            f"The current champion has {percent(champion.before.accuracy)} of {counted(champion.n or 0, 'question')} "
+            f"The current champion has {_share(champion.before)} of {counted(champion.n, 'question')} "
             f"right; against it {_loss_phrase(champion)})."
         )
     if ability.smallest_visible is not None:
@@ -59,7 +61,7 @@ def ability_sentences(ability: Ability) -> list[str]:
             f"This many questions show a loss of {points(ability.smallest_visible, sign=False)} points four times in five; a "
             "smaller one may be missed."
         )
-    if (cost := ability.text) and cost.interval and None not in (cost.before, cost.after, cost.rise):
+    if (cost := ability.text) and cost.interval:
         sentences.append(
             f"Plain text costs {cost.before:.3f} bits per byte before and {cost.after:.3f} after training "
             f"(change {cost.rise:+.3f}, {cost.interval[0]:+.3f} to {cost.interval[1]:+.3f}; more is worse)."
@@ -69,7 +71,11 @@ def ability_sentences(ability: Ability) -> list[str]:
     return sentences
 
 
-def _loss_phrase(loss: AbilityLoss) -> str:
+def _share(rate: Accuracy | None) -> str:
+    return percent(rate.accuracy if rate else None)
+
+
+def _loss_phrase(loss: QuestionLoss) -> str:
     """Return `6.0 points lost (change -11.2 to -1.0; 10 lost, 4 gained`, with the bracket left open."""
     drop = loss.drop or 0.0
     size = f"{abs(100 * drop):.1f} points"
@@ -78,14 +84,12 @@ def _loss_phrase(loss: AbilityLoss) -> str:
     return f"{lost} (change {interval}; {number(loss.lost)} lost, {number(loss.gained)} gained"
 
 
-def _level(category: Category, value: float | None) -> str:
-    return percent(value) if category.unit == "accuracy" else NOTHING if value is None else f"{value:.3f} bits a byte"
+def _level(category: Category, value: float) -> str:
+    return percent(value) if category.unit == "accuracy" else f"{value:.3f} bits a byte"
 
 
 def _change(category: Category) -> str:
     """Format a change with its interval. A drop in accuracy is negative; an increase of a text's cost is positive."""
-    if category.before is None or category.after is None:
-        return NOTHING
     shares, interval = category.unit == "accuracy", category.interval
     change = points(category.after - category.before) if shares else f"{category.after - category.before:+.3f}"
     if interval is None:
@@ -116,9 +120,9 @@ def people_sentences(people: People, task: str) -> list[str]:
         earlier = f" {counted(waiting, 'rating')} of earlier candidates are kept." if waiting else ""
         return [f"Nobody has reviewed these answers yet: {command}{earlier}"]
     sentences = []
-    if ratings := people.random:
+    if (ratings := people.random) and ratings.candidate and ratings.base:
         sentences.append(
-            f"Of {counted(ratings.n or 0, 'answer')} drawn at random, people accept {percent(ratings.candidate.share)} of the "
+            f"Of {counted(ratings.n, 'answer')} drawn at random, people accept {percent(ratings.candidate.share)} of the "
             f"fine-tuned model's ({percent_range(ratings.candidate.interval)}) and {percent(ratings.base.share)} of the base "
             f"model's ({percent_range(ratings.base.interval)}); only the fine-tuned one's in {ratings.only_candidate} cases, only "
             f"the base's in {ratings.only_base} (gain {points(ratings.gain)} points, {points_range(ratings.interval)}, exact p "
@@ -126,7 +130,7 @@ def people_sentences(people: People, task: str) -> list[str]:
         )
     if ratings := people.selected:
         sentences.append(
-            f"Of {counted(ratings.n or 0, 'answer')} picked because they looked wrong or the models differed, "
+            f"Of {counted(ratings.n, 'answer')} picked because they looked wrong or the models differed, "
             f"{ratings.only_candidate} are acceptable from the fine-tuned model alone, {ratings.only_base} from the base "
             f"alone, {ratings.both} from both and {ratings.neither} from neither. They show how the model fails, not how often."
         )

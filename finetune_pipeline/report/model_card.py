@@ -152,14 +152,14 @@ def _results(manifest: Manifest, evaluation: EvaluationResult) -> list[EvalResul
         title = "answers in the declared form"
         results.append(_result(sealed, "valid_answers", title, scores.valid.share, scores.valid.interval, confidence))
     ability = evaluation.ability
-    if ability and ability.items and ability.after.accuracy is not None:
+    if ability and ability.after:
         questions = {
             "task_type": "text-generation",
             "dataset_type": "general_ability",
             "dataset_name": f"general ability, {ability.n} questions besides the task",
         }
         after = ability.after
-        results.append(_result(questions, "accuracy", "accuracy", ability.after.accuracy, after.interval, confidence))
+        results.append(_result(questions, "accuracy", "accuracy", after.accuracy, after.interval, confidence))
     return results
 
 

@@ -9,9 +9,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from finetune_pipeline.data.json_lines import digest_files, json_rows
 from finetune_pipeline.data.review import RATINGS
 from finetune_pipeline.evaluation.compare import SourceOf
+from finetune_pipeline.evaluation.preferences.people import Accepted, AcceptedShare, Agreement, Comment, People, Ratings
 from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
     clustered_share,
@@ -115,15 +118,13 @@ def _finding(place: str, message: str) -> Finding:
 
 SHOWN = 40
 """Number of comments in the summary."""
-Accepted = dict[str, bool]
-"""Which models' answers people accept: {candidate, base}."""
 
 
 def acceptable(rating: Rating, secret: bytes) -> Accepted:
     """Return which models' answers a rating accepts. secret: decides which side of an item is the candidate's."""
     sides = {"A": rating.choice in ("A", "both"), "B": rating.choice in ("B", "both")}
     candidate_side = "A" if candidate_is_a(secret, rating.sheet, rating.id) else "B"
-    return {"candidate": sides[candidate_side], "base": sides["B" if candidate_side == "A" else "A"]}
+    return Accepted(candidate=sides[candidate_side], base=sides["B" if candidate_side == "A" else "A"])
 
 
 def summarise(
@@ -132,17 +133,12 @@ def summarise(
     secret: bytes,
     confidence: float = 0.95,
     sources: SourceOf = None,
-) -> dict[str, Any]:
+) -> People:
     """Summarise the ratings of one candidate.
 
     drawn: per sheet, its examples and how each was drawn (:func:`.sheet.draw`). Ratings of other sheets, and of examples that
     are not on their sheet, are counted as `unknown`. An item rated by several people is acceptable if more than half say
     so. sources: the source of each example, by id; intervals and p count sources.
-
-    Returns rated, unknown, raters {name: items}, random and selected (each None, or {n, only_candidate, only_base,
-    both, neither}; random also candidate and base {acceptable, share, interval}, gain, interval (Tango), p (exact sign
-    test)), agreement (None, or {items, kappa, share} over the items that several people rated), comments [{id, candidate, base,
-    comment, rater}], items {example id: {candidate, base}}.
     """
     votes: dict[str, list[tuple[Rating, Accepted]]] = defaultdict(list)
     draw_kind: dict[str, str] = {}
@@ -156,64 +152,73 @@ def summarise(
         draw_kind[rating.id] = RANDOM if RANDOM in (how_drawn, draw_kind.get(rating.id)) else SELECTED
         votes[rating.id].append((rating, acceptable(rating, secret)))
     items = {
-        example: {name: 2 * sum(accepted[name] for _, accepted in pairs) > len(pairs) for name in ("candidate", "base")}
+        example: Accepted(
+            candidate=2 * sum(accepted.candidate for _, accepted in pairs) > len(pairs),
+            base=2 * sum(accepted.base for _, accepted in pairs) > len(pairs),
+        )
         for example, pairs in votes.items()
     }
     by_kind: dict[str, dict[str, Accepted]] = {RANDOM: {}, SELECTED: {}}
     for example, accepted in items.items():
         by_kind[draw_kind[example]][example] = accepted
-    return {
-        "rated": len(items),
-        "unknown": unknown,
-        "raters": dict(sorted(Counter(r.rater for pairs in votes.values() for r, _ in pairs).items())),
-        "confidence": confidence,
-        RANDOM: _summarise_items(by_kind[RANDOM], confidence, sources, with_shares=True),
-        SELECTED: _summarise_items(by_kind[SELECTED], confidence, sources, with_shares=False),
-        "agreement": _agreement(votes),
-        "comments": [
-            {"id": example, "rater": r.rater, "comment": r.comment, **v}
-            for example, pairs in sorted(votes.items())
-            for r, v in pairs
-            if r.comment
-        ][:SHOWN],
-        "items": items,
-    }
+    comments = [
+        Comment(id=example, rater=r.rater, comment=r.comment, candidate=v.candidate, base=v.base)
+        for example, pairs in sorted(votes.items())
+        for r, v in pairs
+        if r.comment
+    ]
+    return People(
+        rated=len(items),
+        unknown=unknown,
+        raters=dict(sorted(Counter(r.rater for pairs in votes.values() for r, _ in pairs).items())),
+        confidence=confidence,
+        random=_summarise_items(by_kind[RANDOM], confidence, sources, with_shares=True),
+        selected=_summarise_items(by_kind[SELECTED], confidence, sources, with_shares=False),
+        agreement=_agreement(votes),
+        comments=comments[:SHOWN],
+        items=items,
+    )
 
 
 def _summarise_items(
     items: Mapping[str, Accepted], confidence: float, sources: SourceOf, *, with_shares: bool
-) -> dict[str, Any] | None:
+) -> Ratings | None:
     if not items:
         return None
-    n, pairs = len(items), Counter((item["candidate"], item["base"]) for item in items.values())
+    n, pairs = len(items), Counter((item.candidate, item.base) for item in items.values())
     won, lost = pairs[True, False], pairs[False, True]
-    counts: dict[str, Any] = {"n": n, "only_candidate": won, "only_base": lost}
-    counts |= {"both": pairs[True, True], "neither": pairs[False, False]}
-    if with_shares:
-        units = [example if sources is None else sources[example] for example in items]
-        base, candidate = ([float(accepted[name]) for accepted in items.values()] for name in ("base", "candidate"))
-        for name, accepted in (("candidate", candidate), ("base", base)):
-            interval = clustered_share(accepted, units, confidence)[0]
-            counts[name] = {"acceptable": int(sum(accepted)), "share": sum(accepted) / n, "interval": list(interval)}
-        counts |= {
-            "gain": (won - lost) / n,
-            "interval": list(clustered_tango_interval(base, candidate, units, confidence)),
-            "p": cluster_sign_flip([c - b for b, c in zip(base, candidate, strict=True)], units),
-        }
-    return counts
+    ratings = Ratings(n=n, only_candidate=won, only_base=lost, both=pairs[True, True], neither=pairs[False, False])
+    if not with_shares:
+        return ratings
+    units = [example if sources is None else sources[example] for example in items]
+    base, candidate = [float(a.base) for a in items.values()], [float(a.candidate) for a in items.values()]
+
+    def share(accepted: list[float]) -> AcceptedShare:
+        interval = clustered_share(accepted, units, confidence)[0]
+        return AcceptedShare(acceptable=int(sum(accepted)), share=sum(accepted) / n, interval=interval)
+
+    return replace(
+        ratings,
+        candidate=share(candidate),
+        base=share(base),
+        gain=(won - lost) / n,
+        interval=clustered_tango_interval(base, candidate, units, confidence),
+        p=cluster_sign_flip([c - b for b, c in zip(base, candidate, strict=True)], units),
+    )
 
 
-def _agreement(votes: Mapping[str, Sequence[tuple[Rating, Accepted]]]) -> dict[str, Any] | None:
+def _agreement(votes: Mapping[str, Sequence[tuple[Rating, Accepted]]]) -> Agreement | None:
     """Return the agreement on answers rated by two or more people, over all pairs of raters, and Cohen's kappa."""
     several = (votes_of_item for votes_of_item in votes.values() if len(votes_of_item) > 1)
     rated_by_several = [sorted(votes_of_item, key=lambda vote: vote[0].rater) for votes_of_item in several]
     pairs = [
-        (first[name], second[name])
+        pair
         for by_rater in rated_by_several
         for (_, first), (_, second) in combinations(by_rater, 2)
-        for name in ("candidate", "base")
+        for pair in ((first.candidate, second.candidate), (first.base, second.base))
     ]
     if not pairs:
         return None
     kappa = cohens_kappa(*zip(*pairs, strict=True))
-    return {"items": len(rated_by_several), "share": sum(a == b for a, b in pairs) / len(pairs), "kappa": kappa}
+    share = sum(a == b for a, b in pairs) / len(pairs)
+    return Agreement(items=len(rated_by_several), share=share, kappa=kappa)

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
+
 from finetune_pipeline.engine.step import RunInputs, StepContext
-from finetune_pipeline.evaluation.ability.drop import Row, ability_drop, read_rows
+from finetune_pipeline.evaluation.ability.drop import Ability, AbilityLoss, Row, Scored, ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.items import Item, digest_items, load_items
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.jobs import AbilityJob
@@ -42,10 +44,10 @@ def ability_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
     }
 
 
-def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
+def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> Scored:
     spec, ability = context.spec, context.spec.ability
     if not asked_items(context.task):
-        return {"items": 0, "sentence": "nothing to ask: ability.suite is false, and there are no files"}
+        return Scored(items=0, sentence="nothing to ask: ability.suite is false, and there are no files")
     facts = context.launch(
         AbilityJob(
             model=model,
@@ -60,36 +62,37 @@ def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, 
             precision=spec.evaluation.precision,
         )
     )
-    context.refuse_changed("files of the section ability", facts["asked_digest"], context.run_inputs.ability)
-    return facts
+    scored = Scored.of(facts)
+    context.refuse_changed("files of the section ability", scored.asked_digest, context.run_inputs.ability)
+    return scored
 
 
-def make_base_ability(context: StepContext) -> dict[str, Any]:
+def make_base_ability(context: StepContext) -> Scored:
     """Compute the base model's answers, once for all candidates."""
     return _score(context, context.inputs["base_model"].folder, None, "base_ability", context.out)
 
 
-def make_general_ability(context: StepContext) -> dict[str, Any]:
+def make_general_ability(context: StepContext) -> Ability:
     """Compute the candidate's answers and its loss against the base and the champion (evaluation.ability.drop.ability_drop)."""
     if reason := context.inputs["merged_model"].skipped:
-        return {"items": 0, "not_asked": reason, "sentence": reason}
+        return Ability(items=0, not_asked=reason, sentence=reason)
     if hosted := read_hosted(context.inputs["merged_model"].folder):
         reason = f"{hosted.place} returns no likelihoods, which scoring general ability needs."
-        return {"items": 0, "not_asked": reason, "sentence": reason}
+        return Ability(items=0, not_asked=reason, sentence=reason)
     if not KINDS[context.inputs["merged_model"].facts["kind"]].generates:
         reason = "A classifier can answer nothing but its labels, so it has no general ability to lose."
-        return {"items": 0, "not_asked": reason, "sentence": reason}
+        return Ability(items=0, not_asked=reason, sentence=reason)
     model = served(context.inputs["merged_model"], context.inputs["base_model"])
-    facts = _score(context, model.model, model.adapter, "general_ability", context.out)
-    if not facts["items"]:
-        return facts
+    scored = _score(context, model.model, model.adapter, "general_ability", context.out)
+    if not scored.items:
+        return Ability(**asdict(scored))
     before = read_rows(context.inputs["base_ability"].folder)
     after, confidence = read_rows(context.out), context.spec.gates.confidence
     against_champion = _against_champion(context, after, confidence)
-    return {**facts, **ability_drop(before, after, confidence), "champion": against_champion}
+    return Ability(**asdict(scored), **asdict(ability_drop(before, after, confidence)), champion=against_champion)
 
 
-def _against_champion(context: StepContext, candidate: Sequence[Row], confidence: float) -> dict[str, Any] | None:
+def _against_champion(context: StepContext, candidate: Sequence[Row], confidence: float) -> AbilityLoss | None:
     if not context.run_inputs.champion or context.run_inputs.champion_kind != "tuned":
         return None  # a simple model has no general ability, and a prompt that of its base
     champion, base = champion_of(context)
@@ -97,6 +100,4 @@ def _against_champion(context: StepContext, candidate: Sequence[Row], confidence
         return None  # no likelihoods to compare with
     model, out = served(champion, base), context.out / "champion"
     _score(context, model.model, model.adapter, "general_ability", out)
-    drop = ability_drop(read_rows(out), candidate, confidence)
-    keys = ("n", "before", "after", "drop", "interval", "lost", "gained", "mcnemar_p", "categories")
-    return {name: drop[name] for name in keys if name in drop}
+    return ability_drop(read_rows(out), candidate, confidence)

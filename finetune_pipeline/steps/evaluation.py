@@ -18,6 +18,7 @@ from finetune_pipeline.data.split.ledger import ENTRY, LEDGER, SPLITS, read_ledg
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.ability.drop import Ability
 from finetune_pipeline.evaluation.automation import ON_VALIDATION
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
@@ -32,6 +33,8 @@ from finetune_pipeline.evaluation.predictions import (
     read_test_rows,
     write_test_rows,
 )
+from finetune_pipeline.evaluation.preferences.judge import JudgeReview
+from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
@@ -304,17 +307,17 @@ def _current_ladder(context: StepContext) -> Ladder | None:
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:
     """Collect the facts of earlier steps. rows: predictions, for the tokens of a request."""
     inputs = context.inputs
-    adapter, quality, judge = inputs["adapter"], inputs["data_quality"].facts, inputs["judge_review"].facts
+    adapter, quality, review = inputs["adapter"], inputs["data_quality"].facts, inputs["judge_review"].read(JudgeReview)
     return StepFacts.model_validate(
         {
             "baseline": {**inputs["few_shot_baseline"].facts, **inputs["advice"].facts},
             "training": None if adapter.skipped else training_of(adapter),
             "data": {name: dict(inputs[name].facts) for name in DATA_STEPS},
             "parity": None if adapter.skipped else inputs["merged_model"].facts["parity"],
-            "ability": dict(inputs["general_ability"].facts),
-            "people": dict(inputs["human_review"].facts),
-            "judge": judge["judge"],
-            "similarity": judge["similarity"],
+            "ability": inputs["general_ability"].read(Ability),
+            "people": inputs["human_review"].read(People),
+            "judge": review.judge,
+            "similarity": review.similarity,
             "supervision": _supervision(adapter),
             "cost": _cost(context, rows),
             "quality": {key: quality.get(key) for key in ("passed", "parts", "tokens")},

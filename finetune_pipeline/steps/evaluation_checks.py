@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.ability.drop import Ability, Scored
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
-from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings
 from finetune_pipeline.evaluation.predictions import failed_test_rows
+from finetune_pipeline.evaluation.preferences.judge import JudgeReview
+from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.production.drift import DriftReport
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
@@ -34,26 +36,26 @@ def _gate(name: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
 
 @check("Every item of general ability was scored.")
 def ability_scored(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    if not f["items"]:
-        return CheckResult(True, f["sentence"])
-    return CheckResult(f["unscored"] == 0, f"{f['items']} items, {f['unscored']} could not be scored")
+    scored = artifact.read(Scored)
+    if not scored.items:
+        return CheckResult(True, scored.sentence)
+    return CheckResult(scored.unscored == 0, f"{scored.items} items, {scored.unscored} could not be scored")
 
 
 @check("The base model's general ability is kept (gate general_ability).", on_failure="warn")
 def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    if not f["items"]:
-        return CheckResult(True, f["sentence"])
-    gate, figures = general_ability(spec, Ability.model_validate(f)), ("categories", "lost_items")
-    return CheckResult(gate.passed, gate.message, {name: f[name] for name in figures})
+    ability = artifact.read(Ability)
+    if not ability.items:
+        return CheckResult(True, ability.sentence)
+    gate, categories = general_ability(spec, ability), {n: c.to_json() for n, c in ability.categories.items()}
+    return CheckResult(gate.passed, gate.message, {"categories": categories, "lost_items": ability.lost_items})
 
 
 @check("Every submitted rating was read and belongs to this sheet.", on_failure="warn")
 def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    faulty, unknown = sum(f["by_rule"].values()), f["unknown"]
-    judged = f"{f['rated']} answers rated by {len(f['raters'])} people"
+    people = artifact.read(People)
+    faulty, unknown = sum(people.by_rule.values()), people.unknown
+    judged = f"{people.rated} answers rated by {len(people.raters)} people"
     return CheckResult(not faulty and not unknown, f"{judged}; {faulty} lines unreadable, {unknown} of unknown items")
 
 
@@ -62,12 +64,11 @@ def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     on_failure="warn",
 )
 def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    findings = artifact.facts["judge"]
+    findings = artifact.read(JudgeReview).judge
     if findings is None:
         return CheckResult(spec.evaluation.judge is None, "the spec has no judge")
-    figures = {k: findings[k] for k in ("kappa", "interval", "consistent", "rated")}
-    believed = findings["believed"] is True and not findings["refused"]
-    return CheckResult(believed, " ".join(judge_sentences(JudgeFindings.model_validate(findings))), figures)
+    figures = {k: getattr(findings, k) for k in ("kappa", "interval", "consistent", "rated")}
+    return CheckResult(findings.believed, " ".join(judge_sentences(findings)), figures)
 
 
 @check("`champion` never points to a version that failed a gate.", on_failure="fail")

@@ -2,15 +2,18 @@
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import SKIPPED, Artifact, ArtifactStore
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
-from finetune_pipeline.evaluation.preferences.judge import Judge, prediction_pairs
-from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, people_choices, similar
+from finetune_pipeline.evaluation.preferences.judge import Judge, JudgeReview, prediction_pairs
+from finetune_pipeline.evaluation.preferences.people import People, people_choices
+from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, similar
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by_rule
@@ -46,7 +49,7 @@ def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -
     return name, make_sheet(name, drawn, *both_answers(predictions), texts, secret)
 
 
-def make_human_review(context: StepContext) -> dict[str, Any]:
+def make_human_review(context: StepContext) -> People:
     """Summarise ratings of the current candidate's answers; ratings of earlier ones are only counted."""
     reviews = context.task.folder / "reviews"
     ratings, findings = read_ratings(reviews)
@@ -55,23 +58,24 @@ def make_human_review(context: StepContext) -> dict[str, Any]:
     current_ratings = [r for r in ratings if r.sheet in sheets]
     drawn = {sheet: drawn_items(predictions, context.task, sheets[sheet][1], secret) for sheet in sorted(sheets)}
     sources = read_test_rows(predictions.folder).sources
-    facts = summarise(current_ratings, drawn, secret, context.spec.gates.confidence, sources)
+    people = summarise(current_ratings, drawn, secret, context.spec.gates.confidence, sources)
     write_rows(context.out / "findings.jsonl", as_rows(findings))
     context.refuse_changed("ratings", ratings_digest(reviews), context.run_inputs.ratings)
-    return {**facts, "of_earlier_candidates": len(ratings) - len(current_ratings), "by_rule": count_by_rule(findings)}
+    earlier = len(ratings) - len(current_ratings)
+    return replace(people, of_earlier_candidates=earlier, by_rule=count_by_rule(findings))
 
 
-def make_judge_review(context: StepContext) -> dict[str, Any]:
-    """Return {judge, similarity} (see evaluation.preferences.qualify); each None if not in the spec. Raises FindingsError if
-    the judge's endpoint or the embedding model cannot be used."""
+def make_judge_review(context: StepContext) -> JudgeReview:
+    """Ask the judge and the embedding model of the spec. Raises FindingsError if the judge's endpoint or the embedding model
+    cannot be used."""
     settings, predictions = context.spec.evaluation, context.inputs["test_predictions"]
     if settings.judge is None and settings.similarity is None:
-        return {"judge": None, "similarity": None}
+        return JudgeReview(judge=None, similarity=None)
     if reason := predictions.facts["untrained"]:
-        return {"judge": None, "similarity": None, SKIPPED: reason}
+        return JudgeReview(judge=None, similarity=None, not_made=reason)
     test = read_test_rows(predictions.folder)
     pairs = prediction_pairs(*both_answers(predictions), test.texts)
-    people = people_choices(context.inputs["human_review"].facts["items"])
+    people = people_choices(context.inputs["human_review"].read(People).items)
     judge = similarity = None
     if settings.judge is not None:
         try:
@@ -88,7 +92,7 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
             similarity = similar(pairs, people, settings.similarity, context.spec.gates.confidence, test.sources)
         except (FileNotFoundError, ValueError) as error:
             raise _problem("similarity", error, "correct it, or use: hashed") from error
-    return {"judge": judge, "similarity": similarity}
+    return JudgeReview(judge=judge, similarity=similarity)
 
 
 def _problem(key: str, error: Exception, fix: str) -> FindingsError:

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import asdict
 
-from finetune_pipeline.evaluation.ability.drop import ability_drop
+from finetune_pipeline.evaluation.ability.drop import Ability, ability_drop
 from finetune_pipeline.evaluation.ability.items import suite
 from finetune_pipeline.evaluation.ability.scoring import score_items
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
-from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline_tests.shared import bundled_base
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
@@ -47,8 +47,8 @@ def test_the_base_model_knows_things_chance_does_not(rows: tuple[list[dict], lis
 
 
 def test_an_overtrained_model_is_stopped(rows: tuple[list[dict], list[dict]]) -> None:
-    facts = {"items": len(ITEMS), **ability_drop(*rows)}
-    gate = general_ability(spec(), Ability.model_validate(facts))
+    loss = ability_drop(*rows)
+    gate = general_ability(spec(), Ability(items=len(ITEMS), **asdict(loss)))
     assert not gate.passed
-    assert facts["interval"][0] > 0, facts  # the loss is significant
-    assert facts["text"]["interval"][0] > 0
+    assert loss.interval and loss.interval[0] > 0, loss  # the loss is significant
+    assert loss.text and loss.text.interval and loss.text.interval[0] > 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import scipy
 
+from finetune_pipeline.evaluation.ability.drop import Scored
 from finetune_pipeline.evaluation.ability.items import ROWS, Item, digest_items, load_items
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.jobs import AbilityJob
@@ -16,7 +17,7 @@ from finetune_pipeline.models.inference.generated import Answer
 _UNSCORED: dict[str, Any] = {"right": None, "probability": None, "bits_per_byte": None, "error": ""}
 
 
-def ability(job: AbilityJob) -> tuple[dict[str, Any], dict[str, Any]]:
+def ability(job: AbilityJob) -> tuple[Scored, dict[str, Any]]:
     """Run a job of :class:`finetune_pipeline.jobs.AbilityJob`. Returns (facts, measured)."""
     items = load_items(job.files, job.limit, job.suite)
     out = job.out
@@ -26,8 +27,7 @@ def ability(job: AbilityJob) -> tuple[dict[str, Any], dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     (out / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     unscored = sum(bool(r["error"]) for r in rows)
-    facts = {"asked_digest": digest_items(items), "items": len(rows), "unscored": unscored}
-    return facts, {"answers": close_cache(cache)}
+    return Scored(asked_digest=digest_items(items), items=len(rows), unscored=unscored), {"answers": close_cache(cache)}
 
 
 def score_items(

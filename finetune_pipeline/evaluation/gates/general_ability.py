@@ -2,8 +2,8 @@
 
 import math
 
+from finetune_pipeline.evaluation.ability.drop import Ability
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
-from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -31,7 +31,7 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
         return Outcome(False, None, limit, "General ability was not measured.")
     low, high = ability.interval
     message = (
-        f"{points(-ability.drop)} points on {counted(ability.n or 0, 'question')} besides the task "
+        f"{points(-ability.drop)} points on {counted(ability.n, 'question')} besides the task "
         f"(interval {points_range((-high, -low))}); a loss of {points(limit, sign=False)} points must be ruled out."
     )
     passed = high < limit
@@ -43,7 +43,7 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
         message += f" Of the benchmarks, {lost}."
         passed = False
     if text := ability.text:
-        if not text.before or text.before < 0 or text.rise is None or text.interval is None:
+        if text.before <= 0 or text.interval is None:
             return Outcome(False, None, limit, "The bits per byte on plain text were not measured.")
         bound, allowed = text.interval[1] / text.before, spec.gates.max_text_loss
         message += f" Plain text costs {text.rise / text.before:+.1%} bits (surely at most {bound:+.1%}; allowed {allowed:+.0%})."

@@ -1,7 +1,7 @@
 """Gate: people accept enough of the answers."""
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, LeastRows, Outcome, gate
-from finetune_pipeline.evaluation.judged_facts import People, Ratings
+from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.spec.model import TaskSpec
@@ -31,13 +31,14 @@ def human_review(spec: TaskSpec, people: People | None) -> Outcome:
     min_rated, required_share = spec.gates.min_rated, spec.gates.min_accepted
     if not min_rated:
         return Outcome("not_asked", None, required_share, "The spec asks for no human review.")
-    ratings = (people.random if people else None) or Ratings()
-    n, share, interval = ratings.n or 0, ratings.candidate.share, ratings.candidate.interval
-    if n < min_rated or share is None or interval is None:
+    ratings = people.random if people else None
+    n, accepted = ratings.n if ratings else 0, ratings.candidate if ratings else None
+    if n < min_rated or accepted is None:
         message = f"People have judged {n} of {min_rated} answers drawn at random."
         return Outcome(False, None, required_share, message)
+    interval = accepted.interval
     message = (
-        f"People accept {percent(share)} of {counted(n, 'answer')} drawn at random ({percent_range(interval)}); surely "
+        f"People accept {percent(accepted.share)} of {counted(n, 'answer')} drawn at random ({percent_range(interval)}); surely "
         f"{percent(required_share)} are asked for."
     )
     return Outcome(interval[0] >= required_share, interval[0], required_share, message)

@@ -1,7 +1,7 @@
 """Gate: a judge model that agrees with people prefers the candidate."""
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, LeastRows, Outcome, gate
-from finetune_pipeline.evaluation.judged_facts import JudgeFindings
+from finetune_pipeline.evaluation.preferences.judge import JudgeFindings
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.spec.model import TaskSpec
@@ -33,11 +33,11 @@ def judge(spec: TaskSpec, findings: JudgeFindings | None) -> Outcome:
     required_share = spec.gates.min_preferred
     if not required_share:
         return Outcome("not_asked", None, required_share, "The spec asks for no judge.")
-    if findings is None or findings.believed is not True:
+    if findings is None or not findings.believed:
         why = "; ".join(findings.refused if findings else []) or "none was asked"
         return Outcome(False, None, required_share, f"No judge can be trusted: {why}.")
     preferred = findings.verdict
-    if preferred is None or preferred.share is None or preferred.interval is None:
+    if preferred is None or preferred.share is None:
         return Outcome(False, None, required_share, "The judge decided no pair.")
     low = preferred.interval[0]
     message = (

@@ -5,15 +5,81 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
+import msgspec
+
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.correctness import scored_text
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.openai_endpoint import Spent, ask
+from finetune_pipeline.evaluation.statistics.proportions import SignTest, sign_test
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.models.inference.generated import Answer
 
 Choice = Literal["a", "b", "tie", "failed"]
 """Which answer is better; `failed`: unknown, because the request failed. Never a guess."""
+
+
+class Verdict(SignTest, frozen=True, kw_only=True):
+    """A judge's verdict on pairs: a sign test of `b` against `a`. equal: pairs of equal answers; choices: by id."""
+
+    failed: int
+    equal: int
+    choices: dict[str, Choice]
+
+
+class JudgeFindings(Facts, frozen=True, kw_only=True):
+    """A judge model: whether it is trusted, and what it prefers (qualify.judged_pairs).
+
+    Attributes:
+        refused: Reasons not to trust it.
+        rated: Pairs rated by people that it could judge; failed: pairs that it could not; equal: pairs of equal answers.
+        kappa: Agreement with people, beyond chance, with its interval; agreement: share of pairs.
+        consistent: Share judged the same in both orders.
+        place: Sign test of position bias; length: of errors towards the longer answer; padding: of a preference for answers
+            with empty words added.
+        verdict: Of the candidate against the base model on the whole test; None if it is not trusted.
+        failures: The first failed requests.
+    """
+
+    name: str
+    believed: bool
+    refused: list[str]
+    rated: int = 0
+    failed: int = 0
+    equal: int = 0
+    kappa: float | None = None
+    interval: tuple[float, float] | None = None
+    agreement: float | None = None
+    consistent: float | None = None
+    place: SignTest = sign_test([])
+    length: SignTest = sign_test([])
+    padding: SignTest = sign_test([])
+    verdict: Verdict | None = None
+    failures: list[str] = []
+    spent: Spent = msgspec.field(default_factory=Spent)
+
+
+class Similarity(Facts, frozen=True, kw_only=True):
+    """Likeness to the reference answers by embeddings (qualify.similar). kappa: of preferring the nearer answer with people."""
+
+    model: str
+    n: int
+    base: float
+    candidate: float
+    gain: float
+    interval: tuple[float, float] | None
+    rated: int
+    kappa: float | None
+    kappa_interval: tuple[float, float] | None
+
+
+class JudgeReview(Facts, frozen=True, kw_only=True):
+    """Facts of judge_review; each None if it is not in the spec. not_made: why nothing was asked."""
+
+    judge: JudgeFindings | None
+    similarity: Similarity | None
+    not_made: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
+
+from msgspec import structs
 
 from finetune_pipeline.evaluation.compare import SourceOf
-from finetune_pipeline.evaluation.judged_facts import JudgeFindings, Preferred
 from finetune_pipeline.evaluation.preferences.embeddings import embed
-from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, Pair
-from finetune_pipeline.evaluation.statistics.proportions import sign_test
+from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, JudgeFindings, Pair, Similarity, Verdict
+from finetune_pipeline.evaluation.statistics.proportions import SignTest, sign_test
 from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval, paired_bootstrap_mean
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.spec.evaluation import JudgeSpec
@@ -30,17 +30,6 @@ TIE_DISTANCE = 0.02
 """Answers whose similarity to the reference differs by less count as tied."""
 
 
-def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]:
-    """People's preference per example, from which answers they accept (review.ratings.summarise: `items`): `b` is the
-    candidate; both or neither is a tie."""
-    choices: dict[str, Choice] = {}
-    for i, accepted in items.items():
-        choices[i] = "tie"
-        if accepted["candidate"] != accepted["base"]:
-            choices[i] = "b" if accepted["candidate"] else "a"
-    return choices
-
-
 def judged_pairs(
     judge: Judge,
     pairs: Sequence[Pair],
@@ -48,7 +37,7 @@ def judged_pairs(
     settings: JudgeSpec,
     confidence: float = 0.95,
     sources: SourceOf = None,
-) -> dict[str, Any]:
+) -> JudgeFindings:
     """Qualify a judge by the pairs people rated; if it passes, ask it about up to `settings.rows` of all pairs, drawn by id.
 
     Pairs of equal answers are not shown to it.
@@ -56,25 +45,21 @@ def judged_pairs(
     Args:
         confidence: Of the verdict's interval.
         sources: What each example was made from, by id; agreement and verdict count these.
-
-    Returns:
-        The fields of JudgeFindings, with the `choices` by id in the verdict; equal (number of rated pairs with equal answers),
-        failures and spent.
     """
     rated = [pair for pair in pairs if pair.id in people]
     differing = [pair for pair in rated if pair.a != pair.b]
     findings = qualify(judge, differing, [people[pair.id] for pair in differing], settings, sources)
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"judged {pair.id}".encode()).digest())[: settings.rows]
     verdict = _verdict(judge, drawn, confidence, sources) if findings.believed else None
-    if verdict and (unjudged := _unjudged(verdict["failed"], len(verdict["choices"]))):
-        findings, verdict = findings.model_copy(update={"believed": False, "refused": unjudged}), None
-    return {
-        **findings.model_dump(mode="json"),
-        "equal": len(rated) - len(differing),
-        "verdict": verdict,
-        "failures": judge.failures[:SHOWN_FAILURES],
-        "spent": asdict(judge.spent),
-    }
+    if verdict and (unjudged := _unjudged(verdict.failed, len(verdict.choices))):
+        findings, verdict = structs.replace(findings, believed=False, refused=unjudged), None
+    return structs.replace(
+        findings,
+        equal=len(rated) - len(differing),
+        verdict=verdict,
+        failures=judge.failures[:SHOWN_FAILURES],
+        spent=judge.spent,
+    )
 
 
 def qualify(
@@ -97,18 +82,22 @@ def qualify(
     padded = [_combined(*choices) for choices in _judge_both_orders(judge, padded_pairs)]
     findings = JudgeFindings(
         name=judge.name,
+        believed=False,
+        refused=[],
         rated=n,
         failed=len(pairs) - n,
         kappa=cohens_kappa(human, model) if valid else None,
         interval=kappa_interval(human, model, _units(judged, sources)) if valid else None,
         agreement=sum(x == y for x, y in zip(human, model, strict=True)) / n if valid else None,
         consistent=sum(first == second for first, second in in_both_orders) / n if valid else None,
-        place=_bias([1 if first == "a" else -1 for first, second in in_both_orders if second == _SWAPPED.get(first)]),
+        place=sign_test(
+            [1 if first == "a" else -1 for first, second in in_both_orders if second == _SWAPPED.get(first)]
+        ),
         length=_length_bias(judged, human, model),
-        padding=_bias([_SIGNS[choice] for choice in padded if choice != "failed"]),
+        padding=sign_test([_SIGNS[choice] for choice in padded if choice != "failed"]),
     )
     refused = _reasons_to_refuse(findings, settings)
-    return findings.model_copy(update={"believed": not refused, "refused": refused})
+    return structs.replace(findings, believed=not refused, refused=refused)
 
 
 def _judge_both_orders(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice]]:
@@ -125,18 +114,14 @@ def _combined(first: Choice, second: Choice) -> Choice:
     return first if first == second else "tie"
 
 
-def _length_bias(pairs: Sequence[Pair], human: Sequence[Choice], model: Sequence[Choice]) -> Preferred:
+def _length_bias(pairs: Sequence[Pair], human: Sequence[Choice], model: Sequence[Choice]) -> SignTest:
     """Sign test of the judge's errors: a win is one in favour of the longer answer."""
     favours_longer = [
         (choice == "a") == (len(pair.a) > len(pair.b))
         for pair, preferred, choice in zip(pairs, human, model, strict=True)
         if choice not in (preferred, "tie") and len(pair.a) != len(pair.b)
     ]
-    return _bias([1 if longer else -1 for longer in favours_longer])
-
-
-def _bias(signs: Sequence[int]) -> Preferred:
-    return Preferred.model_validate(sign_test(signs))
+    return sign_test([1 if longer else -1 for longer in favours_longer])
 
 
 def _reasons_to_refuse(findings: JudgeFindings, settings: JudgeSpec) -> list[str]:
@@ -173,21 +158,21 @@ def _unjudged(failed: int, n: int) -> list[str]:
     return [f"{counted(failed, 'pair')} of {n} could not be judged"] if failed > MAX_FAILED * n else []
 
 
-def _is_significant(bias: Preferred) -> bool:
-    return bias.p is not None and bias.p < SIGNIFICANCE
+def _is_significant(bias: SignTest) -> bool:
+    return bias.p < SIGNIFICANCE
 
 
-def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float, sources: SourceOf) -> dict[str, Any]:
-    """The judge's verdict on pairs: a sign test of `b` against `a`, `failed`, `equal`, and `choices` by id."""
+def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float, sources: SourceOf) -> Verdict:
     differing = [pair for pair in pairs if pair.a != pair.b]
     choices = [_combined(*in_both_orders) for in_both_orders in _judge_both_orders(judge, differing)]
     judged = [(pair, _SIGNS[choice]) for pair, choice in zip(differing, choices, strict=True) if choice != "failed"]
-    return {
-        **sign_test([sign for _, sign in judged], _units([pair for pair, _ in judged], sources), confidence),
-        "failed": choices.count("failed"),
-        "choices": {pair.id: choice for pair, choice in zip(differing, choices, strict=True)},
-        "equal": len(pairs) - len(differing),
-    }
+    test = sign_test([sign for _, sign in judged], _units([pair for pair, _ in judged], sources), confidence)
+    return Verdict(
+        **structs.asdict(test),
+        failed=choices.count("failed"),
+        choices={pair.id: choice for pair, choice in zip(differing, choices, strict=True)},
+        equal=len(pairs) - len(differing),
+    )
 
 
 def _units(pairs: Sequence[Pair], sources: SourceOf) -> list[str]:
@@ -197,7 +182,7 @@ def _units(pairs: Sequence[Pair], sources: SourceOf) -> list[str]:
 
 def similar(
     pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, confidence: float, sources: SourceOf = None
-) -> dict[str, Any]:
+) -> Similarity:
     """Compare how similar the answers of base and candidate are to the reference, by the cosine of their embeddings.
 
     The result also says how well preferring the nearer answer agrees with people; kappa is None without ratings or if it is
@@ -218,14 +203,14 @@ def similar(
             model_choices.append("tie" if abs(after - before) < TIE_DISTANCE else nearer)
     interval = paired_bootstrap_mean(base, candidate, confidence, _units(pairs, sources))
     base_mean, candidate_mean = (sum(similarities) / len(pairs) for similarities in (base, candidate))
-    return {
-        "model": model,
-        "n": len(pairs),
-        "base": base_mean,
-        "candidate": candidate_mean,
-        "gain": candidate_mean - base_mean,
-        "interval": interval,
-        "rated": len(human),
-        "kappa": cohens_kappa(human, model_choices) if human else None,
-        "kappa_interval": kappa_interval(human, model_choices, _units(rated, sources)) if human else None,
-    }
+    return Similarity(
+        model=model,
+        n=len(pairs),
+        base=base_mean,
+        candidate=candidate_mean,
+        gain=candidate_mean - base_mean,
+        interval=interval,
+        rated=len(human),
+        kappa=cohens_kappa(human, model_choices) if human else None,
+        kappa_interval=kappa_interval(human, model_choices, _units(rated, sources)) if human else None,
+    )

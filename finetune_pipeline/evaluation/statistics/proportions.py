@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import scipy
+
+from finetune_pipeline.engine.facts import Facts
 
 Interval = tuple[float, float]
 Values = Sequence[float]
@@ -194,21 +195,32 @@ def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_
     return (hits + 1) / (resamples + 1)
 
 
-def sign_test(signs: Sequence[int], clusters: Units | None = None, confidence: float = 0.95) -> dict[str, Any]:
+class SignTest(Facts, frozen=True, kw_only=True):
+    """Preferences between two answers. `share`: wins among the decided ones with its Wilson `interval`; `p`: two-sided."""
+
+    wins: int
+    losses: int
+    ties: int
+    n: int
+    share: float | None
+    interval: Interval
+    p: float
+
+
+def sign_test(signs: Sequence[int], clusters: Units | None = None, confidence: float = 0.95) -> SignTest:
     """Test preferences between two answers, each a win (1), a loss (-1) or a tie (0).
 
-    Returns {wins, losses, ties, n, share, interval, p}. `share`: wins among the decided ones with its Wilson `interval`; `p`:
-    two-sided. With `clusters` (one per answer), both count sources. If nothing is decided: share null, interval (0, 1), p 1.
+    With `clusters` (one per answer), interval and p count sources. If nothing is decided: share null, interval (0, 1), p 1.
     """
     decided = [sign for sign in signs if sign]
     units = [i if clusters is None else clusters[i] for i, sign in enumerate(signs) if sign]
     won = [float(sign > 0) for sign in decided]
-    return {
-        "wins": int(sum(won)),
-        "losses": len(decided) - int(sum(won)),
-        "ties": len(signs) - len(decided),
-        "n": len(signs),
-        "share": sum(won) / len(won) if won else None,
-        "interval": list(clustered_share(won, units, confidence)[0]) if won else [0.0, 1.0],
-        "p": cluster_sign_flip(decided, units) if decided else 1.0,
-    }
+    return SignTest(
+        wins=int(sum(won)),
+        losses=len(decided) - int(sum(won)),
+        ties=len(signs) - len(decided),
+        n=len(signs),
+        share=sum(won) / len(won) if won else None,
+        interval=clustered_share(won, units, confidence)[0] if won else (0.0, 1.0),
+        p=cluster_sign_flip(decided, units) if decided else 1.0,
+    )

@@ -9,7 +9,8 @@ import pytest
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, Pair, prediction_pairs
-from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, people_choices, qualify, similar
+from finetune_pipeline.evaluation.preferences.people import Accepted, people_choices
+from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, qualify, similar
 from finetune_pipeline.spec.evaluation import JudgeSpec
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import Server, openai_server
@@ -55,13 +56,13 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(se
     pairs, people = rated()
     new = [Pair(f"n{i}", "How many?", "It is 7", "It is 8", "It is 7" if i < 12 else "It is 9") for i in range(15)]
     judged = judged_pairs(judge(server.url, "fair"), [*pairs, *new], said_by(pairs, people), ASKED)
-    assert judged["believed"] and judged["refused"] == []
-    assert judged["kappa"] > 0.8 and judged["consistent"] == 1.0
-    choices = [judged["verdict"]["choices"][pair.id] for pair in new]
-    assert choices == ["b"] * 12 + ["tie"] * 3 and judged["verdict"]["failed"] == 0
+    assert judged.believed and judged.refused == []
+    assert judged.kappa > 0.8 and judged.consistent == 1.0
+    choices = [judged.verdict.choices[pair.id] for pair in new]
+    assert choices == ["b"] * 12 + ["tie"] * 3 and judged.verdict.failed == 0
     silent = judged_pairs(judge(server.url, "shy"), [*pairs, *new], said_by(pairs, people), ASKED)
-    assert (silent["believed"], silent["verdict"]) == (False, None), "what it can judge of the test is no sample of it"
-    assert silent["refused"] == [
+    assert (silent.believed, silent.verdict) == (False, None), "what it can judge of the test is no sample of it"
+    assert silent.refused == [
         f"15 pairs of {len([pair for pair in [*pairs, *new] if pair.a != pair.b])} could not be judged"
     ]
 
@@ -77,8 +78,8 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(se
 def test_a_biased_judge_is_refused_and_gives_no_verdict(server: Server, mind: str, reason: str) -> None:
     pairs, people = rated()
     judged = judged_pairs(judge(server.url, mind), pairs, said_by(pairs, people), ASKED)
-    assert judged["believed"] is False and judged["verdict"] is None
-    assert any(sentence.startswith(reason) for sentence in judged["refused"]), judged["refused"]
+    assert judged.believed is False and judged.verdict is None
+    assert any(sentence.startswith(reason) for sentence in judged.refused), judged.refused
 
 
 def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Server) -> None:
@@ -120,21 +121,21 @@ def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: 
     same = [Pair(f"s{i}", "?", "It is 4", "It is 4", "It is 4") for i in range(20)]
     choices = said_by(pairs, people)
     judgement = judged_pairs(fair, [*pairs, *same], {**choices, "s1": "tie"}, ASKED)
-    assert (judgement["believed"], judgement["rated"], judgement["equal"]) == (True, 58, 3)
-    verdict = judgement["verdict"]
-    assert verdict["equal"] == 22 and set(verdict["choices"]) == {pair.id for pair in pairs if pair.a != pair.b}
+    assert (judgement.believed, judgement.rated, judgement.equal) == (True, 58, 3)
+    verdict = judgement.verdict
+    assert verdict.equal == 22 and set(verdict.choices) == {pair.id for pair in pairs if pair.a != pair.b}
     better = sum(right(p.reference, p.b) and not right(p.reference, p.a) for p in pairs)
-    assert verdict["wins"] == better
-    surer = judged_pairs(fair, [*pairs, *same], choices, ASKED, 0.99)["verdict"]
-    assert surer["interval"][0] < verdict["interval"][0] - 0.01, "at gates.confidence"
+    assert verdict.wins == better
+    surer = judged_pairs(fair, [*pairs, *same], choices, ASKED, 0.99).verdict
+    assert surer.interval[0] < verdict.interval[0] - 0.01, "at gates.confidence"
     of_three = {pair.id: f"document {i % 3}" for i, pair in enumerate([*pairs, *same])}
     clumped = judged_pairs(fair, [*pairs, *same], choices, ASKED, sources=of_three)
-    of_sources = clumped["verdict"]
-    assert of_sources["share"] == verdict["share"] and of_sources["interval"][0] < verdict["interval"][0]
-    assert of_sources["p"] >= 0.25, "three documents cannot say less"
-    assert clumped["interval"] != judgement["interval"], "kappa counts documents, too"
-    few = judged_pairs(fair, pairs, choices, ASKED.model_copy(update={"rows": 10}))["verdict"]
-    assert few["n"] + few["equal"] == 10 and set(few["choices"]) < set(verdict["choices"])
+    of_sources = clumped.verdict
+    assert of_sources.share == verdict.share and of_sources.interval[0] < verdict.interval[0]
+    assert of_sources.p >= 0.25, "three documents cannot say less"
+    assert clumped.interval != judgement.interval, "kappa counts documents, too"
+    few = judged_pairs(fair, pairs, choices, ASKED.model_copy(update={"rows": 10})).verdict
+    assert few.n + few.equal == 10 and set(few.choices) < set(verdict.choices)
 
 
 def test_likeness_is_told_with_its_agreement_with_people() -> None:
@@ -144,12 +145,12 @@ def test_likeness_is_told_with_its_agreement_with_people() -> None:
         pairs.append(Pair(f"m{i}", "?", f"the parcel {i % 14} left on monday", *texts))
     people: dict[str, Choice] = {f"m{i}": "b" if i < 14 else "a" for i in range(16)}
     judgement = similar(pairs, people, "hashed", 0.95)
-    assert judgement["n"] == judgement["rated"] == 16 and judgement["kappa"] == 1.0
-    assert judgement["gain"] == pytest.approx(judgement["candidate"] - judgement["base"])
-    assert judgement["interval"][0] > 0
-    assert similar(pairs, {}, "hashed", 0.95)["kappa"] is None
+    assert judgement.n == judgement.rated == 16 and judgement.kappa == 1.0
+    assert judgement.gain == pytest.approx(judgement.candidate - judgement.base)
+    assert judgement.interval[0] > 0
+    assert similar(pairs, {}, "hashed", 0.95).kappa is None
     one_source = similar(pairs, {}, "hashed", 0.95, {pair.id: "document" for pair in pairs})
-    assert one_source["gain"] == judgement["gain"] and one_source["interval"] is None
+    assert one_source.gain == judgement.gain and one_source.interval is None
 
 
 def test_predictions_are_paired_by_id_and_what_people_accept_becomes_what_they_prefer() -> None:
@@ -158,5 +159,5 @@ def test_predictions_are_paired_by_id_and_what_people_accept_becomes_what_they_p
     pairs = prediction_pairs(base, candidate, {"e0001": "asked"})
     assert pairs == [Pair("e0001", "asked", "x", "said before", "said after"), Pair("e0002", "", "x", "", "said")]
     accepted = {"x": (True, False), "y": (False, True), "z": (True, True), "w": (False, False)}
-    items = {i: {"candidate": c, "base": b} for i, (c, b) in accepted.items()}
+    items = {i: Accepted(candidate=c, base=b) for i, (c, b) in accepted.items()}
     assert people_choices(items) == {"x": "b", "y": "a", "z": "tie", "w": "tie"}

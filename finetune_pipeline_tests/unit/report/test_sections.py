@@ -4,11 +4,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 
-from finetune_pipeline.evaluation.ability.drop import ability_drop
+from finetune_pipeline.evaluation.ability.drop import Ability, ability_drop
 from finetune_pipeline.evaluation.failures import atlas
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
-from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People
+from finetune_pipeline.evaluation.preferences.judge import JudgeFindings
+from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.report.blocks import Section, Table
@@ -119,7 +121,7 @@ def test_shared_sources_are_told() -> None:
 def test_the_loss_of_ability_is_told_with_its_interval() -> None:
     before = [choice(i, i < 60) for i in range(100)] + [text(200, 1.0), text(201, 1.0)]
     after = [choice(i, 10 <= i < 64) for i in range(100)] + [text(200, 1.2), text(201, 1.3)]
-    result = evaluation(ability={"items": 102, **ability_drop(before, after)})
+    result = evaluation(ability=Ability(items=102, **asdict(ability_drop(before, after))))
     sentences = words(section("ability", result))
     assert "the base model has 60.0% right and the fine-tuned one 54.0%: 6.0 points lost" in sentences
     assert "10 lost, 4 gained" in sentences and "1.000 bits per byte before and 1.250 after" in sentences
@@ -138,7 +140,7 @@ def test_ratings_are_told_and_their_absence_too() -> None:
     assert "Of 10 answers drawn at random, people accept 80.0% of the fine-tuned model's" in sentences
     assert "gain +60.0 points" in sentences and "4 from neither" in sentences and "Raters: Ada (14)." in sentences
     assert not tables(people) and "Ada" not in " ".join(getattr(block, "text", "") for block in people.public())
-    nobody = people_sentences(People(of_earlier_candidates=3), "demo")
+    nobody = people_sentences(People(rated=0, of_earlier_candidates=3), "demo")
     assert "finetune review demo" in nobody[0] and "3 ratings of earlier candidates" in nobody[0]
 
 
@@ -146,19 +148,19 @@ TEST = {"wins": 3, "losses": 1, "ties": 0, "n": 4, "share": 0.75, "interval": [0
 BELIEVED: dict[str, Any] = {
     "name": "m <b> at h", "believed": True, "refused": [], "rated": 40, "kappa": 0.8, "interval": [0.62, 0.93],
     "agreement": 0.9, "consistent": 0.95, **dict.fromkeys(("place", "length", "padding"), TEST),
-    "verdict": {**TEST, "wins": 30, "losses": 10, "failed": 2, "equal": 7},
+    "verdict": {**TEST, "wins": 30, "losses": 10, "failed": 2, "equal": 7, "choices": {}},
 }  # fmt: skip
 
 
 def test_a_judge_is_told_with_its_kappa_and_gives_an_opinion_only_where_it_is_believed() -> None:
-    first, second, third = judge_sentences(JudgeFindings.model_validate(BELIEVED))
+    first, second, third = judge_sentences(JudgeFindings.of(BELIEVED))
     assert first == "m <b> at h is trusted: it agrees with people."
     assert "40 pairs of different answers: Cohen's kappa 0.80 (0.62 to 0.93)" in second
     assert "Of 40 decided pairs of the test it prefers the fine-tuned answer in 75.0%" in third
     assert "7 equal answers, 2 not judged" in third
     faulty: dict[str, Any] = {"believed": False, "refused": ["it prefers whatever comes first"], "verdict": None}
     refused = {**BELIEVED, **faulty, "kappa": None, "interval": None}
-    first, second = judge_sentences(JudgeFindings.model_validate(refused))
+    first, second = judge_sentences(JudgeFindings.of(refused))
     assert first == "m <b> at h is not trusted, and its verdict is ignored: it prefers whatever comes first."
     assert "kappa is undefined" in second
     unasked = section("judge", evaluation(judge={**refused, "rated": 0}))

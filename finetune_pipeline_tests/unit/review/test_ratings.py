@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from finetune_pipeline.evaluation.preferences.people import AcceptedShare, Ratings
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
 from finetune_pipeline.review.ratings import Rating, parse_rating, read_ratings, summarise
 from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, draw, make_sheet, sheet_name
@@ -113,27 +114,27 @@ def test_only_the_random_half_gives_rates() -> None:
     drawn = {SHEET: {f"e{i}": RANDOM if i < 30 else SELECTED for i in range(40)}}
     ratings = [said(f"e{i}", candidate=i < 24 or i >= 38, base=i < 6) for i in range(40)]
     figures = summarise(ratings, drawn, SECRET)
-    assert figures["rated"] == 40
-    assert figures[RANDOM]["candidate"] == {"acceptable": 24, "share": 0.8, "interval": list(wilson_interval(24, 30))}
-    assert figures[RANDOM]["base"]["acceptable"] == 6
-    assert (figures[RANDOM]["only_candidate"], figures[RANDOM]["only_base"]) == (18, 0)
-    assert figures[RANDOM]["gain"] == pytest.approx(0.6)
-    assert figures[RANDOM]["interval"] == pytest.approx(list(tango_interval(0, 18, 30)))
-    assert figures[RANDOM]["p"] == mcnemar_exact(0, 18)
-    assert figures[SELECTED] == {"n": 10, "only_candidate": 2, "only_base": 0, "both": 0, "neither": 8}
-    assert figures["agreement"] is None
-    clumped = summarise(ratings, drawn, SECRET, sources={f"e{i}": str(i // 6) for i in range(40)})[RANDOM]
-    assert clumped["candidate"]["share"] == 0.8
-    low, high = clumped["interval"]
-    assert low < figures[RANDOM]["interval"][0] - 0.2, "five documents, of which one is refused whole"
-    assert clumped["candidate"]["interval"][0] < 0.4 and clumped["p"] > figures[RANDOM]["p"]
+    assert figures.rated == 40
+    assert figures.random.candidate == AcceptedShare(acceptable=24, share=0.8, interval=wilson_interval(24, 30))
+    assert figures.random.base.acceptable == 6
+    assert (figures.random.only_candidate, figures.random.only_base) == (18, 0)
+    assert figures.random.gain == pytest.approx(0.6)
+    assert figures.random.interval == pytest.approx(tango_interval(0, 18, 30))
+    assert figures.random.p == mcnemar_exact(0, 18)
+    assert figures.selected == Ratings(n=10, only_candidate=2, only_base=0, both=0, neither=8)
+    assert figures.agreement is None
+    clumped = summarise(ratings, drawn, SECRET, sources={f"e{i}": str(i // 6) for i in range(40)}).random
+    assert clumped.candidate.share == 0.8
+    low, high = clumped.interval
+    assert low < figures.random.interval[0] - 0.2, "five documents, of which one is refused whole"
+    assert clumped.candidate.interval[0] < 0.4 and clumped.p > figures.random.p
 
 
 def test_ratings_of_other_sheets_and_unknown_items_are_counted_not_used() -> None:
     other_sheet = sheet_name("f" * 16, 40)
     ratings = [said("e0", True, True, sheet=other_sheet), said("zzz", True, True)]
     figures = summarise(ratings, {SHEET: {"e0": RANDOM}}, SECRET)
-    assert (figures["rated"], figures["unknown"]) == (0, 2) and figures[RANDOM] is None
+    assert (figures.rated, figures.unknown) == (0, 2) and figures.random is None
 
 
 def test_two_raters_agree_as_sklearn_says_and_a_tie_is_not_acceptable() -> None:
@@ -143,8 +144,8 @@ def test_two_raters_agree_as_sklearn_says_and_a_tie_is_not_acceptable() -> None:
     ratings = [said(f"e{i}", *ada[i]) for i in range(20)] + [said(f"e{i}", *bo[i], rater="Bo") for i in range(20)]
     figures = summarise(ratings, drawn, SECRET)
     flat = [[v for i in sorted(range(20), key=lambda i: f"e{i}") for v in who[i]] for who in (ada, bo)]
-    assert figures["agreement"]["items"] == 20
-    assert figures["agreement"]["kappa"] == pytest.approx(cohen_kappa_score(*flat))
-    assert figures["agreement"]["share"] == pytest.approx(sum(a == b for a, b in zip(*flat, strict=True)) / 40)
-    assert figures[RANDOM]["candidate"]["acceptable"] == 5  # both said yes; where they differ it is no
-    assert figures["raters"] == {"Ada": 20, "Bo": 20}
+    assert figures.agreement.items == 20
+    assert figures.agreement.kappa == pytest.approx(cohen_kappa_score(*flat))
+    assert figures.agreement.share == pytest.approx(sum(a == b for a, b in zip(*flat, strict=True)) / 40)
+    assert figures.random.candidate.acceptable == 5  # both said yes; where they differ it is no
+    assert figures.raters == {"Ada": 20, "Bo": 20}

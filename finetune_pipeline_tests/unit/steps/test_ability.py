@@ -4,16 +4,14 @@ import json
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
-from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
+from finetune_pipeline.evaluation.ability.drop import Ability, Scored, ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.scoring import ability
-from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.report.judgements import ability_sentences
@@ -59,11 +57,13 @@ class Stage:
         serving = {"adapter": "a", "merged": champion, "model_version": 3} if champion else None
         world = RunInputs("r", "v", "l", "c", {}, serving, ability=ability_digest(self.task))
         builder = Builder(out, out / "work")
-        return StepContext(self.task, world, inputs, builder, self.store, lambda job: ability(job)[0], no_tool)
+        return StepContext(
+            self.task, world, inputs, builder, self.store, lambda job: ability(job)[0].to_json(), no_tool
+        )
 
-    def compared(self, champion: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def compared(self, champion: str | None) -> tuple[Scored, Ability]:
         base = make_base_ability(self.work("before", None, base_model=self.base))
-        before = Artifact("triage", "base_ability", "x", self.root / "before", base, {})
+        before = Artifact("triage", "base_ability", "x", self.root / "before", base.to_json(), {})
         inputs = {"base_ability": before, "base_model": self.base, "merged_model": self.candidate}
         return base, make_general_ability(self.work("after", champion, **inputs))
 
@@ -71,25 +71,25 @@ class Stage:
 def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     base, general = stage.compared("champion")
-    assert (base["items"], general["items"]) == (32, 32)
+    assert (base.items, general.items) == (32, 32)
     rows = {name: read_rows(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
     rows["champion"] = read_rows(tmp_path / "after" / "champion")
     for category in ("pick", "other"):
         n_right = {n: sum(r["right"] for r in of if r["category"] == category) for n, of in rows.items()}
-        n = general["categories"][category]["n"]
-        assert general["categories"][category]["drop"] == pytest.approx((n_right["base"] - n_right["own"]) / n)
-        against = general["champion"]["categories"][category]
-        assert against["drop"] == pytest.approx((n_right["champion"] - n_right["own"]) / n)
-        assert against["interval"][0] <= against["drop"] <= against["interval"][1]
+        n = general.categories[category].n
+        assert general.categories[category].drop == pytest.approx((n_right["base"] - n_right["own"]) / n)
+        against = general.champion.categories[category]
+        assert against.drop == pytest.approx((n_right["champion"] - n_right["own"]) / n)
+        assert against.interval[0] <= against.drop <= against.interval[1]
     assert rows["base"] != rows["champion"] != rows["own"]
-    assert "The current champion has" in " ".join(ability_sentences(Ability.model_validate(general)))
+    assert "The current champion has" in " ".join(ability_sentences(general))
 
 
 def test_without_a_champion_nothing_is_compared_and_a_lost_one_is_named(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     _, general = stage.compared(None)
-    assert general["champion"] is None
-    assert "champion" not in " ".join(ability_sentences(Ability.model_validate(general)))
+    assert general.champion is None
+    assert "champion" not in " ".join(ability_sentences(general))
     with pytest.raises(RuntimeError, match="merged_model gone"):
         stage.compared("gone")
 
@@ -123,4 +123,4 @@ def test_files_of_one_name_whose_rows_have_one_id_are_compared_row_by_row(tmp_pa
         (tmp_path / folder / "rows.jsonl").write_text(json.dumps(question) + "\n")
     task = Task(spec=spec(ability={"suite": False, "files": ["*/rows.jsonl"]}), folder=tmp_path)
     rows = [{**asdict(item), "right": True, "bits_per_byte": None, "error": ""} for item in asked_items(task)]
-    assert ability_drop(rows, [rows[0], {**rows[1], "right": False}])["drop"] == 0.5
+    assert ability_drop(rows, [rows[0], {**rows[1], "right": False}]).drop == 0.5

@@ -72,15 +72,13 @@ def test_tango_excludes_zero_exactly_when_mcnemars_score_does(b, c, agreeing, co
 
 def test_sign_test_leaves_ties_out_but_counts_them():
     test = sign_test([1] * 14 + [-1] * 6 + [0] * 10)
-    assert test["p"] == pytest.approx(stats.binomtest(14, 20).pvalue)
-    assert test["share"] == 0.7 and (test["n"], test["losses"], test["ties"]) == (30, 6, 10)
-    assert test["interval"] == pytest.approx(list(wilson_interval(14, 20)))
+    assert test.p == pytest.approx(stats.binomtest(14, 20).pvalue)
+    assert test.share == 0.7 and (test.n, test.losses, test.ties) == (30, 6, 10)
+    assert test.interval == pytest.approx(list(wilson_interval(14, 20)))
     nothing = sign_test([0] * 5)
-    assert (nothing["share"], nothing["p"], nothing["interval"]) == (None, 1.0, [0.0, 1.0])
+    assert (nothing.share, nothing.p, nothing.interval) == (None, 1.0, (0.0, 1.0))
     of_sources = sign_test([1] * 14 + [-1] * 6 + [0] * 10, [i // 5 for i in range(30)])
-    assert of_sources["share"] == 0.7 and of_sources["p"] > 0.3 and of_sources["interval"][0] < 0.25, (
-        "four sources decide"
-    )
+    assert of_sources.share == 0.7 and of_sources.p > 0.3 and of_sources.interval[0] < 0.25, "four sources decide"
 
 
 @given(some.integers(1, 500), some.floats(0, 1), some.floats(0.55, 0.999))
