@@ -38,7 +38,7 @@ def _gate(name: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
 def ability_scored(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     scored = artifact.read(Scored)
     if not scored.items:
-        return CheckResult(True, scored.sentence)
+        return CheckResult(bool(scored.sentence), scored.sentence)
     return CheckResult(scored.unscored == 0, f"{scored.items} items, {scored.unscored} could not be scored")
 
 
@@ -46,7 +46,7 @@ def ability_scored(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     ability = artifact.read(Ability)
     if not ability.items:
-        return CheckResult(True, ability.sentence)
+        return CheckResult(bool(ability.sentence), ability.sentence)
     gate, categories = general_ability(spec, ability), {n: c.to_json() for n, c in ability.categories.items()}
     return CheckResult(gate.passed, gate.message, {"categories": categories, "lost_items": ability.lost_items})
 
@@ -68,7 +68,8 @@ def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if findings is None:
         return CheckResult(spec.evaluation.judge is None, "the spec has no judge")
     figures = {k: getattr(findings, k) for k in ("kappa", "interval", "consistent", "rated")}
-    return CheckResult(findings.believed, " ".join(judge_sentences(findings)), figures)
+    believed = findings.believed and not findings.refused
+    return CheckResult(believed, " ".join(judge_sentences(findings)), figures)
 
 
 @check("`champion` never points to a version that failed a gate.", on_failure="fail")

@@ -34,7 +34,7 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
         f"{points(-ability.drop)} points on {counted(ability.n, 'question')} besides the task "
         f"(interval {points_range((-high, -low))}); a loss of {points(limit, sign=False)} points must be ruled out."
     )
-    passed = high < limit
+    passed = low <= high < limit
     if not passed and low < limit:
         message += f" A loss that large is not shown either: {points(low)} to {points(high)} points may be lost."
     sure_losses = {name: loss.interval[0] if loss.interval else math.inf for name, loss in ability.benchmarks.items()}

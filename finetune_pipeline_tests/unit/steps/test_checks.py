@@ -158,7 +158,7 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"drop": 0.2, "interval": [0.14, 0.27]}, {"failed": ["a", "b"]}, {"interval": [float("nan"), 0.01]}, {"items": 0}]),
     ("human_review", "ratings_read"): ({"rated": 3, "raters": {"Ada": 3}, "unknown": 0, "by_rule": {}},
         [{"unknown": 1}, {"by_rule": {"people.rating": 2}}]),
-    ("judge_review", "judge_believed"): ({"judge": JUDGED},
+    ("judge_review", "judge_believed"): ({"judge": JUDGED, "similarity": None},
         [{"judge": JUDGED | {"believed": False, "refused": ["it prefers whatever comes first"], "verdict": None}},
         {"judge": JUDGED | {"believed": False, "refused": ["where it is wrong it prefers the longer answer"]}},
         {"judge": JUDGED | {"refused": ["it agrees too little with people"]}}, {"judge": JUDGED | {"believed": "yes"}},
