@@ -30,11 +30,13 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
     if ability is None or ability.drop is None or ability.interval is None:
         return Outcome(False, None, limit, "General ability was not measured.")
     low, high = ability.interval
+    if not all(map(math.isfinite, (ability.drop, low, high))):
+        return Outcome(False, None, limit, "General ability was not measured.")
     message = (
         f"{points(-ability.drop)} points on {counted(ability.n, 'question')} besides the task "
         f"(interval {points_range((-high, -low))}); a loss of {points(limit, sign=False)} points must be ruled out."
     )
-    passed = low <= high < limit
+    passed = high < limit
     if not passed and low < limit:
         message += f" A loss that large is not shown either: {points(low)} to {points(high)} points may be lost."
     sure_losses = {name: loss.interval[0] if loss.interval else math.inf for name, loss in ability.benchmarks.items()}
@@ -43,7 +45,7 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
         message += f" Of the benchmarks, {lost}."
         passed = False
     if text := ability.text:
-        if text.before <= 0 or text.interval is None:
+        if not text.before > 0 or text.interval is None or not all(map(math.isfinite, (text.rise, *text.interval))):
             return Outcome(False, None, limit, "The bits per byte on plain text were not measured.")
         bound, allowed = text.interval[1] / text.before, spec.gates.max_text_loss
         message += f" Plain text costs {text.rise / text.before:+.1%} bits (surely at most {bound:+.1%}; allowed {allowed:+.0%})."

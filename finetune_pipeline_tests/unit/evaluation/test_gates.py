@@ -306,6 +306,8 @@ _PLACES = {
 }
 _COUNTS = {"b", "right_before", "listed", "n", "k", "rows", "count", "candidates", "recorded", "look"}
 """Ends of these places whose values are whole numbers or flags."""
+_NEVER_NONE = {"ability." + k for k in ("interval.1", "text.before", "text.rise", "text.interval.0")}
+"""Places in structs whose producers always write a number."""
 
 
 @pytest.mark.parametrize("value", [math.nan, None])
@@ -315,7 +317,10 @@ def test_nothing_measured_nothing_passed(championed, value):
     assert all(gate.passed for gate in decide(task, championed))
     for name, places in _PLACES.items():
         for place in places:
-            if value is None or place.rpartition(".")[2] not in _COUNTS:
+            if value is None and place in _NEVER_NONE:
+                with pytest.raises(ValidationError, match="ability"):
+                    changed(championed, {place: value})
+            elif value is None or place.rpartition(".")[2] not in _COUNTS:
                 gate = _gate(name, changed(championed, {place: value}), task)
                 assert gate.passed is False and gate.what_to_do, (name, place)
 
