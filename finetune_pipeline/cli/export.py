@@ -15,6 +15,7 @@ from finetune_pipeline.baseline.prompt_export import export_prompt
 from finetune_pipeline.baseline.simple_export import SimpleSource, export_simple
 from finetune_pipeline.cli.judged import ALIASES, Shipped, find_shipped, find_source, judged_rows
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
+from finetune_pipeline.data.split.splitting import SplitFacts
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.class_verification import verify_classes
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, decoding, models_of
@@ -150,7 +151,7 @@ def _export_shipped(task: Task, store: ArtifactStore, shipped: Shipped, to: Path
     with unfinished(to, SIMPLE_BYTES) as folder:
         if shipped.kind == "simple":
             splits = store.find(task.name, "splits", record["dataset_version"])
-            rows = int(splits.facts["counts"]["train"]) if splits else 0
+            rows = splits.read(SplitFacts).counts["train"] if splits else 0
             shown = (
                 {"the sealed test": scores.model_dump(include={"n", "accuracy", "interval", "primary"})}
                 if scores

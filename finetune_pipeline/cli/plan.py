@@ -12,6 +12,7 @@ import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, get_task, problem, say, tell, writing
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.data.split.splitting import SplitFacts
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import API
@@ -141,7 +142,7 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
     splits = PIPELINE.find("splits", task, run_inputs, store)
     if splits is not None:
         train, validation = (read_examples(examples_of(splits.folder, s)) for s in ("train", "validation"))
-        return Inputs(train, validation, int(splits.facts["counts"]["test"]), f"splits {splits.version}")
+        return Inputs(train, validation, splits.read(SplitFacts).counts["test"], f"splits {splits.version}")
     steps = PIPELINE.run_to("reviewed_examples", task, run_inputs, store)
     rows = read_examples(steps["reviewed_examples"].folder)
     if not rows:

@@ -27,6 +27,7 @@ from finetune_pipeline.cli.project import Project, check_files, edited_copies, r
 from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
+from finetune_pipeline.data.split.splitting import SplitFacts
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.winner import SOUND
 from finetune_pipeline.evaluation.wording import duration
@@ -242,7 +243,7 @@ def time_left(project: Project, step_names: Iterable[str]) -> TimeLeft:
     spec, artifacts = project.task.spec, project.artifacts
     splits = project.latest("splits")
     raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
-    work = work_of_steps(spec, raw_bytes, splits.facts["counts"] if splits else None)
+    work = work_of_steps(spec, raw_bytes, splits.read(SplitFacts).counts if splits else None)
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
     missing_steps = [name for name in step_names if artifacts[name] is None]
     return TimeLeft(project.task.name, missing_steps, work, read_settings().home, len(phases) == 1)

@@ -11,6 +11,7 @@ import dagster as dg
 import jmespath
 
 from finetune_pipeline.data.examples import examples_of
+from finetune_pipeline.data.split.splitting import SplitFacts
 from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
@@ -127,11 +128,11 @@ def _shown_facts(step: Step, artifact: Artifact) -> dict[str, Any]:
         shown = {name: value for name, value in _without_quotes(artifact.facts).items() if name not in hidden}
         measured = _measured(artifact)
         return {**shown, "measured": measured} if measured else shown
-    facts = artifact.facts
+    facts = artifact.read(SplitFacts)
     return {
-        "rows": facts["counts"][step.split],
-        "per_label": facts["labels"][step.split],
-        "origins": facts["origins"][step.split],
+        "rows": facts.counts[step.split],
+        "per_label": facts.labels[step.split],
+        "origins": facts.origins[step.split],
     }
 
 
@@ -227,7 +228,7 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
             digest_file(path),
             str(path),
             {"train": "training"}.get(split, split),
-            {"num_rows": splits.facts["counts"][split], "version": splits.version},
+            {"num_rows": splits.read(SplitFacts).counts[split], "version": splits.version},
         )
 
 

@@ -14,6 +14,7 @@ from finetune_pipeline.baseline.simple_export import SimpleSource
 from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.documents import FOLDER, PASSAGES, documents_digest, read_passages
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.data.split.splitting import SplitFacts
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
@@ -201,9 +202,9 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
     sources = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)
-    counts = context.inputs["train_split"].facts["counts"]
-    hindering = obstacles(spec, int(counts["test"]), [*train, *validation], rivals_of(spec, rows))
-    power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, sources), hindering)
+    counts = context.inputs["train_split"].read(SplitFacts).counts
+    hindering = obstacles(spec, counts["test"], [*train, *validation], rivals_of(spec, rows))
+    power = power_plan(spec, counts["test"], rival, shared_sources(rival.rows, sources), hindering)
     signal = learnable(spec, train, validation_evidence(spec, baseline.facts["best"], rows, sources))
     advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, sources)
     reasons = [f"- {plain(reason)}" for reason in advice.reasons]

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from finetune_pipeline.data.dedup.benchmarks import is_benchmark
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import examples_of, seal, seal_key
@@ -14,7 +16,7 @@ from finetune_pipeline.data.raw_files import collect_raw, surveys_of
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.split.ledger import mark_begun, record_assignments
-from finetune_pipeline.data.split.splitting import assignments_in, split
+from finetune_pipeline.data.split.splitting import SplitFacts, assignments_in, split
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.ability.items import SUITE
@@ -101,7 +103,7 @@ def make_reviewed(context: StepContext) -> dict[str, Any]:
     return facts
 
 
-def make_splits(context: StepContext) -> dict[str, Any]:
+def make_splits(context: StepContext) -> SplitFacts:
     """Split the rows: earlier ones as the ledger assigns them; the assignments of new ones are added to it.
 
     The ledger is written before the artifact is published. If the process dies in between, the rerun reads the same
@@ -116,8 +118,8 @@ def make_splits(context: StepContext) -> dict[str, Any]:
             mark_begun(ledger)  # first: otherwise a rerun would begin yet another ledger
         record_assignments(assignments_in(context.out), ledger)
     # rows too like a test row, and rows that a changed setting tore apart, have limits of their own
-    losses = Losses(**cleaned.facts["losses"]).then("splitting", facts["by_rule"].get("data.bridges_splits", 0))
-    return {**facts, "ledger": ledger.name, "losses": asdict(losses)}
+    losses = Losses(**cleaned.facts["losses"]).then("splitting", facts.by_rule.get("data.bridges_splits", 0))
+    return replace(facts, ledger=ledger.name, losses=losses)
 
 
 def quality_settings(spec: TaskSpec) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Checks of the DATA stage and of production logs."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import msgspec
 
@@ -11,7 +11,7 @@ from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.data.scrub import finder_of, kinds_left
 from finetune_pipeline.data.split.leakage import leakage_report, recall_words
 from finetune_pipeline.data.split.ledger import LEDGER
-from finetune_pipeline.data.split.splitting import RESTART
+from finetune_pipeline.data.split.splitting import RESTART, SplitFacts
 from finetune_pipeline.engine.checks import Action, Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec.model import TaskSpec
@@ -188,8 +188,8 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("Shares are within split.tolerance.", on_failure="warn")
 def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    shares = artifact.facts["shares"]
-    expected = artifact.facts["wanted_shares"]
+    facts = artifact.read(SplitFacts)
+    shares, expected = facts.shares, facts.wanted_shares
     within = all(abs(shares[split] - expected[split]) <= spec.split.tolerance for split in ("validation", "test"))
     listed = ", ".join(f"{split} {shares[split]:.3f} (wanted {expected[split]:g})" for split in ("validation", "test"))
     if not within:
@@ -203,10 +203,11 @@ def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     "that an earlier run has assigned otherwise it blocks."
 )
 def named_files_are_the_test(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    placed, counts = artifact.facts["test_files"], artifact.facts["counts"]
+    facts = artifact.read(SplitFacts)
+    placed, counts = facts.test_files, facts.counts
     if placed is None:
         return CheckResult(True, "split.test is a share")
-    elsewhere, others, like_test = placed["elsewhere"], placed["others"], placed["like_test"]
+    elsewhere, others, like_test = placed.elsewhere, placed.others, placed.like_test
     wrong_share = (elsewhere + others) / max(1, counts["test"] + elsewhere)
     left_share = like_test / max(1, like_test + counts["train"] + counts["validation"])
     message = (
@@ -217,7 +218,7 @@ def named_files_are_the_test(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if elsewhere + others:
         message += f": {RESTART}"
     sound = wrong_share <= TOO_MANY_LEFT
-    return CheckResult(not (elsewhere or others) and left_share <= MOST_LEFT, message, placed, warns=sound)
+    return CheckResult(not (elsewhere or others) and left_share <= MOST_LEFT, message, placed.to_json(), warns=sound)
 
 
 @check(
@@ -225,13 +226,14 @@ def named_files_are_the_test(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f"that the ledger assigns to another split. Above {TOO_MANY_LEFT:.0%} it blocks."
 )
 def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    lost, counts = artifact.facts["left"], artifact.facts["counts"]
+    facts = artifact.read(SplitFacts)
+    lost, counts = facts.left, facts.counts
     rows = lost["train"] + lost["validation"]
     share = rows / max(1, rows + counts["train"] + counts["validation"])
     message = f"{rows} rows left training or validation ({share:.1%})"
-    if artifact.facts["ledger"] != LEDGER:
+    if facts.ledger != LEDGER:
         message += (
-            f"; all rows were split anew (ledger {artifact.facts['ledger']}): scores and comparisons on an earlier test, "
+            f"; all rows were split anew (ledger {facts.ledger}): scores and comparisons on an earlier test, "
             "including the champion's, do not apply to this one"
         )
     if share > MOST_LEFT:
@@ -245,32 +247,31 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f"if more than {MOST_LEFT:.0%} of the rows left training because they are like newer rows."
 )
 def time_decides(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    order = artifact.facts["time_order"]
+    order = artifact.read(SplitFacts).time_order
     if order is None:
         return CheckResult(True, "rows are not split by time")
-    if not order["oldest_test"]:
+    if not order.oldest_test:
         fix = "name their time in data.fields.time, or remove split.by: time"
-        return CheckResult(False, f"no test row has a time, so nothing was split by time: {fix}", order)
-    train = max(1, order["train"])
-    newer = order["misplaced"] + order["later_rounds"] + order["not_human"]
-    left_share = order["left"] / (train + order["left"])
+        return CheckResult(False, f"no test row has a time, so nothing was split by time: {fix}", asdict(order))
+    train = max(1, order.train)
+    newer = order.misplaced + order.later_rounds + order.not_human
+    left_share = order.left / (train + order.left)
     message = (
-        f"{newer} of {order['train']} training rows ({newer / train:.1%}) are newer than the oldest test row "
-        f"({order['oldest_test']}): {order['misplaced']} of the same round, {order['later_rounds']} of "
-        f"later rounds, {order['not_human']} not written by people; {order['undated']} have no time; {order['left']} rows left "
+        f"{newer} of {order.train} training rows ({newer / train:.1%}) are newer than the oldest test row "
+        f"({order.oldest_test}): {order.misplaced} of the same round, {order.later_rounds} of "
+        f"later rounds, {order.not_human} not written by people; {order.undated} have no time; {order.left} rows left "
         f"training for newer rows like them ({left_share:.1%})"
     )
     if left_share > MOST_LEFT:
         message += ": if groups last over the whole time, remove data.fields.group or split.by: time"
-    sound = order["misplaced"] == 0
-    return CheckResult(sound and left_share <= MOST_LEFT, message, order, warns=sound)
+    sound = order.misplaced == 0
+    return CheckResult(sound and left_share <= MOST_LEFT, message, asdict(order), warns=sound)
 
 
 @check("Rows in = train + validation + test + quarantined.", name="rows_accounted_for")
 def splits_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    facts = artifact.facts
-    counts = {split: facts["counts"][split] for split in ("train", "validation", "test")}
-    return _accounted(facts["rows_in"], **counts, quarantined=facts["quarantined"])
+    facts = artifact.read(SplitFacts)
+    return _accounted(facts.rows_in, **facts.counts, quarantined=facts.quarantined)
 
 
 def _quality(name: str, part: str, description: str, on_failure: Action = "block") -> Check:

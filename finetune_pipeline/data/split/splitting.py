@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from finetune_pipeline.data.examples import (
     stream_examples,
 )
 from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import finder_of
 from finetune_pipeline.data.scrub.rows import quarantine_row
@@ -37,7 +37,8 @@ from finetune_pipeline.data.split.placement import (
     place,
     shares_of,
 )
-from finetune_pipeline.data.split.time_order import place_by_time, time_order
+from finetune_pipeline.data.split.time_order import TimeOrder, place_by_time, time_order
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_file, write_json
 from finetune_pipeline.findings import Finding, FindingsError, count_by_rule
 from finetune_pipeline.progress import tell
@@ -50,18 +51,55 @@ RESTART = (
 )
 
 
+class NamedTest(Facts, frozen=True, kw_only=True):
+    """Rows of the files that split.test names which the ledger keeps elsewhere, other rows that it keeps in the test, and rows
+    that left training because they are like test rows."""
+
+    elsewhere: int
+    others: int
+    like_test: int
+
+
+class SplitFacts(Facts, frozen=True, kw_only=True):
+    """Facts of splits: rows in all and by split.
+
+    Attributes:
+        left: Rows that left a split because their relation to others changed.
+        leaks: Of the certificate, by kind.
+        alike: Links that keep rows together, and links that were not followed: cut, held.
+        test_files: If split.test names files.
+        ledger: Name of the ledger of assignments.
+    """
+
+    rows_in: int
+    kept: int
+    quarantined: int
+    counts: dict[str, int]
+    labels: dict[str, dict[str, int]]
+    origins: dict[str, dict[str, int]]
+    shares: dict[str, float]
+    wanted_shares: dict[str, float]
+    clusters: int
+    by_rule: dict[str, int]
+    seed: int
+    left: dict[str, int]
+    leaks: dict[str, int]
+    alike: dict[str, int]
+    time_order: TimeOrder | None = None
+    test_files: NamedTest | None = None
+    ledger: str = ""
+    losses: Losses | None = None
+
+
 def split(
     reviewed: Path, clean: Path, spec: TaskSpec, ledger: Path, out: Path, seal: Callable[[bytes], bytes] | None = None
-) -> dict[str, Any]:
+) -> SplitFacts:
     """Assign every row a split (see :func:`~.placement.place`) and prove that nothing leaks. Once the assignments are recorded,
     the same rows give the same files again.
 
     Writes the rows of the three splits (SPLIT_FILES), ``quarantine.jsonl``, ``rows.parquet`` (the reviewed rows' table),
     ``placed.npy`` (placement.PLACED, for every row) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of
-    the three files. Returns facts, among them left (rows that left a split because their relation to others changed), alike
-    (links that keep rows together, and links that were not followed: cut, held), time_order (see time_order.py) and test_files
-    (if split.test names files: their rows that the ledger keeps elsewhere, other rows that it keeps in the test, and rows that
-    left training because they are like test rows).
+    the three files.
 
     Args:
         ledger: Folder of earlier assignments. It is only read; see :func:`assignments_in`.
@@ -97,20 +135,36 @@ def split(
     save_rows(out, rows)
     certificate["files"] = {name: digest_file(examples_of(out, name)) for name in SPLITS}
     write_json(out / LEAKAGE, certificate, durable=False)
-    facts = _facts(rows, placed, units, [f for _, f in refused], spec)
-    facts["left"] = {name: int((leaving & (before == code)).sum()) for code, name in enumerate(SPLITS)}
-    facts["leaks"] = {name: certificate[name] for name in ("exact", "near", "group")}
-    facts["alike"] = {"links": len(alike.links.left), "cut": cut, "held": held}
-    facts["time_order"] = time_order(rows, placed, ledger) if spec.split.by == "time" else None
-    facts["test_files"] = None
+    test_files = None
     if named is not None:
         kept, test_code = rows["state"] == KEPT, SPLITS.index("test")
-        facts["test_files"] = {
-            "elsewhere": int((kept & named & (placed["split"] >= 0) & (placed["split"] != test_code)).sum()),
-            "others": int((kept & ~named & (before == test_code) & (placed["split"] == test_code)).sum()),
-            "like_test": int((placed["split"] == LIKE_TEST).sum()),
-        }
-    return facts
+        test_files = NamedTest(
+            elsewhere=int((kept & named & (placed["split"] >= 0) & (placed["split"] != test_code)).sum()),
+            others=int((kept & ~named & (before == test_code) & (placed["split"] == test_code)).sum()),
+            like_test=int((placed["split"] == LIKE_TEST).sum()),
+        )
+    masks = {name: placed["split"] == code for code, name in enumerate(SPLITS)}
+    counts = {name: int(mask.sum()) for name, mask in masks.items()}
+    origins = {name: sorted(count_values(rows["origin"], mask, ORIGINS).items()) for name, mask in masks.items()}
+    total = max(1, sum(counts.values()))
+    return SplitFacts(
+        rows_in=int((rows["state"] == KEPT).sum()),
+        kept=sum(counts.values()),
+        quarantined=len(refused),
+        counts=counts,
+        labels={name: count_values(rows["label"], mask, spec.labels) for name, mask in masks.items()},
+        origins={name: {origin: n for origin, n in pairs if n} for name, pairs in origins.items()},
+        shares={name: round(n / total, 6) for name, n in counts.items()},
+        wanted_shares=_wanted_shares(spec, counts),
+        clusters=units,
+        by_rule=count_by_rule([finding for _, finding in refused]),
+        seed=spec.split.seed,
+        left={name: int((leaving & (before == code)).sum()) for code, name in enumerate(SPLITS)},
+        leaks={name: certificate[name] for name in ("exact", "near", "group")},
+        alike={"links": len(alike.links.left), "cut": cut, "held": held},
+        time_order=time_order(rows, placed, ledger) if spec.split.by == "time" else None,
+        test_files=test_files,
+    )
 
 
 def _rows_of_test_files(table: RowTable, spec: TaskSpec) -> np.ndarray:
@@ -231,26 +285,3 @@ def _wanted_shares(spec: TaskSpec, counts: Mapping[str, int]) -> dict[str, float
         test = counts["test"] / max(1, sum(counts.values()))
         shares = {name: share * (1 - test) for name, share in shares.items()} | {"test": test}
     return {name: round(share, 6) for name, share in shares.items()}
-
-
-def _facts(
-    rows: np.ndarray, placed: np.ndarray, units: int, findings: Sequence[Finding], spec: TaskSpec
-) -> dict[str, Any]:
-    split = placed["split"]
-    masks = {name: split == code for code, name in enumerate(SPLITS)}
-    counts = {name: int(mask.sum()) for name, mask in masks.items()}
-    origins = {name: sorted(count_values(rows["origin"], mask, ORIGINS).items()) for name, mask in masks.items()}
-    total = max(1, sum(counts.values()))
-    return {
-        "rows_in": int((rows["state"] == KEPT).sum()),
-        "kept": sum(counts.values()),
-        "quarantined": len(findings),
-        "counts": counts,
-        "labels": {name: count_values(rows["label"], mask, spec.labels) for name, mask in masks.items()},
-        "origins": {name: {origin: n for origin, n in pairs if n} for name, pairs in origins.items()},
-        "shares": {name: round(n / total, 6) for name, n in counts.items()},
-        "wanted_shares": _wanted_shares(spec, counts),
-        "clusters": units,
-        "by_rule": count_by_rule(findings),
-        "seed": spec.split.seed,
-    }

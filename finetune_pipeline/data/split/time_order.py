@@ -5,10 +5,9 @@ training, and so does one that repeats a test row; training rows leave for valid
 in later rounds: the test then holds rows that are older than the training rows of a later round.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -88,8 +87,8 @@ def _heirs_of_test_rows(unit: np.ndarray, is_kept: np.ndarray, before: np.ndarra
     return np.flatnonzero(is_kept & (before < 0) & was_test[unit] & ~held[unit])
 
 
-def time_order(rows: np.ndarray, placed: np.ndarray, ledger: Path) -> dict[str, Any]:
-    """Compare the times of training and test rows (TimeOrder as a dictionary), independently of the placement. The round of a row
+def time_order(rows: np.ndarray, placed: np.ndarray, ledger: Path) -> TimeOrder:
+    """Compare the times of training and test rows, independently of the placement. The round of a row
     is that of its first assignment; rows without one are of the next round."""
     split, time = placed["split"], rows["time"]
     train, test = np.flatnonzero(split == _TRAIN), np.flatnonzero(split == _TEST)
@@ -103,7 +102,7 @@ def time_order(rows: np.ndarray, placed: np.ndarray, ledger: Path) -> dict[str, 
     is_newer = time[train] > oldest.min()  # never true without a time
     is_newer_in_round = time[train] > oldest[rounds[train]]
     is_human = rows["origin"][train] == HUMAN
-    order = TimeOrder(
+    return TimeOrder(
         _iso(np.nanmax(time[train])) if not np.isnan(time[train]).all() else "",
         _iso(oldest.min()) if len(dated_test) else "",
         int((is_newer_in_round & is_human).sum()),
@@ -113,7 +112,6 @@ def time_order(rows: np.ndarray, placed: np.ndarray, ledger: Path) -> dict[str, 
         int((split == LIKE_TEST).sum()),
         len(train),
     )
-    return asdict(order)
 
 
 def _iso(seconds: float) -> str:

@@ -22,7 +22,7 @@ from finetune_pipeline.data.dedup.row_table import (
 from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, examples_of, read_examples, write_examples
 from finetune_pipeline.data.scrub.rows import scrub_rows
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, record_assignments
-from finetune_pipeline.data.split.splitting import split
+from finetune_pipeline.data.split.splitting import SplitFacts, split
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
@@ -120,7 +120,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def split_rows(
     folder: Path, examples: list[Example], spec: TaskSpec | None = None, name: str = "out", **clean: Any
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[SplitFacts, dict[str, str]]:
     """Split examples with the ledger in `folder`. Returns (facts, split by example id). clean: Arguments of `write_clean`."""
     spec = spec or make_spec()
     cleaned = write_clean(folder / f"clean-{name}", examples, spec, **clean)

@@ -69,7 +69,7 @@ def test_the_test_is_sealed_and_its_rows_come_back(tmp_path: Path) -> None:
         read_examples(examples_of(tmp_path / "out", "test"))
     hits = decode_examples(unseal(examples_of(tmp_path / "out", "test").read_bytes(), KEY))
     other = [e for name in ("train", "validation") for e in read_examples(examples_of(tmp_path / "out", name))]
-    assert len(hits) == facts["counts"]["test"] > 5 and {e.id for e in [*hits, *other]} == {e.id for e in rows}
+    assert len(hits) == facts.counts["test"] > 5 and {e.id for e in [*hits, *other]} == {e.id for e in rows}
 
 
 def test_ids_are_those_of_the_canonical_json_for_ever() -> None:

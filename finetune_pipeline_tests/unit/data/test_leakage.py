@@ -65,7 +65,7 @@ def test_a_placement_that_tears_groups_apart_is_certified_as_leaks(
     monkeypatch.setattr(splitting, "place", scatter)
     facts, placed = split_rows(tmp_path, rows)
     assert leakage_report(tmp_path / "out")["group"] > 0
-    assert len(placed) == 60 and not any(facts["left"].values())
+    assert len(placed) == 60 and not any(facts.left.values())
 
 
 @pytest.mark.parametrize(("blind", "kind"), [("near", "reformatted"), ("exact", "exact"), ("group", "same_group")])

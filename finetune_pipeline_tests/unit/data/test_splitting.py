@@ -10,7 +10,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split import splitting
 from finetune_pipeline.data.split.ledger import read_ledger, record_assignments
 from finetune_pipeline.data.split.placement import place
-from finetune_pipeline.data.split.splitting import assignments_in
+from finetune_pipeline.data.split.splitting import SplitFacts, assignments_in
 from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.findings import FindingsError
@@ -29,18 +29,18 @@ def run(folder: Path, name: str, examples: list[Example], spec: Any = SPEC, **cl
     """(facts, split by id) of a split that is recorded in the ledger in `folder`."""
     facts, placed = split_rows(folder, examples, spec, name, **clean)
     record_assignments(assignments_in(folder / name), folder / "ledger")
-    assert facts["rows_in"] == facts["kept"] + facts["quarantined"] == len(examples) - len(clean.get("removed", ()))
-    assert facts["kept"] == len(placed) == sum(facts["counts"].values())
+    assert facts.rows_in == facts.kept + facts.quarantined == len(examples) - len(clean.get("removed", ()))
+    assert facts.kept == len(placed) == sum(facts.counts.values())
     return facts, placed
 
 
 def test_shares_hold_in_every_label(tmp_path: Path) -> None:
     facts, _ = run(tmp_path, "a", rows(0, 400))
-    assert facts["counts"] == {"train": 280, "validation": 40, "test": 80}
-    rows_of = {name: [*labels.values()] for name, labels in facts["labels"].items()}
+    assert facts.counts == {"train": 280, "validation": 40, "test": 80}
+    rows_of = {name: [*labels.values()] for name, labels in facts.labels.items()}
     assert rows_of == {"train": [112, 112, 56], "validation": [16, 16, 8], "test": [32, 32, 16]}
-    assert facts["shares"] == facts["wanted_shares"] == {"train": 0.7, "validation": 0.1, "test": 0.2}
-    assert (facts["clusters"], facts["quarantined"]) == (400, 0)
+    assert facts.shares == facts.wanted_shares == {"train": 0.7, "validation": 0.1, "test": 0.2}
+    assert (facts.clusters, facts.quarantined) == (400, 0)
 
 
 def test_no_row_moves_when_data_grows_and_shares_still_hold(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_no_row_moves_when_data_grows_and_shares_still_hold(tmp_path: Path) -> N
     random.Random(1).shuffle(grown)
     facts, second = run(tmp_path, "b", grown)
     assert {i: second[i] for i in first} == first
-    assert facts["counts"]["test"] == pytest.approx(80, abs=3)
+    assert facts.counts["test"] == pytest.approx(80, abs=3)
     _, third = run(tmp_path, "c", grown[50:], make_spec(split={"seed": 9}))
     assert all(second[i] == s for i, s in third.items())
 
@@ -68,14 +68,14 @@ def test_clusters_and_groups_stay_together(tmp_path: Path) -> None:
     clusters = {e.id: min(x.id for x in pair) for pair in pairs for e in pair}
     facts, placed = run(tmp_path, "a", [e for some in (*groups, *pairs) for e in some], clusters=clusters)
     assert all(len({placed[e.id] for e in some}) == 1 for some in (*groups, *pairs))
-    assert facts["clusters"] == 30 and min(facts["counts"].values()) > 0
+    assert facts.clusters == 30 and min(facts.counts.values()) > 0
 
 
 def test_only_people_judge(tmp_path: Path) -> None:
     examples = rows(0, 100) + rows(100, 200, origin="production") + rows(200, 250, origin="synthetic")
     facts, _ = run(tmp_path, "a", examples)
-    assert facts["origins"]["test"] == {"human": facts["counts"]["test"]}
-    assert 35 <= facts["counts"]["test"] <= 50 and {*facts["origins"]["train"]} == {"human", "production", "synthetic"}
+    assert facts.origins["test"] == {"human": facts.counts["test"]}
+    assert 35 <= facts.counts["test"] <= 50 and {*facts.origins["train"]} == {"human", "production", "synthetic"}
 
 
 def one_of(placed: dict[str, str], name: str) -> Example:
@@ -88,10 +88,10 @@ def test_a_new_row_follows_its_cluster_even_if_the_old_one_was_removed(tmp_path:
     old = one_of(before, "test")
     made = example(old.user_text + " x", old.answer, line=99, origin="production")
     facts, placed = run(tmp_path, "p", [*rows(0, 50), made], clusters={made.id: old.id})
-    assert placed == before and facts["by_rule"] == {"data.not_human_in_test_cluster": 1}
+    assert placed == before and facts.by_rule == {"data.not_human_in_test_cluster": 1}
     new = example(old.user_text + " please", old.answer, line=99)
     facts, placed = run(tmp_path, "b", [old, new], clusters={new.id: old.id}, removed=(old.id,))
-    assert facts["counts"] == {"train": 0, "validation": 0, "test": 1} and placed == {new.id: "test"}
+    assert facts.counts == {"train": 0, "validation": 0, "test": 1} and placed == {new.id: "test"}
 
 
 def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
@@ -99,14 +99,14 @@ def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
     one, two = one_of(before, "train"), one_of(before, "test")
     new = example(one.user_text + " " + two.user_text + " a@example.com", line=99)
     facts, placed = run(tmp_path, "b", [new, *rows(0, 50)], clusters={new.id: one.id, two.id: one.id})
-    assert placed == before and facts["by_rule"] == {"data.bridges_splits": 1}
+    assert placed == before and facts.by_rule == {"data.bridges_splits": 1}
     report = read_lines(tmp_path / "b/quarantine.jsonl")
     assert (report[0]["file"], report[0]["line"], len(report)) == ("raw/a.jsonl", 99, 1)
     assert "rows of different splits" in report[0]["findings"][0]["message"]
     assert "[EMAIL_1]" in report[0]["raw"] and "a@example" not in report[0]["raw"]
     both = (one.id, two.id)  # it is better than either, so they are its repeats
     facts, placed = run(tmp_path, "c", [new, *rows(0, 50)], clusters={new.id: one.id, two.id: one.id}, removed=both)
-    assert placed == {i: s for i, s in before.items() if i not in both} and facts["quarantined"] == 1
+    assert placed == {i: s for i, s in before.items() if i not in both} and facts.quarantined == 1
 
 
 def test_the_newest_rows_are_the_test_when_time_decides(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_newest_rows_are_the_test_when_time_decides(tmp_path: Path) -> None:
     facts, placed = run(tmp_path, "a", timed, spec)
     newest = {e.id for e in sorted(timed, key=lambda e: str(e.time))[-20:]}
     assert {i for i, s in placed.items() if s == "test"} == newest
-    assert facts["counts"] == {"train": 70, "validation": 10, "test": 20}
+    assert facts.counts == {"train": 70, "validation": 10, "test": 20}
 
 
 GOLDEN = make_spec(split={"test": ["raw/golden*.jsonl"]})
@@ -145,7 +145,7 @@ def test_the_rows_of_named_files_are_the_test(tmp_path: Path) -> None:
     own, others = golden(0, 30), rows(100, 200)
     facts, placed = run(tmp_path, "a", [*others, *own], GOLDEN)
     assert splits_of(own, placed) == {"test"} and "test" not in splits_of(others, placed)
-    assert facts["counts"] == {"train": 90, "validation": 10, "test": 30}, "validation is a tenth of the other rows"
+    assert facts.counts == {"train": 90, "validation": 10, "test": 30}, "validation is a tenth of the other rows"
     assert judged(facts, GOLDEN, named_files_are_the_test).passed
     assert judged(facts, GOLDEN, split_sizes).passed
     more = golden(40, 50)
@@ -161,7 +161,7 @@ def test_rows_like_those_of_a_test_file_leave_training(tmp_path: Path) -> None:
     others = rows(100, 200)
     facts, placed = run(tmp_path, "a", [*others, *like, *own], GOLDEN, clusters={copy.id: own[0].id})
     assert splits_of(own, placed) == {"test"} and splits_of(like, placed) == {None}
-    assert facts["by_rule"] == {"data.like_test_row": 6} and facts["counts"]["test"] == 25
+    assert facts.by_rule == {"data.like_test_row": 6} and facts.counts["test"] == 25
     result = judged(facts, GOLDEN, named_files_are_the_test)
     assert not result.passed and result.warns and "6 rows left" in result.message
     _, again = run(tmp_path, "b", [*others, *like, *own], GOLDEN, clusters={copy.id: own[0].id})
@@ -182,7 +182,7 @@ def test_test_files_without_a_row_by_a_person_are_refused(tmp_path: Path) -> Non
     with pytest.raises(FindingsError, match="rows that a person wrote"):
         run(tmp_path, "b", [*rows(0, 50), *golden(60, 70, origin="synthetic")], GOLDEN)
     facts, placed = run(tmp_path, "c", [*rows(0, 50), *golden(60, 70), *golden(70, 75, origin="synthetic")], GOLDEN)
-    assert facts["counts"]["test"] == 10 and facts["by_rule"] == {"data.not_human_in_test_cluster": 5}
+    assert facts.counts["test"] == 10 and facts.by_rule == {"data.not_human_in_test_cluster": 5}
 
 
 def test_another_test_than_that_of_the_ledger_asks_for_a_restart(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in ledger.glob("*.npy")}
     assert record_assignments(report, ledger) == 0 and len(read_ledger(ledger)) == 30
     report["split"][report["split"] == 2] = 0
-    said = f"{facts['counts']['test']} rows would move between splits: .* was in test, now train"
+    said = f"{facts.counts['test']} rows would move between splits: .* was in test, now train"
     with pytest.raises(RuntimeError, match=said):
         record_assignments(report, ledger)
     assert {p.name: p.read_bytes() for p in ledger.glob("*.npy")} == before
@@ -239,8 +239,8 @@ def requests_by_day(start: int, stop: int) -> list[Example]:
     return [example(request(dice), LABELS[i % 3], line=i, time=day(i)) for i in range(start, stop)]
 
 
-def judged(facts: dict[str, Any], spec: Any = TIMED, question: Check = time_decides) -> CheckResult:
-    return question.ask(Artifact("tickets", "splits", "1", Path("splits"), facts, {}), spec)
+def judged(facts: SplitFacts, spec: Any = TIMED, question: Check = time_decides) -> CheckResult:
+    return question.ask(Artifact("tickets", "splits", "1", Path("splits"), facts.to_json(), {}), spec)
 
 
 def test_time_decides_even_among_similar_rows(tmp_path: Path) -> None:
@@ -248,10 +248,10 @@ def test_time_decides_even_among_similar_rows(tmp_path: Path) -> None:
     random.Random(3).shuffle(timed)
     facts, placed = run(tmp_path, "a", timed, TIMED)
     newest_first = sorted(timed, key=lambda e: str(e.time), reverse=True)
-    assert {placed[e.id] for e in newest_first[:60]} == {"test"} and facts["counts"]["test"] == 60
+    assert {placed[e.id] for e in newest_first[:60]} == {"test"} and facts.counts["test"] == 60
     assert {placed.get(e.id) for e in newest_first[90:]} <= {"train", None}
     result = judged(facts)
-    assert result.passed and "0 of" in result.message and facts["time_order"]["oldest_test"] == newest_first[59].time
+    assert result.passed and "0 of" in result.message and facts.time_order.oldest_test == newest_first[59].time
 
 
 def test_rows_without_any_time_cannot_be_split_by_it(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_rows_like_a_newer_test_row_leave_training_and_are_named(tmp_path: Path)
         facts, placed = run(tmp_path, name, [*timed, *copies, *grouped], TIMED)
         left = {e.id for e in [*copies, *grouped[:5]]}
         assert left.isdisjoint(placed) and placed[grouped[5].id] == "test"
-        assert facts["by_rule"] == {"data.like_newer_row": 10} and facts["quarantined"] == 10
+        assert facts.by_rule == {"data.like_newer_row": 10} and facts.quarantined == 10
         refused = read_lines(tmp_path / name / "quarantine.jsonl")
         assert {(row["findings"][0]["rule"]) for row in refused} == {"data.like_newer_row"} and len(refused) == 10
         result = judged(facts)
@@ -283,11 +283,9 @@ def test_later_rounds_are_newer_than_the_first_test_and_the_share_is_stated(tmp_
     later = [example(random_text(i), line=i, time=day(i)) for i in range(100, 200)]
     _, before = run(tmp_path, "a", first, TIMED)
     facts, after = run(tmp_path, "b", [*first, *later], TIMED)
-    assert {i: after[i] for i in before} == before and facts["counts"]["test"] == 40
+    assert {i: after[i] for i in before} == before and facts.counts["test"] == 40
     assert {e.id for e in later if after[e.id] == "test"} == {e.id for e in later[-20:]}
-    assert (
-        judged(facts).passed and facts["time_order"]["later_rounds"] == sum(after[e.id] == "train" for e in later) == 70
-    )
+    assert judged(facts).passed and facts.time_order.later_rounds == sum(after[e.id] == "train" for e in later) == 70
 
 
 def test_a_placement_that_ignores_time_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +293,7 @@ def test_a_placement_that_ignores_time_fails_the_check(tmp_path: Path, monkeypat
     monkeypatch.setattr(splitting, "place_by_time", lambda *arguments: place(*arguments)[:2])
     facts, _ = run(tmp_path, "a", requests_by_day(0, 100), TIMED)
     result = judged(facts)
-    assert not result.passed and not result.warns and facts["time_order"]["misplaced"] > 20
+    assert not result.passed and not result.warns and facts.time_order.misplaced > 20
 
 
 def test_rows_from_production_that_are_newer_than_the_test_are_stated(tmp_path: Path) -> None:
@@ -303,4 +301,4 @@ def test_rows_from_production_that_are_newer_than_the_test_are_stated(tmp_path: 
     logged = [example(random_text(i), line=i, time=day(i), origin="production") for i in range(80, 100)]
     facts, placed = run(tmp_path, "a", [*people, *logged], TIMED)
     assert {placed[e.id] for e in people[-20:]} == {"test"}
-    assert judged(facts).passed and facts["time_order"]["not_human"] == sum(placed[e.id] == "train" for e in logged) > 0
+    assert judged(facts).passed and facts.time_order.not_human == sum(placed[e.id] == "train" for e in logged) > 0

@@ -70,7 +70,7 @@ def test_edited_copies_share_a_split_with_their_original(tmp_path: Path) -> None
     facts, placed = split_rows(tmp_path, [*originals, *copies])
     crossed = [kind for kind, a, b in zip(kinds, chosen, copies, strict=True) if placed[a.id] != placed[b.id]]
     assert all(crossed.count(kind) <= (15 if kind == "half replaced" else 3) for kind in EDITS), crossed
-    assert all(abs(facts["shares"][name] - share) < 0.03 for name, share in facts["wanted_shares"].items())
+    assert all(abs(facts.shares[name] - share) < 0.03 for name, share in facts.wanted_shares.items())
 
 
 def test_new_copies_follow_rows_the_ledger_holds(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_rows_from_production_are_not_lost_to_a_faint_likeness(tmp_path: Path) -
     copies = [example(f"Hi, {e.user_text} thanks", line=200 + i, origin="production") for i, e in enumerate(human[20:])]
     facts, placed = split_rows(tmp_path, [*human, *faint, *copies])
     assert all(e.id in placed for e in [*human, *faint])
-    assert facts["by_rule"] == {"data.not_human_in_test_cluster": 20}
+    assert facts.by_rule == {"data.not_human_in_test_cluster": 20}
     assert all(placed.get(e.id) is None for e in copies)
 
 
@@ -118,8 +118,8 @@ def test_rows_a_looser_relation_joins_across_splits_leave_training_never_the_tes
     record_split(tmp_path / "ledger", [*near[:3], *base[6:]], "train")
     clusters = {e.id: base[i].id for i, e in enumerate(near)}
     facts, placed = split_rows(tmp_path, [*base, *near], clusters=clusters)
-    assert facts["left"] == {"train": 6, "validation": 3, "test": 0}
-    assert facts["by_rule"] == {"data.joined_across_splits": 9}
+    assert facts.left == {"train": 6, "validation": 3, "test": 0}
+    assert facts.by_rule == {"data.joined_across_splits": 9}
     assert all(placed[e.id] == "test" for e in [*base[:6], *near[6:]])
     assert not {e.id for e in [*near[:6], *base[6:9]]} & set(placed)
     assert leakage_report(tmp_path / "out")["near"] == 0
@@ -132,5 +132,5 @@ def test_a_group_declared_later_leaves_training(tmp_path: Path) -> None:
     for start, name in enumerate(SPLITS):
         record_split(tmp_path / "ledger", rows[start::3], name)
     facts, placed = split_rows(tmp_path, rows)
-    assert facts["left"] == {"train": 10, "validation": 10, "test": 0}
+    assert facts.left == {"train": 10, "validation": 10, "test": 0}
     assert {placed[e.id] for e in rows[:30] if e.id in placed} == {"test"}

@@ -62,6 +62,11 @@ JUDGED = {
 }  # fmt: skip
 
 
+SPLIT = {
+    "rows_in": 110, "kept": 110, "quarantined": 0, "counts": {"train": 80, "validation": 10, "test": 20}, "labels": {},
+    "origins": {}, "shares": {}, "wanted_shares": {}, "clusters": 9, "by_rule": {}, "seed": 0, "left": {}, "leaks": {},
+    "alike": {}, "ledger": "splits",
+}  # fmt: skip
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 NAMED = {"elsewhere": 0, "others": 0, "like_test": 3}
 TIMES = {
@@ -106,17 +111,16 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     **{("data_quality", name): (_part(part, True), [_part(part, False), {"parts": {}}]) for name, part in PARTS.items()},
     ("reviewed_examples", "reviews_applied"): ({"decisions": 2, "by_rule": {}},
         [{"by_rule": {"data.review_unknown_id": 1}}]),
-    ("splits", "rows_accounted_for"): ({"rows_in": 10, "quarantined": 1,
+    ("splits", "rows_accounted_for"): (SPLIT | {"rows_in": 10, "quarantined": 1,
         "counts": {"train": 6, "validation": 1, "test": 2}}, [{"quarantined": 0}]),
-    ("splits", "few_rows_left"): ({"left": {"train": 3, "validation": 1, "test": 0},
-        "counts": {"train": 80, "validation": 10, "test": 20}, "ledger": "splits"},
+    ("splits", "few_rows_left"): (SPLIT | {"left": {"train": 3, "validation": 1, "test": 0}},
         [{"left": {"train": 5, "validation": 1, "test": 0}}]),
-    ("splits", "time_decides"): ({"time_order": TIMES}, [{"time_order": TIMES | {"misplaced": 1}},
+    ("splits", "time_decides"): (SPLIT | {"time_order": TIMES}, [{"time_order": TIMES | {"misplaced": 1}},
         {"time_order": TIMES | {"left": 9}}, {"time_order": TIMES | {"oldest_test": ""}}, {"time_order": {}}]),
-    ("splits", "named_files_are_the_test"): ({"test_files": NAMED, "counts": {"train": 90, "validation": 10, "test": 20}},
+    ("splits", "named_files_are_the_test"): (SPLIT | {"test_files": NAMED, "counts": {"train": 90, "validation": 10, "test": 20}},
         [{"test_files": NAMED | {"elsewhere": 1}}, {"test_files": NAMED | {"others": 1}},
          {"test_files": NAMED | {"like_test": 6}}, {"test_files": {}}]),
-    ("splits", "split_sizes"): ({"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}, "wanted_shares": SHARES},
+    ("splits", "split_sizes"): (SPLIT | {"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}, "wanted_shares": SHARES},
         [{"shares": {"validation": 0.1, "test": 0.3}}]),
     ("base_model", "safe_weights"): ({"files": {"model.safetensors": "x", "config.json": "y"}},
         [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}]),
@@ -335,7 +339,7 @@ def test_rows_that_left_warn_and_block_only_where_most_are_gone(spec: TaskSpec, 
     check = find("splits", "few_rows_left")
     for left, warns in ((20, True), (90, False)):
         split = {"train": 80, "validation": 0, "test": 9}
-        facts = {"left": {"train": left, "validation": 0, "test": 0}, "counts": split, "ledger": "splits"}
+        facts = SPLIT | {"left": {"train": left, "validation": 0, "test": 0}, "counts": split}
         answer = check.ask(artifact(facts, tmp_path), spec)
         assert not answer.passed and answer.warns is warns and "split.restart: true" in answer.message
 
