@@ -25,6 +25,7 @@ from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.gates.beats_champion import beats_champion
 from finetune_pipeline.evaluation.result import (
+    Baseline,
     BaseMode,
     Decision,
     Decisions,
@@ -37,7 +38,6 @@ from finetune_pipeline.evaluation.result import (
 from finetune_pipeline.evaluation.statistics.power import paired_power, rows_needed_for_gain
 from finetune_pipeline.evaluation.statistics.proportions import crossing, mcnemar_exact, tango_interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
-from finetune_pipeline.evaluation.step_facts import Baseline
 from finetune_pipeline.spec.model import TaskSpec
 
 TRIES = 20

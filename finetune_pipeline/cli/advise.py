@@ -11,8 +11,8 @@ from finetune_pipeline.baseline.good_enough import Worth
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, tell
 from finetune_pipeline.cli.run import make_artifact
+from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.step_facts import SimpleCost
 from finetune_pipeline.evaluation.wording import inside
 from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, TUNED_RUNGS
 from finetune_pipeline.orchestration.resources import Store
@@ -106,7 +106,7 @@ class Advice:
     def to_json(self) -> dict[str, Any]:
         """Return the advice as plain JSON, with its figures beside the decision."""
         result = {key: value for key, value in asdict(self).items() if key not in ("figures", "folder")}
-        costs = {name: cost.model_dump() for name, cost in self.simple_costs.items()}
+        costs = {name: cost.to_json() for name, cost in self.simple_costs.items()}
         return {**self.figures, **result, "simple_costs": costs}
 
 

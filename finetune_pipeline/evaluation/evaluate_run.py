@@ -21,6 +21,7 @@ from finetune_pipeline.evaluation.result import (
     FormOf,
     Loosened,
     Promoted,
+    StepFacts,
     Task,
     WrongAnswers,
 )
@@ -40,7 +41,6 @@ from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import Judgement, seal_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
-from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.wording import prompt_name
 from finetune_pipeline.spec.looseness import loose_thresholds
 from finetune_pipeline.spec.model import TaskSpec

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 
@@ -106,7 +107,7 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
             answerer = Answerer(base, precision=job.precision)  # the last model's memory is free before this one loads
         reader = answerer if base and isinstance(answerer, Answerer) else None
         simple = run_simple_models(job, reader, cache, lambda example: gold_text(tokenizer, example))
-        rows, measured["simple"] = rows + simple.rows, simple.costs
+        rows, measured["simple"] = rows + simple.rows, msgspec.to_builtins(simple.costs)
         of_simple = {"vectors": simple.vectors, "left_out": simple.left_out}
         facts |= {key: of_models for key, of_models in of_simple.items() if of_models}
     write_predictions(job.out / "predictions.parquet", rows)

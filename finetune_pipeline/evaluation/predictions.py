@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from finetune_pipeline.data.examples import Example, stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.evaluation.ability.drop import Scored
-from finetune_pipeline.evaluation.wording import is_number
 from finetune_pipeline.models.inference.generated import Answer
 
 PREDICTION_SCHEMA = pa.schema(
@@ -199,38 +198,3 @@ def _failed_rows(set_facts: Mapping[str, Any]) -> int:
 def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
     scored = Scored.of(facts)
     return {"items": scored.unscored} if scored.items else {}
-
-
-def costs(
-    predictions: Sequence[Mapping[str, Any]], measured: Mapping[str, Mapping[str, Any]], plan: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Facts for the report's section on cost, as step_facts.Cost.
-
-    Args:
-        measured: What each step's process measured (step_facts.Measured).
-        plan: Facts of training_plan.
-
-    Returns:
-        saved_share: the share of the base model's tokens per request that the fine-tuned model saves; None if either is
-        unknown, negative if it needs more.
-    """
-    steps = {
-        name: {key: step.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}
-        for name, step in measured.items()
-        if is_number(step.get("seconds"))
-    }
-    tokens = {
-        model: {
-            "prompt": sum(row["prompt_tokens"] for row in rows) / len(rows),
-            "answer": sum(row["new_tokens"] for row in rows) / len(rows),
-        }
-        for model, rows in by_model(predictions).items()
-    }
-    before, after = (sum(tokens[name].values()) if name in tokens else 0 for name in ("base", "candidate"))
-    return {
-        "steps": steps,
-        "seconds": sum(step["seconds"] for step in steps.values()),
-        "planned": plan.get("seconds"),
-        "tokens": tokens,
-        "saved_share": 1 - after / before if before and after else None,
-    }

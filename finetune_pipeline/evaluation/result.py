@@ -4,14 +4,19 @@ A number that was not measured, or is not finite, is None.
 """
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
+from finetune_pipeline.evaluation.ability.drop import Ability
+from finetune_pipeline.evaluation.costs import Cost
+from finetune_pipeline.evaluation.preferences.judge import JudgeFindings, Similarity
+from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.result_parts import (
     Automation,
     ChosenRows,
     Count,
+    Facts,
     Flag,
     GateResult,
     Interval,
@@ -23,7 +28,9 @@ from finetune_pipeline.evaluation.result_parts import (
     Scores,
     Sources,
 )
-from finetune_pipeline.evaluation.step_facts import StepFacts
+from finetune_pipeline.models.facts import Parity
+from finetune_pipeline.training.audit import SplitAudit
+from finetune_pipeline.training.facts import AnyTraining
 
 Mode = Literal["free", "restricted"]
 """How a prompted model answers: as it writes, or restricted to the allowed forms."""
@@ -327,6 +334,104 @@ class Loosened(Part):
 
     thresholds: list[str] = []
     held_back_by: list[DefaultGate] = []
+
+
+Counts = dict[str, int | dict[str, int | None] | None]
+"""Rows by name, or by two names."""
+
+
+class Power(Facts):
+    """Whether the test can show the required gain (planning.power)."""
+
+    must_reach: Number = None
+    enough: Flag = None
+    sentence: str = ""
+
+
+class Advice(Facts):
+    """The advice before training (baseline.decision)."""
+
+    decision: str
+    reasons: list[str]
+
+
+class Baseline(Facts):
+    """Facts of few_shot_baseline and advice. `best`: the best prompt."""
+
+    best: str | None = None
+    power: Power | None = None
+    advice: Advice | None = None
+
+
+class RawFile(Facts):
+    file: str = ""
+    sha256: str = ""
+    bytes: int | None = None
+
+
+class DataStep(Facts):
+    """Rows in and out of one data step, and what it found. `counts`: rows by split, or by split and label."""
+
+    lines: Count = None
+    rows_in: Count = None
+    kept: Count = None
+    quarantined: Count = None
+    exact_duplicates: Count = None
+    near_duplicates: Count = None
+    dropped: Count = None
+    files: list[RawFile] = []
+    by_rule: dict[str, Count] = {}
+    scrubbed: dict[str, Count] = {}
+    counts: Counts = {}
+    labels: Counts = {}
+    origins: Counts = {}
+    leaks: dict[str, Count] | int | None = None
+
+
+class Spread(Facts):
+    """Minimum, median, 99th percentile and maximum."""
+
+    min: Count = None
+    p50: Count = None
+    p99: Count = None
+    max: Count = None
+
+
+class QualityPart(Facts):
+    """One question asked of all rows."""
+
+    passed: Flag = None
+    message: str = ""
+
+
+class QualityTokens(Facts):
+    """Tokens of whole rows."""
+
+    whole: Spread | None = None
+
+
+class Quality(Facts):
+    """Facts of data_quality."""
+
+    parts: dict[str, QualityPart] | None = None
+    tokens: QualityTokens | None = None
+
+
+class StepFacts(Part):
+    """Facts of earlier steps that the evaluation reads. `supervision`: the audit's counters, by split. training, parity: None where
+    nothing was trained."""
+
+    baseline: Baseline
+    training: Annotated[AnyTraining | None, Field(union_mode="left_to_right")]
+    data: dict[str, DataStep]
+    parity: Parity | None
+    ability: Ability | None = None
+    people: People | None = None
+    judge: JudgeFindings | None = None
+    similarity: Similarity | None = None
+    supervision: dict[str, SplitAudit] | None = None
+    cost: Cost | None = None
+    quality: Quality | None = None
 
 
 class EvaluationResult(StepFacts):

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.predictions import SIMPLE, prediction_rows
 from finetune_pipeline.evaluation.simple_models import (
     FITTED,
@@ -46,14 +47,14 @@ class SimpleAnswers:
 
     Attributes:
         rows: Of predictions.parquet.
-        costs: By model that was fitted, as step_facts.SimpleCost.
+        costs: By model that was fitted.
         vectors: By encoder: its identity, training_rows that were turned into vectors, and cut, the number of texts of which
             only the beginning was read. Empty if no model reads vectors.
         left_out: Why a simple model was not fitted, by name.
     """
 
     rows: list[dict[str, Any]]
-    costs: dict[str, dict[str, Any]]
+    costs: dict[str, SimpleCost]
     vectors: dict[str, dict[str, Any]]
     left_out: dict[str, str]
 
@@ -148,7 +149,7 @@ def _encoders(
 
 def _cost(
     model: SimpleModel, folder: Path, examples: Sequence[Example], encoders: Mapping[str, StoredEncoder]
-) -> dict[str, Any]:
+) -> SimpleCost:
     """Time calls of one text each, without stored vectors."""
     sources = {encoding.source for encoding in model.encodings.values()}
     alone = replace(model, encoders={source: encoders[source].fresh for source in sources})
@@ -162,9 +163,9 @@ def _cost(
     files = [path for path in (folder / model.name).iterdir()] + [
         path for source in sources for path in encoders[source].files
     ]
-    return {
-        "fit_seconds": model.fit_seconds,
-        "p50": round(float(p50), 2),
-        "p95": round(float(p95), 2),
-        "megabytes": round(sum(path.stat().st_size for path in files) / 1e6, 1),
-    }
+    return SimpleCost(
+        fit_seconds=model.fit_seconds,
+        p50=round(float(p50), 2),
+        p95=round(float(p95), 2),
+        megabytes=round(sum(path.stat().st_size for path in files) / 1e6, 1),
+    )

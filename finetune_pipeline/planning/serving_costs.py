@@ -8,7 +8,7 @@ import datetime
 import math
 from dataclasses import dataclass
 
-from finetune_pipeline.evaluation.step_facts import RequestPrice
+from finetune_pipeline.evaluation.costs import RequestPrice
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.planning.prices import ApiPrice, Price, PriceList, newest_price
 

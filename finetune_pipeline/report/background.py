@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_pipeline.evaluation.gates.sealed_test_openings import opening_sentences
-from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.step_facts import DataStep
+from finetune_pipeline.evaluation.result import DataStep, EvaluationResult
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent
 from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
 from finetune_pipeline.report.plots import learning_curve
@@ -221,12 +220,6 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
     if cost.steps:
         work = "Evaluating without training" if evaluation.untrained else "Training and evaluating this candidate"
         yield f"{work} took {duration(cost.seconds)} of computing on this machine."
-    took = cost.steps["adapter"].train_seconds if "adapter" in cost.steps else None
-    if cost.planned and cost.planned.low is not None and cost.planned.high is not None and took is not None:
-        yield (
-            f"Training alone, without loading and saving, took {duration(took)}; the plan estimated "
-            f"{duration(cost.planned.low)} to {duration(cost.planned.high)}."
-        )
     if cost.saved_share is not None and abs(cost.saved_share) >= 0.005:
         size, fewer = percent(abs(cost.saved_share)), "fewer" if cost.saved_share > 0 else "more"
         yield f"A request takes {size} {fewer} tokens than the base model with its best prompt."

@@ -10,7 +10,6 @@ from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.step_facts import SimpleCost
 from finetune_pipeline.evaluation.winner import CANDIDATE
 from finetune_pipeline.evaluation.wording import (
     counted,
@@ -81,8 +80,8 @@ def models_table(evaluation: EvaluationResult, on: str) -> Table:
     if costs := evaluation.cost.simple if evaluation.cost else None:
         columns += [("ms a call", number), ("MB", number)]
         for row, name in zip(rows, models, strict=True):
-            cost = costs.get(name.removeprefix(f"{on}_").removeprefix(SIMPLE), SimpleCost())
-            row += [cost.p50, cost.megabytes]
+            cost = costs.get(name.removeprefix(f"{on}_").removeprefix(SIMPLE))
+            row.extend([cost.p50, cost.megabytes] if cost else [None, None])
     return Table(columns, rows, strong=[i for i, name in enumerate(models) if name == "candidate"])
 
 

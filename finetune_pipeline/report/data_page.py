@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.quality.report import PARTS
-from finetune_pipeline.evaluation.step_facts import DataStep
+from finetune_pipeline.evaluation.result import DataStep
 from finetune_pipeline.evaluation.wording import counted, number, percent
 from finetune_pipeline.report.background import data_tables
 from finetune_pipeline.report.blocks import (

@@ -1,8 +1,8 @@
 """Says what it costs and saves that a model of one kind serves and not one of another."""
 
+from finetune_pipeline.evaluation.costs import Cost
 from finetune_pipeline.evaluation.result import EvaluationResult, Winner
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.step_facts import Cost, SimpleCost
 from finetune_pipeline.evaluation.wording import dollars, in_words
 
 KINDS = {
@@ -41,7 +41,8 @@ def _takes_longer(evaluation: EvaluationResult, winner: Winner) -> str:
     flatters it, and of a simple model one call alone."""
     cost = evaluation.cost or Cost()
     times = cost.milliseconds
-    simpler = cost.simple.get(str(winner.name), SimpleCost()).p50 if winner.kind == "simple" else times.get("base")
+    simple = cost.simple.get(str(winner.name))
+    simpler = times.get("base") if winner.kind != "simple" else simple.p50 if simple else None
     tuned = times.get("candidate")
     if not tuned or not simpler or tuned < 2 * simpler:
         return ""

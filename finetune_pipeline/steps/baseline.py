@@ -20,6 +20,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.predictions import (
     API,
@@ -36,7 +37,6 @@ from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.simple_models import FITTED, SimpleModel, load_simple_model
 from finetune_pipeline.evaluation.simple_models.encoders import encoder_files
 from finetune_pipeline.evaluation.simple_models.text_encoder import files_digest
-from finetune_pipeline.evaluation.step_facts import SimpleCost
 from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.models.identity import model_record
@@ -121,7 +121,7 @@ def json_schema(spec: TaskSpec) -> dict[str, Any] | None:
 def simple_costs(baseline: Artifact) -> dict[str, SimpleCost]:
     """Return what each simple model costs, as the baseline's process measured it."""
     costs = read_json(baseline.path("measured.json")).get("simple", {})
-    return {name: SimpleCost.model_validate(cost) for name, cost in costs.items()}
+    return {name: SimpleCost.of(cost) for name, cost in costs.items()}
 
 
 def simple_settings(context: StepContext, fitted: Path | None = None) -> SimpleSettings:

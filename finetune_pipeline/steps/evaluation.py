@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.data.dedup.row_table import prompt_hash
@@ -20,13 +20,13 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.ability.drop import Ability
 from finetune_pipeline.evaluation.automation import ON_VALIDATION
+from finetune_pipeline.evaluation.costs import Cost, costs
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.finalists import contenders, with_candidate
 from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finalists, held_back_by_defaults
 from finetune_pipeline.evaluation.predictions import (
     by_model,
-    costs,
     in_order,
     of_model,
     read_predictions,
@@ -38,12 +38,11 @@ from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
-from finetune_pipeline.evaluation.result import EvaluationResult, Promoted
+from finetune_pipeline.evaluation.result import EvaluationResult, Promoted, StepFacts
 from finetune_pipeline.evaluation.rivals import API_MODEL, simple_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.simple_models import FITTED
-from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.winner import TRAINED, gates_of, winner_of
 from finetune_pipeline.jobs import FittedSet
 from finetune_pipeline.models.hosted import read_hosted
@@ -67,7 +66,7 @@ from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.training.audit import SplitAudit
-from finetune_pipeline.training.facts import training_of
+from finetune_pipeline.training.facts import Measured, training_of
 
 PLOTS = "plots"
 _PLANNING_KEYS = {"worth_training", "learnable", "wanted_gain", "power", "enough_test_rows"}
@@ -325,20 +324,21 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
     )
 
 
-def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Cost:
     """Return the costs so far, and the cost of requests at the training plan's prices."""
     plan, endpoint = context.inputs["training_plan"].facts, context.spec.baseline.endpoint
-    steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
-    measured = {name: context.inputs[name].folder / "measured.json" for name in steps}
+    names = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
+    measured = {name: context.inputs[name].folder / "measured.json" for name in names}
     times = {name: read_json(file) for name, file in measured.items() if file.exists()}
-    run_costs = {**costs(rows, times, plan), "milliseconds": times.get("test_predictions", {}).get("milliseconds", {})}
-    prompted_name = API_MODEL if API_MODEL in run_costs["tokens"] else "base"
+    steps = {name: Measured.of(step) for name, step in times.items()}
+    run_costs = costs(rows, steps)
+    prompted_name = API_MODEL if API_MODEL in run_costs.tokens else "base"
     simple = simple_costs(context.inputs["few_shot_baseline"])
     untrained, tuned_name = bool(context.inputs["adapter"].skipped), "candidate"
     if untrained:  # a champion in service may be fine-tuned all the same
         served_model = "champion" if context.run_inputs.champion_kind in TRAINED else prompted_name
-        tuned_name = served_model if served_model in run_costs["tokens"] else prompted_name
-    tuned, prompted = (Call(**run_costs["tokens"][name]) for name in (tuned_name, prompted_name))
+        tuned_name = served_model if served_model in run_costs.tokens else prompted_name
+    tuned, prompted = (Call(**asdict(run_costs.tokens[name])) for name in (tuned_name, prompted_name))
     served = PriceList.of_served(plan["serving"])
     prices = request_prices(served, tuned, prompted, endpoint.model if endpoint else "")
     here = read_hosted(context.inputs["merged_model"].folder) is None and prompted_name == "base"
@@ -347,7 +347,8 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
         prices = []
         if tuned_name == prompted_name:
             month.pop("tuned", None)
-    return {**run_costs, "requests": prices, "month": month, "simple": simple}
+    milliseconds = times.get("test_predictions", {}).get("milliseconds", {})
+    return replace(run_costs, requests=prices, month=month, simple=simple, milliseconds=milliseconds)
 
 
 def _supervision(adapter: Artifact) -> dict[str, SplitAudit]:

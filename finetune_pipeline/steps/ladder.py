@@ -17,9 +17,9 @@ from finetune_pipeline.baseline.reasons import best_fixed
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.predictions import API, read_by_model
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
-from finetune_pipeline.evaluation.step_facts import SimpleCost
 from finetune_pipeline.jobs import LatencyJob
 from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.planning.costs import training_costs

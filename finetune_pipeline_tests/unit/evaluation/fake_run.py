@@ -11,9 +11,8 @@ from finetune_pipeline.evaluation.failures.atlas import ShownRows, failure_atlas
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
-from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.result import EvaluationResult, StepFacts
 from finetune_pipeline.evaluation.rivals import score_baselines
-from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline_tests.trainings import AUDIT, LOCAL
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, row, rows, spec, text_spec
 
@@ -31,7 +30,7 @@ ABILITY = {
 SUPERVISION = {"train": AUDIT}
 COST = {
     "steps": {"adapter": {"seconds": 75.2, "cpu_seconds": 74.0, "train_seconds": 70.0, "peak_memory_mib": 1234.5}},
-    "seconds": 75.2, "planned": {"low": 60.0, "expected": 80.0, "high": 100.0}, "saved_share": 0.75,
+    "seconds": 75.2, "saved_share": 0.75,
     "tokens": {"base": {"prompt": 800.0, "answer": 4.0}, "candidate": {"prompt": 200.0, "answer": 1.0}},
 }  # fmt: skip
 QUALITY = {

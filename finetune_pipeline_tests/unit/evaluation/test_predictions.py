@@ -6,9 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune_pipeline.evaluation import predictions
-from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, write_predictions
+from finetune_pipeline.evaluation.costs import RequestTokens, costs
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
 from finetune_pipeline.evaluation.regression_ledger import FOLDER, outcomes_of, record, recorded, regressions
 from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.training.facts import Measured
 from finetune_pipeline_tests.unit.evaluation.rows import paired, row, rows, spec
 
 
@@ -52,12 +54,12 @@ def test_a_file_with_other_columns_is_refused(tmp_path):
 def test_tokens_and_time_are_summed_and_compared() -> None:
     used = (("base", 90, 10), ("base", 110, 10), ("candidate", 40, 4), ("candidate", 60, 6))
     rows = [{"model": model, "prompt_tokens": prompt, "new_tokens": new} for model, prompt, new in used]
-    adapter = {"seconds": 60.0, "cpu_seconds": 50.0, "train_seconds": 9.0}
-    cost = costs(rows, {"adapter": adapter, "base_ability": {}}, {"seconds": {"low": 1}})
-    assert cost["tokens"] == {"base": {"prompt": 100, "answer": 10}, "candidate": {"prompt": 50, "answer": 5}}
-    assert cost["saved_share"] == pytest.approx(0.5)
-    assert cost["steps"] == {"adapter": adapter | {"peak_memory_mib": None}}
-    assert (cost["seconds"], cost["planned"]) == (60.0, {"low": 1})
+    adapter = Measured(seconds=60.0, cpu_seconds=50.0, train_seconds=9.0)
+    cost = costs(rows, {"adapter": adapter, "base_ability": Measured()})
+    base, candidate = RequestTokens(prompt=100, answer=10), RequestTokens(prompt=50, answer=5)
+    assert cost.tokens == {"base": base, "candidate": candidate}
+    assert cost.saved_share == pytest.approx(0.5)
+    assert (cost.steps, cost.seconds) == ({"adapter": adapter}, 60.0)
 
 
 def test_what_was_recorded_comes_back_in_the_order_asked_for_and_is_one_table(tmp_path):
