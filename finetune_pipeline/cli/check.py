@@ -14,6 +14,7 @@ from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, say, tas
 from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import Example, read_examples, sample_examples
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
@@ -245,7 +246,7 @@ def _quality(task: Task, artifacts: Mapping[str, Artifact], counter: TokenCounte
         stages={step: artifacts[step].facts for step in STEPS},
         out=folder,
     )
-    return Artifact(task.name, "data_quality", "", folder, facts, {})
+    return Artifact(task.name, "data_quality", "", folder, facts.to_json(), {})
 
 
 def _plan(
@@ -256,7 +257,7 @@ def _plan(
     spec = task.spec
     if base is None and model_kind(spec.base_model, spec.base_revision) == "local":
         base = local_base(spec.base_model)
-    if base is None or counter is None or not rows or "tokens" in quality.facts["blocked_by"]:
+    if base is None or counter is None or not rows or "tokens" in quality.read(QualityFacts).blocked_by:
         return None
     planned = sample_examples(rows, PLANNED_ROWS, "plan")
     n = round(len(planned) * spec.split.validation)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.evaluation.ability.drop import Ability
 from finetune_pipeline.evaluation.costs import Cost
 from finetune_pipeline.evaluation.preferences.judge import JudgeFindings, Similarity
@@ -388,35 +389,6 @@ class DataStep(Facts):
     leaks: dict[str, Count] | int | None = None
 
 
-class Spread(Facts):
-    """Minimum, median, 99th percentile and maximum."""
-
-    min: Count = None
-    p50: Count = None
-    p99: Count = None
-    max: Count = None
-
-
-class QualityPart(Facts):
-    """One question asked of all rows."""
-
-    passed: Flag = None
-    message: str = ""
-
-
-class QualityTokens(Facts):
-    """Tokens of whole rows."""
-
-    whole: Spread | None = None
-
-
-class Quality(Facts):
-    """Facts of data_quality."""
-
-    parts: dict[str, QualityPart] | None = None
-    tokens: QualityTokens | None = None
-
-
 class StepFacts(Part):
     """Facts of earlier steps that the evaluation reads. `supervision`: the audit's counters, by split. training, parity: None where
     nothing was trained."""
@@ -431,7 +403,7 @@ class StepFacts(Part):
     similarity: Similarity | None = None
     supervision: dict[str, SplitAudit] | None = None
     cost: Cost | None = None
-    quality: Quality | None = None
+    quality: QualityFacts | None = None
 
 
 class EvaluationResult(StepFacts):

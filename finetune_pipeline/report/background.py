@@ -58,7 +58,7 @@ def learning_section(evaluation: EvaluationResult) -> Blocks:
 
 def data_section(evaluation: EvaluationResult) -> Blocks:
     quality, data = evaluation.quality, evaluation.data
-    if quality and quality.tokens and (spread := quality.tokens.whole) and spread.p50 is not None:
+    if quality and quality.tokens and (spread := quality.tokens.whole):
         yield (
             f"The median row has {number(spread.p50)} tokens, 99 of 100 rows have at most {number(spread.p99)}, and the longest "
             f"has {number(spread.max)}."
@@ -73,8 +73,8 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
     if splits and splits.leaks is not None:
         n = split_size(splits.leaks)
         yield f"{counted(n, 'test row') if n else 'No test row'} repeats or resembles a training row."
-    for name, part in ((quality.parts if quality else None) or {}).items():
-        if part.passed is False:
+    for name, part in (quality.parts if quality else {}).items():
+        if not part.passed:
             yield Text(f"Found over all rows ({name.replace('_', ' ')}): {part.message}.", audience="team")
     if quality:
         yield Text("The page report.html of the step data_quality shows the data in full.", audience="team")

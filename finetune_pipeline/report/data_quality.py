@@ -12,6 +12,7 @@ import numpy as np
 from finetune_pipeline.data.dedup.row_table import load_rows
 from finetune_pipeline.data.examples import Example, stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.quality.parts import QualityFacts, QualityPart, QualityTokens
 from finetune_pipeline.data.quality.report import PARTS, data_quality
 from finetune_pipeline.data.quality.synthetic import review_line, review_sample
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, SHOWN, Sample, chosen_samples
@@ -36,7 +37,7 @@ def write_quality(
     counter: TokenCounter | None,
     stages: Mapping[str, Any],
     out: Path,
-) -> dict[str, Any]:
+) -> QualityFacts:
     """Assess the data of a task as a whole (see :func:`finetune_pipeline.data.quality.report.data_quality`).
 
     Arguments are folders of artifacts; `stages`: facts of the data steps by name. Writes ``quality.json`` (everything),
@@ -74,16 +75,15 @@ def write_quality(
     page = data_page(report, spec.name, spec.description, stages, spec.labels)
     (out / "report.html").write_text(page_html(page), "utf-8")
     (out / "report.md").write_text(page_markdown(replace(page, sections=page.sections[:1])), "utf-8")
-    tokens = {k: report["tokens"].get(k) for k in ("total", "training_tokens", "whole")}
-    return {
-        "rows": report["rows"],
-        "passed": report["passed"],
-        "blocked_by": report["blocked_by"],
-        "parts": {name: {k: report[name][k] for k in ("passed", "message", "blocking")} for name in PARTS},
-        "by_rule": dict(Counter(f["rule"] for f in report["findings"]).most_common()),
-        "to_review": waiting,
-        **({"tokens": tokens} if tokens["total"] is not None else {}),
-    }
+    return QualityFacts(
+        rows=report["rows"],
+        passed=report["passed"],
+        blocked_by=report["blocked_by"],
+        parts={name: QualityPart.of(report[name]) for name in PARTS},
+        by_rule=dict(Counter(f["rule"] for f in report["findings"]).most_common()),
+        to_review=waiting,
+        tokens=QualityTokens.of(report["tokens"]) if report["tokens"].get("total") is not None else None,
+    )
 
 
 def _token_part(

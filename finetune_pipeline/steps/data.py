@@ -12,6 +12,7 @@ from finetune_pipeline.data.dedup.benchmarks import is_benchmark
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import examples_of, seal, seal_key
 from finetune_pipeline.data.losses import Losses, validation_losses
+from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.raw_files import collect_raw, surveys_of
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
@@ -141,7 +142,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
     }
 
 
-def make_data_quality(context: StepContext) -> dict[str, Any]:
+def make_data_quality(context: StepContext) -> QualityFacts:
     """Write the data quality report: balance, label noise, synthetic rows and tokens of the whole data set."""
     inputs = context.inputs
     return write_quality(

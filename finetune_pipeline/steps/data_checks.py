@@ -8,6 +8,7 @@ import msgspec
 from finetune_pipeline.data.examples import decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.losses import Losses
+from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.scrub import finder_of, kinds_left
 from finetune_pipeline.data.split.leakage import leakage_report, recall_words
 from finetune_pipeline.data.split.ledger import LEDGER
@@ -278,8 +279,8 @@ def _quality(name: str, part: str, description: str, on_failure: Action = "block
     """Return the check of one part of the data quality report."""
 
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-        result = artifact.facts["parts"][part]
-        return CheckResult(result["passed"] is True, result["message"], warns=result["blocking"] is False)
+        result = artifact.read(QualityFacts).parts[part]
+        return CheckResult(result.passed, result.message, warns=not result.blocking)
 
     return Check(name, description, judge, on_failure)
 

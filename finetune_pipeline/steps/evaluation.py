@@ -14,6 +14,7 @@ from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.data.dedup.row_table import prompt_hash
 from finetune_pipeline.data.examples import examples_of, read_examples, stream_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.split.ledger import ENTRY, LEDGER, SPLITS, read_ledger
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
@@ -306,7 +307,7 @@ def _current_ladder(context: StepContext) -> Ladder | None:
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:
     """Collect the facts of earlier steps. rows: predictions, for the tokens of a request."""
     inputs = context.inputs
-    adapter, quality, review = inputs["adapter"], inputs["data_quality"].facts, inputs["judge_review"].read(JudgeReview)
+    adapter, review = inputs["adapter"], inputs["judge_review"].read(JudgeReview)
     return StepFacts.model_validate(
         {
             "baseline": {**inputs["few_shot_baseline"].facts, **inputs["advice"].facts},
@@ -319,7 +320,7 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
             "similarity": review.similarity,
             "supervision": _supervision(adapter),
             "cost": _cost(context, rows),
-            "quality": {key: quality.get(key) for key in ("passed", "parts", "tokens")},
+            "quality": inputs["data_quality"].read(QualityFacts),
         }
     )
 

@@ -13,14 +13,15 @@ from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.prompts import TrainingRow
 from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
-    ABILITY,
     PARITY,
     TRAINING,
     arguments,
+    changed,
     evaluation,
     evaluation_and_rows,
     json_evaluation,
     text_evaluation,
+    usual,
 )
 from finetune_pipeline_tests.unit.evaluation.rows import answers, paired, row, spec
 
@@ -47,12 +48,12 @@ def test_models_stand_in_order_and_validation_is_apart(outcome):
 
 def test_it_is_strict_json_and_the_published_schema_describes_it():
     schema = EvaluationResult.model_json_schema()
-    odd = evaluation(ability=ABILITY | {"drop": math.nan})
+    odd = changed(usual(), {"decisions.baseline.margin": math.nan})
     for result in (odd, json_evaluation(), text_evaluation()):
         stored = json.loads(json.dumps(result.to_json(), allow_nan=False))
         assert EvaluationResult.model_validate(stored) == result and stored == result.to_json()
         jsonschema.validate(stored, schema)
-    assert odd.to_json()["ability"]["drop"] is None and odd.to_json()["training"] == TRAINING
+    assert odd.to_json()["decisions"]["baseline"]["margin"] is None and odd.to_json()["training"] == TRAINING
     assert evaluation(parity=PARITY | {"mean_kl": math.nan}).to_json()["parity"]["mean_kl"] is None
     with pytest.raises(ValidationError, match=re.escape("Expected `int`, got `str` - at `$.steps`")):
         evaluation(training=TRAINING | {"steps": "40"})

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.split.splitting import ids_and_splits, split
 from finetune_pipeline.data.validate.validation import validate
@@ -24,7 +25,7 @@ def lines(count: int, **more: Any) -> list[dict[str, Any]]:
     return [{"text": " ".join(rng.choices(WORDS, k=12)), "label": LABELS[i % 3], **more} for i in range(count)]
 
 
-def quality(folder: Path, spec: TaskSpec, name: str) -> tuple[dict[str, Any], Path]:
+def quality(folder: Path, spec: TaskSpec, name: str) -> tuple[QualityFacts, Path]:
     """Facts of the report on the rows of `folder`, with the decisions in its reviews."""
     at = folder / name
     validate(folder / "raw", spec, at / "validated")
@@ -36,18 +37,18 @@ def quality(folder: Path, spec: TaskSpec, name: str) -> tuple[dict[str, Any], Pa
     return facts, at
 
 
-def reviewed(facts: dict[str, Any], spec: TaskSpec) -> bool:
+def reviewed(facts: QualityFacts, spec: TaskSpec) -> bool:
     """The blocking check's answer."""
     check = next(c for _, c in CHECKS if c.name == "synthetic_rows_reviewed")
     assert check.blocks(spec)
-    return check.ask(Artifact("t", "data_quality", "v", Path(), facts, {}), spec).passed
+    return check.ask(Artifact("t", "data_quality", "v", Path(), facts.to_json(), {}), spec).passed
 
 
 def test_synthetic_rows_wait_for_people_and_their_decisions_go_on(tmp_path: Path) -> None:
     spec = make_spec(min_examples=10, min_per_label=3)
     write_raw(tmp_path / "raw", [*lines(120), *lines(90, origin="synthetic", generator="a-model")])
     facts, at = quality(tmp_path, spec, "before")
-    assert not reviewed(facts, spec) and "synthetic" in facts["blocked_by"] and facts["to_review"] == 29
+    assert not reviewed(facts, spec) and "synthetic" in facts.blocked_by and facts.to_review == 29
     waiting = read_lines(at / "quality" / TO_REVIEW)
     assert len(waiting) == 29 and {row["generator"] for row in waiting} == {"a-model"}
     assert waiting[0]["decision"] == "" and {"id", "text", "answer", "reviewer"} <= set(waiting[0])
@@ -58,7 +59,7 @@ def test_synthetic_rows_wait_for_people_and_their_decisions_go_on(tmp_path: Path
     assert not reviewed(quality(tmp_path, spec, "nearly")[0], spec)
     file.write_text("".join(json.dumps(row) + "\n" for row in decided))
     facts, at = quality(tmp_path, spec, "after")
-    assert reviewed(facts, spec) and facts["to_review"] == 0
+    assert reviewed(facts, spec) and facts.to_review == 0
     assert {d["id"] for d in read_lines(at / "reviewed/decisions.jsonl")} == {row["id"] for row in waiting}
 
 

@@ -72,7 +72,8 @@ def test_the_headline_says_what_the_fine_tuned_model_costs_more() -> None:
 def test_without_prices_the_headline_says_how_much_longer_the_fine_tuned_model_takes(
     kind: Any, milliseconds: dict[str, float], simple: float | None, words: str
 ) -> None:
-    cost = COST | {"milliseconds": milliseconds, "simple": {"linear": {"p50": simple}}}
+    linear = {"fit_seconds": 1.0, "p50": simple, "p95": 0.1, "megabytes": 0.5}
+    cost = COST | {"milliseconds": milliseconds, "simple": {"linear": linear} if simple else {}}
     assert costs_more(evaluation(cost=cost), Winner(kind=kind, name="linear")) == words
     priced = evaluation(cost=cost | {"month": MONTH})
     assert "times as long" not in costs_more(priced, Winner(kind=kind, name="linear")), "dollars are said instead"

@@ -82,7 +82,7 @@ PARTS = {
 
 
 def _part(name: str, passed: bool) -> dict[str, Any]:
-    return {"parts": {name: {"passed": passed, "message": "m", "blocking": True}}}
+    return {"passed": passed, "parts": {name: {"passed": passed, "message": "m", "blocking": True}}}
 
 
 def _unread(about: str, severity: str) -> dict[str, str]:
