@@ -37,7 +37,7 @@ def judge(spec: TaskSpec, findings: JudgeFindings | None) -> Outcome:
         why = "; ".join(findings.refused if findings else []) or "none was asked"
         return Outcome(False, None, required_share, f"No judge can be trusted: {why}.")
     preferred = findings.verdict
-    if preferred is None or preferred.share is None:
+    if preferred is None or preferred.share is None or preferred.interval is None:
         return Outcome(False, None, required_share, "The judge decided no pair.")
     low = preferred.interval[0]
     message = (

@@ -159,7 +159,7 @@ def _unjudged(failed: int, n: int) -> list[str]:
 
 
 def _is_significant(bias: SignTest) -> bool:
-    return bias.p < SIGNIFICANCE
+    return bias.p is not None and bias.p < SIGNIFICANCE
 
 
 def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float, sources: SourceOf) -> Verdict:

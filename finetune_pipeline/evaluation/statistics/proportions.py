@@ -201,10 +201,10 @@ class SignTest(Facts, frozen=True, kw_only=True):
     wins: int
     losses: int
     ties: int
-    n: int
+    n: int = 0  # as the next two, not in what earlier releases wrote of a judge that was asked nothing
     share: float | None
-    interval: Interval
-    p: float
+    interval: Interval | None
+    p: float | None
 
 
 def sign_test(signs: Sequence[int], clusters: Units | None = None, confidence: float = 0.95) -> SignTest:
