@@ -1,11 +1,12 @@
 """A task with its stores: its current state, and the verdict at the end of a run."""
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import dagster as dg
 
-from finetune_pipeline.data.split.leakage import leakage_report, recall_words
+from finetune_pipeline.data.split.canaries import EditRecall
+from finetune_pipeline.data.split.leakage import LEAKAGE, Certificate
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
@@ -66,19 +67,18 @@ def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
     return missing
 
 
-def edited_copies(project: Project) -> dict[str, Any]:
+def edited_copies(project: Project) -> dict[str, EditRecall]:
     """Return how many edited copies of test rows the splits would keep out of training, by kind of edit; none without splits."""
     splits = project.artifacts["splits"]
-    edited: dict[str, Any] = leakage_report(splits.folder)["edited"] if splits else {}
-    return edited
+    return Certificate.read(splits.path(LEAKAGE)).edited if splits else {}
 
 
-def recall_lines(edited: dict[str, Any]) -> list[str]:
+def recall_lines(edited: Mapping[str, EditRecall]) -> list[str]:
     if not edited:
         return []
     return [
         "edited copies of rows that stay in their split (95% intervals):",
-        *(f"  {w}" for w in recall_words(edited)),
+        *(f"  {kind} {edit.words()}" for kind, edit in edited.items()),
     ]
 
 

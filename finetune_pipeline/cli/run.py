@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import click
 import dagster as dg
+import msgspec
 
 # Imported here since MLflow would import it while another thread queries Dagster's database: a half-imported module fails it.
 import sqlalchemy.orm  # noqa: F401
@@ -27,6 +28,7 @@ from finetune_pipeline.cli.project import Project, check_files, edited_copies, r
 from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
+from finetune_pipeline.data.split.canaries import EditRecall
 from finetune_pipeline.data.split.splitting import SplitFacts
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.winner import SOUND
@@ -97,7 +99,7 @@ class RunResult:
     steps: dict[str, StepPlace] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
     failed: list[FailedStep] = field(default_factory=list)
-    edited_copies: dict[str, Any] = field(default_factory=dict)
+    edited_copies: Mapping[str, EditRecall] = field(default_factory=dict)
 
     @property
     def worked(self) -> bool:
@@ -114,7 +116,8 @@ class RunResult:
 
     def facts(self) -> dict[str, Any]:
         """Return the result as plain JSON."""
-        return {**asdict(self), "worked": self.worked}
+        edited = msgspec.to_builtins(self.edited_copies)
+        return {**asdict(self), "edited_copies": edited, "worked": self.worked}
 
 
 @dataclass(frozen=True)

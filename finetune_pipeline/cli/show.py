@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
+import msgspec
 import yaml
 
 from finetune_pipeline.cli.list_ import print_tasks
@@ -67,7 +68,7 @@ def show(task: str | None, schema: str | None) -> int:
         "folder": str(loaded.folder),
         "chat_template": template,
         "steps": steps,
-        "edited_copies": edited,
+        "edited_copies": msgspec.to_builtins(edited),
     }
     tell(
         {**facts, "champion": project.serving, "champion_forgotten": project.champion_forgotten},

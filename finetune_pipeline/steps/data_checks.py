@@ -10,7 +10,7 @@ from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.scrub import finder_of, kinds_left
-from finetune_pipeline.data.split.leakage import leakage_report, recall_words
+from finetune_pipeline.data.split.leakage import LEAKAGE, Certificate
 from finetune_pipeline.data.split.ledger import LEDGER
 from finetune_pipeline.data.split.splitting import RESTART, SplitFacts
 from finetune_pipeline.engine.checks import Action, Check, CheckResult, check
@@ -164,27 +164,26 @@ def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f"recall of a kind of edited copies is significantly below {LEAST_RECALL:.0%}."
 )
 def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    report = leakage_report(artifact.folder)
-    leaks = report["exact"] + report["near"] + report["group"]
-    canaries, edited = report["canaries"], report["edited"]
-    tested = {kind: edit for kind, edit in edited.items() if edit["tested"]}
-    is_blind = bool(tested) and not any(edit["found"] for edit in tested.values())
+    report = Certificate.read(artifact.path(LEAKAGE))
+    leaks, changed = report.exact + report.near + report.group, report.changed(artifact.folder)
+    canaries, tested = report.canaries, {kind: edit for kind, edit in report.edited.items() if edit.interval}
+    is_blind = bool(tested) and not any(edit.found for edit in tested.values())
     # by time only rows that repeat a test row leave training, so that copies with many edits stay, as promised
-    weak = {kind: edit for kind, edit in tested.items() if spec.split.by != "time"}
-    low_recall = [kind for kind, edit in weak.items() if edit["interval"][1] < LEAST_RECALL]
-    search_works = 0 < canaries["planted"] == canaries["found"] and not canaries["missed"] and not is_blind
+    weak = tested if spec.split.by != "time" else {}
+    low_recall = [kind for kind, edit in weak.items() if edit.interval and edit.interval[1] < LEAST_RECALL]
+    search_works = 0 < canaries.planted == canaries.found and not canaries.missed and not is_blind
     message = (
-        f"{report['exact']} exact, {report['near']} near and {report['group']} group leaks between splits; "
-        f"{canaries['found']} of {canaries['planted']} planted leaks found; edited copies found (95% intervals): "
-        f"{', '.join(recall_words(edited))}"
+        f"{report.exact} exact, {report.near} near and {report.group} group leaks between splits; "
+        f"{canaries.found} of {canaries.planted} planted leaks found; edited copies found (95% intervals): "
+        f"{', '.join(f'{kind} {edit.words()}' for kind, edit in report.edited.items())}"
     )
-    if report["changed"]:
-        message += f"; changed since they were certified: {', '.join(report['changed'])}"
-    if report["alike"]:
+    if changed:
+        message += f"; changed since they were certified: {', '.join(changed)}"
+    if report.alike:
         why = "too long a chain, or fixed by the ledger" if spec.split.by != "time" else "time decides"
-        message += f"; {report['alike']} similar pairs are in different splits ({why})"
-    sound = leaks == 0 and search_works and not report["changed"]
-    return CheckResult(sound and not low_recall, message, report, warns=sound)
+        message += f"; {report.alike} similar pairs are in different splits ({why})"
+    sound = leaks == 0 and search_works and not changed
+    return CheckResult(sound and not low_recall, message, {**report.to_json(), "changed": changed}, warns=sound)
 
 
 @check("Shares are within split.tolerance.", on_failure="warn")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -22,6 +21,7 @@ from finetune_pipeline.data.dedup.text_similarity import WITHOUT_BLANKS, similar
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.scrub import finder_of, scrub_text
 from finetune_pipeline.data.split.alike import LEAST, REPEATS, AlikeRows
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import TaskSpec
 
@@ -160,17 +160,32 @@ EDITS: dict[str, Edit] = {
 }
 
 
+class EditRecall(Facts, frozen=True, kw_only=True):
+    """How many of the tested edited copies were found, with the share and its 95% interval (Wilson); only tested: 0 if no row could
+    be edited that way."""
+
+    tested: int
+    found: int | None = None
+    recall: float | None = None
+    interval: tuple[float, float] | None = None
+
+    def words(self) -> str:
+        """Return the recall in words."""
+        if self.recall is None or self.interval is None:
+            return "not tested"
+        return f"{self.recall:.0%} ({self.interval[0]:.0%} to {self.interval[1]:.0%})"
+
+
 def recall_by_edit(
     table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate, spec: TaskSpec
-) -> dict[str, dict[str, Any]]:
-    """Measure how many edited copies of validation and test rows (`guarded`, int64) are found. Returns, for every kind of edit,
-    tested, found, and recall with its 95% interval (Wilson); only tested: 0 if no row could be edited that way."""
+) -> dict[str, EditRecall]:
+    """Measure how many edited copies of validation and test rows (`guarded`, int64) are found, for every kind of edit."""
     from scipy.stats import binomtest
 
     find = finder_of(spec.data)
     rows = table.rows[guarded]
     order = guarded[np.lexsort((rows["id"], rows["end"] - rows["start"], rows["label"]))]
-    recall: dict[str, dict[str, Any]] = {}
+    recall: dict[str, EditRecall] = {}
     for number, (kind, edit) in enumerate(EDITS.items()):
         rng = random.Random(number)  # noqa: S311
         count = min(COPIES, len(order))
@@ -182,7 +197,7 @@ def recall_by_edit(
             copies = [scrub_text(copy, find) for copy in copies]
         tested = np.array([copy.split() != text.split() for copy, text in zip(copies, texts, strict=True)])
         if not tested.any():
-            recall[kind] = {"tested": 0}
+            recall[kind] = EditRecall(tested=0)
             continue
         near = alike.index.nearest(loose_forms(copies, boilerplate))
         least = REPEATS if spec.split.by == "time" else LEAST  # by time, only such a copy would leave training
@@ -191,6 +206,6 @@ def recall_by_edit(
         is_in_same_unit = ((nearest >= 0) & (unit[alike.rows[nearest]] == unit[chosen][:, None])).any(1)
         test = binomtest(int((tested & is_in_same_unit).sum()), int(tested.sum()))
         interval = test.proportion_ci(method="wilson")
-        figures = {"tested": test.n, "found": test.k, "recall": round(test.k / test.n, 4)}
-        recall[kind] = {**figures, "interval": [round(interval.low, 4), round(interval.high, 4)]}
+        bounds = round(float(interval.low), 4), round(float(interval.high), 4)
+        recall[kind] = EditRecall(tested=test.n, found=test.k, recall=round(test.k / test.n, 4), interval=bounds)
     return recall

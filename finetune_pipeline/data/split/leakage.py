@@ -5,7 +5,6 @@ of the validation and test rows, and the same search must find them."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,9 +14,10 @@ from finetune_pipeline.data.dedup.row_table import RowTable, group_hash, prompt_
 from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH
 from finetune_pipeline.data.examples import SPLIT_FILES, examples_of
 from finetune_pipeline.data.split.alike import AlikeRows
-from finetune_pipeline.data.split.canaries import make_canaries, recall_by_edit
+from finetune_pipeline.data.split.canaries import EditRecall, make_canaries, recall_by_edit
 from finetune_pipeline.data.split.ledger import SPLITS
-from finetune_pipeline.engine.files import digest_file, read_json
+from finetune_pipeline.engine.facts import Facts
+from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.spec import TaskSpec
 
 LEAKAGE = "leakage.json"
@@ -84,25 +84,89 @@ class Search:
         )
 
 
-def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, Any]:
+class LeakedPair(Facts, frozen=True, kw_only=True):
+    """A pair of rows in two splits, by id. kind: one of PAIR_KINDS."""
+
+    splits: str
+    kind: str
+    id: str
+    other_id: str
+    similarity: float
+
+
+class FoundCanaries(Facts, frozen=True, kw_only=True):
+    """Canaries that the search found; by_kind: [planted, found]; missed: their ids."""
+
+    planted: int
+    found: int
+    by_kind: dict[str, list[int]]
+    missed: list[str]
+
+
+class Certificate(Facts, frozen=True, kw_only=True):
+    """What ``leakage.json`` says.
+
+    Attributes:
+        exact, group, near, alike: Number of pairs of each kind.
+        pairs: The first of them.
+        cut, held: Links that were not followed, as a chain was too long, or as the ledger fixed their rows.
+        edited: By kind of edit.
+        files: Digests of the three splits' files.
+    """
+
+    exact: int
+    group: int
+    near: int
+    alike: int
+    pairs: list[LeakedPair]
+    threshold: float
+    rows: int
+    canaries: FoundCanaries
+    edited: dict[str, EditRecall]
+    cut: int
+    held: int
+    files: dict[str, str]
+
+    def changed(self, split_folder: Path) -> list[str]:
+        """Return the splits whose files differ from the certified ones."""
+        digests = {name: digest_file(examples_of(split_folder, name)) for name in SPLIT_FILES}
+        return [name for name, digest in digests.items() if digest != self.files.get(name)]
+
+
+def certify(
+    search: Search, leaks: Mapping[str, Sequence[Leak]], cut: int, held: int, files: dict[str, str]
+) -> Certificate:
     """Report the leaks between splits (`leaks`, from :meth:`Search.leaks`): the number of pairs of each kind, and up to 20 of
     them by id. Prove with canaries that the search finds leaks."""
-    listed: list[dict[str, Any]] = []
+    listed: list[LeakedPair] = []
     ids, split = search.table.rows["id"], search.split
     guarded = np.flatnonzero(split > _TRAIN)
     for kind in PAIR_KINDS:
         for i, j, similarity in leaks[kind][: _PAIRS_SHOWN - len(listed)]:
             splits = "-".join(SPLITS[code] for code in sorted((split[i], split[j])))
-            pair = {"id": f"{ids[i]:016x}", "other_id": f"{ids[j]:016x}", "similarity": round(similarity, 4)}
-            listed.append({"splits": splits, "kind": kind, **pair})
-    return {
-        **{kind: len(leaks[kind]) for kind in PAIR_KINDS},
-        "pairs": listed,
-        "threshold": search.spec.data.near_duplicate_threshold,
-        "rows": int((split >= 0).sum()),
-        "canaries": _find_canaries(search, guarded),
-        "edited": recall_by_edit(search.table, search.unit, guarded, search.alike, search.boilerplate, search.spec),
-    }
+            listed.append(
+                LeakedPair(
+                    splits=splits,
+                    kind=kind,
+                    id=f"{ids[i]:016x}",
+                    other_id=f"{ids[j]:016x}",
+                    similarity=round(similarity, 4),
+                )
+            )
+    return Certificate(
+        exact=len(leaks["exact"]),
+        group=len(leaks["group"]),
+        near=len(leaks["near"]),
+        alike=len(leaks["alike"]),
+        pairs=listed,
+        threshold=search.spec.data.near_duplicate_threshold,
+        rows=int((split >= 0).sum()),
+        canaries=_find_canaries(search, guarded),
+        edited=recall_by_edit(search.table, search.unit, guarded, search.alike, search.boilerplate, search.spec),
+        cut=cut,
+        held=held,
+        files=files,
+    )
 
 
 def _pairs_across_splits(values: np.ndarray, codes: np.ndarray, zero_is_a_value: bool = True) -> list[tuple[int, int]]:
@@ -120,9 +184,9 @@ def _pairs_across_splits(values: np.ndarray, codes: np.ndarray, zero_is_a_value:
     return sorted(pairs)
 
 
-def _find_canaries(search: Search, guarded: np.ndarray) -> dict[str, Any]:
-    """Plant canaries, as rows of train, in a copy of the rows of validation and test (`guarded`), and search for them as for leaks.
-    Returns planted, found, by_kind ({kind: [planted, found]}) and missed (their ids)."""
+def _find_canaries(search: Search, guarded: np.ndarray) -> FoundCanaries:
+    """Plant canaries, as rows of train, in a copy of the rows of validation and test (`guarded`), and search for them as for
+    leaks."""
     table, spec, boilerplate = search.table, search.spec, search.boilerplate
     source_rows = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:_CANARY_SOURCES]]
     sources = table.fetch(source_rows)
@@ -158,23 +222,4 @@ def _find_canaries(search: Search, guarded: np.ndarray) -> dict[str, Any]:
         by_kind[canary.kind] = [planted + 1, found + is_found]
         if not is_found:
             missed.append(canary.example.id)
-    return {"planted": len(canaries), "found": len(canaries) - len(missed), "by_kind": by_kind, "missed": missed}
-
-
-def recall_words(edited: Mapping[str, Any]) -> list[str]:
-    """Return the recall of edited copies (`edited` of the certificate) in words, a phrase for each kind of edit."""
-    words = []
-    for kind, edit in edited.items():
-        low, high = edit.get("interval", (0, 1))
-        words.append(
-            f"{kind} {edit['recall']:.0%} ({low:.0%} to {high:.0%})" if edit["tested"] else f"{kind} not tested"
-        )
-    return words
-
-
-def leakage_report(split_folder: Path) -> dict[str, Any]:
-    """Read the certificate in ``leakage.json``, and add `changed`: the splits whose files differ from the certified ones.
-    Raises FileNotFoundError without a certificate."""
-    report: dict[str, Any] = read_json(split_folder / LEAKAGE)
-    digests = {name: digest_file(examples_of(split_folder, name)) for name in SPLIT_FILES}
-    return {**report, "changed": [name for name, digest in digests.items() if digest != report["files"].get(name)]}
+    return FoundCanaries(planted=len(canaries), found=len(canaries) - len(missed), by_kind=by_kind, missed=missed)

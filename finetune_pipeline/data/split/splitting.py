@@ -126,15 +126,14 @@ def split(
         kind: [(i, j, similarity) for i, j, similarity in pairs if not (leaving[i] or leaving[j])]
         for kind, pairs in leaks.items()
     }
-    certificate = {**certify(search, remaining), "cut": cut, "held": held}
     test, refused = _write_rows(rows, placed, examples_file(reviewed), out, spec.split.by == "time")
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
     find = finder_of(spec.data, names=False)
     write_rows(out / "quarantine.jsonl", (quarantine_row(e, f, find) for e, f in refused))
     np.save(out / PLACED_FILE, placed)
     save_rows(out, rows)
-    certificate["files"] = {name: digest_file(examples_of(out, name)) for name in SPLITS}
-    write_json(out / LEAKAGE, certificate, durable=False)
+    certificate = certify(search, remaining, cut, held, {name: digest_file(examples_of(out, name)) for name in SPLITS})
+    write_json(out / LEAKAGE, certificate.to_json(), durable=False)
     test_files = None
     if named is not None:
         kept, test_code = rows["state"] == KEPT, SPLITS.index("test")
@@ -160,7 +159,7 @@ def split(
         by_rule=count_by_rule([finding for _, finding in refused]),
         seed=spec.split.seed,
         left={name: int((leaving & (before == code)).sum()) for code, name in enumerate(SPLITS)},
-        leaks={name: certificate[name] for name in ("exact", "near", "group")},
+        leaks={"exact": certificate.exact, "near": certificate.near, "group": certificate.group},
         alike={"links": len(alike.links.left), "cut": cut, "held": held},
         time_order=time_order(rows, placed, ledger) if spec.split.by == "time" else None,
         test_files=test_files,

@@ -12,7 +12,8 @@ from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split import leakage, splitting
 from finetune_pipeline.data.split.canaries import EDITS as CANARIES
-from finetune_pipeline.data.split.leakage import leakage_report
+from finetune_pipeline.data.split.canaries import EditRecall
+from finetune_pipeline.data.split.leakage import LEAKAGE, Certificate
 from finetune_pipeline_tests.unit.data.rows import example, random_text, record_split, split_rows
 from finetune_pipeline_tests.unit.data.test_together import EDITS, request
 
@@ -23,13 +24,13 @@ def some(count: int) -> list[Example]:
 
 def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
     split_rows(tmp_path, some(90))
-    report = leakage_report(tmp_path / "out")
-    assert [report[k] for k in ("exact", "near", "group")] == [0, 0, 0]
-    assert (report["pairs"], report["changed"], report["rows"]) == ([], [], 90)
-    canaries = report["canaries"]
-    assert canaries["planted"] == canaries["found"] == 12 and canaries["missed"] == []
+    report = Certificate.read(tmp_path / "out" / LEAKAGE)
+    assert [report.exact, report.near, report.group] == [0, 0, 0]
+    assert (report.pairs, report.changed(tmp_path / "out"), report.rows) == ([], [], 90)
+    canaries = report.canaries
+    assert canaries.planted == canaries.found == 12 and canaries.missed == []
     kinds = ("exact", "reformatted", "template_swapped", "same_group")
-    assert canaries["by_kind"] == {kind: [3, 3] for kind in kinds}
+    assert canaries.by_kind == {kind: [3, 3] for kind in kinds}
 
 
 def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> None:
@@ -41,12 +42,12 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
     record_split(tmp_path / "ledger", base, "test")
     record_split(tmp_path / "ledger", edits, "train")
     _, placed = split_rows(tmp_path, [*base, *copies, *edits])
-    report = leakage_report(tmp_path / "out")
+    report = Certificate.read(tmp_path / "out" / LEAKAGE)
     assert all(placed[a.id] == placed[b.id] for a, b in zip(base[:20], copies, strict=True))
-    assert (report["exact"], report["near"], report["alike"]) == (0, 20, 20)
-    shown = next(p for p in report["pairs"] if p["kind"] == "near")
+    assert (report.exact, report.near, report.alike) == (0, 20, 20)
+    shown = next(p for p in report.pairs if p.kind == "near")
     texts = {e.id: e.user_text for e in [*base, *copies, *edits]}
-    assert shown["similarity"] == round(similarity(texts[shown["id"]], texts[shown["other_id"]]), 4)
+    assert shown.similarity == round(similarity(texts[shown.id], texts[shown.other_id]), 4)
 
 
 def test_a_placement_that_tears_groups_apart_is_certified_as_leaks(
@@ -64,7 +65,7 @@ def test_a_placement_that_tears_groups_apart_is_certified_as_leaks(
     rows = [example(random_text(i), line=i, group=f"customer {i // 10}") for i in range(60)]
     monkeypatch.setattr(splitting, "place", scatter)
     facts, placed = split_rows(tmp_path, rows)
-    assert leakage_report(tmp_path / "out")["group"] > 0
+    assert Certificate.read(tmp_path / "out" / LEAKAGE).group > 0
     assert len(placed) == 60 and not any(facts.left.values())
 
 
@@ -78,9 +79,9 @@ def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.Monke
         search = lambda v, c, zero_is_a_value=True: real(v, c, zero_is_a_value) if zero_is_a_value is seen else []  # noqa: E731
         monkeypatch.setattr(leakage, "_pairs_across_splits", search)
     split_rows(tmp_path, some(60))
-    report = leakage_report(tmp_path / "out")
-    assert report["canaries"]["found"] < report["canaries"]["planted"]
-    assert any(name.startswith(f"canary-{kind}") for name in report["canaries"]["missed"])
+    report = Certificate.read(tmp_path / "out" / LEAKAGE)
+    assert report.canaries.found < report.canaries.planted
+    assert any(name.startswith(f"canary-{kind}") for name in report.canaries.missed)
 
 
 def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
@@ -94,23 +95,23 @@ def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
     split_rows(tmp_path, [*originals, *copies])
     ids, placed = load_rows(tmp_path / "out")["id"], np.load(tmp_path / "out/placed.npy")
     unit = dict(zip(ids.tolist(), placed["unit"].tolist(), strict=True))
-    stated = leakage_report(tmp_path / "out")["edited"]
-    assert set(stated) == set(CANARIES) and all(edit["tested"] >= 30 for edit in stated.values())
+    stated = Certificate.read(tmp_path / "out" / LEAKAGE).edited
+    assert set(stated) == set(CANARIES) and all(edit.tested >= 30 for edit in stated.values())
     names = ["three typos", "greeting and thanks", "two words swapped", "a word dropped"]
     names += [f"{share} of the words replaced" for share in ("a quarter", "half")] + ["the first half only"]
     for kind, name in zip(EDITS, names, strict=True):
         pairs = [(a, b) for k, a, b in zip(kinds, chosen, copies, strict=True) if k == kind]
         truth = np.mean([unit[int(a.id, 16)] == unit[int(b.id, 16)] for a, b in pairs])
-        low, high = stated[name]["interval"]
+        low, high = stated[name].interval
         # the words of the certificate's replacements are drawn from all texts, and half of them lead further away
         assert low - 0.1 <= truth <= (1 if name.startswith("half") else high + 0.1), (kind, truth, stated[name])
 
 
 def test_what_cannot_be_edited_is_not_tested(tmp_path: Path) -> None:
     split_rows(tmp_path, [example(str(10_000_019 * i), line=i) for i in range(1, 80)])
-    edited = leakage_report(tmp_path / "out")["edited"]
-    assert edited["one typo"] == edited["a word dropped"] == {"tested": 0}
-    assert edited["greeting and thanks"]["tested"] > 10
+    edited = Certificate.read(tmp_path / "out" / LEAKAGE).edited
+    assert edited["one typo"] == edited["a word dropped"] == EditRecall(tested=0)
+    assert edited["greeting and thanks"].tested > 10
 
 
 def test_texts_without_blanks_are_edited_by_character(tmp_path: Path) -> None:
@@ -118,5 +119,5 @@ def test_texts_without_blanks_are_edited_by_character(tmp_path: Path) -> None:
     dice = random.Random(3)
     texts = ["".join(map(chr, dice.choices(range(0x4E00, 0x5600), k=16))) for _ in range(80)]
     split_rows(tmp_path, [example(text, line=i) for i, text in enumerate(texts)])
-    edited = leakage_report(tmp_path / "out")["edited"]
-    assert all(edit["tested"] >= 20 and edit["recall"] >= 0.9 for edit in edited.values()), edited
+    edited = Certificate.read(tmp_path / "out" / LEAKAGE).edited
+    assert all(edit.tested >= 20 and edit.recall >= 0.9 for edit in edited.values()), edited

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.row_table import ROW
 from finetune_pipeline.data.split.alike import Links
-from finetune_pipeline.data.split.leakage import leakage_report
+from finetune_pipeline.data.split.leakage import LEAKAGE, Certificate
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.placement import NEW, join
 from finetune_pipeline_tests.unit.data.rows import LABELS, example, random_text, read_lines, record_split, split_rows
@@ -122,7 +122,7 @@ def test_rows_a_looser_relation_joins_across_splits_leave_training_never_the_tes
     assert facts.by_rule == {"data.joined_across_splits": 9}
     assert all(placed[e.id] == "test" for e in [*base[:6], *near[6:]])
     assert not {e.id for e in [*near[:6], *base[6:9]]} & set(placed)
-    assert leakage_report(tmp_path / "out")["near"] == 0
+    assert Certificate.read(tmp_path / "out" / LEAKAGE).near == 0
     refused = read_lines(tmp_path / "out/quarantine.jsonl")[0]["findings"][0]
     assert "split.restart: true" in refused["fix"]
 
