@@ -18,8 +18,8 @@ from finetune_pipeline.cli.list_ import TaskRow
 from finetune_pipeline.cli.run import RunResult
 from finetune_pipeline.cli.try_ import RowsWorth
 from finetune_pipeline.data.dedup.cleaning import Copies
+from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.result_parts import GateResult
-from finetune_pipeline.evaluation.step_facts import SimpleCost
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.needs import Needs
 from finetune_pipeline.production.erasure import Forgotten

@@ -33,7 +33,7 @@ from finetune_pipeline.steps.asked_models import while_served
 from finetune_pipeline.steps.data import sealing_key
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
 from finetune_pipeline_tests.unit.data.rows import example
-from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, TRAINING
+from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, QUALITY, TRAINING
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
 
 N = 120
@@ -84,7 +84,7 @@ class Stage:
         }  # fmt: skip
         before = {
             **DATA, "reviewed_examples": {}, "base_model": {}, "few_shot_baseline": baseline, "advice": {},
-            "training_plan": {"serving": []}, "data_quality": {}, "production_logs": {},
+            "training_plan": {"serving": []}, "data_quality": QUALITY, "production_logs": {},
         }  # fmt: skip
         inputs = {
             **{name: self._artifact(name, "b1", facts) for name, facts in before.items()},
