@@ -12,11 +12,13 @@ from finetune_pipeline.planning.serving_costs import (
     ApiCost,
     BreakEven,
     MachineCost,
+    PairCost,
     Traffic,
     api_cost,
     break_even,
     call_price,
     machine_cost,
+    pair_costs,
     rule_of_thumb,
 )
 from finetune_pipeline.spec.methods import METHODS, methods_for
@@ -42,8 +44,9 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """All costs of a task on one day. rule_of_thumb: the one about self-hosting, and our calculation, step by step. warnings:
-    prices that are missing or must be confirmed."""
+    """All costs of a task on one day. pairs: of a champion and the API model of baseline.endpoint, which answers what is passed on;
+    empty without a promise. rule_of_thumb: the one about self-hosting, and our calculation, step by step. warnings: prices that are
+    missing or must be confirmed."""
 
     task: str
     day: str
@@ -53,6 +56,7 @@ class Costs:
     apis: list[ApiCost]
     machines: list[MachineCost]
     break_even: list[BreakEven]
+    pairs: list[PairCost]
     rule_of_thumb: list[str]
     warnings: list[str]
 
@@ -81,9 +85,21 @@ def task_costs(
         apis=sorted(apis, key=lambda cost: (cost.ended, cost.per_call)),
         machines=machines,
         break_even=break_evens,
+        pairs=_pairs(spec, prices, traffic),
         rule_of_thumb=rule_of_thumb(prices),
         warnings=_warnings(spec, prices, today),
     )
+
+
+USUAL_CALLS = 100_000
+"""Calls a month that are priced if the task's are unknown."""
+
+
+def _pairs(spec: TaskSpec, prices: PriceList, traffic: Traffic) -> list[PairCost]:
+    endpoint = spec.baseline.endpoint
+    if spec.automation.max_error is None or endpoint is None:
+        return []
+    return pair_costs(prices, traffic, traffic.calls or USUAL_CALLS, endpoint.model)
 
 
 def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:

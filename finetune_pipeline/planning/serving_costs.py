@@ -43,6 +43,7 @@ class Traffic:
         prompt: The name of that prompt.
         calls: Calls per month; None if unknown.
         source: How the tokens were counted.
+        passed_on: Measured share of calls that the champion passes on (automation.max_error); None if unknown.
     """
 
     tuned: Call
@@ -50,6 +51,7 @@ class Traffic:
     prompt: str
     calls: int | None
     source: str
+    passed_on: float | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,44 @@ def break_even(machine: Price, api: ApiPrice, traffic: Traffic) -> BreakEven:
         millions=(least, listed, most),
         utilisation=calls[1] / capacity(machine, tuned)[1],
     )
+
+
+@dataclass(frozen=True)
+class PairCost:
+    """Dollars a month of a champion that passes on a share of the calls to an API model, and of either alone.
+
+    Attributes:
+        passed_on: That share.
+        kind: Of the champion: `tuned` or `simple`.
+        own: The champion's cost; it answers every call first.
+        api_alone: All calls to the API model.
+    """
+
+    api: str
+    passed_on: float
+    kind: str
+    own: float
+    api_alone: float
+
+    @property
+    def pair(self) -> float:
+        """The champion's cost, and the share of the API's."""
+        return self.own + self.passed_on * self.api_alone
+
+
+ASSUMED_SHARES = (0.05, 0.2, 0.5)
+"""Shares passed on that are priced while none is measured."""
+
+
+def pair_costs(prices: PriceList, traffic: Traffic, calls: int, model: str) -> list[PairCost]:
+    """Return the cost of every pair of a champion and this API model with the best prompt; empty without a price of it."""
+    price = newest_price((price for price in prices.apis if not price.tuned), model)
+    month = month_by_kind(prices, calls, traffic.tuned, traffic.prompted)
+    if price is None or not month:
+        return []
+    shares = ASSUMED_SHARES if traffic.passed_on is None else (traffic.passed_on,)
+    alone = call_price(price, traffic.prompted) * calls
+    return [PairCost(price.name, share, kind, month[kind], alone) for kind in ("tuned", "simple") for share in shares]
 
 
 def month_by_kind(prices: PriceList, calls: int | None, tuned: Call, prompted: Call) -> dict[str, float]:

@@ -6,8 +6,17 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, dollars_range, duration, number, prompt_name
-from finetune_pipeline.planning.costs import Costs, TrainingCost
+from finetune_pipeline.evaluation.wording import (
+    NOTHING,
+    counted,
+    dollars,
+    dollars_range,
+    duration,
+    number,
+    percent,
+    prompt_name,
+)
+from finetune_pipeline.planning.costs import USUAL_CALLS, Costs, TrainingCost
 from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, MachineCost, in_use
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, figure, text
 from finetune_pipeline.report.plots import ACCENT, INK, LETTER, SOFT, WIDE, canvas, caption, draw, log_scale
@@ -15,8 +24,6 @@ from finetune_pipeline.report.plots import ACCENT, INK, LETTER, SOFT, WIDE, canv
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-USUAL_CALLS = 100_000
-"""Calls a month that are priced if the task's are unknown."""
 SHOWN_APIS = 5
 """Maximum lines of the plot; the table has all of them."""
 
@@ -28,6 +35,7 @@ def costs_page(costs: Costs) -> Page:
         None,
         [
             Section.of("answer", "What to do", list(answer_lines(costs))),
+            Section.of("pair", "Sure, or passed on: a pair of models", list(pair_lines(costs))),
             Section.of("break-even", "Machine or API", _break_even(costs)),
             Section.of("thumb", "A rule of thumb, checked", [Items(costs.rule_of_thumb)]),
             Section.of("machines", "Every machine against every API", [break_even_table(costs)]),
@@ -35,7 +43,7 @@ def costs_page(costs: Costs) -> Page:
             Section.of("training", "Training", _training(costs)),
             Section.of("warnings", "Prices to confirm", [Items(costs.warnings)]),
         ],
-        unfolded=3,
+        unfolded=4 if costs.pairs else 3,
     )
 
 
@@ -69,6 +77,34 @@ def answer_lines(costs: Costs) -> Iterator[str]:
         "A machine of your own, and a CPU that is on anyway, are in no list: `finetune serve` runs there, and the ladder "
         "(`finetune advise --measure`) times an answer."
     )
+
+
+_OWN = {"tuned": "the fine-tuned model on the cheapest machine", "simple": "a simple model where your service runs"}
+
+
+def pair_lines(costs: Costs) -> Iterator[str]:
+    """Say what each champion and the API model that answers what is passed on cost a month together, against either alone."""
+    if not costs.pairs:
+        return
+    calls = costs.traffic.calls or USUAL_CALLS
+    known = (
+        "assumed, until an evaluation has measured it"
+        if costs.traffic.passed_on is None
+        else "as measured on the sealed test"
+    )
+    first = costs.pairs[0]
+    yield (
+        f"{first.api} alone, with its best prompt: {dollars(first.api_alone)} for {counted(calls, 'call')} a month. The share "
+        f"passed on is {known}; a call that is passed on costs both models."
+    )
+    for pair in costs.pairs:
+        amounts = {"the pair": pair.pair, "the API alone": pair.api_alone}
+        cheaper = min(amounts, key=lambda name: amounts[name])
+        yield (
+            f"{_OWN[pair.kind][0].upper()}{_OWN[pair.kind][1:]} answers {percent(1 - pair.passed_on)}, {first.api} "
+            f"{percent(pair.passed_on)}: {dollars(pair.pair)} a month ({dollars(pair.own)} here, "
+            f"{dollars(pair.pair - pair.own)} there); {cheaper} costs less. Alone it costs {dollars(pair.own)}, and its mistakes."
+        )
 
 
 def traffic_sentence(costs: Costs) -> str:
@@ -233,7 +269,7 @@ def costs_lines(costs: Costs) -> list[str]:
     def flag(cost: TrainingCost | ApiCost) -> str:
         return f" [{'; '.join(cost.warnings)}]" if cost.warnings else ""
 
-    lines = [*answer_lines(costs), "", traffic_sentence(costs), "", "training, dollars"]
+    lines = [*answer_lines(costs), *pair_lines(costs), "", traffic_sentence(costs), "", "training, dollars"]
     for cost in costs.training:
         paid = f"{dollars_range(cost.low, cost.high):24} {cost.where} ({cost.methods}), {number(cost.tokens)} tokens"
         lines.append(f"  {paid}, as of {cost.date}{flag(cost)}")

@@ -14,10 +14,18 @@ from finetune_pipeline.baseline.ladder import Answered
 from finetune_pipeline.planning.costs import Costs, task_costs
 from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
 from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, month_by_kind, request_prices, rule_of_thumb
-from finetune_pipeline.report.costs_page import SHOWN_APIS, answer_lines, break_even_plot, costs_lines, costs_page
+from finetune_pipeline.report.costs_page import (
+    SHOWN_APIS,
+    answer_lines,
+    break_even_plot,
+    costs_lines,
+    costs_page,
+    pair_lines,
+)
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.plots import LETTER, NARROW, WIDE
 from finetune_pipeline.spec.baseline import ApiModelSpec
+from finetune_pipeline.spec.evaluation import AutomationSpec
 from finetune_pipeline.steps.ladder import _dollars_per_1000_calls
 from finetune_pipeline.trainers.hosted_settings import budget_findings, listed_price
 from finetune_pipeline.trainers.service import Estimate
@@ -54,6 +62,27 @@ def test_an_api_takes_what_is_read_and_written(prices: PriceList) -> None:
     assert small.call == TUNED, "a fine-tuned model needs no examples"
     assert small.per_call == pytest.approx((200 * 0.05 + 50 * 0.2) / 1e6)
     assert made(prices, None).apis[0].month is None
+
+
+def test_a_pair_costs_the_champion_and_the_apis_share_and_is_compared_with_either_alone(prices: PriceList) -> None:
+    spec = make_spec(LABELS, {"method": "lora", "epochs": 2})
+    endpoint = ApiModelSpec(url="https://api.example/v1", model="big")
+    spec = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"endpoint": endpoint})})
+    traffic = Traffic(TUNED, PROMPTED, "8_shot", 100_000, "a test", passed_on=0.25)
+    assert not task_costs(spec, prices, traffic, 1_000_000, 8e9, TODAY).pairs, "nothing is passed on without a promise"
+    spec = spec.model_copy(update={"automation": AutomationSpec(max_error=0.05)})
+    costs = task_costs(spec, prices, traffic, 1_000_000, 8e9, TODAY)
+    tuned, simple = costs.pairs
+    assert (tuned.own, tuned.api_alone, tuned.pair) == pytest.approx((730, 240, 730 + 60))
+    assert (simple.own, simple.pair) == pytest.approx((0, 60))
+    lines = list(pair_lines(costs))
+    assert "as measured" in lines[0] and "$240 for 100,000 calls" in lines[0]
+    assert (
+        "answers 75.0%" in lines[1] and "$790 a month ($730 here, $60.00 there); the API alone costs less" in lines[1]
+    )
+    assert "$60.00 a month ($0 here, $60.00 there); the pair costs less" in lines[2]
+    assumed = task_costs(spec, prices, replace(traffic, passed_on=None), 1_000_000, 8e9, TODAY)
+    assert len(assumed.pairs) == 6 and "assumed, until" in next(pair_lines(assumed))
 
 
 def test_a_month_of_each_kind_is_the_rent_of_the_machines_it_needs(prices: PriceList) -> None:
