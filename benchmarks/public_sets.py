@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.dedup.cleaning import Cleaned, clean
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.split.splitting import split
@@ -82,7 +82,7 @@ def make_task(name: str, public: Path, work: Path) -> Task:
     return Task(spec=make_spec("set", output, yaml.safe_load(section)), folder=work / name)
 
 
-def clean_rows(task: Task, out: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def clean_rows(task: Task, out: Path) -> tuple[dict[str, Any], dict[str, Any], Cleaned]:
     """Collect, validate and clean the raw rows into folders of `out`. Returns the facts of each step."""
     raw = collect_raw(task, out / "raw_examples")
     validated = validate(out / "raw_examples", task.spec, out / "validated")
@@ -106,11 +106,11 @@ def run(name: str, public: Path, work: Path) -> bool:
         f"{validated['quarantined']} in quarantine; found: {validated['by_rule']}"
     )
     print(
-        f"  {cleaned['kept']} kept, {cleaned['exact_duplicates']} exact and {cleaned['near_duplicates']} near duplicates, "
-        f"{cleaned['contradictions']} rows in contradictions, {cleaned['similar_pairs']} similar pairs, "
-        f"{cleaned['boilerplate']} templates"
+        f"  {cleaned.kept} kept, {cleaned.exact_duplicates} exact and {cleaned.near_duplicates} near duplicates, "
+        f"{cleaned.contradictions} rows in contradictions, {cleaned.similar_pairs} similar pairs, "
+        f"{cleaned.boilerplate} templates"
     )
-    print(f"  {splits['counts']}, leaks {splits['leaks']}")
+    print(f"  {splits.counts}, leaks {splits.leaks}")
     return bool(rows == expected)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finetune_pipeline.cli.output import as_json, failure, say, tell, wants_json
+from finetune_pipeline.data.dedup.cleaning import Cleaned
 from finetune_pipeline.engine.files import replace_text, write_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, listed
@@ -174,7 +175,7 @@ def least_per_label(task: Task, store: ArtifactStore) -> int | None:
         artifacts = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)
     except FindingsError:
         return None  # the check says why
-    counts = artifacts["clean_examples"].facts["labels"]
+    counts = artifacts["clean_examples"].read(Cleaned).labels
     least = min((n for n in counts.values() if n >= LEAST_PER_LABEL), default=LEAST_PER_LABEL)
     return least if least < task.spec.data.min_per_label else None
 

@@ -16,6 +16,7 @@ from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_e
 from finetune_pipeline.data.json_lines import digest_files, json_rows, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import finder_of, scrub_turns
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.faults import visible_files
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
@@ -77,13 +78,29 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     return decisions, findings, lines
 
 
-def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
+class Reviewed(Facts, frozen=True, kw_only=True, omit_defaults=False):
+    """Facts of reviewed_examples. decisions: lines read; overruled: by later decisions; by_rule: those that could not be used."""
+
+    rows_in: int
+    kept: int
+    dropped: int
+    relabelled: int
+    confirmed: int
+    decisions: int
+    overruled: int
+    by_rule: dict[str, int]
+    reviewers: dict[str, int]
+    labels: dict[str, int]
+    origins: dict[str, int]
+
+
+def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> Reviewed:
     """Apply the decisions in ``reviews_folder/**/*.jsonl``. The last one about a row by (time, file, line) wins; one without a
     time is the oldest.
 
     A relabelled row keeps its id and gets the tag ``relabelled``. Unusable decisions become findings. Writes
     ``examples.jsonl``, ``decisions.jsonl`` (only the applied ones), ``findings.jsonl`` and ``rows.parquet`` (the records of the
-    cleaning step's table, with the state GONE for dropped rows). Returns facts.
+    cleaning step's table, with the state GONE for dropped rows).
     """
     out.mkdir(parents=True, exist_ok=True)
     decisions, findings, lines = read_decisions(reviews_folder, spec)
@@ -119,19 +136,19 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     write_rows(out / "findings.jsonl", as_rows(findings))
     counts = Counter(d.decision for d in applied)
     remaining = rows["state"] == KEPT
-    return {
-        "rows_in": len(kept_rows),
-        "kept": int(remaining.sum()),
-        "dropped": counts["drop"],
-        "relabelled": counts["relabel"],
-        "confirmed": counts["keep"],
-        "decisions": lines,
-        "overruled": matched - len(last_decisions),
-        "by_rule": count_by_rule(findings),
-        "reviewers": dict(sorted(Counter(d.reviewer for d in applied).items())),
-        "labels": count_values(rows["label"], remaining, spec.labels),
-        "origins": {name: n for name, n in count_values(rows["origin"], remaining, ORIGINS).items() if n},
-    }
+    return Reviewed(
+        rows_in=len(kept_rows),
+        kept=int(remaining.sum()),
+        dropped=counts["drop"],
+        relabelled=counts["relabel"],
+        confirmed=counts["keep"],
+        decisions=lines,
+        overruled=matched - len(last_decisions),
+        by_rule=count_by_rule(findings),
+        reviewers=dict(sorted(Counter(d.reviewer for d in applied).items())),
+        labels=count_values(rows["label"], remaining, spec.labels),
+        origins={name: n for name, n in count_values(rows["origin"], remaining, ORIGINS).items() if n},
+    )
 
 
 def _warning(rule: str, place: str, message: str, fix: str) -> Finding:

@@ -9,12 +9,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from finetune_pipeline.data.dedup.benchmarks import is_benchmark
-from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.dedup.cleaning import Cleaned, clean
 from finetune_pipeline.data.examples import examples_of, seal, seal_key
 from finetune_pipeline.data.losses import Losses, validation_losses
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.raw_files import collect_raw, surveys_of
-from finetune_pipeline.data.review import apply_reviews, reviews_digest
+from finetune_pipeline.data.review import Reviewed, apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.split.ledger import mark_begun, record_assignments
 from finetune_pipeline.data.split.splitting import SplitFacts, assignments_in, split
@@ -85,7 +85,7 @@ def make_validated(context: StepContext) -> dict[str, Any]:
     return {**facts, "losses": asdict(validation_losses(facts))}
 
 
-def make_clean(context: StepContext) -> dict[str, Any]:
+def make_clean(context: StepContext) -> Cleaned:
     raw, validated = (context.inputs[name] for name in ("raw_examples", "validated_examples"))
     key = load_key(context.store.root / SCRUBBING_KEY)
     if context.spec.compute.data == "ray":
@@ -93,11 +93,11 @@ def make_clean(context: StepContext) -> dict[str, Any]:
         facts = clean_on_ray(validated.folder, context.spec, context.out, work, version, raw=raw.folder, key=key)
     else:
         facts = clean(validated.folder, context.spec, context.out, raw=raw.folder, key=key)
-    losses = Losses(**validated.facts["losses"]).then("cleaning", facts["quarantined"], facts["labels_lost"])
-    return {**facts, "losses": asdict(losses)}
+    losses = Losses(**validated.facts["losses"]).then("cleaning", facts.quarantined, facts.labels_lost)
+    return replace(facts, losses=losses)
 
 
-def make_reviewed(context: StepContext) -> dict[str, Any]:
+def make_reviewed(context: StepContext) -> Reviewed:
     reviews = context.task.folder / "reviews"
     facts = apply_reviews(context.inputs["clean_examples"].folder, reviews, context.spec, context.out)
     context.refuse_changed("reviews", reviews_digest(reviews), context.run_inputs.reviews)

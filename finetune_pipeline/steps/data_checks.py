@@ -5,10 +5,12 @@ from dataclasses import asdict, replace
 
 import msgspec
 
+from finetune_pipeline.data.dedup.cleaning import Cleaned
 from finetune_pipeline.data.examples import decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.data.quality.parts import QualityFacts
+from finetune_pipeline.data.review import Reviewed
 from finetune_pipeline.data.scrub import finder_of, kinds_left
 from finetune_pipeline.data.split.leakage import LEAKAGE, Certificate
 from finetune_pipeline.data.split.ledger import LEDGER
@@ -116,7 +118,7 @@ def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("No personal data or secret is left.", on_failure=lambda spec: "fail" if spec.data.scrub == "warn" else "block")
 def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Search the scrubbed rows again; of a large set, a sample chosen by id."""
-    total = artifact.facts["kept"]
+    total = artifact.read(Cleaned).kept
     stride = math.ceil(total / PERSONAL_DATA_SAMPLE)
     searched, remaining = 0, []
     find = finder_of(spec.data, names=False)
@@ -137,7 +139,7 @@ def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("At least data.min_examples examples.")
 def enough_examples(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    n, needed = artifact.facts["kept"], spec.data.min_examples
+    n, needed = artifact.read(Reviewed).kept, spec.data.min_examples
     return CheckResult(n >= needed, f"{n} examples, at least {needed} required", {"kept": n, "needed": needed})
 
 
@@ -145,7 +147,8 @@ def enough_examples(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if not spec.labels:
         return CheckResult(True, "no labels in this task")
-    counts = {label: artifact.facts["labels"][label] for label in spec.labels}
+    labels = artifact.read(Reviewed).labels
+    counts = {label: labels[label] for label in spec.labels}
     least = spec.data.min_per_label
     rare = ", ".join(f"{label}: {n}" for label, n in counts.items() if n < least)
     message = f"fewer than {least} examples: {rare}" if rare else f"every label has {least} or more"
@@ -154,9 +157,10 @@ def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("Every review decision refers to an existing example.", on_failure="warn")
 def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    by_rule, decisions = artifact.facts["by_rule"], artifact.facts["decisions"]
-    failed = sum(by_rule.values())
-    return CheckResult(failed == 0, f"{decisions} decisions; {failed} lines or files could not be used", dict(by_rule))
+    facts = artifact.read(Reviewed)
+    failed = sum(facts.by_rule.values())
+    message = f"{facts.decisions} decisions; {failed} lines or files could not be used"
+    return CheckResult(failed == 0, message, facts.by_rule)
 
 
 @check(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.dedup.cleaning import Cleaned, clean
 from finetune_pipeline.data.examples import EXAMPLES, examples_file
 from finetune_pipeline.data.raw_files import BENCHMARKS, FILES
 from finetune_pipeline.data.readers.encoding import Survey
@@ -43,12 +43,12 @@ def validate_on_ray(
 
 def clean_on_ray(
     validated: Path, spec: TaskSpec, out: Path, work: Path, version: str, *, raw: Path, key: bytes
-) -> dict[str, Any]:
+) -> Cleaned:
     """Run :func:`clean` on the cluster of `training.ray`; arguments as for :func:`validate_on_ray` and clean."""
     inputs = {EXAMPLES: examples_file(validated)}
     if (raw / BENCHMARKS).is_dir():
         inputs[BENCHMARKS] = raw / BENCHMARKS
-    return _run("clean", inputs, spec, out, work, version, key)
+    return Cleaned.of(_run("clean", inputs, spec, out, work, version, key))
 
 
 def _run(
@@ -100,12 +100,13 @@ def make(place: Storage, request: Mapping[str, Any]) -> None:
         benchmarks = root / BENCHMARKS if BENCHMARKS in request["inputs"] else None
         bring = partial(_bring_benchmarks, place, benchmarks) if benchmarks else None
         with spread_by(partial(_map_blocks, bring)):
+            facts: object
             if request["action"] == "validate":
                 surveys = msgspec.convert(request["surveys"], dict[str, Survey])
                 facts = validate(root, spec, result_folder, surveys)
             else:
                 facts = clean(root, spec, result_folder, raw=root, key=bytes.fromhex(request["key"]))
-        write_json(result_folder / _FACTS, facts)
+        write_json(result_folder / _FACTS, msgspec.to_builtins(facts))
         place.put_folder(result_folder, "result")
 
 

@@ -54,8 +54,8 @@ def test_the_spec_has_no_findings_and_no_row_is_unaccounted_for(stages: dict[str
     assert check_task(ROOT / "data" / stages["name"])[1] == []
     validated, cleaned = (stages["facts"][k] for k in ("validated", "clean"))
     assert validated["rows_in"] == LINES[stages["name"]] == validated["kept"] + validated["quarantined"]
-    parts = [cleaned[name] for name in ("kept", "quarantined", "exact_duplicates", "near_duplicates")]
-    assert cleaned["rows_in"] == validated["kept"] == sum(parts) and cleaned["kept"] >= 900
+    parts = [getattr(cleaned, name) for name in ("kept", "quarantined", "exact_duplicates", "near_duplicates")]
+    assert cleaned.rows_in == validated["kept"] == sum(parts) and cleaned.kept >= 900
 
 
 def test_the_quarantine_holds_exactly_the_planted_rows_each_under_its_rule(stages: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def test_orders_that_are_kept_comply_and_those_not_of_the_script_are_unlike_any_
     assert isinstance(output, JsonOutput)
     kept = [row for path in stages["folders"]["clean"].rglob("examples.jsonl") for row in read_rows(path)]
     kept.sort(key=lambda row: row["source"]["file"] not in HANDWRITTEN)
-    assert len(kept) >= stages["facts"]["clean"]["kept"]
+    assert len(kept) >= stages["facts"]["clean"].kept
     places = [(row["source"]["file"], row["source"]["line"]) for row in kept]
     assert sorted(places[:320]) == [(file, line + 1) for file, lines in HANDWRITTEN.items() for line in range(lines)]
     assert [row["origin"] for row in kept] == ["human"] * 320 + ["synthetic"] * (len(kept) - 320)

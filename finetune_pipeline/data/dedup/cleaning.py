@@ -29,10 +29,12 @@ from finetune_pipeline.data.dedup.row_table import (
 )
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file, stream_examples
 from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.data.raw_files import BENCHMARKS
 from finetune_pipeline.data.scrub import KINDS, finder_of
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen_samples
 from finetune_pipeline.data.scrub.rows import ScrubbedRows, quarantine_row, scrub_rows
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
@@ -44,15 +46,45 @@ _RANDOM_TEST = 0.2
 """Share of rows in the test set of a random split."""
 
 
-def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
+class Cleaned(Facts, frozen=True, kw_only=True):
+    """Facts of clean_examples: always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
+
+    Attributes:
+        contradictions, benchmark_rows: Of the rows in quarantine.
+        scrubbed: Values by kind, in `scrubbed_rows` rows; scrub: what was done with them.
+        labels, labels_lost: Rows kept and in quarantine, by label.
+        boilerplate: Templates that the prompts share.
+        clusters: Of rows with alike prompts; similar_pairs: of distinct prompts.
+        losses: Rows lost so far.
+    """
+
+    rows_in: int
+    kept: int
+    quarantined: int
+    exact_duplicates: int
+    near_duplicates: int
+    contradictions: int
+    benchmark_rows: int
+    by_rule: dict[str, int]
+    scrubbed: dict[str, int]
+    scrub: str
+    scrubbed_rows: int
+    labels: dict[str, int]
+    labels_lost: dict[str, int]
+    boilerplate: int
+    clusters: int
+    prompts: int
+    similar_pairs: int
+    losses: Losses | None = None
+
+
+def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> Cleaned:
     """Scrub rows, remove those that repeat a benchmark item, then duplicates, and quarantine contradictions.
 
     Writes ``examples.jsonl`` (kept rows, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.parquet`` (their
     table, see row_table), ``boilerplate.json``, ``duplicates.jsonl``, ``quarantine.jsonl``,
     ``findings.jsonl``, ``scrubbed.jsonl`` and ``scrubbed_samples.jsonl`` (texts before and after). raw: folder of the raw
     artifact, for its benchmark files. key: for the fingerprints of scrubbed values.
-
-    Returns facts (counts of rows); always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
     """
     out.mkdir(parents=True, exist_ok=True)
     path, find = out / ALL_ROWS, finder_of(spec.data, names=False)
@@ -70,8 +102,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", scrubbed.values)
     write_rows(out / SAMPLES, map(asdict, chosen_samples(scrubbed.samples)))
-    facts = _counts(result.rows, scrubbed, findings, spec)
-    return {**facts, "boilerplate": len(own_boilerplate.segments), **result.counts}
+    return _facts(result, scrubbed, findings, len(own_boilerplate.segments), spec)
 
 
 @dataclass(frozen=True)
@@ -168,27 +199,34 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
     return [duplicates[row] for row in sorted(duplicates)], [contradictions[row] for row in sorted(contradictions)]
 
 
-def _counts(rows: np.ndarray, scrubbed: ScrubbedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:
+def _facts(
+    result: Deduplicated, scrubbed: ScrubbedRows, findings: Sequence[Finding], boilerplate: int, spec: TaskSpec
+) -> Cleaned:
+    rows = result.rows
     counts = np.bincount(rows["state"], minlength=GONE + 1).tolist()
     rules = Counter(f.rule for f in findings)
     hits = Counter(dict.fromkeys(KINDS, 0))
     for row in scrubbed.values:
         hits[row["kind"]] += row["count"]
-    return {
-        "rows_in": len(rows),
-        "kept": counts[KEPT],
-        "quarantined": counts[CONTRADICTION] + counts[GONE],
-        "exact_duplicates": counts[EXACT],
-        "near_duplicates": counts[NEAR],
-        "contradictions": counts[CONTRADICTION],
-        "benchmark_rows": rules["data.benchmark_contamination"],
-        "by_rule": most_first(rules),
-        "scrubbed": dict(hits),
-        "scrub": spec.data.scrub,
-        "scrubbed_rows": len({r["id"] for r in scrubbed.values}),
-        "labels": count_values(rows["label"], rows["state"] == KEPT, spec.labels),
-        "labels_lost": count_values(rows["label"], np.isin(rows["state"], (CONTRADICTION, GONE)), spec.labels),
-    }
+    return Cleaned(
+        rows_in=len(rows),
+        kept=counts[KEPT],
+        quarantined=counts[CONTRADICTION] + counts[GONE],
+        exact_duplicates=counts[EXACT],
+        near_duplicates=counts[NEAR],
+        contradictions=counts[CONTRADICTION],
+        benchmark_rows=rules["data.benchmark_contamination"],
+        by_rule=most_first(rules),
+        scrubbed=dict(hits),
+        scrub=spec.data.scrub,
+        scrubbed_rows=len({r["id"] for r in scrubbed.values}),
+        labels=count_values(rows["label"], rows["state"] == KEPT, spec.labels),
+        labels_lost=count_values(rows["label"], np.isin(rows["state"], (CONTRADICTION, GONE)), spec.labels),
+        boilerplate=boilerplate,
+        clusters=result.counts["clusters"],
+        prompts=result.counts["prompts"],
+        similar_pairs=result.counts["similar_pairs"],
+    )
 
 
 @dataclass(frozen=True)

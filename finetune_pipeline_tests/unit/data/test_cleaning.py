@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from msgspec.structs import replace
 
-from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.dedup.cleaning import Cleaned, clean
 from finetune_pipeline.data.dedup.near_duplicates import sketch
 from finetune_pipeline.data.dedup.row_table import ROW, RowTable, load_rows
 from finetune_pipeline.data.dedup.text_similarity import loose_form, similarity
@@ -28,13 +28,15 @@ LONG = "The export to CSV stops at row 500 and shows a spinner for ever, since t
 NEAR = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evenign"
 
 
-def run(folder: Path, examples: list[Example], **data: Any) -> tuple[dict[str, Any], list[Example]]:
+def run(folder: Path, examples: list[Example], **data: Any) -> tuple[Cleaned, list[Example]]:
     output = data.pop("output", None)
     write_validated(folder / "in", examples)
     facts = clean(folder / "in", make_spec(output=output, **data), folder / "out", key=b"key")
-    assert facts["rows_in"] == sum(facts[n] for n in ("kept", "quarantined", "exact_duplicates", "near_duplicates"))
+    assert facts.rows_in == sum(
+        getattr(facts, n) for n in ("kept", "quarantined", "exact_duplicates", "near_duplicates")
+    )
     kept = read_examples(folder / "out")
-    assert len(kept) == facts["kept"]
+    assert len(kept) == facts.kept
     return facts, kept
 
 
@@ -48,7 +50,7 @@ def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
     texts = (NEAR, LONG + "!", LONG + "!", LONG.upper().replace(" ", "  ") + "!", "Something else entirely")
     rows = [example(text, line=line) for line, text in enumerate(texts, 1)]
     facts, kept = run(tmp_path, rows)
-    assert (facts["exact_duplicates"], facts["near_duplicates"]) == (2, 1)
+    assert (facts.exact_duplicates, facts.near_duplicates) == (2, 1)
     dropped = {r["source"]["line"]: r for r in read_lines(tmp_path / "out/duplicates.jsonl")}
     assert [e.source["line"] for e in kept] == [4, 5]  # the longest stays
     assert {n: r["kind"] for n, r in dropped.items()} == {1: "near", 2: "exact", 3: "exact"}
@@ -70,7 +72,7 @@ def test_contradictions_are_quarantined_with_the_partners_place(tmp_path: Path, 
     rows.append(example(LONG, line=4))
     facts, kept = run(tmp_path, rows)
     assert [e.source["line"] for e in kept] == [2]
-    assert (facts["quarantined"], facts["contradictions"], facts["by_rule"]) == (3, 3, {"data.contradiction": 3})
+    assert (facts.quarantined, facts.contradictions, facts.by_rule) == (3, 3, {"data.contradiction": 3})
     quarantine = {r["line"]: r["findings"][0] for r in read_lines(tmp_path / "out/quarantine.jsonl")}
     assert "raw/a.jsonl:3" in quarantine[1]["message"] and "'P0_incident'" in quarantine[1]["message"]
     assert "raw/a.jsonl:1" in quarantine[3]["message"] and quarantine[3]["place"] == "raw/a.jsonl:3"
@@ -84,7 +86,7 @@ def test_free_answers_may_differ(tmp_path: Path) -> None:
     facts, kept = run(tmp_path, rows, output=TEXT_OUTPUT, contradictions="warn")
     lines = [e.source["line"] for e in kept]
     assert len(lines) == 4 and 2 in lines and 5 in lines and len({1, 3} & set(lines)) == len({4, 6} & set(lines)) == 1
-    assert (facts["exact_duplicates"], facts["near_duplicates"], facts["quarantined"]) == (1, 1, 0)
+    assert (facts.exact_duplicates, facts.near_duplicates, facts.quarantined) == (1, 1, 0)
     names = [clusters(tmp_path / "out")[e.id] for e in kept]
     assert names[0] == names[1] != names[2] == names[3]
     report = read_lines(tmp_path / "out/findings.jsonl")
@@ -117,9 +119,9 @@ def test_answers_that_the_metric_takes_for_the_same_are_no_contradictions(
 ) -> None:
     rows = [example(f"{LONG} {random_text(i // 2)}", (first, second)[i % 2], i + 1) for i in range(20)]
     facts, kept = run(tmp_path, rows, output=output)
-    assert facts["contradictions"] == 0
+    assert facts.contradictions == 0
     if output == JSON_OUTPUT:
-        assert facts["exact_duplicates"] == 10, "an equal value is the same row"
+        assert facts.exact_duplicates == 10, "an equal value is the same row"
     if output == NUMBER_OUTPUT:
         assert len(kept) == 20, "two ways to one number are two rows"
 
@@ -129,7 +131,7 @@ def test_answers_that_the_metric_tells_apart_contradict(
     tmp_path: Path, output: dict[str, Any], first: str, second: str
 ) -> None:
     facts, kept = run(tmp_path, [example(LONG, first, 1), example(LONG, second, 2)], output=output)
-    assert (facts["contradictions"], kept) == (2, [])
+    assert (facts.contradictions, kept) == (2, [])
 
 
 def test_calls_with_other_ids_and_key_order_are_the_same_call(tmp_path: Path) -> None:
@@ -140,9 +142,9 @@ def test_calls_with_other_ids_and_key_order_are_the_same_call(tmp_path: Path) ->
 
     same = [calling('{"a": 1, "b": 2}', "c1", 1), calling('{"b":2,"a":1}', "c2", 2)]
     facts, _ = run(tmp_path / "same", same, output=TEXT_OUTPUT)
-    assert (facts["contradictions"], facts["exact_duplicates"]) == (0, 1)
+    assert (facts.contradictions, facts.exact_duplicates) == (0, 1)
     facts, _ = run(tmp_path / "other", [same[0], calling('{"a": 1, "b": 3}', "c1", 2)], output=TEXT_OUTPUT)
-    assert facts["contradictions"] == 2
+    assert facts.contradictions == 2
 
 
 ONE_QUESTION = """
@@ -191,7 +193,7 @@ def test_what_stays_of_two_similar_prompts(
     firsts, seconds = pairs(lines, "bug_report", "bug_report")
     facts, kept = run(tmp_path / "same", [*firsts, *seconds], output=output, near_duplicate_threshold=0.6)
     counts = Counter(e.source["line"] % 50 for e in kept)
-    assert {counts[i] for i in range(1, len(firsts) + 1)} == {same_answer} and facts["contradictions"] == 0
+    assert {counts[i] for i in range(1, len(firsts) + 1)} == {same_answer} and facts.contradictions == 0
 
 
 def test_free_answers_to_one_question_agree_if_one_only_has_more_words(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_free_answers_to_one_question_agree_if_one_only_has_more_words(tmp_path:
     for number, (other, stays) in enumerate(others.items()):
         rows = [example(LONG, answer, 1), example(LONG.upper(), other, 2)]
         facts, kept = run(tmp_path / str(number), rows, output=TEXT_OUTPUT)
-        assert (len(kept), facts["contradictions"]) == (stays, 0 if stays else 2), other
+        assert (len(kept), facts.contradictions) == (stays, 0 if stays else 2), other
 
 
 @pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
@@ -216,7 +218,7 @@ def test_in_a_large_cluster_copies_and_contradictions_of_every_row_are_found(
     facts, kept = run(tmp_path, rows, output=output, near_duplicate_threshold=0.6)
     assert len(set(clusters(tmp_path / "out").values())) == 1
     assert {e.user_text.lower().strip("!") for e in kept} == {text.lower() for text in asked[:100]} and len(kept) == 100
-    assert (facts["contradictions"], facts["exact_duplicates"], facts["near_duplicates"]) == (40, 0, 200)
+    assert (facts.contradictions, facts.exact_duplicates, facts.near_duplicates) == (40, 0, 200)
 
 
 def test_one_reply_to_two_questions_is_no_contradiction_and_no_copy(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_one_reply_to_two_questions_is_no_contradiction_and_no_copy(tmp_path: Pa
     asked = [("Shall we fix it?", "bug_report"), ("Shall we build it?", "feature_request"), ("Both?", "bug_report")]
     rows = [answered(*turn, line) for line, turn in enumerate([*asked, asked[0]], 1)]
     facts, kept = run(tmp_path, rows)
-    assert ([e.source["line"] for e in kept], facts["exact_duplicates"]) == ([1, 2, 3], 1)
+    assert ([e.source["line"] for e in kept], facts.exact_duplicates) == ([1, 2, 3], 1)
 
 
 def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
@@ -239,8 +241,8 @@ def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
     said = ["Avisad a Lucía [PHONE_1]", "Mail me: [EMAIL_1] or [EMAIL_1]", "Nothing to hide", LONG]
     assert sorted(e.user_text.replace("\u200b", "") for e in kept) == sorted(said)
     assert {e.id for e in kept} < {e.id for e in rows}
-    assert facts["exact_duplicates"] == 2  # they differed in the address, or in what nobody sees
-    assert {k: n for k, n in facts["scrubbed"].items() if n} == {"email": 4, "phone": 1} and facts["scrubbed_rows"] == 3
+    assert facts.exact_duplicates == 2  # they differed in the address, or in what nobody sees
+    assert {k: n for k, n in facts.scrubbed.items() if n} == {"email": 4, "phone": 1} and facts.scrubbed_rows == 3
     first = {"id": rows[0].id, "source": rows[0].source, "kind": "email", "count": 2}
     first["fingerprints"] = [fingerprint(b"key", "email", "jane@example.com")]
     assert read_lines(tmp_path / "out/scrubbed.jsonl")[0] == first
@@ -252,12 +254,12 @@ def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
 def test_rows_with_personal_data_can_be_dropped_or_only_named(tmp_path: Path) -> None:
     rows = [example("Mail me: jane@example.com", line=1), example("Nothing to hide", line=2)]
     facts, kept = run(tmp_path / "drop", rows, scrub="drop")
-    assert [e.source["line"] for e in kept] == [2] and facts["by_rule"] == {"data.personal_data": 1}
+    assert [e.source["line"] for e in kept] == [2] and facts.by_rule == {"data.personal_data": 1}
     quarantine = (tmp_path / "drop/out/quarantine.jsonl").read_text()
     assert "[EMAIL_1]" in quarantine and "jane" not in quarantine
     facts, kept = run(tmp_path / "warn", rows, scrub="warn")
-    assert kept == rows and facts["by_rule"] == {"data.personal_data": 1} and facts["quarantined"] == 0
-    assert facts["scrubbed"]["email"] == 1
+    assert kept == rows and facts.by_rule == {"data.personal_data": 1} and facts.quarantined == 0
+    assert facts.scrubbed["email"] == 1
 
 
 def test_the_table_knows_the_scrubbed_prompts_without_boilerplate(tmp_path: Path) -> None:
@@ -289,7 +291,7 @@ def test_a_footer_with_an_address_is_boilerplate(tmp_path: Path, scrub: str) -> 
     footer = "Sent from our support portal. Questions? Write to service@example.com or call +49 30 901820."
     rows = [example(f"{content}\n{footer}", line=i) for i, content in enumerate(contents)]
     copies = [example(content, line=100 + i) for i, content in enumerate(contents[:10])]
-    assert run(tmp_path, [*rows, *copies], scrub=scrub)[0]["clusters"] == 60
+    assert run(tmp_path, [*rows, *copies], scrub=scrub)[0].clusters == 60
     cluster = clusters(tmp_path / "out")
     assert all(cluster[copy.id] == cluster[row.id] for copy, row in zip(copies, rows, strict=False))
 
@@ -299,6 +301,6 @@ def test_a_footer_of_a_script_without_blanks_is_boilerplate(tmp_path: Path) -> N
     contents = ["".join(map(chr, dice.integers(0x4E00, 0x5400, 14))) for _ in range(60)]
     rows = [example(f"{content}。本邮件由客服系统自动发送请勿直接回复", line=i) for i, content in enumerate(contents)]
     copies = [example(content, line=100 + i) for i, content in enumerate(contents[:10])]
-    assert run(tmp_path, [*rows, *copies])[0]["clusters"] == 60
+    assert run(tmp_path, [*rows, *copies])[0].clusters == 60
     cluster = clusters(tmp_path / "out")
     assert all(cluster[copy.id] == cluster[row.id] for copy, row in zip(copies, rows, strict=False))

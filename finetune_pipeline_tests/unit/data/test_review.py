@@ -35,8 +35,8 @@ def test_keep_drop_and_relabel(tmp_path: Path) -> None:
     assert (kept[1].label, kept[1].answer, kept[1].tags) == ("bug_report", "bug_report", ["relabelled"])
     assert kept[0] == ROWS[0] and kept[1].messages[:-1] == ROWS[2].messages[:-1]
     counts = {"kept": 2, "dropped": 1, "relabelled": 1, "confirmed": 1, "decisions": 3, "overruled": 0, "by_rule": {}}
-    assert counts.items() <= facts.items()
-    assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
+    assert counts.items() <= facts.to_json().items()
+    assert facts.labels == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
     assert [d["decision"] for d in read_lines(tmp_path / "out/decisions.jsonl")] == ["keep", "drop", "relabel"]
 
 
@@ -46,7 +46,7 @@ def test_the_last_word_counts_by_time_then_file_then_line(tmp_path: Path) -> Non
     second = [row(A, "keep", time="2025-01-02T01:00:00+02:00"), row(B, "drop"), row(C, "drop")]
     facts = decide(tmp_path, {"b.jsonl": second, "a.jsonl": first})
     assert [e.id for e in read_examples(tmp_path / "out")] == [C]
-    assert facts["overruled"] == 4
+    assert facts.overruled == 4
 
 
 FAULTS: list[tuple[Any, str, str]] = [
@@ -68,7 +68,7 @@ def test_faulty_decisions_change_nothing_and_are_counted(tmp_path: Path) -> None
     facts = decide(tmp_path, {"a.jsonl": [line for line, _, _ in FAULTS], **others})
     assert read_examples(tmp_path / "out") == ROWS
     rules = Counter([*(rule for _, rule, _ in FAULTS), "review_not_read"])
-    assert facts["by_rule"] == {f"data.{rule}": n for rule, n in rules.items()}
+    assert facts.by_rule == {f"data.{rule}": n for rule, n in rules.items()}
     found = {f["place"]: f for f in read_lines(tmp_path / "out/findings.jsonl")}
     assert found["reviews/team/b.csv"]["rule"] == "data.review_not_read"
     for number, (_, rule, said) in enumerate(FAULTS, 1):
@@ -80,7 +80,7 @@ def test_a_text_task_takes_any_new_answer_and_the_digest_follows_the_decisions(t
     none = reviews_digest(tmp_path / "reviews")
     facts = decide(tmp_path, {})
     assert read_examples(tmp_path / "out") == ROWS
-    assert (facts["rows_in"], facts["kept"], facts["decisions"], facts["by_rule"]) == (3, 3, 0, {})
+    assert (facts.rows_in, facts.kept, facts.decisions, facts.by_rule) == (3, 3, 0, {})
     assert load_rows(tmp_path / "out").tobytes() == load_rows(tmp_path / "clean").tobytes()
     decide(tmp_path, {"a.jsonl": [row(A, "relabel", label="Write to ann@example.com.")]}, make_spec(output=TEXT_OUTPUT))
     first = read_examples(tmp_path / "out")[0]

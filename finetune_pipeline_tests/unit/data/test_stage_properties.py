@@ -48,12 +48,12 @@ def test_every_row_is_accounted_for(tmp_path_factory, output, lines) -> None:
     r = apply_reviews(folder / "clean", folder / "reviews", spec, folder / "reviewed")
     quarantined = read_lines(folder / "validated/quarantine.jsonl")
     assert v["rows_in"] == v["kept"] + v["quarantined"] == v["kept"] + len(quarantined)
-    assert c["rows_in"] == v["kept"] == c["kept"] + c["quarantined"] + c["exact_duplicates"] + c["near_duplicates"]
-    assert c["quarantined"] == len(read_lines(folder / "clean/quarantine.jsonl"))
+    assert c.rows_in == v["kept"] == c.kept + c.quarantined + c.exact_duplicates + c.near_duplicates
+    assert c.quarantined == len(read_lines(folder / "clean/quarantine.jsonl"))
     repeats = read_lines(folder / "clean/duplicates.jsonl")
-    assert c["exact_duplicates"] + c["near_duplicates"] == len(repeats)
+    assert c.exact_duplicates + c.near_duplicates == len(repeats)
     kept = read_examples(folder / "clean")
-    assert {d["kept_id"] for d in repeats} <= {e.id for e in kept} and r["kept"] == len(kept)
+    assert {d["kept_id"] for d in repeats} <= {e.id for e in kept} and r.kept == len(kept)
     if kept:
         try:
             splits = split(folder / "reviewed", folder / "clean", spec, folder / "ledger", folder / "out")

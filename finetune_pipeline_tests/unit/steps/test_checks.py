@@ -67,6 +67,15 @@ SPLIT = {
     "origins": {}, "shares": {}, "wanted_shares": {}, "clusters": 9, "by_rule": {}, "seed": 0, "left": {}, "leaks": {},
     "alike": {}, "ledger": "splits",
 }  # fmt: skip
+REVIEWED = {
+    "rows_in": 4, "kept": 4, "dropped": 0, "relabelled": 0, "confirmed": 0, "decisions": 2, "overruled": 0, "by_rule": {},
+    "reviewers": {}, "labels": {"yes": 2, "no": 2}, "origins": {},
+}  # fmt: skip
+CLEANED = {
+    **dict.fromkeys(("rows_in", "kept", "quarantined", "exact_duplicates", "near_duplicates", "contradictions"), 0),
+    **dict.fromkeys(("benchmark_rows", "scrubbed_rows", "boilerplate", "clusters", "prompts", "similar_pairs"), 0),
+    **{key: {} for key in ("by_rule", "scrubbed", "labels", "labels_lost")}, "scrub": "replace",
+}  # fmt: skip
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 NAMED = {"elsewhere": 0, "others": 0, "like_test": 3}
 TIMES = {
@@ -106,10 +115,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"rows_in": 0, "unread": []}, {"unread": [_unread("file", "error")]}, {"unread": [_unread("rest", "error")]}]),
     ("clean_examples", "rows_accounted_for"): ({"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1,
         "near_duplicates": 1}, [{"near_duplicates": 0}]),
-    ("reviewed_examples", "enough_examples"): ({"kept": 4}, [{"kept": 3}]),
-    ("reviewed_examples", "enough_per_label"): ({"labels": {"yes": 2, "no": 2}}, [{"labels": {"yes": 2, "no": 1}}]),
+    ("reviewed_examples", "enough_examples"): (REVIEWED, [{"kept": 3}]),
+    ("reviewed_examples", "enough_per_label"): (REVIEWED, [{"labels": {"yes": 2, "no": 1}}]),
     **{("data_quality", name): (_part(part, True), [_part(part, False), {"parts": {}}]) for name, part in PARTS.items()},
-    ("reviewed_examples", "reviews_applied"): ({"decisions": 2, "by_rule": {}},
+    ("reviewed_examples", "reviews_applied"): (REVIEWED,
         [{"by_rule": {"data.review_unknown_id": 1}}]),
     ("splits", "rows_accounted_for"): (SPLIT | {"rows_in": 10, "quarantined": 1,
         "counts": {"train": 6, "validation": 1, "test": 2}}, [{"quarantined": 0}]),
@@ -253,7 +262,7 @@ def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:
     check = find("clean_examples", "no_personal_data")
     for text, clean in (("order 48210 since 2026-03-04, at [EMAIL_1]", True), ("reach me at ann@shop.example", False)):
         folder = write_validated(tmp_path / str(clean), [replace(example(text), id=f"{1:016x}")])
-        assert check.ask(artifact({"kept": 1}, folder), spec).passed is clean
+        assert check.ask(artifact(CLEANED | {"kept": 1}, folder), spec).passed is clean
     lowered = parse_spec(yaml.safe_dump({**SPEC, "data": {"scrub": "warn"}}))
     assert (check.action(spec), check.action(lowered)) == ("block", "fail")
 
