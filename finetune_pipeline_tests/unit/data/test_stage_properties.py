@@ -63,8 +63,8 @@ def test_every_row_is_accounted_for(tmp_path_factory, output, lines) -> None:
             record_assignments(assignments_in(folder / "out"), folder / "ledger")
             placed = Counter(e.id for name in SPLITS for e in read_examples(examples_of(folder / "out", name)))
             assert max(placed.values()) == 1 and set(placed) <= {e.id for e in kept}
-            assert len(kept) == len(placed) + splits["quarantined"]
-            assert splits["leaks"] == {"exact": 0, "near": 0, "group": 0}
+            assert len(kept) == len(placed) + splits.quarantined
+            assert splits.leaks == {"exact": 0, "near": 0, "group": 0}
     shutil.rmtree(folder)
 
 
