@@ -6,7 +6,7 @@ from finetune_pipeline.baseline.decision import DECISIONS, Match
 from finetune_pipeline.baseline.good_enough import enough_rungs
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Scored, Terms, score_rungs
 from finetune_pipeline.baseline.learning_curve import Extrapolation, Point, extrapolate
-from finetune_pipeline.baseline.reasons import flips, ladder_reasons, reaches
+from finetune_pipeline.baseline.reasons import flips, ladder_reasons, pair_reasons, reaches
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS, Gain
@@ -53,7 +53,7 @@ def ladder(
         stands=scored.stands.name,
         decision=decision,
         sentence=f"{DECISIONS[decision]} {sentence}",
-        reasons=ladder_reasons(scored.rungs, expected, points),
+        reasons=[*ladder_reasons(scored.rungs, expected, points), *pair_reasons(spec, scored.rungs)],
         flips=flips(spec, decision, scored, expected, terms, train_rows, trained),
         skipped=dict(skipped or {}),
     )

@@ -276,6 +276,27 @@ def ladder_reasons(rungs: Sequence[Rung], expected: Extrapolation | None, traini
     return reasons
 
 
+def pair_reasons(spec: TaskSpec, rungs: Sequence[Rung]) -> list[str]:
+    """Say what a pair costs: the best rung besides the API answers what it is sure of, the API the rest. Empty without a promised
+    error, or without prices of both."""
+    priced = [rung for rung in rungs if rung.dollars is not None and not rung.excluded]
+    apis = [rung for rung in priced if rung.kind == "api" and rung.dollars]
+    own = [rung for rung in priced if rung.kind != "api"]
+    if spec.automation.max_error is None or not apis or not own:
+        return []
+    rank = METRICS[spec.metric].rank
+    api, first = (max(side, key=lambda rung: rank(rung.value)) for side in (apis, own))
+    assert api.dollars and first.dollars is not None
+    least = 1 - first.dollars / api.dollars
+    if least <= 0:
+        return [f"A pair does not pay: {inside(first.title)} alone costs as much as {inside(api.title)}."]
+    return [
+        f"As a pair, {inside(first.title)} answers what it is sure of and {inside(api.title)} the rest: if that is 20%, 1,000 "
+        f"calls cost {dollars(first.dollars + 0.2 * api.dollars)}, by the API alone {dollars(api.dollars)}. The pair is cheaper "
+        f"while less than {percent(least)} are passed on."
+    ]
+
+
 def flips(
     spec: TaskSpec,
     decision: str,

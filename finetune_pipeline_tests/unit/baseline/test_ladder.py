@@ -8,15 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, cross_fitted, fold_of, rung_answers, score_rungs
+from finetune_pipeline.baseline.ladder import (
+    Answered,
+    Ladder,
+    Rung,
+    Terms,
+    cross_fitted,
+    fold_of,
+    rung_answers,
+    score_rungs,
+)
 from finetune_pipeline.baseline.ladder_decision import conclusive, ladder, leads, no_pilot_needed
 from finetune_pipeline.baseline.learning_curve import extrapolate, rows_for
+from finetune_pipeline.baseline.reasons import pair_reasons
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.ladder_page import cost_plot, frontier, ladder_lines, ladder_page
 from finetune_pipeline.report.page import page_html
+from finetune_pipeline.spec.evaluation import AutomationSpec
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import answers as some_answers
 from finetune_pipeline_tests.unit.evaluation.rows import register_mirrored, spec
@@ -272,3 +284,17 @@ def test_a_metric_of_errors_gives_the_same_ladder_as_its_mirror(monkeypatch: pyt
         assert by_right.decision == by_wrong.decision == decision
         assert by_right.stands == by_wrong.stands and len(by_right.flips) == len(by_wrong.flips)
         assert [r.name for r in frontier(by_right)] == [r.name for r in frontier(by_wrong)]
+
+
+def test_a_pair_is_priced_where_an_error_is_promised_and_both_have_a_price() -> None:
+    def rung(kind: Any, dollars: float | None, value: float) -> Rung:
+        return Rung(name=kind, kind=kind, title=f"The {kind} rung", value=value, interval=None, dollars=dollars)
+
+    promising = make_spec(LABELS, {}).model_copy(update={"automation": AutomationSpec(max_error=0.05)})
+    rungs = [rung("simple", 0.1, 0.8), rung("prompt", 3.0, 0.7), rung("tuned", None, 0.95), rung("api", 2.0, 0.9)]
+    (sentence,) = pair_reasons(promising, rungs)
+    assert "the simple rung answers what it is sure of and the api rung the rest" in sentence
+    assert "1,000 calls cost $0.50, by the API alone $2.00" in sentence and "less than 95.0% are passed on" in sentence
+    (no,) = pair_reasons(promising, [rung("prompt", 3.0, 0.8), rung("api", 2.0, 0.9)])
+    assert no.startswith("A pair does not pay: the prompt rung")
+    assert pair_reasons(promising, rungs[:3]) == [] == pair_reasons(make_spec(LABELS, {}), rungs)
