@@ -35,7 +35,7 @@ class SimpleCost(Facts, frozen=True, kw_only=True):
     megabytes: float
 
 
-class Cost(Facts, frozen=True, kw_only=True):
+class Cost(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """Time, memory and tokens of training and using the candidate, and requests by the price list.
 
     Attributes:

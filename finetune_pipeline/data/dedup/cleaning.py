@@ -46,7 +46,7 @@ _RANDOM_TEST = 0.2
 """Share of rows in the test set of a random split."""
 
 
-class Cleaned(Facts, frozen=True, kw_only=True):
+class Cleaned(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """Facts of clean_examples: always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
 
     Attributes:

@@ -60,7 +60,7 @@ class NamedTest(Facts, frozen=True, kw_only=True):
     like_test: int
 
 
-class SplitFacts(Facts, frozen=True, kw_only=True):
+class SplitFacts(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """Facts of splits: rows in all and by split.
 
     Attributes:

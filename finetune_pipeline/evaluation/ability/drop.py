@@ -19,7 +19,7 @@ SHOWN = 12
 """Number of lost items (right before training, wrong after) that are shown."""
 
 
-class Scored(Facts, frozen=True, kw_only=True):
+class Scored(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """How many items one model was asked, and how many of them could not be scored. sentence: why none was asked."""
 
     items: int
@@ -88,7 +88,7 @@ class AbilityLoss(QuestionLoss, frozen=True, kw_only=True):
     failed: list[str] = []
 
 
-class Ability(AbilityLoss, frozen=True, kw_only=True):
+class Ability(AbilityLoss, frozen=True, kw_only=True, omit_defaults=False):
     """General ability compared with base model and champion. The first fields: as Scored. `not_asked`: why this candidate could
     not be tested."""
 

@@ -28,7 +28,7 @@ class Verdict(SignTest, frozen=True, kw_only=True):
     choices: dict[str, Choice]
 
 
-class JudgeFindings(Facts, frozen=True, kw_only=True):
+class JudgeFindings(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """A judge model: whether it is trusted, and what it prefers (qualify.judged_pairs).
 
     Attributes:

@@ -52,7 +52,7 @@ class Comment(Accepted, frozen=True, kw_only=True):
     comment: str
 
 
-class People(Facts, frozen=True, kw_only=True):
+class People(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """Facts of human_review.
 
     Attributes:
