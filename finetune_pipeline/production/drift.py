@@ -248,15 +248,17 @@ def watch(
         level = level_of(number, settings.false_alarms, settings.expected_windows)
         earlier_rows = ordered[:start]
         all_rows = Window(window_rows, earlier_rows, level / len(signals))
-        own_rows = Window(
+        of_version = Window(
             _without(window_rows, other_versions), _without(earlier_rows, other_versions), level / len(signals)
         )
+        own_rows = Window(_answered_itself(of_version.rows), _answered_itself(of_version.before), level / len(signals))
         settled = moment(ordered[-1]) - moment(window_rows[-1]) >= settings.feedback_days * DAY
         results = {}
         for signal in signals:
             if signal.side == QUALITY and not settled:
                 continue
-            change = signal.measure(spec, reference, all_rows if signal.side == INPUT else own_rows)
+            compared = all_rows if signal.side == INPUT else of_version if signal.whoever else own_rows
+            change = signal.measure(spec, reference, compared)
             p_watch = None
             if change.p is not None:
                 p_watch = min(1.0, change.p * len(signals) * settings.false_alarms / level)
@@ -283,9 +285,12 @@ def _by_time(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _without(rows: Sequence[Mapping[str, Any]], other_versions: Collection[str]) -> Sequence[Mapping[str, Any]]:
-    """Return the rows that the model answered itself: none of these versions, and nobody in its place."""
-    return [
-        row
-        for row in rows
-        if version_of(str(row["model_version"])) not in other_versions and not row.get("answered_by")
-    ]
+    """Return the rows that came to none of these versions."""
+    if not other_versions:
+        return rows
+    return [row for row in rows if version_of(str(row["model_version"])) not in other_versions]
+
+
+def _answered_itself(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the rows that nobody answered in the model's place."""
+    return [row for row in rows if not row.get("answered_by")]

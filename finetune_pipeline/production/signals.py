@@ -102,12 +102,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Signal:
-    """One compared quantity. side: INPUT, OUTPUT or QUALITY; meaning: what its size says, in words."""
+    """One compared quantity. side: INPUT, OUTPUT or QUALITY; meaning: what its size says, in words; whoever: whether rows that
+    another answered in the model's place count."""
 
     name: str
     side: str
     meaning: str
     measure: Callable[[TaskSpec, Reference, Window], Measured]
+    whoever: bool = False
 
 
 def _share(part: float, whole: float) -> float:
@@ -196,6 +198,14 @@ def _flags(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     return more_often(before, len(window.before), now, len(window.rows))
 
 
+def _passed_on(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    before, now = (
+        [bool(row["passed_on"]) for row in rows if row.get("passed_on") is not None]
+        for rows in (window.before, window.rows)
+    )
+    return more_often(sum(before), len(before), sum(now), len(now))
+
+
 def _score(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     before, now = (
         [float(row["score"]) for row in rows if row["score"] is not None] for rows in (window.before, window.rows)
@@ -245,6 +255,7 @@ _SIGNALS = [
         "largest gap between the two distributions of words per answer",
         lambda spec, *sides: _lengths(*([len(words(answer)) for answer in side.answers] for side in sides)),
     ),
+    Signal("passed_on", OUTPUT, "increase of the share passed on over earlier windows", _passed_on, whoever=True),
     Signal("flags", QUALITY, "increase of the share of flagged rows over earlier windows", _flags),
     Signal("score", QUALITY, "how much more often a score is below one from earlier windows than above it", _score),
     Signal("wrong_answers", QUALITY, "increase of the share of wrong answers among rows with a known answer", _wrong),
@@ -252,8 +263,11 @@ _SIGNALS = [
 
 
 def signals_of(spec: TaskSpec) -> list[Signal]:
-    """Return the signals that apply to a task: label mix for labels, length for free-form answers."""
+    """Return the signals that apply to a task: label mix for labels, length for free-form answers, the share passed on where
+    an error is promised."""
     excluded = {"output_length"} if spec.labels else {"label_mix"}
     if not spec.labels and not has_form(spec.output):
         excluded.add("format_failures")
+    if spec.automation.max_error is None:
+        excluded.add("passed_on")
     return [signal for signal in _SIGNALS if signal.name not in excluded]

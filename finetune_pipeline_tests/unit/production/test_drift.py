@@ -163,6 +163,24 @@ def test_what_other_versions_answered_is_not_the_champions_drift(report: Callabl
     assert "Nothing was tested yet." in first_day and "No alarm." not in first_day
 
 
+def test_more_rows_passed_on_are_drift_where_an_error_is_promised_whoever_answered_them(
+    reference: Reference, tmp_path: Path
+) -> None:
+    rng, promising = random.Random(5), make_spec(automation={"max_error": 0.05})
+    rows = [
+        {**row, "passed_on": passed_on, "answered_by": "large at api" if passed_on else None}
+        for i, row in enumerate(served(rng, 600))
+        for passed_on in [rng.random() < (0.1 if i < 400 else 0.5)]
+    ]
+    report = drift_report(promising, reference, rows, tmp_path)
+    assert report.drifted == ["passed_on"]
+    before, now = (report.signals["passed_on"].figures[name] for name in ("before", "now"))
+    assert before < now and now == pytest.approx(0.5, abs=0.1)
+    steady = [{**row, "passed_on": False} for row in rows]
+    assert drift_report(promising, reference, steady, tmp_path).drifted == []
+    assert "passed_on" not in drift_report(make_spec(), reference, rows, tmp_path).signals
+
+
 def test_the_levels_of_all_windows_sum_to_what_is_allowed() -> None:
     levels = [level_of(k, 0.05, 30) for k in range(1, 3001)]
     assert sum(levels) == pytest.approx(0.05)
