@@ -17,6 +17,8 @@ from finetune_pipeline.engine.files import DamagedFile, check_form, digest_file
 from finetune_pipeline.escaping import printable_value
 from finetune_pipeline.findings import Finding
 
+JsonObject = dict[str, Any]
+"""An object of somebody else's JSON, such as a raw row: its keys are read one by one, and checked where they are."""
 MAX_LINE_BYTES = 8 * 1024 * 1024
 
 

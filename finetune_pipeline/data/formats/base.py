@@ -9,7 +9,7 @@ A format is one module of this package with one class::
         row_keys = ("q",)
         needs = (("q",), ("a",))
 
-        def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+        def read(self, row: JsonObject, spec: TaskSpec, turns: Turns) -> set[str]:
             return read_single_texts(row, "q", "a", spec, turns)
 """
 
@@ -22,6 +22,7 @@ from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.data.examples import Message
 from finetune_pipeline.data.formats.tool_calls import read_tools, unpacked
+from finetune_pipeline.data.json_lines import JsonObject
 from finetune_pipeline.data.names import add_fields, declare
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
@@ -65,7 +66,7 @@ class Turns:
         """Add a finding."""
         self.findings.append(row_finding(rule, self.place, message, fix, severity))
 
-    def text_of(self, holder: dict[str, Any], key: str, name: str, note: bool = True, missing: str = "") -> str | None:
+    def text_of(self, holder: JsonObject, key: str, name: str, note: bool = True, missing: str = "") -> str | None:
         """Return the stripped text under a key of a row or turn, or None and add a finding. name: the text's name in messages.
         note: add a note about outer whitespace. missing: the fix to suggest if the key is missing."""
         value = holder.get(key)
@@ -115,7 +116,7 @@ class RawFormat(ABC):
         return not any([keys.isdisjoint(group) for group in self.needs])
 
     @abstractmethod
-    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+    def read(self, row: JsonObject, spec: TaskSpec, turns: Turns) -> set[str]:
         """Fill `turns` with the row's turns or with findings. Returns the keys read."""
 
 
@@ -144,7 +145,7 @@ def clean_text(text: str) -> str:
     return text.strip()
 
 
-def format_of(row: dict[str, Any]) -> str | None:
+def format_of(row: JsonObject) -> str | None:
     """Return the name of the format that recognises a row, or None."""
     return _format_of_keys(frozenset(row))
 
@@ -154,7 +155,7 @@ def _format_of_keys(keys: frozenset[str]) -> str | None:
     return next((name for name, form in FORMATS.items() if form.recognises(keys)), None)
 
 
-def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
+def read_turns(row: JsonObject, spec: TaskSpec, place: str) -> Turns:
     """Read the chat turns of a raw row; its texts are stripped."""
     shape = format_of(row)
     turns = Turns(place, shape)
@@ -175,7 +176,7 @@ def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
 
 
 def read_single_texts(
-    row: dict[str, Any], prompt_key: str, answer_key: str, spec: TaskSpec, turns: Turns, subject: str | None = None
+    row: JsonObject, prompt_key: str, answer_key: str, spec: TaskSpec, turns: Turns, subject: str | None = None
 ) -> set[str]:
     """Read a row with one user text and one answer, such as `chosen` of a preference row. Prepends the spec's system prompt
     unless the row has one. subject: text to append to the user's. Returns the keys it read."""
@@ -204,7 +205,7 @@ def read_single_texts(
     return {prompt_key, answer_key, "system"}
 
 
-def read_history(row: dict[str, Any], turns: Turns) -> set[str]:
+def read_history(row: JsonObject, turns: Turns) -> set[str]:
     """Prepend the earlier turns of a row, which LLaMA-Factory stores as pairs. Returns the keys it read."""
     pairs = unpacked(row.get("history"))
     if not isinstance(pairs, list):
@@ -229,7 +230,7 @@ def chosen_text(value: Any) -> Any:
     return last.get("content", last.get("value")) if isinstance(last, dict) else last
 
 
-def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> tuple[str, str]:
+def _unknown_format(row: JsonObject, shape: str | None, spec: TaskSpec) -> tuple[str, str]:
     """Return (message, fix) about a row in no known format, or in one that the spec does not allow."""
     found_keys = keys_shown(row)
     if shape is not None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune_pipeline.data.formats.base import RawFormat, Turns, register
 from finetune_pipeline.data.formats.messages import read_messages
+from finetune_pipeline.data.json_lines import JsonObject
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.spec import TaskSpec
 
@@ -21,7 +22,7 @@ class ChatGpt(RawFormat):
     row_keys = ("mapping", "current_node")
     needs = (("mapping",), ("current_node",))
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+    def read(self, row: JsonObject, spec: TaskSpec, turns: Turns) -> set[str]:
         nodes = row["mapping"] if isinstance(row["mapping"], dict) else {}
         messages = [*_thread(nodes, row["current_node"])][::-1]
         if tools := {tool for message in messages if (tool := _tool(message))}:

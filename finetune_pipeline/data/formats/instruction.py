@@ -1,9 +1,8 @@
 """An instruction, its input, and the reference output."""
 
-from typing import Any
-
 from finetune_pipeline.data.formats import base
 from finetune_pipeline.data.formats.base import ANSWERS, RawFormat, Turns, first_key, register
+from finetune_pipeline.data.json_lines import JsonObject
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.spec import TaskSpec
 
@@ -22,7 +21,7 @@ class Instruction(RawFormat):
     needs = (("instruction",),)
     fields = ("instruction", "output")
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+    def read(self, row: JsonObject, spec: TaskSpec, turns: Turns) -> set[str]:
         answer_key = first_key(row, ("output", *ANSWERS, "chosen")) or "output"
         key = first_key(row, _INPUTS)
         subject = None if key is None else _subject(row, key, turns)
@@ -31,7 +30,7 @@ class Instruction(RawFormat):
         return read if key is None else {*read, key}
 
 
-def _subject(row: dict[str, Any], key: str, turns: Turns) -> str | None:
+def _subject(row: JsonObject, key: str, turns: Turns) -> str | None:
     """Return the instruction's input, or None. A word for "nothing" counts as none, with a warning."""
     value = row[key]
     if value is None or (isinstance(value, str) and not value.strip()):

@@ -11,6 +11,7 @@ from typing import Any
 from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.formats.base import RawFormat, Turns, chosen_text, clean_text, register
 from finetune_pipeline.data.formats.tool_calls import read_calls, unpacked
+from finetune_pipeline.data.json_lines import JsonObject
 from finetune_pipeline.data.quoting import key_name, quoted
 from finetune_pipeline.spec import TaskSpec
 
@@ -41,11 +42,11 @@ class Messages(RawFormat):
     needs = (("messages",),)
     fields = ("messages",)
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+    def read(self, row: JsonObject, spec: TaskSpec, turns: Turns) -> set[str]:
         return read_messages(row, "messages", spec, turns, loose=False)
 
 
-def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, turns: Turns, loose: bool) -> set[str]:
+def read_messages(row: JsonObject, key: str, spec: TaskSpec, turns: Turns, loose: bool) -> set[str]:
     """Read the list of turns under `key`, and the row's `system` if no turn is one. A chat without an answer gets a preference
     row's better answer. loose: accept ShareGPT's role names too. Returns the keys it read."""
     turns.chat = True
@@ -81,7 +82,7 @@ class _ChatReader:
         self._roles, self._loose = roles, loose
         self.ignored: set[str] = set()
 
-    def _text(self, holder: dict[str, Any], key: str, name: str, note: bool = True) -> str | None:
+    def _text(self, holder: JsonObject, key: str, name: str, note: bool = True) -> str | None:
         return self._turns.text_of(holder, key, f"{name}.{key}", note)
 
     def read(self, turn: Any, name: str) -> dict[str, Any] | None:
@@ -118,7 +119,7 @@ class _ChatReader:
                 self.ignored.add("weight")
         return message_ if all(f.severity != "error" for f in self._findings[before:]) else None
 
-    def _read_known(self, turn: dict[str, Any], role: str, content_key: str, name: str, before: int) -> dict[str, Any]:
+    def _read_known(self, turn: JsonObject, role: str, content_key: str, name: str, before: int) -> dict[str, Any]:
         """Return the canonical form of a turn whose role is known."""
         message: dict[str, Any] = {"role": role, "content": ""}
         if role == "function_call":  # ShareGPT: the call is where the text would be
@@ -142,7 +143,7 @@ class _ChatReader:
             message.update({k: turn[k] for k in ("tool_call_id", "name") if isinstance(turn.get(k), str) and turn[k]})
         return message
 
-    def _role(self, turn: dict[str, Any], key: str, name: str, loose: bool) -> str | None:
+    def _role(self, turn: JsonObject, key: str, name: str, loose: bool) -> str | None:
         role = self._text(turn, key, name, note=False)
         if role is None:
             return None
@@ -158,7 +159,7 @@ class _ChatReader:
             self._say("unknown_role", f"`{name}.{key}` is {quoted(role)}", fix)
         return canonical
 
-    def _weight(self, turn: dict[str, Any], name: str) -> int | None:
+    def _weight(self, turn: JsonObject, name: str) -> int | None:
         """Return the weight 0 or 1, or None if missing or invalid."""
         for key in ("weight", "loss_weight"):
             weight = turn.get(key)
@@ -169,7 +170,7 @@ class _ChatReader:
             self._say("bad_weight", f"`{name}.{key}` is {quoted(weight)}", "write 0 or 1")
         return None
 
-    def _content(self, turn: dict[str, Any], role: str, content_key: str, name: str) -> tuple[str, list[Any]]:
+    def _content(self, turn: JsonObject, role: str, content_key: str, name: str) -> tuple[str, list[Any]]:
         """Return (text, calls among its parts) of a turn."""
         content, thought = turn.get(content_key), turn.get("reasoning_content")
         calls: list[dict[str, Any]] = []

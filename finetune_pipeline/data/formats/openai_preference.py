@@ -1,10 +1,9 @@
 """OpenAI's preference format: a chat under `input`, and the better answer under `preferred_output`."""
 
-from typing import Any
-
 from finetune_pipeline.data.formats.base import RawFormat, Turns, register
 from finetune_pipeline.data.formats.messages import read_messages
 from finetune_pipeline.data.formats.tool_calls import read_tools
+from finetune_pipeline.data.json_lines import JsonObject
 from finetune_pipeline.spec import TaskSpec
 
 
@@ -17,7 +16,7 @@ class OpenAiPreference(RawFormat):
     row_keys = ("preferred_output", "non_preferred_output")
     needs = (("preferred_output",), ("input",))
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+    def read(self, row: JsonObject, spec: TaskSpec, turns: Turns) -> set[str]:
         chat_input = row["input"] if isinstance(row["input"], dict) else {}
         chat = {"messages": chat_input.get("messages"), "chosen": row["preferred_output"]}
         read_messages(chat, "messages", spec, turns, loose=False)

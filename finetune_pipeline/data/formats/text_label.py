@@ -1,8 +1,7 @@
 """A text and its label."""
 
-from typing import Any
-
 from finetune_pipeline.data.formats.base import RawFormat, Turns, read_single_texts, register
+from finetune_pipeline.data.json_lines import JsonObject
 from finetune_pipeline.spec import TaskSpec
 
 
@@ -16,5 +15,5 @@ class TextLabel(RawFormat):
     needs = (("text", "label"),)
     fields = ("text", "label")
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+    def read(self, row: JsonObject, spec: TaskSpec, turns: Turns) -> set[str]:
         return read_single_texts(row, "text", "label", spec, turns)
