@@ -34,13 +34,14 @@ class Sureness:
 def sureness(
     answer: Answer, labels: Sequence[str], released: ReleasedProbability | None, as_evaluated: bool = True
 ) -> Sureness | None:
-    """Return how sure an answer is; None if nothing is known about the probabilities of this model.
+    """Return how sure an answer is; None if nothing is known about the probabilities of this model, or if they are those of the
+    fields of JSON answers, which are not judged in service.
 
     Args:
         labels: Those of `answer.label_scores`.
         as_evaluated: Whether the answer was decoded as in the evaluation.
     """
-    if released is None:
+    if released is None or (released.promise and released.promise.unit != "answer"):
         return None
     raw = _label_probability(answer, labels) if released.labels else _written_probability(answer)
     probability = calibrated(raw, released.calibration) if raw and as_evaluated else None

@@ -11,10 +11,12 @@ import pytest
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.calibration import AutomationPromise, Calibration, ReleasedProbability
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.serving.loaded_model import ServedModel
 from finetune_pipeline.serving.simple_model import ServedSimple
+from finetune_pipeline.serving.sureness import sureness
 from finetune_pipeline.spec import Task
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM
@@ -105,3 +107,14 @@ def test_a_simple_model_is_sure_by_its_probabilities(task: Task, tmp_path: Path)
         (shares,) = linear.probabilities([text]) or ()
         assert choice["probability"] == pytest.approx(calibrated(max(shares.values())))
     assert (sure["passed_on"], unsure["passed_on"]) == (False, True)
+
+
+def test_nothing_is_said_of_answers_whose_fields_are_promised() -> None:
+    """The threshold of a field is none of the whole answer."""
+    promise = AutomationPromise(threshold=0.5, max_error=0.05, unit="field")
+    answer = Answer(text="{}", log_probabilities=[-0.01])
+    assert sureness(answer, [], ReleasedProbability(digest="d", promise=promise)) is None
+    whole = sureness(
+        answer, [], ReleasedProbability(digest="d", promise=AutomationPromise(threshold=0.5, max_error=0.05))
+    )
+    assert whole and whole.passed_on is False
