@@ -24,10 +24,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from finetune_pipeline.evaluation.automation import Answers, answers_of, certify
+from finetune_pipeline.evaluation.automation import certify
+from finetune_pipeline.evaluation.probabilities import Answers, answers_of
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
+from finetune_pipeline.spec.outputs import LabelsOutput
 
 ALPHA = 0.05
+OUTPUT = LabelsOutput(labels=["a", "b"])
 GRID = np.linspace(0, 1, 20_001)
 Law = Callable[[np.ndarray], np.ndarray]
 """The chance that an answer is right, by its probability."""
@@ -87,7 +90,7 @@ def drawn(rng: np.random.Generator, law: Law, n: int, dominated: bool) -> Answer
         for i in range(n)
     ]
     sources = {str(i): "one" if shared[i] else str(i) for i in range(n)}
-    return answers_of(rows, ["a", "b"], sources)
+    return answers_of(rows, OUTPUT, sources)
 
 
 def true_error(law: Law, population: np.ndarray, threshold: float) -> float:

@@ -1,6 +1,6 @@
 """Which answers need no person: a threshold of the answer's probability under which at most a promised share is wrong.
 
-The probability is that of the likeliest label among the allowed ones. Candidate thresholds are quantiles of the probabilities on
+The probability is the calibrated one of probabilities.probability_of. Candidate thresholds are quantiles of the probabilities on
 validation, from strict to loose. Validation says with which of them to begin; the sealed test then decides, by fixed-sequence
 testing (Learn then Test: Angelopoulos et al. 2021, section 3): each threshold is tested by the exact binomial test of "more than
 `max_error` of the answered rows are wrong", from the first to looser ones, up to the first that is not rejected. The chance that
@@ -8,54 +8,22 @@ the last rejected threshold breaks the promise is at most the level, however man
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import scipy
 
-from finetune_pipeline.evaluation.correctness import Row, likelihood_label
-from finetune_pipeline.evaluation.result_parts import Automation, TestedThreshold
+from finetune_pipeline.evaluation.calibration import Unit
+from finetune_pipeline.evaluation.probabilities import Answers
+from finetune_pipeline.evaluation.result_parts import Attainable, Automation, TestedThreshold
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 
-ON_VALIDATION = "candidate:validation"
-"""The candidate's answers to validation rows, in predictions."""
 STEPS = 20
 """Number of candidate thresholds: quantiles of validation, each with a twentieth more rows answered."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers of one model to one set of rows.
-
-    Attributes:
-        probabilities: Of the answers, 0 where there is none. Shape [rows].
-        right: Whether they are right. Shape [rows].
-    """
-
-    probabilities: np.ndarray
-    right: np.ndarray
-
-    def at_least(self, threshold: float) -> tuple[int, int]:
-        """Return how many rows are answered at a threshold, and how many of them wrongly."""
-        answered = self.probabilities >= threshold
-        return int(answered.sum()), int((answered & ~self.right).sum())
-
-
-def answers_of(rows: Sequence[Row], labels: Sequence[str], sources: Mapping[str, str] | None = None) -> Answers:
-    """Return the probabilities of a model's answers. sources: the source of each row, by id: rows of one source are no
-    independent evidence, so only the first by id of each counts."""
-    first: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda row: str(row["example_id"])):
-        first.setdefault((sources or {}).get(row["example_id"], row["example_id"]), row)
-    probabilities, right = [], []
-    for row in first.values():
-        label = likelihood_label(row["label_scores"], labels)
-        # what is generated is served: an answer that is not the likeliest label is never sure
-        sure = label is not None and row["status"] == "ok" and row["text"].strip() == label
-        probabilities.append(float(scipy.special.softmax(row["label_scores"]).max()) if sure else 0.0)
-        right.append(label == row["gold"])
-    return Answers(np.array(probabilities, float), np.array(right, bool))
+LOOSER_ERRORS = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3)
+"""Where a promise cannot be shown, the first of these errors that could have been is named."""
+CHANCE, MOST_ROWS = 0.8, 1_000_000
+"""The chance with which a test of the named size shows a promise, and the most answered rows that are named."""
 
 
 def rows_needed(max_error: float, alpha: float) -> int:
@@ -102,17 +70,12 @@ def first_of(thresholds: Sequence[float], validation: Answers, test_rows: int, m
     return best
 
 
-def certify(validation: Answers, test: Answers, max_error: float, alpha: float) -> Automation:
-    """Choose a threshold on validation and test it, and then looser ones, on the sealed rows.
-
-    Args:
-        max_error: Promised largest share of wrong answers among the answered rows.
-        alpha: The chance of a broken promise.
-    """
-    n, needed, tested = len(test.right), rows_needed(max_error, alpha), list[TestedThreshold]()
-    thresholds = candidates(validation)
-    chosen: TestedThreshold | None = None
-    for threshold in thresholds[first_of(thresholds, validation, n, max_error, alpha) :]:
+def _tested(
+    validation: Answers, test: Answers, max_error: float, alpha: float
+) -> tuple[TestedThreshold | None, list[TestedThreshold]]:
+    """Return the last threshold that the test lets through, and all that were tested."""
+    thresholds, tested, chosen = candidates(validation), list[TestedThreshold](), None
+    for threshold in thresholds[first_of(thresholds, validation, len(test.right), max_error, alpha) :]:
         answered, wrong = test.at_least(threshold)
         p = float(scipy.special.bdtr(wrong, answered, max_error)) if answered else 1.0
         bound = upper_bound(wrong, answered, alpha)
@@ -121,23 +84,66 @@ def certify(validation: Answers, test: Answers, max_error: float, alpha: float) 
         if p > alpha:
             break
         chosen = entry
-    answered = chosen.answered if chosen else 0
-    mistakes, caught = int((~test.right).sum()), 0
-    if chosen:
-        caught = mistakes - chosen.mistakes
+    return chosen, tested
+
+
+def _rows_for(tested: TestedThreshold, n: int, max_error: float, alpha: float) -> int | None:
+    """Return how many test rows show the error with a chance of CHANCE, if as many are answered and wrong as in this test; None if
+    none do, since too many of them are wrong."""
+    wrong = (tested.mistakes + 0.5) / (tested.answered + 1)
+    if wrong >= max_error or not tested.answered:
+        return None
+    answered = rows_needed(max_error, alpha)
+    while scipy.special.bdtr(max(0, allowed_mistakes(answered, max_error, alpha)), answered, wrong) < CHANCE:
+        answered = math.ceil(answered * 1.05)
+        if answered > MOST_ROWS:
+            return None
+    return math.ceil(answered * n / tested.answered)
+
+
+def certify(
+    validation: Answers,
+    test: Answers,
+    max_error: float,
+    alpha: float,
+    unit: Unit = "answer",
+    fields: Sequence[str] = (),
+) -> Automation:
+    """Choose a threshold on validation and test it, and then looser ones, on the sealed rows.
+
+    Args:
+        max_error: Promised largest share of wrong answers among the answered rows.
+        alpha: The chance of a broken promise.
+        unit, fields: What is right or wrong, see probabilities.answers_of.
+    """
+    n = len(test.right)
+    chosen, tested = _tested(validation, test, max_error, alpha)
+    answered, wrong = (chosen.answered, chosen.mistakes) if chosen else (0, 0)
+    mistakes = int((~test.right).sum())
+    attainable = None
+    if not chosen:
+        for looser in (error for error in LOOSER_ERRORS if error > max_error):
+            shown, _ = _tested(validation, test, looser, alpha)
+            if shown:
+                attainable = Attainable(max_error=looser, coverage=shown.answered / n)
+                break
     return Automation(
         max_error=max_error,
         alpha=alpha,
+        unit=unit,
+        fields=list(fields),
         n=n,
-        needed=needed,
+        needed=rows_needed(max_error, alpha),
         threshold=chosen.threshold if chosen else None,
         answered=answered,
-        mistakes=chosen.mistakes if chosen else 0,
+        mistakes=wrong,
         upper_bound=chosen.upper_bound if chosen else None,
         coverage=answered / n if n else 0.0,
         coverage_interval=wilson_interval(answered, n),
         passed_on=n - answered,
-        mistakes_passed_on=caught,
+        mistakes_passed_on=mistakes - wrong if chosen else 0,
         all_mistakes=mistakes,
         tested=tested,
+        attainable=attainable,
+        rows_for_it=None if chosen or not tested else _rows_for(tested[0], n, max_error, alpha),
     )

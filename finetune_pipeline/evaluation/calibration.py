@@ -45,11 +45,14 @@ class AutomationPromise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     Attributes:
         unit: Whether whole answers are right or wrong, or each field of a JSON answer.
+        fields: With unit field: the dotted paths of the fields that were tested; of others nothing is promised. One that an answer
+            leaves out has the probability of the answer's form (token_probabilities.FORM).
     """
 
     threshold: float
     max_error: float
     unit: Unit = "answer"
+    fields: list[str] = []
 
 
 class ReleasedProbability(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +64,7 @@ class ReleasedProbability(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         promise: None without automation.max_error.
     """
 
-    digest: str
+    digest: str = ""
     labels: list[str] = []
     calibration: Calibration = Calibration()
     promise: AutomationPromise | None = None

@@ -3,13 +3,14 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.automation import ON_VALIDATION, answers_of, certify
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
 from finetune_pipeline.evaluation.correctness import INVALID, Row
 from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decisions_of, parts_of_test
-from finetune_pipeline.evaluation.finalists import contenders, finalists_of, score_interval
+from finetune_pipeline.evaluation.finalists import CANDIDATE, contenders, finalists_of, score_interval
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, of_model, restricted_name
+from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
 from finetune_pipeline.evaluation.production_rows import recent_rows
+from finetune_pipeline.evaluation.promises import probabilities_of
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of, regressions
 from finetune_pipeline.evaluation.result import (
     Atlas,
@@ -25,7 +26,7 @@ from finetune_pipeline.evaluation.result import (
     Task,
     WrongAnswers,
 )
-from finetune_pipeline.evaluation.result_parts import ModelRow, Scores
+from finetune_pipeline.evaluation.result_parts import ModelRow, Probabilities, Scores
 from finetune_pipeline.evaluation.rivals import (
     API_MODEL,
     MODE_TITLES,
@@ -67,6 +68,8 @@ def evaluate_task(
     champion_learned: Collection[str] = (),
     sources: SourceOf = None,
     files: Mapping[str, str] | None = None,
+    validation: Sequence[Row] = (),
+    validation_sources: SourceOf = None,
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
     production_rows: Mapping[str, Any] | None = None,
@@ -86,6 +89,9 @@ def evaluate_task(
             compared.
         sources: What each example was made from, by id (Example.made_from).
         files: The raw file of each example, by id; needed with gates.parts.
+        validation: Answers to validation rows under the names of `predictions`, on which probabilities are calibrated; those of the
+            candidate are in `predictions`, as ON_VALIDATION.
+        validation_sources: As `sources`, of validation rows.
         never_break: Ids the candidate must have right.
         earlier: Outcomes by earlier candidate (regression_ledger.recorded).
         production_rows: See production_rows.recent_rows.
@@ -97,7 +103,7 @@ def evaluate_task(
     if champion_learned:
         not_learned = [row for row in rows.pop("champion") if row["example_id"] not in champion_learned]
         rows |= {"champion": not_learned} if len(not_learned) >= MIN_ROWS else {}
-    labels, confidence = spec.labels, spec.gates.confidence
+    labels, confidence, asked = spec.labels, spec.gates.confidence, by_model(in_order(scored(validation, spec.output)))
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
     scored_models = (*MODELS, API_MODEL, *(SIMPLE + name for name in simple))
     scores = {name: score(rows[name], spec, sources) for name in scored_models if name in rows}
@@ -116,14 +122,21 @@ def evaluate_task(
     level = float(seal.level.level or 0.0)
     parts = [] if untrained else parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
-    automation, max_error = None, spec.automation.max_error
-    if max_error is not None and not untrained:
-        validation = answers_of(of_model(predictions, ON_VALIDATION), labels)
-        automation = certify(validation, answers_of(rows["candidate"], labels, sources), max_error, level)
     baseline = facts.baseline.model_dump()
+    chosen = list(contenders(spec, baseline, rows, simple, asked))
+    judged = {
+        finalist.row: probabilities_of(
+            spec, finalist.validation, finalist.rows, level / len(chosen), sources, validation_sources
+        )
+        for finalist in chosen
+    }
+    if not untrained:
+        answers = of_model(predictions, ON_VALIDATION)
+        judged[CANDIDATE] = probabilities_of(spec, answers, rows["candidate"], level, sources, validation_sources)
+    probabilities = {name: of_model for name, of_model in judged.items() if of_model}
     finalists = finalists_of(
         spec,
-        list(contenders(spec, baseline, rows, simple)),
+        chosen,
         rows,
         simple,
         level,
@@ -147,7 +160,10 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(_candidate_title(spec, facts), scores, restricted, baseline, bool(champion_learned))
+        models=with_coverage(
+            _model_table(_candidate_title(spec, facts), scores, restricted, baseline, bool(champion_learned)),
+            probabilities,
+        )
         | {f"part_{i}_{name}": row for i, part in enumerate(parts) for name, row in part.models.items()},
         scores=scores,
         restricted=restricted,
@@ -177,9 +193,18 @@ def evaluate_task(
         champion_learned=len(champion_learned),
         loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
         score_interval=score_interval(spec, rows["candidate"], level, sources),
-        automation=automation,
+        probabilities=probabilities,
         finalists=finalists,
     )
+
+
+def with_coverage(table: Mapping[str, ModelRow], probabilities: Mapping[str, Probabilities]) -> dict[str, ModelRow]:
+    """Add to the rows of the models that may be shipped which share of the sealed test they answer by themselves."""
+    promises = {name: of_model.automation for name, of_model in probabilities.items() if of_model.automation}
+    return {
+        name: row.model_copy(update={"coverage": promises[name].coverage}) if name in promises else row
+        for name, row in table.items()
+    }
 
 
 def _candidate_title(spec: TaskSpec, facts: StepFacts) -> str:

@@ -3,6 +3,7 @@ not pass its gates."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sourc
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.deciding import answers_to, champion_margin, decide_gain
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import API, SIMPLE
+from finetune_pipeline.evaluation.predictions import API, SIMPLE, restricted_name
 from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of
 from finetune_pipeline.evaluation.result import Comparison, Decision, Decisions, EvaluationResult, Finalist, Mode
@@ -23,17 +24,33 @@ from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
 TUNED_TITLE = "the fine-tuned model"
+CANDIDATE = "candidate"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model in the contest, and its answers to the sealed test."""
+    """A model in the contest, and its answers to the sealed test and to validation."""
 
     kind: Literal["simple", "prompt"]
     name: str
     mode: Mode | None
     title: str
     rows: Sequence[ScoredRow]
+    validation: Sequence[ScoredRow]
+
+    @property
+    def row(self) -> str:
+        """Its row of EvaluationResult.models."""
+        return row_name(self.kind, self.name, self.mode)
+
+
+def row_name(kind: str | None, name: str | None, mode: Mode | None) -> str:
+    """The row of EvaluationResult.models with the scores of a model on the sealed test; by default the candidate's."""
+    if kind == "simple":
+        return f"{SIMPLE}{name}"
+    if kind == "prompt":
+        return restricted_name("base") if mode == "restricted" else "base"
+    return CANDIDATE
 
 
 def contenders(
@@ -41,23 +58,29 @@ def contenders(
     baseline: Mapping[str, Any],
     rows: Mapping[str, Sequence[Row]],
     simple: Mapping[str, Sequence[Row]],
+    validation: Mapping[str, Sequence[Row]] = MappingProxyType({}),
 ) -> Iterator[Contender]:
     """Choose the best simple model and the best prompt by their scores on validation, simplest first. An API model is none: there
     is nothing to put into service.
 
-    baseline: from rivals.score_baselines. rows, simple: answers to the sealed test.
+    baseline: from rivals.score_baselines. rows, simple: answers to the sealed test. validation: answers to validation, of the
+    models in `rows`.
     """
     validated = {name: scores for name, scores in (baseline.get("simple") or {}).items() if name in simple}
     if validated:
         name = max(validated, key=lambda name: rank_of(validated[name]))
-        yield Contender("simple", name, None, inside(SIMPLE_MODELS[name].title), scored(simple[name], spec.output))
+        title, asked = inside(SIMPLE_MODELS[name].title), scored(validation.get(SIMPLE + name, ()), spec.output)
+        yield Contender("simple", name, None, title, scored(simple[name], spec.output), asked)
     best, prompts = str(baseline.get("best")), baseline.get("prompts") or {}
     if best in prompts and not best.startswith(API):
         mode: Mode = baseline["best_mode"]
         answers = restricted_rows(rows, "base", spec.output) if mode == "restricted" else rows["base"]
         if answers:
             title = f"the base model with its {prompt_name(best)} prompt{MODE_TITLES[mode]}"
-            yield Contender("prompt", best, mode, title, scored(answers, spec.output))
+            asked = scored(validation.get("base", ()), spec.output)
+            if mode == "restricted":
+                asked = scored(restricted_rows(validation, "base", spec.output) or (), spec.output)
+            yield Contender("prompt", best, mode, title, scored(answers, spec.output), asked)
 
 
 def with_candidate(answers: Sequence[ScoredRow], contender: Contender) -> list[ScoredRow]:
@@ -141,6 +164,10 @@ def scores_of(evaluation: EvaluationResult, finalist: Finalist) -> Scores:
 def as_candidate(evaluation: EvaluationResult, finalist: Finalist) -> EvaluationResult:
     """The evaluation with a finalist in the place of the fine-tuned model, for the gates that are asked of it. What was measured of
     the fine-tuned model alone is left out."""
+    row = row_name(finalist.kind, finalist.name, finalist.mode)
+    probabilities = {name: of_model for name, of_model in evaluation.probabilities.items() if name != CANDIDATE}
+    if row in probabilities:
+        probabilities[CANDIDATE] = probabilities[row]
     ratings = evaluation.people.random if evaluation.people else None
     rated = ratings if ratings and finalist.mode == "free" else None
     nothing = Decision()
@@ -151,6 +178,7 @@ def as_candidate(evaluation: EvaluationResult, finalist: Finalist) -> Evaluation
             "decisions": Decisions(baseline=nothing, simple=finalist.commonest, champion=finalist.champion),
             "never_break": finalist.never_break,
             "score_interval": finalist.score_interval,
+            "probabilities": probabilities,
             "people": People(rated=0, random=replace(rated, candidate=rated.base) if rated else None),
             "ability": None,
             "robustness": None,

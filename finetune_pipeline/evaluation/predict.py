@@ -91,13 +91,14 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
             answers = _stored_answers(stored, answers, complies, why_unrestricted, answerer)
         elif model_set.constrained:
             answers = _constrained(name, answers, why_unrestricted, answerer)
-        rows += prediction_rows(set_examples, name, answers, gold)
+        tokenizer = None if job.labels or isinstance(answerer, EndpointAnswerer) else answerer.tokenizer
+        rows += prediction_rows(set_examples, name, answers, gold, tokenizer)
         if schema is not None and not stored and not model_set.constrained:
             restricted, set_facts["restricted"] = _restricted(answers, complies, why_unrestricted)
             if restricted is None:
                 say(f"{job.stage}: {restricted_name(name)}: not available: {why_unrestricted}")
             else:
-                rows += prediction_rows(set_examples, restricted_name(name), restricted, gold)
+                rows += prediction_rows(set_examples, restricted_name(name), restricted, gold, tokenizer)
     if answerer is None and job.simple:  # no language model is asked, but its tokenizer writes the references
         answerer = Answerer(job.simple.base, precision=job.precision)
     if job.simple or job.fitted:

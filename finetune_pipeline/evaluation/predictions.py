@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -12,8 +13,12 @@ import pyarrow.parquet as pq
 from finetune_pipeline.data.examples import Example, stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.evaluation.ability.drop import Scored
+from finetune_pipeline.evaluation.token_probabilities import answer_probability, field_probabilities
 from finetune_pipeline.models.inference.generated import Answer
 
+_FIELD = pa.struct(
+    [pa.field("field", pa.string(), nullable=False), pa.field("probability", pa.float64(), nullable=False)]
+)
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
@@ -24,27 +29,47 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # one of STATUSES
         pa.field("error", pa.string(), nullable=False),  # what went wrong when status is error, else empty
         pa.field("label_scores", pa.list_(pa.float64()), nullable=False),  # log-likelihood per label, spec order
+        pa.field("probability", pa.float64()),  # of written JSON and text (token_probabilities); null without
+        pa.field(
+            "field_probabilities", pa.list_(_FIELD), nullable=False
+        ),  # of JSON, token_probabilities.FORM among them
         pa.field("new_tokens", pa.int64(), nullable=False),
         pa.field("prompt_tokens", pa.int64(), nullable=False),
     ]
 )
 Row = TypeVar("Row", bound=Mapping[str, Any])
 STATUSES = ("ok", "truncated", "empty", "error")
+NO_FIELDS: Mapping[str, float] = MappingProxyType({})
 API = "api_"
 """Prefix of prompts answered by an API model."""
 SIMPLE = "simple_"
 """Prefix of simple models (evaluation.simple_models)."""
 
 
-def prediction_row(example_id: str, model: str, answer: Answer, gold: str) -> dict[str, Any]:
+def prediction_row(
+    example_id: str, model: str, answer: Answer, gold: str, fields: Mapping[str, float] = NO_FIELDS
+) -> dict[str, Any]:
+    """Return a row of PREDICTION_SCHEMA. fields: From token_probabilities.field_probabilities."""
     names = ("text", "status", "error", "label_scores", "new_tokens", "prompt_tokens")
-    return {"example_id": example_id, "model": model, "gold": gold} | {name: getattr(answer, name) for name in names}
+    return {
+        "example_id": example_id,
+        "model": model,
+        "gold": gold,
+        "probability": answer_probability(answer),
+        "field_probabilities": [{"field": field, "probability": share} for field, share in fields.items()],
+        **{name: getattr(answer, name) for name in names},
+    }
 
 
 def prediction_rows(
-    examples: Sequence[Example], model: str, answers: Sequence[Answer], gold: Sequence[str]
+    examples: Sequence[Example], model: str, answers: Sequence[Answer], gold: Sequence[str], tokenizer: Any = None
 ) -> list[dict[str, Any]]:
-    return [prediction_row(e.id, model, a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
+    """Return the rows of one model. tokenizer: Its own, where answers are JSON and their fields have probabilities."""
+    fields = [field_probabilities(answer, tokenizer) if tokenizer else NO_FIELDS for answer in answers]
+    return [
+        prediction_row(e.id, model, answer, right, shares)
+        for e, answer, right, shares in zip(examples, answers, gold, fields, strict=True)
+    ]
 
 
 def _raise_if_faulty(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -52,7 +77,8 @@ def _raise_if_faulty(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = set(PREDICTION_SCHEMA.names)
     problems = [f"{key} is there {n} times" for key, n in keys.items() if n > 1]
     for row in rows:
-        if row.keys() != columns or None in row.values() or row["status"] not in STATUSES:
+        incomplete = any(value is None for name, value in row.items() if name != "probability")
+        if row.keys() != columns or incomplete or row["status"] not in STATUSES:
             problems.append(f"faulty row {dict(row)}")
     if problems:
         raise ValueError(f"{path} holds {len(problems)} faulty predictions: {'; '.join(problems[:10])}")
@@ -77,6 +103,10 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+    for name, nothing in (("probability", None), ("field_probabilities", [])):  # files of earlier releases lack them
+        if name not in table.column_names:
+            column, field = PREDICTION_SCHEMA.get_field_index(name), PREDICTION_SCHEMA.field(name)
+            table = table.add_column(column, field, pa.array([nothing] * len(table), field.type))
     if not table.schema.equals(PREDICTION_SCHEMA):
         raise ValueError(f"{path} is not a predictions file; its columns are:\n{table.schema.remove_metadata()}")
     rows: list[dict[str, Any]] = table.to_pylist()

@@ -14,7 +14,6 @@ from finetune_pipeline.evaluation.costs import Cost
 from finetune_pipeline.evaluation.preferences.judge import JudgeFindings, Similarity
 from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.result_parts import (
-    Automation,
     ChosenRows,
     Count,
     Facts,
@@ -25,6 +24,7 @@ from finetune_pipeline.evaluation.result_parts import (
     Number,
     Part,
     Primary,
+    Probabilities,
     Robustness,
     Scores,
     Sources,
@@ -423,7 +423,7 @@ class EvaluationResult(StepFacts):
         promoted: Set if the model was promoted earlier: then nothing is decided about it.
         loosened: Thresholds of the spec that ask for less than the defaults.
         score_interval: Of the candidate's score in `metric`, at the level of this judgement.
-        automation: Of the candidate, with automation.max_error.
+        probabilities: Of the candidate and the finalists, by row of `models`; only of those that have some.
         finalists: What may be shipped in its place, simplest first.
         winner: What is shipped; none before the gates have judged.
         untrained: Why nothing was trained, as a sentence; empty if a model was. `candidate` is then what is shipped, or else the
@@ -467,7 +467,7 @@ class EvaluationResult(StepFacts):
     champion_learned: int = 0
     loosened: Loosened = Loosened()
     score_interval: Interval = None
-    automation: Automation | None = None
+    probabilities: dict[str, Probabilities] = {}
     finalists: list[Finalist] = []
     winner: Winner = Winner()
 

@@ -7,8 +7,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, computed_field
+import msgspec
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    Strict,
+    WithJsonSchema,
+    computed_field,
+)
 
+from finetune_pipeline.evaluation.calibration import Calibration, Unit
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong
 from finetune_pipeline.evaluation.wording import is_interval, is_number
 
@@ -117,7 +129,7 @@ class Bin(Part):
     accuracy: Number = None
 
 
-class Calibration(Part):
+class LabelCalibration(Part):
     """Calibration of label likelihoods (see scores.calibration)."""
 
     n: int
@@ -141,15 +153,31 @@ class TestedThreshold(Part):
     upper_bound: float
 
 
+class Attainable(Part):
+    """An error that could have been promised, and the share of rows that would be answered."""
+
+    max_error: float
+    coverage: float
+
+
 class Automation(Part):
     """Which share of the rows is answered without a person at a promised error (see automation.certify).
 
-    `threshold`: the certified one; none if the promise could not be shown. `needed`: answered rows without a mistake that show
-    it. `coverage`: share of rows answered at it. `mistakes_passed_on`: of `all_mistakes`, those below it.
+    Attributes:
+        unit: What is counted: whole answers, or of each row one field, drawn by the row's id.
+        threshold: The certified one; none if the promise could not be shown.
+        fields: The fields that may be drawn.
+        needed: Answered rows without a mistake that show it.
+        coverage: Share of rows answered at it.
+        mistakes_passed_on: Of `all_mistakes`, those below it.
+        attainable: If the promise could not be shown: the least of a few larger errors that could have been.
+        rows_for_it: If it could not be shown: test rows that probably would; none if too many answers are wrong.
     """
 
     max_error: float
     alpha: float
+    unit: Unit = "answer"
+    fields: list[str] = []
     n: int
     needed: int
     threshold: float | None
@@ -162,6 +190,46 @@ class Automation(Part):
     mistakes_passed_on: int
     all_mistakes: int
     tested: list[TestedThreshold]
+    attainable: Attainable | None = None
+    rows_for_it: Count = None
+
+
+class Reliability(Part):
+    """How far probabilities are from the share of right answers on the sealed test. `interval`: of the calibration error `ece`."""
+
+    n: int
+    confidence: Number = None
+    accuracy: Number = None
+    ece: Number = None
+    interval: Interval = None
+    reliability: list[Bin] = []
+
+
+def _calibration(value: Any) -> Calibration:
+    return msgspec.convert(value, Calibration)
+
+
+class Probabilities(Part):
+    """The probability of one model's answers, calibrated on validation and measured on the sealed test.
+
+    Attributes:
+        labels: The probability is that of the likeliest of these; empty: the product of those of the answer's tokens.
+        before, after: Before and after calibration; None without a right or wrong answer that has a probability.
+        parts: The same by label, or by field of JSON, where there are rows enough.
+        automation: The promise; None without automation.max_error.
+    """
+
+    calibration: Annotated[
+        Calibration,
+        PlainValidator(_calibration),
+        PlainSerializer(msgspec.to_builtins),
+        WithJsonSchema({"type": "object"}),
+    ]
+    labels: list[str] = []
+    before: Reliability | None = None
+    after: Reliability | None = None
+    parts: dict[str, Reliability] = {}
+    automation: Automation | None = None
 
 
 class Scores(Facts):
@@ -182,7 +250,7 @@ class Scores(Facts):
     per_class: dict[str, ClassScores] = {}
     absent_labels: list[str] = []
     confusion: Confusion | None = None
-    calibration: Calibration | None = None
+    calibration: LabelCalibration | None = None
     fields: dict[str, FieldScores] = {}
     form: dict[str, int] = {}
     strict: Rate | None = None
@@ -203,7 +271,8 @@ class Scores(Facts):
 
 
 class ModelRow(Part):
-    """A row of the table that shows all models side by side. `set`: validation or test; `value`: metric that decides."""
+    """A row of the table that shows all models side by side. `set`: validation or test; `value`: metric that decides;
+    `coverage`: share of rows that it answers by itself at the promised error (automation.max_error)."""
 
     title: str
     set: str
@@ -213,6 +282,7 @@ class ModelRow(Part):
     interval: Interval = None
     value: Number = None
     value_interval: Interval = None
+    coverage: Number = None
     valid_share: Number = None
     macro_f1: Number = None
     micro_f1: Number = None

@@ -1,5 +1,6 @@
 """Fits the simple models or loads them, lets them answer a job's examples, and measures what they cost."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from finetune_pipeline.evaluation.simple_models.encoders import (
     base_encoder,
     sentence_encoder,
 )
+from finetune_pipeline.evaluation.simple_models.fitted import likeliest
 from finetune_pipeline.evaluation.simple_models.vector_regression import encoded_rows
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import PredictJob, SimpleSettings
@@ -75,7 +77,9 @@ def run_simple_models(
         _run_fitted_here(job, job.simple, encoders, gold, answers)
     for other in job.fitted:
         model = load_simple_model(other.folder, encoders)
-        answers.rows.extend(_rows_of(model, other.name, read_examples(other.examples or job.examples), gold))
+        answers.rows.extend(
+            _rows_of(model, other.name, read_examples(other.examples or job.examples), gold, job.labels)
+        )
     return answers
 
 
@@ -103,7 +107,7 @@ def _run_fitted_here(
             model.save(job.out / FITTED / name)
     for name, model in models.items():
         asked = _first_by_id(examples) if model.encodings and not settings.fitted else examples
-        answers.rows.extend(_rows_of(model, SIMPLE + name, asked, gold))
+        answers.rows.extend(_rows_of(model, SIMPLE + name, asked, gold, job.labels))
         if not settings.fitted:
             answers.costs[name] = _cost(model, job.out / FITTED, asked, encoders)
     read = [*(train[i] for i in encoded_rows(len(train))), *examples]
@@ -115,11 +119,20 @@ def _run_fitted_here(
         }
 
 
+def log_shares(table: Mapping[str, float], labels: Sequence[str]) -> list[float]:
+    """Log-probabilities of the labels in the order of task.yaml; minus infinity of one that no training row has."""
+    return [math.log(share) if (share := table.get(label, 0.0)) > 0 else -math.inf for label in labels]
+
+
 def _rows_of(
-    model: SimpleModel, name: str, examples: Sequence[Example], gold: Callable[[Example], str]
+    model: SimpleModel, name: str, examples: Sequence[Example], gold: Callable[[Example], str], labels: Sequence[str]
 ) -> list[dict[str, Any]]:
-    texts = model.predict([example.user_text for example in examples])
-    predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
+    texts = [example.user_text for example in examples]
+    tables = model.probabilities(texts) if labels else None
+    if tables is None:
+        predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in model.predict(texts)]
+    else:
+        predictions = [Answer(text=likeliest(table), label_scores=log_shares(table, labels)) for table in tables]
     return prediction_rows(examples, name, predictions, [gold(example) for example in examples])
 
 

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from finetune_pipeline.evaluation.finalists import TUNED_TITLE
-from finetune_pipeline.evaluation.predictions import SIMPLE, restricted_name
+from finetune_pipeline.evaluation.finalists import CANDIDATE, TUNED_TITLE, row_name
 from finetune_pipeline.evaluation.result import EvaluationResult, Finalist, Winner, WinnerKind
 from finetune_pipeline.evaluation.result_parts import GateResult
 from finetune_pipeline.evaluation.wording import capital, in_words
 
-CANDIDATE = "candidate"
 TRAINED = ("tuned", "classifier")
 """Kinds of winners that were trained by the run."""
 Decision = Literal["promote", "ship_simple", "ship_prompt", "refuse", "known"]
@@ -65,11 +63,7 @@ def would_ship_again(evaluation: EvaluationResult, winner: Winner) -> bool:
 
 def row_of(winner: Winner) -> str:
     """The row of EvaluationResult.models with the winner's scores on the sealed test; without a winner, the candidate's."""
-    if winner.kind == "simple":
-        return f"{SIMPLE}{winner.name}"
-    if winner.kind == "prompt":
-        return restricted_name("base") if winner.mode == "restricted" else "base"
-    return CANDIDATE
+    return row_name(winner.kind, winner.name, winner.mode)
 
 
 def finalist_of(winner: Winner, evaluation: EvaluationResult) -> Finalist | None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES
 from finetune_pipeline.evaluation.correctness import INVALID
-from finetune_pipeline.evaluation.gates.automation import promise_of
 from finetune_pipeline.evaluation.metrics import METRICS, score_text
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Scores
@@ -120,7 +119,8 @@ def _fields(evaluation: EvaluationResult) -> Table:
     return Table(columns, rows)
 
 
-def calibration_section(evaluation: EvaluationResult) -> Blocks:
+def likelihoods_section(evaluation: EvaluationResult) -> Blocks:
+    """Show the calibration of the label likelihoods of every model, as they are."""
     rows = [
         [model, c.n, c.confidence, c.accuracy, c.ece, c.brier, c.log_loss]
         for model, scores in _models(evaluation).items()
@@ -128,46 +128,11 @@ def calibration_section(evaluation: EvaluationResult) -> Blocks:
     ]
     columns = [("Model", text), ("Rows", number), ("Mean confidence", percent), ("Right", percent)]
     yield Table([*columns, ("Calibration error, points", unsigned), ("Brier", number), ("Log loss", number)], rows)
-    if candidate := evaluation.scores["candidate"].calibration:
-        yield Table(
-            [("Confidence of the fine-tuned model", text), ("Rows", number), ("Mean", percent), ("Right", percent)],
-            [[percent_range((b.low, b.high)), b.n, b.confidence, b.accuracy] for b in candidate.reliability],
-        )
     if rows:
         yield from notes(
-            "From the likelihoods of the labels, normalised to sum to 1. Calibration error: mean distance between confidence and "
-            "share of correct answers over ten bins; Brier: squared distance from the truth, 0 to 2."
+            "From the likelihoods of the labels, normalised to sum to 1, whatever label is written. Calibration error: mean "
+            "distance between confidence and share of right answers over ten bins; Brier: squared distance from the truth, 0 to 2."
         )
-
-
-def automation_section(evaluation: EvaluationResult) -> Blocks:
-    automation = evaluation.automation
-    if automation is None:
-        return
-    if automation.threshold is not None:
-        yield f"{promise_of(automation)}. The threshold of the probability is {automation.threshold:.4f}."
-    columns = [("Probability at least", text), ("Rows answered", number), ("Share", percent), ("Wrong", number)]
-    yield Table(
-        [*columns, ("Surely at most", percent), ("p", text), ("Shown", text)],
-        [
-            [
-                f"{t.threshold:.4f}",
-                t.answered,
-                t.answered / automation.n if automation.n else None,
-                t.mistakes,
-                t.upper_bound,
-                f"{t.p:.2g}",
-                "yes" if t.p <= automation.alpha else "no",
-            ]
-            for t in automation.tested
-        ],
-    )
-    yield from notes(
-        "Thresholds on the sealed test, from the first, which validation chose, to looser ones, up to the first at which more "
-        f"than {percent(automation.max_error)} of wrong answers cannot be ruled out: the chance that the last one shown breaks the "
-        f"promise is at most {percent(automation.alpha)}, however many were tested. Of rows that share a source one counts. "
-        f"Without a mistake, {counted(automation.needed, 'row')} are needed."
-    )
 
 
 _NOTES = {

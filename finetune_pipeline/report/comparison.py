@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.baseline.decision import DECISIONS
+from finetune_pipeline.evaluation.finalists import CANDIDATE
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.metrics.overlap import Overlap
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.winner import CANDIDATE
 from finetune_pipeline.evaluation.wording import (
     counted,
     inside,
@@ -45,9 +45,16 @@ def models_section(evaluation: EvaluationResult) -> Blocks:
     yield models_table(evaluation, "test")
     in_plot = " in the table, bootstrap intervals of the deciding metric in the plot beside the verdict"
     absent = evaluation.scores["candidate"].absent_labels
+    promises = (of_model.automation for of_model in evaluation.probabilities.values() if of_model.automation)
+    promised = next(promises, None)
     yield from notes(
         f"Intervals are {level(evaluation.confidence)} Wilson intervals of the share of right answers"
         f"{'' if is_right_or_wrong(evaluation.metric) else in_plot}."
+        + (
+            f" Answered alone: without a person, surely at most {percent(promised.max_error)} wrong."
+            if promised
+            else ""
+        )
         + (f" Macro-F1 leaves out labels without a row in the test: {', '.join(absent)}." if absent else "")
     )
 
@@ -77,6 +84,10 @@ def models_table(evaluation: EvaluationResult, on: str) -> Table:
         [model.title, model.accuracy, model.interval, getattr(model, key), model.valid_share, model.n]
         for model in models.values()
     ]
+    if any(model.coverage is not None for model in models.values()):
+        columns.append(("Answered alone", percent))
+        for row, model in zip(rows, models.values(), strict=True):
+            row.append(model.coverage)
     if costs := evaluation.cost.simple if evaluation.cost else None:
         columns += [("ms a call", number), ("MB", number)]
         for row, name in zip(rows, models, strict=True):

@@ -7,7 +7,7 @@ from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.winner import row_of, winner_of
-from finetune_pipeline.report import answers, background, comparison, failures, judgements
+from finetune_pipeline.report import answers, background, comparison, failures, judgements, promises
 from finetune_pipeline.report.blocks import Blocks, Page, Plot, Section
 from finetune_pipeline.report.ladder_page import ladder_section
 from finetune_pipeline.report.next_steps import next_steps
@@ -24,8 +24,9 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("confusion", "Confusion", answers.confusion_section),
     ("labels", "Labels", answers.labels_section),
     ("detail", "Answers in detail", answers.detail_section),
-    ("calibration", "Calibration", answers.calibration_section),
-    ("automation", "Answers without a person", answers.automation_section),
+    ("automation", "Answers without a person", promises.automation_section),
+    ("calibration", "Calibration", promises.calibration_section),
+    ("likelihoods", "Likelihoods of the labels", answers.likelihoods_section),
     ("learning", "Learning curves", background.learning_section),
     ("robustness", "The same rows, perturbed", answers.robustness_section),
     ("production", "Recent production rows", answers.production_section),
@@ -40,7 +41,7 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("versions", "Lineage and hashes", background.versions_section),
 )
 """Anchor, title and content of every section on the evaluation, in the order of the page."""
-UNTRAINED = ("models", "prompts", "advice", "data", "cost", "seal", "versions")
+UNTRAINED = ("models", "prompts", "advice", "automation", "calibration", "data", "cost", "seal", "versions")
 """Anchors of the sections on a run that trained nothing; the others are about the fine-tuned model."""
 SHOW_ROWS = (failures.rows_section, failures.atlas_section)
 """Sections that receive and show texts of rows; no others do."""

@@ -20,7 +20,19 @@ from finetune_pipeline.report.stored import read_report
 
 Manifest = Mapping[str, Any]
 REGISTERED = "registered"
-_EVALUATION = ("models", "prompts", "paired", "form", "labels", "detail", "calibration", "seal", "gates", "people")
+_EVALUATION = (
+    "models",
+    "prompts",
+    "paired",
+    "form",
+    "labels",
+    "detail",
+    "automation",
+    "calibration",
+    "seal",
+    "gates",
+    "people",
+)
 """Sections of the report in the card's evaluation. A card contains only public blocks."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*\Z")
 _LINK = re.compile(r"(?:https?://)?(?<![\w.\-])[\w.\-]+\.[a-z]{2,}/[\w./\-]+")

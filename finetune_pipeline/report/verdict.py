@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from finetune_pipeline.evaluation.finalists import TUNED_TITLE, scores_of
 from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.gates.automation import promise_of
 from finetune_pipeline.evaluation.gates.beats_simple import tied_with
 from finetune_pipeline.evaluation.gates.paired_gains import worst_gain
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong, metric_title, score_text
@@ -13,7 +14,15 @@ from finetune_pipeline.evaluation.result import EvaluationResult, Finalist, Winn
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.rivals import MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.winner import TRAINED, finalist_of, gates_of, not_shipped, winner_of, would_ship_again
+from finetune_pipeline.evaluation.winner import (
+    TRAINED,
+    finalist_of,
+    gates_of,
+    not_shipped,
+    row_of,
+    winner_of,
+    would_ship_again,
+)
 from finetune_pipeline.evaluation.wording import (
     NOTHING,
     capital,
@@ -120,8 +129,9 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
     comparison, scores = evaluation.comparison, evaluation.scores["candidate"]
     finalist = finalist_of(winner_of(evaluation, gates), evaluation)
     answer = verdict_answer(evaluation, gates) + _loosened_sentences(evaluation)
+    promise = _promise(evaluation, winner_of(evaluation, gates))
     if evaluation.untrained:
-        return answer, _finalist_sentence(evaluation, finalist or evaluation.finalists[0])
+        return answer, _finalist_sentence(evaluation, finalist or evaluation.finalists[0]) + promise
     best = f"the base model with its best prompt ({prompt_name(evaluation.baseline.best)})"
     best += MODE_TITLES[evaluation.base_at_its_best.mode]
     reached = f"reaches {metric_title(evaluation.metric)} {points(scores.primary.value, sign=False)} on"
@@ -133,7 +143,14 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
     )
     if finalist:
         sentence = f"{_finalist_sentence(evaluation, finalist)} {sentence}"
-    return answer, sentence
+    return answer, sentence + promise
+
+
+def _promise(evaluation: EvaluationResult, winner: Winner) -> str:
+    """Return which answers of the winner need no person, with a blank before it; empty without a promise."""
+    measured = evaluation.probabilities.get(row_of(winner)) if winner.kind else None
+    promise = measured.automation if measured else None
+    return f" It {inside(promise_of(promise))}." if promise and promise.threshold is not None else ""
 
 
 def _finalist_sentence(evaluation: EvaluationResult, finalist: Finalist) -> str:

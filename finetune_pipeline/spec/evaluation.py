@@ -89,8 +89,11 @@ class AutomationSpec(Section):
         None,
         gt=0,
         lt=0.5,
-        description="With output.kind: labels. Promised largest share of wrong answers among those given without a person; "
-        "unset: nothing is promised.",
+        description="Promised largest share of wrong answers among those given without a person; unset: nothing is promised. "
+        "Needs answers that are right or wrong: labels, JSON, or text whose deciding metric is exact.",
+    )
+    unit: Literal["answer", "field"] = Field(
+        "answer", description="What is promised of JSON: whole answers, or each field by itself."
     )
     refusal: str | None = Field(
         None,
@@ -103,6 +106,10 @@ class AutomationSpec(Section):
     fallback_dollars: float = Field(
         10.0, ge=0, description="Dollars a calendar month (UTC) that `serve --fallback` may spend, by prices.yaml."
     )
+
+    def promised(self) -> dict[str, Any]:
+        """Return what is promised; empty if nothing is."""
+        return {} if self.max_error is None else {"max_error": self.max_error, "unit": self.unit}
 
 
 class AbilitySpec(Section):

@@ -115,16 +115,22 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_automation(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that answers have a probability: labels that this machine scores."""
-    if spec.automation.max_error is None:
+    """Check that answers are right or wrong and have a probability, and that fields exist where they are promised."""
+    automation, output = spec.automation, spec.output
+    if automation.unit == "field" and not isinstance(output, JsonOutput):
+        reason = f"answers of kind {output.kind} have no fields"
+        yield problem("automation", "automation.unit", reason, "remove it: only output.kind json has fields")
+    if automation.max_error is None:
         return
-    reason = None
-    if spec.output.kind != "labels":
-        reason = f"answers of kind {spec.output.kind} have no probability; only labels have one"
-    elif spec.evaluation.engine == "endpoint":
-        reason = "an endpoint returns no likelihoods of the labels"
-    if reason:
-        yield problem("automation", "automation.max_error", reason, "remove it")
+    if isinstance(output, TextOutput) and spec.metric != "exact":
+        reason = (
+            f"free text is neither right nor wrong, and {spec.metric} decides: its probability would promise nothing"
+        )
+        fix = "remove it; or, where one text alone is right, set gates.metric: exact or output.extract"
+        yield problem("automation", "automation.max_error", reason, fix)
+    if spec.evaluation.engine == "endpoint":
+        reason = "an endpoint returns no probabilities here"
+        yield problem("automation", "automation.max_error", reason, "remove it, or set evaluation.engine: transformers")
 
 
 @rule

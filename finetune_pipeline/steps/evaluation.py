@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 from msgspec.structs import asdict, replace
 
 from finetune_pipeline.baseline.ladder import Ladder
@@ -20,23 +21,26 @@ from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.ability.drop import Ability
-from finetune_pipeline.evaluation.automation import ON_VALIDATION
 from finetune_pipeline.evaluation.costs import Cost, costs
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.finalists import contenders, with_candidate
 from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finalists, held_back_by_defaults
 from finetune_pipeline.evaluation.predictions import (
+    SIMPLE,
     by_model,
     in_order,
     of_model,
     read_predictions,
     read_test_rows,
+    restricted_name,
     write_test_rows,
 )
 from finetune_pipeline.evaluation.preferences.judge import JudgeReview
 from finetune_pipeline.evaluation.preferences.people import People
+from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
+from finetune_pipeline.evaluation.promises import released
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.result import EvaluationResult, Promoted, StepFacts
@@ -94,7 +98,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     if not candidate.skipped:
         model_sets.append(trained_set(spec, "candidate", candidate, base, spec.decoded_schema))
         kinds["candidate"] = candidate.facts["kind"]
-        if spec.automation.max_error is not None:  # validation says with which threshold to begin
+        if spec.automation.max_error is not None:  # they calibrate, and say with which threshold to begin
             validation = split_file(context, "validation")
             model_sets.append(replace(model_sets[-1], name=ON_VALIDATION, examples=validation))
     fitted: list[FittedSet] = []  # the champion, if it is a simple model
@@ -150,8 +154,8 @@ def _judgement(context: StepContext) -> Judgement:
         "output": spec.output.model_dump(),
         "never_break": run_inputs.never_break,
     }
-    if spec.automation.max_error is not None:
-        rules["automation"] = spec.automation.max_error
+    if promised := spec.automation.promised():
+        rules["automation"] = promised
     trained = context.inputs["merged_model"].inputs["adapter"]
     return Judgement(trained, spec.metric, None if run_inputs.promoted else digest_json(rules)[:16])
 
@@ -203,7 +207,9 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     openings_so_far = openings(state, context.inputs["splits"].version)
     # in the order of their first opening
     candidates = dict.fromkeys(entry["candidate"] for entry in openings_so_far)
-    train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
+    train, validation = (
+        read_examples(examples_of(context.inputs["splits"].folder, name)) for name in ("train", "validation")
+    )
     training = [TrainingRow(e.id, e.user_text, e.answer) for e in train]
     evaluate = partial(
         evaluate_task,
@@ -218,6 +224,8 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         untrained=untrained,
         sources=test_rows.sources,
         files=test_rows.files,
+        validation=on_validation(context.inputs["few_shot_baseline"]),
+        validation_sources={example.id: example.made_from for example in validation},
         never_break=context.run_inputs.never_break,
         earlier=recorded(state, list(takewhile(lambda name: name != candidate, candidates))),
         production_rows=read_json(production_facts) if production_facts.exists() else None,
@@ -269,11 +277,21 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         "winner": report.winner.model_dump(mode="json"),
         "winner_gates": {gate.name: gate.status for gate in winner_gates},
         "gates": stored["gates"],
+        "probabilities": {name: to_builtins(released(measured)) for name, measured in evaluation.probabilities.items()},
         "loosened": "; ".join(evaluation.loosened.thresholds),
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
         "cost": stored["cost"],
     }
+
+
+def on_validation(baseline: Artifact) -> list[dict[str, Any]]:
+    """Return the answers of the best prompt and of the simple models to validation rows, under the names of the test's."""
+    best = str(baseline.facts["best"])
+    names = {best: "base", restricted_name(best): restricted_name("base")}
+    rows = read_predictions(baseline.path("predictions.parquet"))
+    kept = [row for row in rows if row["model"] in names or row["model"].startswith(SIMPLE)]
+    return [{**row, "model": names.get(row["model"], row["model"])} for row in kept]
 
 
 def _learned_by_champion(context: StepContext, texts: Mapping[str, str]) -> set[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.evaluation.calibration import PROBABILITY, digest_of
 from finetune_pipeline.evaluation.result import Winner
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
@@ -36,7 +37,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
     registered, dataset = report.facts["models"][row_of(chosen)], adapter.inputs["train_split"]
     holds_rows = _write_shipped(context, chosen)
     files = {path.name: digest_file(path) for path in sorted((context.out / SHIPPED).glob("*"))}
-    return {
+    request = {
         "name": context.task.name,
         "method": hosted.trainer if hosted else "none" if merged.skipped else context.spec.training.method,
         "kind": str(chosen.kind) if merged.skipped else merged.facts["kind"],
@@ -69,6 +70,9 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "compared_with": dict(context.run_inputs.champion) if context.run_inputs.champion else None,
         "card": _shipped_card(context, chosen, files) if files else _card(context),
     }
+    measured = report.facts["probabilities"].get(row_of(chosen))
+    probability = {**measured, "digest": digest_of(request)} if measured else None
+    return request | {PROBABILITY: probability}
 
 
 def _write_shipped(context: StepContext, winner: Winner) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.evaluation.calibration import released_probability
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.tracking import registry
 from finetune_pipeline_tests.graph.project import LORA, Project, easy_rows
@@ -100,6 +102,9 @@ def test_the_simple_model_is_champion_and_a_rerun_changes_nothing(simple_world: 
     shipped, stored = ({p.name: p.read_bytes() for p in f.iterdir()} for f in (released / "shipped", fitted))
     assert shipped == stored, "it is the fitted model that was evaluated"
     assert "TF-IDF" in (released / "README.md").read_text()
+    probability = released_probability(read_json(released / "model_version.json"))
+    assert probability is not None and probability.calibration.rows > 50, "validation rows"
+    assert probability.labels == project.spec["output"]["labels"]
 
 
 def test_it_is_served_logged_exported_and_verified(simple_world: Project, tmp_path: Path) -> None:
@@ -196,6 +201,8 @@ def test_a_prompt_is_shipped_served_exported_and_compared_with_the_next_candidat
     tags = registry.version_tags(tracking, "colours", 1)
     assert (registry.champion(tracking, "colours"), tags["winner_kind"]) == (1, "prompt")
     assert tags["winner_name"] == project.facts("few_shot_baseline")["best"]
+    probability = released_probability(read_json(project.artifact("model_version") / "model_version.json"))
+    assert probability is not None and probability.calibration.rows > 0
     first, texts = answers(project, "base"), texts_of_test(project)
     with serving(project) as ask:
         for example_id in sorted(first)[:10]:

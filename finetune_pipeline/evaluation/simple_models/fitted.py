@@ -86,10 +86,10 @@ class Fitted:
         if SLOTS in self.pipelines:
             filled: list[str] = self.pipelines[SLOTS].fill(self.pipelines[NEAREST].predict(list(texts)), texts)
             return filled
-        if len(self.pipelines) == 1:
-            ((part, pipeline),) = self.pipelines.items()
-            return [str(answer) for answer in pipeline.predict(self._inputs(part, texts))]
-        return [max(row, key=lambda label: row[label]) for row in self.probabilities(texts) or ()]
+        if (tables := self.probabilities(texts)) is not None:
+            return [likeliest(table) for table in tables]
+        ((part, pipeline),) = self.pipelines.items()
+        return [str(answer) for answer in pipeline.predict(self._inputs(part, texts))]
 
     @property
     def labels(self) -> list[str]:
@@ -158,6 +158,11 @@ def _slot_filler() -> Any:
 
 OWN_PARTS = {TAGGED: _span_tagger, SLOTS: _slot_filler}
 """Parts that are no pipelines of scikit-learn, and their classes, with `save` and `load`."""
+
+
+def likeliest(table: Mapping[str, float]) -> str:
+    """The label with the highest probability."""
+    return max(table, key=lambda label: table[label])
 
 
 def joined_json(values: Mapping[Keys, str]) -> str:

@@ -18,7 +18,8 @@ def row(i: int, gold: str, text: str, model: str = "base", **changes: Any) -> di
     """A prediction row: by default a finished answer whose label scores agree with its text."""
     scores = [-0.1 if label == text else -3.0 for label in LABELS]
     prediction = {"example_id": f"e{i:04d}", "model": model, "gold": gold, "text": text, "status": "ok", "error": ""}
-    return prediction | {"label_scores": scores, "new_tokens": 3, "prompt_tokens": 50} | changes
+    tokens = {"probability": None, "field_probabilities": [], "new_tokens": 3, "prompt_tokens": 50}
+    return prediction | {"label_scores": scores} | tokens | changes
 
 
 def rows(pairs: Sequence[tuple[str, str]], model: str = "base") -> list[dict[str, Any]]:

@@ -10,20 +10,21 @@ import scipy
 
 from benchmarks.automation_simulation import WORLDS, simulated
 from finetune_pipeline.evaluation.automation import (
-    Answers,
     allowed_mistakes,
-    answers_of,
     candidates,
     certify,
     first_of,
     rows_needed,
     upper_bound,
 )
+from finetune_pipeline.evaluation.calibration import Calibration
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.gates.automation import promise_of
-from finetune_pipeline.evaluation.result_parts import Automation
+from finetune_pipeline.evaluation.probabilities import Answers, answers_of
+from finetune_pipeline.evaluation.result_parts import Automation, Probabilities
+from finetune_pipeline.spec.outputs import LabelsOutput
 
-LABELS = ["a", "b"]
+OUTPUT = LabelsOutput(labels=["a", "b"])
 
 
 def answers(*parts: tuple[int, float, float]) -> Answers:
@@ -87,19 +88,19 @@ def test_what_has_no_probability_of_its_own_is_passed_on() -> None:
         row("5", 0.9, status="error") | {"label_scores": []},
         row("6", 0.9) | {"label_scores": [math.nan, 0.0]},
     ]
-    judged = answers_of(rows, LABELS)
+    judged = answers_of(rows, OUTPUT)
     assert judged.probabilities.tolist() == pytest.approx([0.9, 0.9, 0, 0, 0, 0])
     assert judged.right.tolist()[:2] == [True, False] and judged.at_least(0.5) == (2, 1)
-    assert answers_of([], LABELS).at_least(0.5) == (0, 0)
-    assert certify(answers_of([], LABELS), judged, 0.1, 0.05).tested == []
+    assert answers_of([], OUTPUT).at_least(0.5) == (0, 0)
+    assert certify(answers_of([], OUTPUT), judged, 0.1, 0.05).tested == []
 
 
 def test_rows_of_one_source_are_one_piece_of_evidence() -> None:
     rows = [row(str(i), 0.9) for i in range(400)]
     alone, together = {str(i): str(i) for i in range(400)}, {str(i): str(i // 100) for i in range(400)}
-    validation = answers_of(rows[:100], LABELS)
-    assert certify(validation, answers_of(rows, LABELS, alone), 0.05, 0.05).answered == 400
-    assert certify(validation, answers_of(rows, LABELS, together), 0.05, 0.05).threshold is None
+    validation = answers_of(rows[:100], OUTPUT)
+    assert certify(validation, answers_of(rows, OUTPUT, alone), 0.05, 0.05).answered == 400
+    assert certify(validation, answers_of(rows, OUTPUT, together), 0.05, 0.05).threshold is None
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
@@ -113,9 +114,9 @@ def test_promises_are_rarely_broken(world: Any) -> None:
 def gate(promise: Automation | None, max_error: float | None = 0.05) -> Any:
     from finetune_pipeline_tests.unit.evaluation.fake_run import spec, usual
 
-    return GATES["automation"](
-        spec(automation={"max_error": max_error}), usual().model_copy(update={"automation": promise})
-    )
+    measured = {"candidate": Probabilities(calibration=Calibration(), automation=promise)} if promise else {}
+    judged = usual().model_copy(update={"probabilities": measured})
+    return GATES["automation"](spec(automation={"max_error": max_error}), judged)
 
 
 def test_the_gate_says_what_is_promised_or_why_nothing_is() -> None:
@@ -130,7 +131,7 @@ def test_the_gate_says_what_is_promised_or_why_nothing_is() -> None:
     assert broken.status == "failed" and "40 of 400 answers were wrong" in broken.message
     few = gate(certify(validation, answers((40, 0.9, 1.0)), 0.05, 0.05))
     assert few.status == "failed" and "59 answered rows" in few.what_to_do
-    assert gate(certify(answers_of([], LABELS), validation, 0.05, 0.05)).status == "failed"
+    assert gate(certify(answers_of([], OUTPUT), validation, 0.05, 0.05)).status == "failed"
     assert gate(None).status == "failed", "what was not measured does not pass"
     assert gate(None, None).status == "not_asked"
 

@@ -1,6 +1,7 @@
 """The baseline and predict actions: shots, sets, and a predictions table with nothing missing."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from finetune_pipeline.data.examples import Example, read_examples, write_exampl
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.probabilities import field_table
 from finetune_pipeline.evaluation.prompts import shots_as_turns
 from finetune_pipeline.jobs import BaselineJob, ModelSet, Perturbed, PredictJob
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.test_chat import TOOL_TEMPLATE
+
+TURN = [{"role": "user", "content": "weather?"}]
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +146,21 @@ def test_tools_are_in_the_prompt_and_a_call_is_a_gold_answer(tmp_path: Path) -> 
     tool_example = read_examples(tmp_path / "validation.jsonl")[0]
     (row,) = encode_example(tokenizer, tool_example.messages, "a", tool_example.tools)
     assert counter.count(tool_example.messages, tools=tool_example.tools) == len(row.ids)
+
+
+def test_json_answers_have_a_probability_and_one_for_each_field(folder: Path, tmp_path: Path) -> None:
+    """The product of all parts is that of the answer. Even a constant is not certain: it can be written in other tokens."""
+    kinds = {"sure": {"type": "boolean"}, "kind": {"const": "note"}}
+    schema = {"type": "object", "properties": kinds, "required": ["sure", "kind"], "additionalProperties": False}
+    examples = [Example(str(i), [*TURN, {"role": "assistant", "content": '{"sure": true}'}]) for i in range(3)]
+    write_examples(tmp_path / "validation.jsonl", examples)
+    sets = [ModelSet(name="base", model=folder / "base", restricted=schema)]
+    _, rows = predicted(tmp_path, tmp_path / "out", sets, labels=[], max_new_tokens=60)
+    assert {(r["status"], r["probability"]) for r in of_model(rows, "base")} == {("truncated", None)}
+    for row in of_model(rows, "base_restricted"):
+        shares = field_table(row)
+        assert row["status"] == "ok" and set(shares) == {"", "sure", "kind"}
+        assert 0 < shares["kind"] <= 1 and 0 < shares["sure"] < 1
+        assert math.prod(shares.values()) == pytest.approx(row["probability"])
+    _, rows = predicted(folder, tmp_path / "labels", [ModelSet(name="base", model=folder / "base")])
+    assert all(row["field_probabilities"] == [] for row in rows)

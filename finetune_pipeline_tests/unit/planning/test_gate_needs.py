@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.deciding import MIN_ROWS
@@ -13,7 +14,7 @@ from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, answers, row, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, answers, json_spec, row, spec, text_spec
 
 
 def _examples(labels: Sequence[str], rows_of_a_group: int = 1) -> list[Example]:
@@ -58,6 +59,15 @@ def test_a_test_too_small_to_show_min_score_is_said() -> None:
         assert ("min_score" in _gates(rows, gates={"min_score": 0.98})) is not is_enough
     macro = spec(gates={"min_score": 0.98, "metric": "macro_f1"})
     assert GATES["min_score"].least_rows(macro) is None and GATES["min_score"].least_rows(spec()) is None
+
+
+@pytest.mark.parametrize("unit", ["answer", "field"])
+def test_a_test_too_small_for_a_promised_error_is_said(unit: str) -> None:
+    promise = json_spec(automation={"max_error": 0.02, "unit": unit})
+    examples = [replace(example, label=None) for example in _examples(['{"city": "Rome", "guests": 2}'] * 300)]
+    (small,) = [each for each in obstacles(promise, 148, examples) if each.gate == "automation"]
+    assert "it takes 149 test rows without a mistake" in str(small) and "raise automation.max_error" in str(small)
+    assert "automation" not in [each.gate for each in obstacles(promise, 149, examples)]
 
 
 def test_rows_that_share_sources_count_as_their_sources() -> None:

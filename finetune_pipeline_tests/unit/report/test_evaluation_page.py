@@ -54,7 +54,7 @@ def test_sections_in_order_and_nothing_loaded(good: tuple[str, str]) -> None:
     page = Parsed(good[0])
     page.assert_inert()
     titles = (
-        "gates models rows atlas prompts form paired confusion labels calibration learning robustness ability people data "
+        "gates models rows atlas prompts form paired confusion labels likelihoods learning robustness ability people data "
         "training supervision cost seal versions"
     ).split()
     assert re.findall(r'<h2 id="(\w+)">', good[0]) == titles

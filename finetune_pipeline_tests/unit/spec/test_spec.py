@@ -189,6 +189,7 @@ RULES = [
     ("spec.robustness_rows", {"robustness": {"rows": 59}}),
     ("spec.wanted_gain", {"gates": {"min_gain": 0.05}}),
     ("spec.engine", {"evaluation": {"engine": "endpoint"}}),
+    ("spec.automation", {"automation": {"max_error": 0.02, "unit": "field"}}),
     ("spec.judge", {"gates": {"min_preferred": 0.5}}),
     ("spec.judge", {"evaluation": {"judge": {"url": "http://judge.example/v1", "model": "m"}}}),
 ]
@@ -323,6 +324,26 @@ def test_a_sound_output_has_no_finding_and_a_metric_must_fit_it(tmp_path: Path) 
     assert [f.message for f in findings] == ["unknown metric 'micro_f2'"]
     task, findings = check_task(with_output(tmp_path, SOUND[0], gates={"metric": "micro_f1"}))
     assert findings == [] and task is not None and task.spec.metric == "micro_f1"
+
+
+def test_an_error_is_promised_only_of_answers_that_are_right_or_wrong_and_have_a_probability(tmp_path: Path) -> None:
+    """Of free text a wording cannot be right or wrong; an endpoint gives no probabilities."""
+    promise: dict[str, Any] = {"automation": {"max_error": 0.02}}
+    for output, more in (
+        (JSON, {"automation": {"max_error": 0.02, "unit": "field"}}),
+        (JSON, promise),
+        (SOUND[3], promise),
+        ({"kind": "text"}, {**promise, "gates": {"metric": "exact"}}),
+    ):
+        assert check_task(with_output(tmp_path, output, **more))[1] == []
+    _, (finding,) = check_task(with_output(tmp_path, {"kind": "text"}, **promise))
+    assert (
+        finding.rule == "spec.automation" and "rougeLsum decides" in finding.message and "gates.metric" in finding.fix
+    )
+    server = {"url": "http://127.0.0.1:9/v1", "base": "b", "candidate": "c-{version}"}
+    asked = {"evaluation": {"engine": "endpoint", "endpoint": server}, "training": {"method": "lora"}}
+    _, findings = check_task(with_output(tmp_path, JSON, **promise, **asked))
+    assert "spec.automation" in [f.rule for f in findings]
 
 
 @pytest.mark.parametrize("section", [{}, {"training": {}}, {"labels": []}])

@@ -164,7 +164,7 @@ OTHERS: dict[str, Any] = {
     "training.gradient_checkpointing": True, "training.trainer_options": {"queue": 1}, "training.lora": {"r": 4},
     "training.prefix": {"tokens": 5}, "training.prompt": {"tokens": 5}, "evaluation.engine": None,
     "evaluation.precision": "float32", "evaluation.endpoint": None, "evaluation.constrained_decoding": None,
-    "automation.max_error": 0.1, "evaluation.judge": SERVER,
+    "automation.max_error": 0.1, "automation.unit": None, "evaluation.judge": SERVER,
     "evaluation.similarity": "hashed", "robustness.action": "warn", "ability.files": ["own.jsonl"],
     "gates.metric": "macro_f1", "gates.more_metrics": ["macro_f1"],
     "gates.parts": ["raw/a.jsonl"], "gates.never_break": ["some-id"], "gates.min_gain": 0.01, "gates.min_score": 0.5,

@@ -19,9 +19,9 @@ from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, record_assignment
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
-from finetune_pipeline.evaluation.automation import ON_VALIDATION
 from finetune_pipeline.evaluation.endpoint_answers import hosted_answerer
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
+from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.sealed import LEDGER
@@ -93,6 +93,8 @@ class Stage:
             **more,
         }
         write_rows(inputs["production_logs"].folder / "judging.jsonl", self.logged)
+        validated = rows([("bug", "no"), ("bug", "bug")] * 20, "zero_shot")
+        write_predictions(inputs["few_shot_baseline"].folder / "predictions.parquet", validated)
         world = RunInputs("r", "v", "l", "c", {}, champion, promoted, never_break or [])
         task = Task(spec=self.spec, folder=self.root)
         return StepContext(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)

@@ -5,15 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import SPLIT_FILES
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.evaluation.calibration import (
+    AutomationPromise,
+    Calibration,
+    ReleasedProbability,
+    released_probability,
+)
 from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps import release
 from finetune_pipeline_tests.unit.evaluation.rows import spec
+
+MEASURED = ReleasedProbability(
+    labels=["bug", "billing", "other"],
+    calibration=Calibration(method="platt", slope=0.8, intercept=-0.1, rows=80),
+    promise=AutomationPromise(threshold=0.97, max_error=0.02),
+)
 
 
 @pytest.mark.parametrize(("passed", "loosened"), [(True, "gates.confidence 0.55 (default 0.95)"), (False, "")])
@@ -31,6 +45,7 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
         "winner": {"kind": "tuned", "name": "candidate"} if passed else {"kind": None, "name": None},
         "loosened": loosened,
         "models": {"candidate": {"n": 9, "title": "t"}},
+        "probabilities": {"candidate": to_builtins(MEASURED)},
     }
     facts = {"evaluation_report": report, "merged_model": {"kind": "merged"}, "base_model": {}}
     inputs = {step: artifact(step, result) for step, result in facts.items()}
@@ -49,6 +64,8 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
     result = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, registry))
     (request,) = requests
     assert request["loosened"] == (loosened or "none")
+    promise = released_probability(read_json(out / "model_version.json"))
+    assert promise is not None and promise == replace(MEASURED, digest=promise.digest) and len(promise.digest) == 64
     assert request["gates_passed"] is result["gates_passed"] is passed
     assert (request["winner_kind"], request["winner_name"]) == (("tuned", "candidate") if passed else (None, None))
     assert request["gates"] == {"beats_baseline": gates[0]["status"]} and request["forgotten"] is False
@@ -71,7 +88,15 @@ def test_the_files_of_a_simple_model_or_a_prompt_are_part_of_its_release(
     tmp_path, monkeypatch, kind: str, name: str, prompt: dict[str, Any] | None, files: set[str], holds_rows: bool
 ) -> None:
     winner = {"kind": kind, "name": name, "mode": "restricted" if prompt is not None else None}
-    report = {"passed": True, "gates": [], "winner_gates": {}, "verdict": "v", "loosened": "", "winner": winner}
+    report = {
+        "passed": True,
+        "gates": [],
+        "winner_gates": {},
+        "verdict": "v",
+        "loosened": "",
+        "winner": winner,
+        "probabilities": {},
+    }
     models = {"candidate": {"value": 0.1}, "simple_linear": {"value": 0.8}, "base": {"value": 0.6}}
     models["base_restricted"] = {"value": 0.7}
     facts = {"evaluation_report": {**report, "models": models}, "merged_model": {"kind": "lora"}}

@@ -1,0 +1,68 @@
+"""The probabilities of one model that may be shipped, and the promise that the sealed test certifies of them."""
+
+from collections.abc import Sequence
+
+from finetune_pipeline.evaluation.automation import certify
+from finetune_pipeline.evaluation.calibration import AutomationPromise, ReleasedProbability, fit_calibration
+from finetune_pipeline.evaluation.compare import SourceOf
+from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.probabilities import answers_of, fields_of, of_part, reliability
+from finetune_pipeline.evaluation.result_parts import Probabilities
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import JsonOutput
+
+PART_ROWS = 50
+"""Fewest sealed rows of a label or field whose calibration is shown alone."""
+
+
+def released(measured: Probabilities) -> ReleasedProbability:
+    """Return what a release keeps of a model's probabilities; its digest is made with the release."""
+    promised, promise = measured.automation, None
+    if promised and promised.threshold is not None:
+        error, fields = promised.max_error, promised.fields
+        promise = AutomationPromise(threshold=promised.threshold, max_error=error, unit=promised.unit, fields=fields)
+    return ReleasedProbability(labels=measured.labels, calibration=measured.calibration, promise=promise)
+
+
+def probabilities_of(
+    spec: TaskSpec,
+    validation: Sequence[Row],
+    test: Sequence[Row],
+    level: float,
+    sources: SourceOf = None,
+    validation_sources: SourceOf = None,
+) -> Probabilities | None:
+    """Calibrate a model's probabilities on validation, measure them on the sealed test, and certify automation.max_error.
+
+    Args:
+        validation, test: The model's answers.
+        level: The chance of a broken promise.
+
+    Returns:
+        None if no answer has a probability and nothing is to be promised.
+    """
+    output, automation = spec.output, spec.automation
+    unit = automation.unit
+    fields = fields_of([*validation, *test], output) if isinstance(output, JsonOutput) and unit == "field" else []
+    asked = answers_of(validation, output, validation_sources, unit, fields)
+    sealed = answers_of(test, output, sources, unit, fields)
+    if automation.max_error is None and not (asked.probabilities > 0).any():
+        return None
+    calibration = fit_calibration(asked.probabilities, asked.right)
+    after = sealed.calibrated(calibration)
+    promise = None
+    if automation.max_error is not None:
+        promise = certify(asked.calibrated(calibration), after, automation.max_error, level, unit, fields)
+    by_part = {part: of_part(after, part) for part in sorted(set(after.parts)) if part}
+    return Probabilities(
+        calibration=calibration,
+        labels=spec.labels,
+        before=reliability(sealed),
+        after=reliability(after),
+        parts={
+            part: measured
+            for part, answers in by_part.items()
+            if len(answers.right) >= PART_ROWS and (measured := reliability(answers))
+        },
+        automation=promise,
+    )
