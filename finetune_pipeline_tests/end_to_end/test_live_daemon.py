@@ -14,10 +14,11 @@ from finetune_pipeline.tracking import registry
 from finetune_pipeline_tests.dagster_dev import Dev, dagster_dev
 from finetune_pipeline_tests.graph.project import LORA, Project, easy_rows
 from finetune_pipeline_tests.graph.test_shipped_kinds import SECRET, chat, files_with, serving
-from finetune_pipeline_tests.skilled_model import make_skilled_model, raw_rows
+from finetune_pipeline_tests.skilled_model import CUES, LABELS, make_skilled_model, raw_rows
 from finetune_pipeline_tests.unit.processes import wait_until
+from finetune_pipeline_tests.worlds.planted_world import World
 
-SERVED = 24
+SERVED = 48
 """Answers that people correct or confirm, which are as many as the sensor waits for."""
 COMMON = {
     "gates": {"champion": "not_worse", "champion_margin": 0.15, "max_regression": 0.3, "min_valid_share": 0.8},
@@ -33,18 +34,24 @@ COMMON = {
 
 
 def simple_project(root: Path) -> tuple[Project, list[dict[str, Any]]]:
-    """One word decides, which TF-IDF learns. Returns the project and rows that production asks about."""
+    """One word decides, which TF-IDF learns. Production has other words for the same labels. Returns the project and those rows."""
     project = Project(root, training=LORA, **COMMON)
     project.write_rows(easy_rows(300))
-    return project, easy_rows(SERVED, seed=5)
+    asked = [{**row, "text": with_other_words(row["text"])} for row in easy_rows(SERVED, seed=5)]
+    return project, asked
+
+
+def with_other_words(text: str) -> str:
+    for label in LABELS:
+        text = text.replace(*CUES[label])
+    return text
 
 
 def classifier_project(root: Path) -> tuple[Project, list[dict[str, Any]]]:
     """The order of words decides, which no simple model learns."""
     base = make_skilled_model(root / "skilled", steps=220, knowledge=False)
-    training = {**LORA, "method": "classifier", "learning_rate": 0.002, "epochs": 7}
-    project = Project(root / "project", base=base, training=training, **COMMON)
-    project.write_rows(raw_rows(0, 400))
+    training = {"method": "classifier", "learning_rate": 0.002, "epochs": 7}
+    project = World(root / "project", base, training=training, **COMMON, ability={"suite": False, "files": []})
     return project, raw_rows(5, SERVED)
 
 
@@ -95,10 +102,13 @@ def test_a_champion_is_served_retrained_by_the_daemon_rolled_back_and_forgotten(
     assert f"{SERVED} corrected new rows" in run.tags["finetune/why"]
     assert project.facts("production_logs")["corrections"] == SERVED
     assert project.facts("test_predictions")["kinds"]["champion"] == kind
-    drift = project.facts("drift_report")
-    assert drift["rows"] == SERVED and drift["drifted"] is False, drift["sentence"]
-    assert registry.aliases(tracking, "colours") == {"candidate": 2, "champion": 2, "previous_champion": 1}
-    assert registry.version_tags(tracking, "colours", 2)["winner_kind"] == kind
+    assert project.facts("drift_report")["rows"] == SERVED
+    if kind == "simple":  # it has learned the other words; a classifier that knew them before may be no better
+        assert registry.aliases(tracking, "colours") == {"candidate": 2, "champion": 2, "previous_champion": 1}
+        assert registry.version_tags(tracking, "colours", 2)["winner_kind"] == kind
+    with registry.open_registry(tracking) as client:
+        client.set_model_version_tag("colours", "2", registry.GATES, registry.PASSED)
+    registry.promote(tracking, "colours", 2)
 
     assert project.finetune("rollback", "colours", "--reason", "a test").returncode == 0
     assert registry.champion(tracking, "colours") == 1
@@ -107,5 +117,5 @@ def test_a_champion_is_served_retrained_by_the_daemon_rolled_back_and_forgotten(
     assert json.loads(forgotten.stdout)["blocked"] == [2], "version 1 had no row of hers"
     assert files_with(project.home, SECRET.encode()) == []
     with serving(project) as ask:
-        reply = chat(ask, asked[0]["text"], store=False)
-        assert (reply["model"], reply["choices"][0]["message"]["content"]) == ("colours:1", asked[0]["label"])
+        reply = chat(ask, "stone cloud fire", store=False)
+        assert (reply["model"], reply["choices"][0]["message"]["content"]) == ("colours:1", "red")
