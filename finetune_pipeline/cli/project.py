@@ -8,16 +8,17 @@ import dagster as dg
 from finetune_pipeline.data.split.canaries import EditRecall
 from finetune_pipeline.data.split.leakage import LEAKAGE, Certificate
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.finalists import TUNED_TITLE
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.winner import SOUND, not_shipped
+from finetune_pipeline.evaluation.winner import CANDIDATE, SOUND, not_shipped
 from finetune_pipeline.evaluation.wording import level
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.report.kinds import KINDS
-from finetune_pipeline.report.stored import read_report
+from finetune_pipeline.report.stored import Report, read_report
 from finetune_pipeline.report.verdict import gate_counts
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking import registry
@@ -179,9 +180,7 @@ def verdict_lines(project: Project) -> list[str]:
     return [
         *lines,
         "",
-        f"gates: {gate_counts(evaluation.gates)}",
-        *map(gate_line, evaluation.gates),
-        *_finalist_lines(evaluation),
+        *gate_lines(evaluation),
         "",
         report.facts["verdict"],
         *(f"next: {step}" for step in evaluation.next_steps[:1]),
@@ -194,10 +193,14 @@ def verdict_lines(project: Project) -> list[str]:
     ]
 
 
-def _finalist_lines(evaluation: EvaluationResult) -> list[str]:
-    """Of each finalist, the gates that it was asked, and what is against it."""
-    lines = []
+def gate_lines(evaluation: Report) -> list[str]:
+    """Each judged model with the gates that it was asked, that of the shipped one first."""
+    models: list[tuple[str, list[str]]] = []
+    if not evaluation.untrained:
+        title = f"gates of {TUNED_TITLE}: {gate_counts(evaluation.gates)}"
+        models.append((CANDIDATE, [title, *map(gate_line, evaluation.gates)]))
     for finalist in evaluation.finalists:
-        lines += ["", f"{finalist.title}: {not_shipped(finalist) or 'it may be shipped'}"]
-        lines += [gate_line(gate) for gate in finalist.gates if gate.status != "not_asked"]
-    return lines
+        asked = [gate_line(gate) for gate in finalist.gates if gate.status != "not_asked"]
+        models.append((finalist.name, [not_shipped(finalist) or f"gates of {finalist.title}", *asked]))
+    models.sort(key=lambda model: model[0] != evaluation.winner.name)
+    return [line for number, (_, lines) in enumerate(models) for line in ([""] if number else []) + lines]

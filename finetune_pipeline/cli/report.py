@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell, writing
-from finetune_pipeline.cli.project import NOT_EVALUATED, Project, champion_words, gate_line
+from finetune_pipeline.cli.project import NOT_EVALUATED, Project, champion_words, gate_lines
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.result import Atlas
@@ -144,7 +144,8 @@ def report(
     champion = f"champion in MLflow: {champion_words(project, artifact)}"
     lines = [
         facts["verdict"],
-        *map(gate_line, evaluation.gates),
+        *gate_lines(evaluation),
+        "",
         *steps,
         champion,
         f"page: {facts['html']}",

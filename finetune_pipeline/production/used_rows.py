@@ -2,6 +2,7 @@
 
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,8 @@ def judging_digest(spec: TaskSpec, logs: Logs, learned: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Corrected rows that no registered candidate used: whether they should start a run, their number, the reason, and their
-    digest."""
+    """Corrected rows that no registered candidate used: whether they should start a run, their number, the reason (with the rows
+    held back), and their digest."""
 
     ready: bool
     usable: int
@@ -77,8 +78,16 @@ class Waiting:
     digest: str
 
 
-_FRESH: LatestResult[tuple[str, list[float]]] = LatestResult()
-"""The digest of a task's unused usable rows, and their sorted times."""
+@dataclass(frozen=True)
+class _Fresh:
+    """A task's usable rows that no candidate used: their digest and sorted times, and how many rows each rule holds back."""
+
+    digest: str
+    times: list[float]
+    held: Mapping[str, int]
+
+
+_FRESH: LatestResult[_Fresh] = LatestResult()
 
 
 def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
@@ -94,7 +103,8 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
         log_settings(task.spec),
         [v.version for v in store.all_versions(task.name, "model_version")],
     ]
-    digest, times = _FRESH.latest(task.name, digest_json(key), lambda: _fresh(task, store))
+    fresh = _FRESH.latest(task.name, digest_json(key), lambda: _fresh(task, store))
+    times = fresh.times
     needed, longest = task.spec.logs.min_new_rows, task.spec.retraining.longest_wait_days
     now = time.time() if now is None else now
     usable = bisect_right(times, now - task.spec.logs.settle_seconds)
@@ -107,13 +117,20 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
         sentence += f", but the oldest has waited {days:.0f} days, longer than {longest:g}"
     elif usable:
         sentence += f"; the oldest has waited {days:.1f} of at most {longest:g} days"
-    return Waiting(ready, usable, sentence, digest)
+    if fresh.held:
+        rules = ", ".join(f"{rule} {count}" for rule, count in fresh.held.items())
+        sentence += (
+            f"; {sum(fresh.held.values())} more are held back ({rules}) until somebody confirms them: "
+            f"finetune review {task.name} --what flagged"
+        )
+    return Waiting(ready, usable, sentence, fresh.digest)
 
 
-def _fresh(task: Task, store: ArtifactStore) -> tuple[str, list[float]]:
+def _fresh(task: Task, store: ArtifactStore) -> _Fresh:
     logs = read_logs(task, store)
-    used = rows_of_data(store, task.name)
-    fresh = [e for e in cached_choice(task.spec, logs).examples if e.id not in used]
+    used, chosen = rows_of_data(store, task.name), cached_choice(task.spec, logs)
+    fresh = [e for e in chosen.examples if e.id not in used]
     logged = {row["id"]: moment(row) for row in logs.rows}
     times = sorted(min(logged[name] for name in log_row_ids([e])) for e in fresh)
-    return digest_json(sorted(e.id for e in fresh))[:16], times
+    held = dict(sorted(Counter(row.rule for row in chosen.held).items()))
+    return _Fresh(digest_json(sorted(e.id for e in fresh))[:16], times, held)

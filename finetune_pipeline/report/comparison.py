@@ -41,8 +41,9 @@ def unsigned(value: Any) -> str:
     return points(value, sign=False)
 
 
-def models_section(evaluation: EvaluationResult) -> Blocks:
-    yield models_table(evaluation, "test")
+def models_section(evaluation: EvaluationResult, shipped: str) -> Blocks:
+    """Show the scores of all models on the sealed test. shipped: the model to highlight, as of winner.row_of."""
+    yield models_table(evaluation, "test", shipped)
     in_plot = " in the table, bootstrap intervals of the deciding metric in the plot beside the verdict"
     absent = evaluation.scores["candidate"].absent_labels
     promises = (of_model.automation for of_model in evaluation.probabilities.values() if of_model.automation)
@@ -64,8 +65,8 @@ def prompts_section(evaluation: EvaluationResult) -> Blocks:
     yield from notes("Prompts are chosen on validation, so the sealed test evaluates only the chosen one.")
 
 
-def models_table(evaluation: EvaluationResult, on: str) -> Table:
-    """Show the scores of all models on `test` or `validation`."""
+def models_table(evaluation: EvaluationResult, on: str, shipped: str | None = None) -> Table:
+    """Show the scores of all models on `test` or `validation`. shipped: the model to highlight."""
     models = {name: model for name, model in evaluation.models.items() if model.set == on}
     labels, metric = evaluation.task.kind == "labels", evaluation.metric
     by_kind = {"labels": ("macro_f1", "Macro-F1"), "json": ("micro_f1", "Micro-F1")}
@@ -93,10 +94,10 @@ def models_table(evaluation: EvaluationResult, on: str) -> Table:
         for row, name in zip(rows, models, strict=True):
             cost = costs.get(name.removeprefix(f"{on}_").removeprefix(SIMPLE))
             row.extend([cost.p50, cost.megabytes] if cost else [None, None])
-    return Table(columns, rows, strong=[i for i, name in enumerate(models) if name == "candidate"])
+    return Table(columns, rows, strong=[i for i, name in enumerate(models) if name == shipped])
 
 
-def models_plot(evaluation: EvaluationResult, shipped: str = CANDIDATE) -> Plot | None:
+def models_plot(evaluation: EvaluationResult, shipped: str) -> Plot | None:
     """Plot the scores of all models on the sealed test, best first. shipped: the model to highlight, as of winner.row_of."""
     dots = []
     for name, model in evaluation.models.items():

@@ -8,7 +8,7 @@ from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.winner import row_of, winner_of
 from finetune_pipeline.report import answers, background, comparison, failures, judgements, promises
-from finetune_pipeline.report.blocks import Blocks, Page, Plot, Section
+from finetune_pipeline.report.blocks import Blocks, Page, Section
 from finetune_pipeline.report.ladder_page import ladder_section
 from finetune_pipeline.report.next_steps import next_steps
 from finetune_pipeline.report.verdict import gates_section, page_verdict
@@ -43,8 +43,8 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
 """Anchor, title and content of every section on the evaluation, in the order of the page."""
 UNTRAINED = ("models", "prompts", "advice", "automation", "calibration", "data", "cost", "seal", "versions")
 """Anchors of the sections on a run that trained nothing; the others are about the fine-tuned model."""
-SHOW_ROWS = (failures.rows_section, failures.atlas_section)
-"""Sections that receive and show texts of rows; no others do."""
+SHOW_ROWS = ("rows", "atlas")
+"""Anchors of the sections that receive and show texts of rows; no others do."""
 
 
 def evaluation_page(
@@ -56,11 +56,13 @@ def evaluation_page(
     """Build the page of an evaluation and its gates. rows: the texts to show; without them only ids are shown. ladder:
     measurements before training, if any."""
     shown, ladder_blocks = rows or ShownRows(), ladder_section(ladder) if ladder else []
+    shipped = row_of(winner_of(evaluation, gates))
+    more: dict[str, tuple[object, ...]] = {"models": (shipped,), **dict.fromkeys(SHOW_ROWS, (shown,))}
     sections = [
         Section.of("ladder", "Before training: prompt, retrieve or fine-tune?", ladder_blocks),
         Section.of("gates", "Gates", gates_section(evaluation, gates)),
         *(
-            Section.of(anchor, title, content(evaluation, shown) if content in SHOW_ROWS else content(evaluation))
+            Section.of(anchor, title, content(evaluation, *more.get(anchor, ())))
             for anchor, title, content in SECTIONS
             if anchor in UNTRAINED or not evaluation.untrained
         ),
@@ -73,15 +75,16 @@ def evaluation_page(
             evaluation,
             gates,
             next_steps(evaluation, gates),
-            comparison.models_plot(evaluation, row_of(winner_of(evaluation, gates))),
+            comparison.models_plot(evaluation, shipped),
         ),
         sections,
         unfolded=3 if ladder else 2,
     )
 
 
-def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
-    plots: list[Callable[[EvaluationResult], Plot | None]] = [comparison.models_plot]
+def evaluation_plots(evaluation: EvaluationResult, shipped: str) -> dict[str, str]:
+    """Return the documents of an evaluation's plots by name. shipped: the model to highlight, as of winner.row_of."""
+    plots = [comparison.models_plot(evaluation, shipped)]
     if not evaluation.untrained:
-        plots += [comparison.gains_plot, background.learning_plot]
-    return {drawn.name: drawn.document for plot in plots if (drawn := plot(evaluation))}
+        plots += [comparison.gains_plot(evaluation), background.learning_plot(evaluation)]
+    return {plot.name: plot.document for plot in plots if plot}

@@ -48,7 +48,7 @@ from finetune_pipeline.evaluation.rivals import API_MODEL, simple_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.simple_models import FITTED
-from finetune_pipeline.evaluation.winner import TRAINED, gates_of, winner_of
+from finetune_pipeline.evaluation.winner import TRAINED, gates_of, row_of, winner_of
 from finetune_pipeline.jobs import FittedSet
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.planning.prices import PriceList
@@ -267,7 +267,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     write_json(context.out / "gates.json", stored["gates"])
     (context.out / "report.html").write_text(page_html(page), "utf-8")
     (context.out / "report.md").write_text(page_markdown(page), "utf-8")
-    for name, plot in evaluation_plots(evaluation).items():
+    for name, plot in evaluation_plots(evaluation, row_of(winner)).items():
         (context.out / PLOTS).mkdir(exist_ok=True)
         (context.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
     return {

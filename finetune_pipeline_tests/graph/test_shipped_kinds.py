@@ -105,6 +105,11 @@ def test_the_simple_model_is_champion_and_a_rerun_changes_nothing(simple_world: 
     probability = released_probability(read_json(released / "model_version.json"))
     assert probability is not None and probability.calibration.rows > 50, "validation rows"
     assert probability.labels == project.spec["output"]["labels"]
+    printed = project.finetune("report", "colours")
+    assert printed.returncode == 0
+    titles = [line for line in printed.stdout.splitlines() if line.startswith("gates of ")]
+    assert titles[0] == "gates of TF-IDF and logistic regression", "those of what is shipped come first"
+    assert titles[1].startswith("gates of the fine-tuned model: ")
 
 
 def test_it_is_served_logged_exported_and_verified(simple_world: Project, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ SHIPPED_PROMPT = [
         "base-good-restricted",
         "word order; the base model answers `red it is`: right once restricted to the labels",
         "ship_prompt",
-        world_of(ORDER, system=IN_SENTENCES),
+        world_of(ORDER, rows=800, system=IN_SENTENCES),
         warned=("worth_training",),
     ),
     KnownWorld(

@@ -205,6 +205,15 @@ def test_too_few_corrections_do_not_wait_for_ever(
     assert reason in waiting.sentence
 
 
+def test_rows_held_back_are_told_with_the_way_to_use_them(tmp_path: Path, store: ArtifactStore) -> None:
+    task = task_of(tmp_path, logs={"min_new_rows": 12, "max_family_share": 1.0})
+    write(task, [row(n, user="ann", feedback={"label": "a"}) for n in range(12)])
+    waiting = waiting_rows(task, store, now=datetime(2026, 5, 1, 11, tzinfo=UTC).timestamp())
+    assert (waiting.ready, waiting.usable) == (False, 5), "of one user, five rows count without a review"
+    assert "7 more are held back (poison_user_share 7)" in waiting.sentence
+    assert "finetune review demo --what flagged" in waiting.sentence
+
+
 def test_personal_data_and_users_are_gone_before_anything_is_written(task, store, tmp_path, monkeypatch) -> None:
     anns = row(1, input="write to ann@shop.example, 612 34 56 78", user="ann", feedback={"label": "a"})
     wrapped = json.dumps({"log": json.dumps(row(2, user="bob")), "stream": "stdout"})

@@ -11,6 +11,7 @@ import pytest
 from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finalists
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import counted
+from finetune_pipeline.report.blocks import Table
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.failures import group_title
 from finetune_pipeline.report.next_steps import next_steps
@@ -42,6 +43,11 @@ def pages(
     """HTML and Markdown."""
     page = evaluation_page(result, decide(task or spec(), result) if gates is None else gates, rows)
     return page_html(page), page_markdown(page)
+
+
+def tables_of(result: EvaluationResult, gates: Any, anchor: str) -> list[Table]:
+    section = next(section for section in evaluation_page(result, gates).sections if section.id == anchor)
+    return [block for block in section.blocks if isinstance(block, Table)]
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +263,8 @@ def test_a_simple_model_that_is_not_surely_beaten_is_shipped_and_the_report_says
             assert sentence in words
     assert 'class="verdict passed"' in page and "is significantly better" in page
     assert picture_titles(page, "weight: 700") == ["TF-IDF and logistic regression"], "what is shipped is highlighted"
+    strong = [row[0] for table in tables_of(result, gates, "models") for row in (table.rows[i] for i in table.strong)]
+    assert strong == ["TF-IDF and logistic regression"], "in the table, too"
 
 
 def test_the_closest_simple_model_stands_beside_the_verdict_if_it_is_closer_than_the_best_prompt() -> None:

@@ -64,7 +64,7 @@ def test_a_plot_without_a_home_folder_says_nothing() -> None:
 
 
 def test_a_narrow_plot_shows_the_same_values() -> None:
-    plot = models_plot(usual())
+    plot = models_plot(usual(), "candidate")
     assert plot is not None
     values = [re.findall(r">([^<>]*\([^<>]* to [^<>]*\))</text>", svg) for svg in (plot.wide, plot.narrow)]
     assert values[0] == values[1] and len(values[0]) == 7, "those of the sealed test"
@@ -84,7 +84,7 @@ def test_any_label_can_be_drawn(label: str) -> None:
 
 def test_what_was_not_measured_is_left_out_and_nothing_gives_no_plot() -> None:
     result = usual()
-    without = models_plot(changed(result, {"models.candidate.value": None}))
+    without = models_plot(changed(result, {"models.candidate.value": None}), "candidate")
     assert without is not None and "Fine-tuned (qlora)" not in texts(without.wide)
     assert dot_plot("d", "t", [], "%") is None and token_histogram([], 10) is None
     assert learning_curve([], None) is None and learning_curve([(0, None, 1.0), (3, None, None)], 0) is None
