@@ -79,6 +79,16 @@ def test_the_documents_of_run_and_report_keep_to_their_schemas(finished: Finishe
     assert document["task"] == "colours" and "exit_code" not in document
 
 
+def test_check_reads_what_the_run_knows_of_the_same_rows(finished: Finished, tmp_path: Path) -> None:
+    project = Project.continued(finished.project, tmp_path, "adapter")
+    document = json.loads(project.finetune("check", "colours", "--json").stdout)
+    jsonschema.validate(document, document_schema("check"))
+    assert (
+        document["quality"] == project.facts("data_quality") and document["power"] == project.facts("advice")["power"]
+    )
+    assert not (project.home / "checks" / "colours" / "quality.json").exists(), "made again"
+
+
 def test_a_changed_report_is_named_and_not_shown(finished: Finished) -> None:
     project = finished.project
     for name, arguments in (("report.json", ("report", "colours", "--json")), ("gates.json", ("run", "colours"))):
