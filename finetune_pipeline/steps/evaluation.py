@@ -44,6 +44,7 @@ from finetune_pipeline.evaluation.rivals import API_MODEL, simple_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.simple_models import FITTED
+from finetune_pipeline.evaluation.teacher_rival import AskedTeacher, teacher_file
 from finetune_pipeline.evaluation.winner import TRAINED, gates_of, winner_of
 from finetune_pipeline.jobs import FittedSet
 from finetune_pipeline.models.hosted import read_hosted
@@ -66,6 +67,7 @@ from finetune_pipeline.steps.asked_models import (
 from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_costs, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
+from finetune_pipeline.steps.teacher import ask_about_test
 from finetune_pipeline.training.audit import SplitAudit
 from finetune_pipeline.training.facts import Measured, training_of
 
@@ -131,9 +133,11 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
             )
         )
         api = add_api_answers(context, test_file)
+        teacher = ask_about_test(context, test_file)
         write_test_rows(test_file, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
     answered = {"kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
+    answered["teacher"] = teacher.to_json() if teacher else None
     return {**facts, **answered, "untrained": candidate.skipped}
 
 
@@ -150,6 +154,8 @@ def _judgement(context: StepContext) -> Judgement:
         "output": spec.output.model_dump(),
         "never_break": run_inputs.never_break,
     }
+    if spec.teacher is not None:
+        rules["teacher"] = spec.teacher.endpoint.model
     if spec.automation.max_error is not None:
         rules["automation"] = spec.automation.max_error
     trained = context.inputs["merged_model"].inputs["adapter"]
@@ -221,6 +227,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         never_break=context.run_inputs.never_break,
         earlier=recorded(state, list(takewhile(lambda name: name != candidate, candidates))),
         production_rows=read_json(production_facts) if production_facts.exists() else None,
+        teacher=_teacher(predictions),
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},
             "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
@@ -273,7 +280,14 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
         "cost": stored["cost"],
+        "teacher": stored["teacher"],
     }
+
+
+def _teacher(predictions: Artifact) -> tuple[Sequence[Mapping[str, Any]], AskedTeacher] | None:
+    """Return the teacher's answers to the sealed rows and facts about them; None if it was not asked."""
+    facts = predictions.facts.get("teacher")
+    return (read_predictions(teacher_file(predictions.folder)), AskedTeacher.of(facts)) if facts else None
 
 
 def _learned_by_champion(context: StepContext, texts: Mapping[str, str]) -> set[str]:
