@@ -81,7 +81,6 @@ class SplitFacts(Facts, frozen=True, kw_only=True, omit_defaults=False):
     origins: dict[str, dict[str, int]]
     shares: dict[str, float]
     wanted_shares: dict[str, float]
-    teacher: bool
     clusters: int
     by_rule: dict[str, int]
     seed: int
@@ -90,6 +89,7 @@ class SplitFacts(Facts, frozen=True, kw_only=True, omit_defaults=False):
     alike: dict[str, int]
     time_order: TimeOrder | None = None
     test_files: NamedTest | None = None
+    teacher: bool = False
     ledger: str = ""
     losses: Losses | None = None
 
