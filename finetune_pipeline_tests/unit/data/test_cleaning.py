@@ -82,7 +82,7 @@ def test_a_synthetic_row_that_contradicts_a_person_goes_alone(tmp_path: Path) ->
     wrong = example(LONG.lower(), "P0_incident", line=2)
     rows = [example(LONG, line=1), replace(wrong, origin="synthetic"), example("Fine and different", line=3)]
     facts, kept = run(tmp_path, rows)
-    assert [e.source["line"] for e in kept] == [1, 3] and facts["contradictions"] == 1
+    assert [e.source["line"] for e in kept] == [1, 3] and facts.contradictions == 1
     people = [*rows, example(LONG, "feature_request", line=4)]  # people who disagree decide nothing
     assert [e.source["line"] for e in run(tmp_path, people)[1]] == [3]
 
