@@ -20,6 +20,7 @@ from finetune_pipeline.spec import Task, TaskSpec
 
 FILES = "files"
 PRODUCTION_FILE = "production.jsonl"
+TEACHER_FILE = "teacher.jsonl"
 BENCHMARKS = "benchmarks"
 NamedFiles = Sequence[tuple[str, Path]]
 """(name, path) of each file."""
@@ -32,16 +33,38 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     Raises FindingsError if nothing matches, for links that lead out of the task folder, and for errors in how the spec
     declares raw rows."""
     folder = task.folder.resolve()
-    paths: dict[str, Path] = {}
-    problems: set[Finding] = set(check_fields(task.spec))
+    paths, file_problems = matching_files(folder, task.spec.data.raw)
+    problems = {*check_fields(task.spec), *file_problems}
 
     def add(rule: str, place: str, message: str, fix: str) -> None:
         problems.add(Finding(f"data.{rule}", "error", place, message, fix))
 
-    for top in {PurePath(glob).parts[0] for glob in task.spec.data.raw}:
+    if not paths and not any(f.rule.startswith("data.") for f in problems):
+        patterns = ", ".join(repr(p) for p in task.spec.data.raw)
+        message = f"no file in the folder of task {task.name!r} matches {patterns}; {_list_raw_folder(folder)}"
+        fix = "put the raw files there or correct the globs. Supported: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"
+        add("no_raw_files", "task.yaml: data.raw", message, fix)
+    for name, rows in {PRODUCTION_FILE: "production logs", TEACHER_FILE: "the teacher"}.items():
+        if name in paths:
+            add("reserved_name", name, f"this name is kept for rows from {rows}", "rename the file")
+    if problems:
+        raise FindingsError(sorted(problems, key=lambda f: (f.place, f.rule)))
+    return sorted(paths.items())
+
+
+def matching_files(folder: Path, globs: Sequence[str]) -> tuple[dict[str, Path], list[Finding]]:
+    """Return the files in a task's folder (absolute) that globs match, by name relative to it, and findings about odd names and
+    links."""
+    paths: dict[str, Path] = {}
+    problems: list[Finding] = []
+
+    def add(rule: str, place: str, message: str, fix: str) -> None:
+        problems.append(Finding(f"data.{rule}", "error", place, message, fix))
+
+    for top in {PurePath(glob).parts[0] for glob in globs}:
         files_below(folder / top)
     matches: list[Path] = []
-    for glob in task.spec.data.raw:
+    for glob in globs:
         has_suffix = "." in PurePath(glob).name
         matches += [path for path in folder.glob(glob) if has_suffix or has_raw_suffix(path)]
     for path in matches:
@@ -55,16 +78,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
             paths[name] = path
         elif path.is_symlink() and not path.exists():
             add("dangling_link", name, "this link points to a missing file", "copy the file here or remove the link")
-    if not paths and not any(f.rule.startswith("data.") for f in problems):
-        patterns = ", ".join(repr(p) for p in task.spec.data.raw)
-        message = f"no file in the folder of task {task.name!r} matches {patterns}; {_list_raw_folder(folder)}"
-        fix = "put the raw files there or correct the globs. Supported: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"
-        add("no_raw_files", "task.yaml: data.raw", message, fix)
-    if PRODUCTION_FILE in paths:
-        add("reserved_name", PRODUCTION_FILE, "this name is kept for rows from production logs", "rename the file")
-    if problems:
-        raise FindingsError(sorted(problems, key=lambda f: (f.place, f.rule)))
-    return sorted(paths.items())
+    return paths, problems
 
 
 def has_raw_suffix(path: Path) -> bool:
@@ -108,20 +122,26 @@ def raw_digest(task: Task, seen: SeenFiles | None = None, ability_benchmarks: Na
 
 
 def collect_raw(
-    task: Task, out: Path, production: Path | None = None, ability_benchmarks: NamedFiles = ()
+    task: Task,
+    out: Path,
+    production: Path | None = None,
+    ability_benchmarks: NamedFiles = (),
+    teacher: Path | None = None,
 ) -> dict[str, Any]:
-    """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``, and
-    the benchmark and ability files to ``out/benchmarks/<name>``. Each file is copied, digested and surveyed in one pass.
+    """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``, the
+    teacher's to ``teacher.jsonl``, and the benchmark and ability files to ``out/benchmarks/<name>``. Each file is copied, digested
+    and surveyed in one pass.
 
     Returns facts. Their digest is :func:`raw_digest` of the copied bytes; if the two differ, a file changed during the copy.
     """
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
-    for name, path in [*raw_paths(task), *([(PRODUCTION_FILE, production)] if production else [])]:
+    made = [(name, path) for name, path in ((PRODUCTION_FILE, production), (TEACHER_FILE, teacher)) if path]
+    for name, path in [*raw_paths(task), *made]:
         copy = out / FILES / name
         with _Copying(path, copy) as source:
             surveyed = survey(path, name, task.spec, source)
-        if name != PRODUCTION_FILE:
+        if name not in (PRODUCTION_FILE, TEACHER_FILE):
             digests.append((name, source.digest))
         kind = container_facts(copy, name, task.spec, surveyed)
         size = {"sha256": source.digest, "bytes": copy.stat().st_size}

@@ -49,6 +49,7 @@ class RunInputs:
         judging: Digest of the production rows reserved for evaluation.
         ladder: Version of the task's newest ladder.
         split_ledger: Name of the ledger that keeps every row in its split.
+        unlabelled: Digest of the files of rows without an answer.
     """
 
     raw: str
@@ -66,6 +67,7 @@ class RunInputs:
     documents: str = ""
     ladder: str = ""
     split_ledger: str = "splits"
+    unlabelled: str = ""
 
     @property
     def champion_kind(self) -> str:

@@ -42,6 +42,7 @@ from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import Judgement, seal_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
+from finetune_pipeline.evaluation.teacher_rival import AskedTeacher, compare_with_teacher
 from finetune_pipeline.evaluation.wording import prompt_name
 from finetune_pipeline.spec.looseness import loose_thresholds
 from finetune_pipeline.spec.model import TaskSpec
@@ -73,6 +74,7 @@ def evaluate_task(
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
     production_rows: Mapping[str, Any] | None = None,
+    teacher: tuple[Sequence[Row], AskedTeacher] | None = None,
 ) -> EvaluationResult:
     """Evaluate one candidate on the sealed test.
 
@@ -95,6 +97,7 @@ def evaluate_task(
         never_break: Ids the candidate must have right.
         earlier: Outcomes by earlier candidate (regression_ledger.recorded).
         production_rows: See production_rows.recent_rows.
+        teacher: Its answers to the sealed rows, and facts about them.
 
     Raises:
         ValueError: Two compared models have different rows.
@@ -191,6 +194,9 @@ def evaluate_task(
         champion_kind=champion_kind,
         champion_name=champion_name,
         champion_learned=len(champion_learned),
+        teacher=compare_with_teacher(spec, teacher[0], rows["candidate"], simple, teacher[1], level, sources)
+        if teacher
+        else None,
         loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
         score_interval=score_interval(spec, rows["candidate"], level, sources),
         probabilities=probabilities,

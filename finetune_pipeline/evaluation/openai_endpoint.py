@@ -7,7 +7,6 @@ was 429 or 503. Every other failure makes that row a failed generation, which is
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline import progress
+from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.call_ledger import CallLedger
 from finetune_pipeline.evaluation.endpoint_client import (
     Endpoint,
     EndpointError,
@@ -73,6 +74,8 @@ def ask(
     max_requests: int | None = None,
     max_tokens: int | None = None,
     cache: AnswerCache | None = None,
+    ledger: CallLedger | None = None,
+    draws: Sequence[int] | None = None,
     stage: str = "predictions",
     name: str = "",
 ) -> EndpointAnswers:
@@ -84,16 +87,16 @@ def ask(
     Args:
         max_requests: Maximum number of conversations to send.
         max_tokens: Maximum tokens of prompts and answers together.
+        ledger: Holds the answers in place of a cache. Then five failed connections in a row end the questions.
+        draws: The number of the answer to draw, of every conversation: 0 at temperature 0, others at temperature 1.
 
     Raises:
         TooManyRows: More rows than max_requests are not in the cache.
         EndpointError: The endpoint rejects key, address or model, or answers none of the first rows.
     """
-    tools_by_prompt = tools or [None] * len(prompts)
-    bodies = [_body(endpoint, m, t, max_new_tokens) for m, t in zip(prompts, tools_by_prompt, strict=True)]
-    keys = [_key(endpoint, body, cache) for body in bodies]
-    unique = dict(zip(keys, bodies, strict=True))
-    cached = cache.find(list(unique)) if cache else {}
+    unique, keys = _calls(endpoint, prompts, tools, draws, max_new_tokens)
+    kept = ledger or cache
+    cached = kept.find(list(unique)) if kept else {}
     answers = {key: cached[i] for i, key in enumerate(unique) if i in cached}
     missing = [key for key in unique if key not in answers]
     known_count = sum(key in answers for key in keys)
@@ -106,52 +109,95 @@ def ask(
             cache.keep({missing[index]: answer})
         progress.tell(stage, name, step=len(answers) - len(cached), of=len(missing))
 
-    requests = _Requests(endpoint, max_new_tokens, max_tokens)
-    asyncio.run(requests.answer_all([unique[key] for key in missing], keep))
+    requests = _Requests(endpoint, max_new_tokens, max_tokens, ledger)
+    asyncio.run(requests.answer_all([(key, unique[key]) for key in missing], keep))
     return EndpointAnswers([answers[key] for key in keys], known_count, requests.spent)
 
 
+def unknown_calls(
+    endpoint: Endpoint,
+    prompts: Sequence[Sequence[Message]],
+    tools: Sequence[Sequence[Mapping[str, Any]] | None] | None,
+    draws: Sequence[int] | None,
+    max_new_tokens: int,
+    ledger: CallLedger,
+) -> list[dict[str, Any]]:
+    """Return the bodies of the requests that :func:`ask` would send, since the ledger does not have their answers."""
+    unique, _ = _calls(endpoint, prompts, tools, draws, max_new_tokens)
+    known = ledger.find(list(unique))
+    return [body for i, body in enumerate(unique.values()) if i not in known]
+
+
+def _calls(
+    endpoint: Endpoint,
+    prompts: Sequence[Sequence[Message]],
+    tools: Sequence[Sequence[Mapping[str, Any]] | None] | None,
+    draws: Sequence[int] | None,
+    max_new_tokens: int,
+) -> tuple[dict[bytes, dict[str, Any]], list[bytes]]:
+    """Return the body of every distinct request by its key, and the key of every prompt."""
+    numbers, tools_by_prompt = draws or [0] * len(prompts), tools or [None] * len(prompts)
+    bodies = [
+        _body(endpoint, messages, tools_of_prompt, max_new_tokens, 1 if draw else 0)
+        for messages, tools_of_prompt, draw in zip(prompts, tools_by_prompt, numbers, strict=True)
+    ]
+    keys = [call_key(endpoint, body, draw) for body, draw in zip(bodies, numbers, strict=True)]
+    return dict(zip(keys, bodies, strict=True)), keys
+
+
 def _body(
-    endpoint: Endpoint, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, max_new_tokens: int
+    endpoint: Endpoint,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | None,
+    max_new_tokens: int,
+    temperature: int,
 ) -> dict[str, Any]:
     body = {
         "model": endpoint.model,
         "messages": [{k: v for k, v in m.items() if k in _SENT} for m in messages],
         "max_tokens": max_new_tokens,
-        "temperature": 0,
+        "temperature": temperature,
         **({"tools": list(tools)} if tools else {}),
         **endpoint.body,
     }
     return {k: v for k, v in body.items() if v is not None}
 
 
-def _key(endpoint: Endpoint, body: Mapping[str, Any], cache: AnswerCache | None) -> bytes:
-    if cache:
-        return cache.key(["endpoint", endpoint.url, body])
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
+def call_key(endpoint: Endpoint, body: Mapping[str, Any], draw: int = 0) -> bytes:
+    """Return the key of an answer, a digest of what it depends on."""
+    return bytes.fromhex(digest_json(["endpoint", endpoint.url, body, *([draw] if draw else [])]))
+
+
+class _OverBudget(Exception):
+    """A request was not sent, since the ledger's budget might not pay for it."""
 
 
 class _Requests:
     """The state that requests share: the usage so far, how long all wait, and whether any was answered."""
 
-    def __init__(self, endpoint: Endpoint, max_new_tokens: int, max_tokens: int | None) -> None:
-        self.endpoint, self.longest, self.max_tokens = endpoint, max_new_tokens, max_tokens
+    def __init__(
+        self, endpoint: Endpoint, max_new_tokens: int, max_tokens: int | None, ledger: CallLedger | None = None
+    ) -> None:
+        self.endpoint, self.longest, self.max_tokens, self.ledger = endpoint, max_new_tokens, max_tokens, ledger
         self.spent = Spent()
         self._reserved = 0
         self._resume_at = 0.0
         self._failures = 0
+        self._unprocessed_in_a_row = 0
         self._answered = False
 
-    async def answer_all(self, bodies: Sequence[Mapping[str, Any]], keep: Callable[[int, Answer], None]) -> None:
-        """Ask with as many workers as the endpoint allows; call `keep` with each answer as it arrives."""
-        waiting = iter(enumerate(bodies))
+    async def answer_all(
+        self, calls: Sequence[tuple[bytes, Mapping[str, Any]]], keep: Callable[[int, Answer], None]
+    ) -> None:
+        """Ask with as many workers as the endpoint allows; call `keep` with each answer as it arrives. calls: key and body."""
+        waiting = iter(enumerate(calls))
 
         async def work(client: AsyncOpenAI) -> None:
-            for index, body in waiting:
-                keep(index, await self._answer(client, body))
+            for index, (key, body) in waiting:
+                keep(index, await self._answer(client, key, body))
 
         async with client_of(self.endpoint) as client:
-            workers = [asyncio.create_task(work(client)) for _ in range(min(self.endpoint.concurrency, len(bodies)))]
+            workers = [asyncio.create_task(work(client)) for _ in range(min(self.endpoint.concurrency, len(calls)))]
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -159,7 +205,7 @@ class _Requests:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _answer(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> Answer:
+    async def _answer(self, client: AsyncOpenAI, key: bytes, body: Mapping[str, Any]) -> Answer:
         """The answer to one conversation. Raises EndpointError if further requests are pointless."""
         # no token is shorter than a byte
         reserved = len(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")) + self.longest
@@ -168,20 +214,33 @@ class _Requests:
         self._reserved += reserved
         cost: tuple[int, int] | None = None
         try:
-            completion = await self._send(client, body)
+            completion = await self._send(client, key, body, reserved)
             cost = usage_in(completion)
             answer = answer_in(completion)
+        except _OverBudget:
+            self._settle(reserved, (0, 0))
+            return Answer(status="error", error="budget: the dollars that may be spent are spent")
         except RequestFailed as failure:
             self._failures += 1
-            self._settle(reserved, (0, 0) if failure.unprocessed or 400 <= failure.status < 500 else cost)
+            if self.ledger and str(failure).startswith(("filtered", "called_tool")):
+                self._answered = True  # several answers to one row are withheld together: the endpoint works
+            is_free = failure.unprocessed or 400 <= failure.status < 500
+            self._settle(reserved, (0, 0) if is_free else cost)
+            failed = Answer(status="error", error=str(failure))
+            if self.ledger and not is_free:  # it may have been paid for: it is not sent again
+                self.ledger.end(key, failed, cost)
+            self._unprocessed_in_a_row = self._unprocessed_in_a_row + 1 if failure.unprocessed else 0
             pointless = failure.status in (401, 404) or "insufficient_quota" in str(failure)
-            if pointless or (not self._answered and self._failures >= _GIVE_UP_AFTER):
+            gone = self.ledger is not None and self._unprocessed_in_a_row >= _GIVE_UP_AFTER
+            if pointless or gone or (not self._answered and self._failures >= _GIVE_UP_AFTER):
                 fix = "look at address, model, key and account"
                 raise EndpointError(f"{self.endpoint.name}: {failure}\nfix: {fix}") from None
-            return Answer(status="error", error=str(failure))
-        self._answered = True
+            return failed
+        self._answered, self._unprocessed_in_a_row = True, 0
         self._settle(reserved, cost)
         answer.prompt_tokens, answer.new_tokens = cost or (0, 0)
+        if self.ledger:
+            self.ledger.end(key, answer, cost)
         return answer
 
     def _settle(self, reserved: int, cost: tuple[int, int] | None) -> None:
@@ -191,10 +250,13 @@ class _Requests:
         self.spent.prompt_tokens += prompt
         self.spent.new_tokens += new
 
-    async def _send(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> Any:
-        """The reply. Repeats requests the endpoint cannot have processed. Raises RequestFailed."""
+    async def _send(self, client: AsyncOpenAI, key: bytes, body: Mapping[str, Any], most_tokens: int) -> Any:
+        """The reply. Repeats requests the endpoint cannot have processed. Raises RequestFailed, or _OverBudget before it sends
+        what the ledger's budget might not pay."""
         for attempt in range(self.endpoint.tries):
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
+            if self.ledger and not self.ledger.begin(key, most_tokens - self.longest, self.longest):
+                raise _OverBudget
             self.spent.requests += 1
             self.spent.repeated += attempt > 0
             try:
@@ -206,6 +268,8 @@ class _Requests:
                     )
             except Exception as error:  # noqa: BLE001 - each row reports its failure
                 failure = failure_of(error, self.endpoint)
+            if self.ledger and (failure.unprocessed or 400 <= failure.status < 500):
+                self.ledger.release(key)
             last = attempt + 1 == self.endpoint.tries
             pause = min(0.5 * 2**attempt, _LONGEST_WAIT) if failure.wait is None else failure.wait
             if not failure.unprocessed or last or pause > _LONGEST_WAIT or "insufficient_quota" in str(failure):

@@ -114,6 +114,35 @@ class Decisions(Part):
     champion: Decision | None
 
 
+class TeacherRival(Part):
+    """The candidate against the teacher, on the sealed rows (teacher_rival.compare_with_teacher).
+
+    Attributes:
+        name: The teacher's generator name.
+        n: Rows that the teacher answered; of calls whose answer never came nothing is known.
+        score: The teacher's, in the deciding metric.
+        comparison, decision: None with too few rows.
+        beaten_by: Titles of the simple models that are surely better than the teacher.
+        dollars_per_1k: Dollars for 1,000 of its answers, by the price list and the tokens that it reported.
+        milliseconds: Median time of a call.
+        kept, kept_wrong: Rows on whose answers the teacher agrees as for training rows, and those of them that are wrong: the
+            noise of its training rows, if they are like the test.
+        noise: Interval of the share kept_wrong / kept.
+    """
+
+    name: str
+    n: int
+    score: Primary
+    comparison: Comparison | None
+    decision: Decision | None
+    beaten_by: list[str] = []
+    dollars_per_1k: Number = None
+    milliseconds: Number = None
+    kept: int = 0
+    kept_wrong: int = 0
+    noise: Interval = None
+
+
 class PartOfTest(Part):
     """The test rows from certain raw files.
 
@@ -430,6 +459,7 @@ class EvaluationResult(StepFacts):
             simplest finalist: its answers stand under that name, too.
         champion_learned: Number of test rows that the champion was trained on, as after split.restart. They are left out wherever
             the candidate is compared with it.
+        teacher: The candidate against the teacher, if one is declared.
         champion_kind, champion_name: Of the champion in service, as of a Winner.
         champion_forgotten: Whether the champion was trained on rows forgotten since: then a tie does not keep it in service.
     """
@@ -465,6 +495,7 @@ class EvaluationResult(StepFacts):
     champion_kind: WinnerKind | None = None
     champion_name: str | None = None
     champion_learned: int = 0
+    teacher: TeacherRival | None = None
     loosened: Loosened = Loosened()
     score_interval: Interval = None
     probabilities: dict[str, Probabilities] = {}

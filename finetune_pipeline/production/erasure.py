@@ -334,7 +334,8 @@ def _remove(
 def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> list[str]:
     """Describe places beyond our reach where such rows may remain."""
     spec, traces = task.spec, task.spec.logs.mlflow_experiment
-    services = (spec.baseline.endpoint, spec.evaluation.endpoint, spec.evaluation.judge)
+    teacher = spec.teacher.endpoint if spec.teacher else None
+    services = (spec.baseline.endpoint, spec.evaluation.endpoint, spec.evaluation.judge, teacher)
     hosts = {spec.training.trainer} - {"local"}
     return [
         *(f"{file.shown}: not on this machine; remove the rows there" for file in files if file.local is None),
@@ -342,6 +343,11 @@ def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) ->
         *(f"the trainer {host!r}: files and models it keeps" for host in hosts),
         *(f"{service.url}: prompts that the service keeps" for service in services if service),
         f"{task.folder / 'raw'}: rows copied there by hand have no user and no log id",
+        *(
+            ["files of data.unlabelled, and the teacher's answers to them: they have no user and no log id"]
+            if teacher
+            else []
+        ),
         f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote rows",
         "folders that `finetune export` wrote, and systems that loaded a model from them",
         "sheets and pages that `finetune review` and `finetune report --ask-data --to` wrote into other folders",

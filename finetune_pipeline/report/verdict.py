@@ -32,6 +32,7 @@ from finetune_pipeline.evaluation.wording import (
     level,
     number,
     percent,
+    percent_range,
     points,
     points_range,
     prompt_name,
@@ -246,6 +247,7 @@ def caveats(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[s
         learned = evaluation.champion_learned
         rows = f", on the {champion.n} test rows that it was not trained on; {learned} were left out" if learned else ""
         sentences.append(f"Against the champion in service: {gain}{rows}.")
+    sentences += teacher_sentences(evaluation)
     for name, model in SIMPLE_MODELS.items():
         simple = None if evaluation.untrained else evaluation.comparisons.get(f"{SIMPLE}{name}")
         if not simple or simple.interval is None or simple.interval[0] > 0:
@@ -261,6 +263,40 @@ def caveats(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[s
     if closed >= MOST_OF_GAIN:
         sentences.append(decoding_sentence(closed))
     return sentences
+
+
+def teacher_sentences(evaluation: EvaluationResult) -> list[str]:
+    """Return the sentences on the teacher: the candidate's score against it, what both cost, and the noise of its training rows."""
+    rival = evaluation.teacher
+    if rival is None:
+        return []
+    compared, sentences = rival.comparison, []
+    if compared:
+        own, of_teacher = (score_text(evaluation.metric, value) for value in (compared.candidate, compared.base))
+        gain = f"{points(compared.gain)} points, {points_range(compared.interval)}"
+        judged = "What may be shipped instead" if evaluation.untrained else "The fine-tuned model"
+        sentence = f"{judged} reaches {metric_title(evaluation.metric)} {own}, the teacher {of_teacher} ({gain}; {compared.n} rows)"
+        sentences.append(f"{sentence}{_teacher_price(evaluation)}.")
+    if rival.kept and rival.noise:
+        share = f"{percent(rival.kept_wrong / rival.kept)} ({percent_range(rival.noise)})"
+        rows = counted(rival.kept, "sealed row")
+        sentences.append(
+            f"Of the answers that the teacher agrees on with itself {share} are wrong, on {rows}; expect as many of its training "
+            "rows to be."
+        )
+    return sentences
+
+
+def _teacher_price(evaluation: EvaluationResult) -> str:
+    """Return what 1,000 answers of the teacher cost, and of the fine-tuned model on the cheapest machine of the price list."""
+    rival, offers = evaluation.teacher, evaluation.cost.requests if evaluation.cost else []
+    if rival is None or not rival.dollars_per_1k:
+        return ""
+    words = f", at ${rival.dollars_per_1k:.3g} for 1,000 answers of the teacher"
+    own = min((offer for offer in offers if offer.how.startswith("fine-tuned")), key=lambda o: o.dollars, default=None)
+    if own is None or not own.dollars:
+        return words
+    return f"{words} and ${own.dollars:.3g} of the fine-tuned one ({own.where}, {own.how})"
 
 
 def _closest_simple(evaluation: EvaluationResult) -> list[str]:

@@ -69,6 +69,10 @@ class DataSpec(Section):
         description="Globs relative to the task folder. Without a suffix, files with known suffixes match: jsonl, json, csv, "
         "tsv, parquet, xlsx, also gzipped.",
     )
+    unlabelled: list[str] = Field(
+        [],
+        description="Globs of files with rows that the teacher answers, in any raw format; answers in them are not read.",
+    )
     format: str = Field("auto", description="Name of the raw format; `auto` detects it row by row.")
     fields: FieldsSpec = FieldsSpec()
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(

@@ -201,6 +201,9 @@ class GatesSpec(Section):
     max_regression: Annotated[Share, HIGHER] = Field(
         0.2, description="Largest share of the champion's correct rows the candidate may get wrong (upper bound)."
     )
+    teacher_margin: Annotated[float, HIGHER] = Field(
+        0.02, gt=0, lt=1, description="With a teacher: largest loss allowed against it."
+    )
     never_break: Annotated[list[str] | str, NEITHER] = Field(
         [], description="Ids of test examples that must be right, or a file with one id per line."
     )

@@ -201,6 +201,7 @@ def check_addresses(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     for name, key, endpoint, texts in (
         ("endpoint", "evaluation.endpoint", spec.evaluation.endpoint, "the rows of the test"),
         ("private", "baseline.endpoint", spec.baseline.endpoint, "the rows of the validation and test splits"),
+        ("private", "teacher.endpoint", spec.teacher.endpoint if spec.teacher else None, "scrubbed unlabelled rows"),
         ("judge", "evaluation.judge", spec.evaluation.judge, "the rows of the test"),
     ):
         if endpoint is None:

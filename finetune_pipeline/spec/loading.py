@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from finetune_pipeline.findings import Finding, FindingsError, errors
-from finetune_pipeline.spec import evaluation_rules, rules  # noqa: F401 - registers its rules
+from finetune_pipeline.spec import evaluation_rules, rules, teacher_rules  # noqa: F401 - registers their rules
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, is_outside
 

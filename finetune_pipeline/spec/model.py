@@ -13,6 +13,7 @@ from finetune_pipeline.spec.baseline import AdviseSpec, BaselineSpec, LadderSpec
 from finetune_pipeline.spec.data import DataSpec, SplitSpec
 from finetune_pipeline.spec.evaluation import AbilitySpec, AutomationSpec, EvaluationSpec, GatesSpec, RobustnessSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, Section, Share, default_metric
+from finetune_pipeline.spec.teacher import TeacherSpec
 from finetune_pipeline.spec.training import TrainingSpec
 
 NAME = r"^[a-z][a-z0-9_]*$"
@@ -117,6 +118,9 @@ class TaskSpec(Section):
     system_prompt: str = Field(min_length=1, description="System prompt of every example, in training and production.")
     output: Annotated[AnyOutput, Field(discriminator="kind")]
     data: DataSpec = DataSpec()
+    teacher: TeacherSpec | None = Field(
+        None, description="A larger model that answers unlabelled rows; none unless set."
+    )
     split: SplitSpec = SplitSpec()
     compute: ComputeSpec = ComputeSpec()
     baseline: BaselineSpec = BaselineSpec()

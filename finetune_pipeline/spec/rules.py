@@ -1,7 +1,8 @@
 """Cross-field rules of a task spec, on the task, its data, training and gates; and the list of all rules.
 
 A rule is a ``check_*`` function decorated with :func:`rule`. Rules on evaluation are in
-:mod:`finetune_pipeline.spec.evaluation_rules`, rules that depend on the base model in
+:mod:`finetune_pipeline.spec.evaluation_rules`, those on a teacher in
+:mod:`finetune_pipeline.spec.teacher_rules`, rules that depend on the base model in
 :mod:`finetune_pipeline.planning.preflight`.
 """
 

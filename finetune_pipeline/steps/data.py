@@ -26,6 +26,7 @@ from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.tokens import TokenCounter, epochs_of
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline.steps.teacher import TEACHER_ROWS
 from finetune_pipeline.trainers.ray_data import clean_on_ray, validate_on_ray
 
 SCRUBBING_KEY = "scrubbing.key"
@@ -68,9 +69,10 @@ def benchmark_files(task: Task) -> list[tuple[str, Path]]:
 
 
 def make_raw(context: StepContext) -> dict[str, Any]:
-    """Copy the raw files and the corrected production rows. Fails if files change while being copied."""
+    """Copy the raw files, the corrected production rows and the teacher's rows. Fails if files change while being copied."""
     corrections = context.inputs["production_logs"].path("examples.jsonl")
-    facts = collect_raw(context.task, context.out, corrections, benchmark_files(context.task))
+    answers = context.inputs["teacher_answers"].path(TEACHER_ROWS) if context.spec.teacher else None
+    facts = collect_raw(context.task, context.out, corrections, benchmark_files(context.task), answers)
     context.refuse_changed("raw files", facts["digest"], context.run_inputs.raw)
     return facts
 

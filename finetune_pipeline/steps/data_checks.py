@@ -49,6 +49,8 @@ def _rows_accounted(description: str, *parts: str) -> Check:
     return Check("rows_accounted_for", description, judge)
 
 
+unlabelled_accounted = _rows_accounted("Rows in = kept + quarantined + repeats.", "kept", "quarantined", "repeats")
+answers_accounted = _rows_accounted("Rows in = kept + left out.", "kept", "left_out")
 validated_accounted = _rows_accounted("Rows in = kept + quarantined.", "kept", "quarantined")
 clean_accounted = _rows_accounted(
     "Rows in = kept + quarantined + duplicates.", "kept", "quarantined", "exact_duplicates", "near_duplicates"
@@ -188,6 +190,22 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         message += f"; {report.alike} similar pairs are in different splits ({why})"
     sound = leaks == 0 and search_works and not changed
     return CheckResult(sound and not low_recall, message, {**report.to_json(), "changed": changed}, warns=sound)
+
+
+@check("With a teacher: validation and test have rows, and all of them are answered by people.")
+def people_judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    """Check that no model's answer is in a split that chooses or judges a model."""
+    facts = artifact.read(SplitFacts)
+    if not facts.teacher:
+        return CheckResult(True, "no teacher is declared")
+    origins = {split: facts.origins[split] for split in ("validation", "test")}
+    synthetic = sum(counts.get("synthetic", 0) for counts in origins.values())
+    sizes = {split: sum(counts.values()) for split, counts in origins.items()}
+    listed = " and ".join(f"{n} rows of people in {split}" for split, n in sizes.items())
+    message = f"{listed}, {synthetic} by models"
+    if not all(sizes.values()):
+        message += ": add rows that people answered to data.raw, which test and validation are filled with first"
+    return CheckResult(synthetic == 0 and all(sizes.values()), message, {"rows": sizes, "synthetic": synthetic})
 
 
 @check("Shares are within split.tolerance.", on_failure="warn")

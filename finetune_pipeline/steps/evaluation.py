@@ -48,6 +48,7 @@ from finetune_pipeline.evaluation.rivals import API_MODEL, simple_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.simple_models import FITTED
+from finetune_pipeline.evaluation.teacher_rival import AskedTeacher, teacher_file
 from finetune_pipeline.evaluation.winner import TRAINED, gates_of, row_of, winner_of
 from finetune_pipeline.jobs import FittedSet
 from finetune_pipeline.models.hosted import read_hosted
@@ -70,6 +71,7 @@ from finetune_pipeline.steps.asked_models import (
 from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_costs, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
+from finetune_pipeline.steps.teacher import ask_about_test
 from finetune_pipeline.training.audit import SplitAudit
 from finetune_pipeline.training.facts import Measured, training_of
 
@@ -135,9 +137,11 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
             )
         )
         api = add_api_answers(context, test_file)
+        teacher = ask_about_test(context, test_file)
         write_test_rows(test_file, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
     answered = {"kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
+    answered["teacher"] = teacher.to_json() if teacher else None
     return {**facts, **answered, "untrained": candidate.skipped}
 
 
@@ -154,6 +158,8 @@ def _judgement(context: StepContext) -> Judgement:
         "output": spec.output.model_dump(),
         "never_break": run_inputs.never_break,
     }
+    if spec.teacher is not None:
+        rules["teacher"] = spec.teacher.endpoint.model
     if promised := spec.automation.promised():
         rules["automation"] = promised
     trained = context.inputs["merged_model"].inputs["adapter"]
@@ -229,6 +235,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         never_break=context.run_inputs.never_break,
         earlier=recorded(state, list(takewhile(lambda name: name != candidate, candidates))),
         production_rows=read_json(production_facts) if production_facts.exists() else None,
+        teacher=_teacher(predictions),
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},
             "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
@@ -282,6 +289,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
         "cost": stored["cost"],
+        "teacher": stored["teacher"],
     }
 
 
@@ -292,6 +300,12 @@ def on_validation(baseline: Artifact) -> list[dict[str, Any]]:
     rows = read_predictions(baseline.path("predictions.parquet"))
     kept = [row for row in rows if row["model"] in names or row["model"].startswith(SIMPLE)]
     return [{**row, "model": names.get(row["model"], row["model"])} for row in kept]
+
+
+def _teacher(predictions: Artifact) -> tuple[Sequence[Mapping[str, Any]], AskedTeacher] | None:
+    """Return the teacher's answers to the sealed rows and facts about them; None if it was not asked."""
+    facts = predictions.facts.get("teacher")
+    return (read_predictions(teacher_file(predictions.folder)), AskedTeacher.of(facts)) if facts else None
 
 
 def _learned_by_champion(context: StepContext, texts: Mapping[str, str]) -> set[str]:

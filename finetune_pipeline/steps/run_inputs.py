@@ -7,6 +7,7 @@ from finetune_pipeline.data.documents import documents_digest
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
 from finetune_pipeline.data.split.ledger import ledger_name
+from finetune_pipeline.data.unlabelled import unlabelled_digest
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
@@ -50,4 +51,5 @@ def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: Ar
         documents=documents_digest(task.folder),
         ladder=ladder.version if (ladder := store.newest(task.name, "ladder")) else "",
         split_ledger=ledger_name(store.state_folder(task.name), task.spec.split.restart),
+        unlabelled=unlabelled_digest(task, store.seen_files(task.name)) if task.spec.teacher else "",
     )

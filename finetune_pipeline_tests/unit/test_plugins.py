@@ -66,7 +66,7 @@ folder = Path(sys.argv[1])
 task, findings = check_task(folder / "triage")
 result, store = evaluation(spec=task.spec), ArtifactStore(folder / "store")
 inputs = collect_run_inputs(task, None, store)
-stages = ("production_logs", "raw_examples", "validated_examples")
+stages = ("production_logs", "unlabelled_rows", "teacher_answers", "raw_examples", "validated_examples")
 artifacts = {name: PIPELINE.run(name, task, inputs, store) for name in stages}
 print(json.dumps({
     "findings": [finding.rule for finding in findings],

@@ -80,7 +80,14 @@ class Resolution:
         return not has_calls and same_answer(rows[0].answer, rows[1].answer, self._spec.output)
 
     def _find_contradictions(self, group: Sequence[int]) -> None:
-        """Record the rows of one question whose answers disagree."""
+        """Record the rows of one question whose answers disagree. If people's rows agree, synthetic rows that disagree with them go
+        alone: a model's answer removes no person's."""
+        people = [i for i in group if self._members[i].origin != "synthetic"]
+        if people and len(people) < len(group) and all(self._agree(i, people[0]) for i in people):
+            for i in group:
+                if self._members[i].origin == "synthetic" and not self._agree(i, people[0]):
+                    self._record(i, self._contradiction(i, people))
+            return
         if all(self._agree(i, group[0]) for i in group):
             return
         answers: defaultdict[str, list[int]] = defaultdict(list)
@@ -90,9 +97,12 @@ class Resolution:
             different = chain.from_iterable(rows for answer, rows in answers.items() if answer != self._keys[i])
             compared = list(islice(different, _MOST_COMPARED))
             finding = self._contradiction(i, [k for k in compared if not self._agree(i, k)] or compared)
-            self.contradictions.append((i, finding))
-            if finding.severity == "error":
-                self.states[i] = CONTRADICTION
+            self._record(i, finding)
+
+    def _record(self, i: int, contradiction: Finding) -> None:
+        self.contradictions.append((i, contradiction))
+        if contradiction.severity == "error":
+            self.states[i] = CONTRADICTION
 
     def _contradiction(self, i: int, other_rows: Sequence[int]) -> Finding:
         """Describe the contradiction with a row that has a different answer, if possible to letter by letter the same text."""

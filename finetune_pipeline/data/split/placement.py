@@ -18,15 +18,16 @@ from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.spec import TaskSpec
 
 NOWHERE, NOT_HUMAN, BRIDGE, LEFT, LIKE_TEST = -1, -2, -3, -4, -5
-"""Why a row has no split: it is not kept; it is similar to a test row but not written by a person; it is new and similar to rows
+"""Why a row has no split: it is not kept; it is similar to a test row but not written by a person, or, with a teacher, to a
+validation row but synthetic; it is new and similar to rows
 of two splits; it left its split because it is now similar to a row of a split that must stay unseen; by time, it is like a newer
 row of the test or of validation (see time_order.py), or it is like a row of the files that split.test names."""
 OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
 """Largest unit that links may form, as a share of a label's rows and of all rows; SMALLEST rows are always allowed."""
-HUMAN = ORIGINS.index("human")
+HUMAN, SYNTHETIC = ORIGINS.index("human"), ORIGINS.index("synthetic")
 NEW, SEVERAL = -1, len(SPLITS)
 """Home of a unit without rows in the ledger, and of one whose rows the ledger has in more than one split."""
-_TEST = SPLITS.index("test")
+_TRAIN, _VALIDATION, _TEST = range(len(SPLITS))
 OUT = np.uint64(2**64 - 1)
 PLACED = np.dtype(
     [
@@ -152,8 +153,9 @@ def place(
     number of units; the joined units).
 
     New units come in the order of sha256(seed, name), label by label. Each goes to the split farthest below its share of
-    that label's rows. The test takes only units whose rows are all written by people. `split.by: time` has its own placement
-    (see time_order.py).
+    that label's rows. The test takes only units whose rows are all written by people. With a teacher, people's rows fill test and
+    validation before training gets any, and synthetic rows are for training only (see :func:`seal_from_models`). `split.by: time`
+    has its own placement (see time_order.py).
 
     Args:
         rows: ROW, [n].
@@ -200,6 +202,14 @@ def place(
     return placed, len(names), joined
 
 
+def seal_from_models(rows: np.ndarray, placed: np.ndarray, spec: TaskSpec) -> None:
+    """Take synthetic rows out of the test, and with a teacher out of validation too, whatever put them there (NOT_HUMAN)."""
+    sealed = placed["split"] == _TEST
+    if spec.teacher is not None:
+        sealed |= placed["split"] == _VALIDATION
+    placed["split"][sealed & (rows["origin"] == SYNTHETIC)] = NOT_HUMAN
+
+
 def _with_heirs(rows: np.ndarray, unit: np.ndarray, in_test_file: np.ndarray) -> np.ndarray:
     """Add the kept rows of other files whose unit holds removed duplicates of a test file, and no kept row of one: they replace
     them."""
@@ -218,8 +228,16 @@ def _assign(
     if not len(new_units):
         return np.zeros(0, np.int8)
     shares, is_kept = np.array(list(shares_of(spec).values())), (rows["state"] == KEPT) & (unit >= 0)
-    size = np.bincount(unit[is_kept], minlength=len(names))[new_units]
-    all_human = np.bincount(unit[is_kept & (rows["origin"] != HUMAN)], minlength=len(names))[new_units] == 0
+
+    def count(mask: np.ndarray) -> np.ndarray:
+        counts: np.ndarray = np.bincount(unit[is_kept & mask], minlength=len(names))[new_units]
+        return counts
+
+    by_people, others = count(rows["origin"] == HUMAN), count(rows["origin"] != HUMAN)
+    size, may_be_test = by_people + others, others == 0
+    if spec.teacher is not None:  # synthetic rows beside a person's leave the sealed splits
+        may_be_test = (by_people > 0) & (others == count(rows["origin"] == SYNTHETIC))
+        size = np.where(by_people > 0, by_people, size)
     placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
     # a test of named files takes nothing from the shares of the others
     assigned = (split >= 0) if spec.split.test_share is not None else (split >= 0) & (split != _TEST)
@@ -228,14 +246,17 @@ def _assign(
     chosen = np.zeros(len(new_units), np.int8)
     totals = placed.sum(1) + np.bincount(stratum, size, minlength=len(placed)).astype(np.int64)
     filled_by_stratum, target_by_stratum = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
-    strata, sizes, may_be_test = stratum.tolist(), size.tolist(), all_human.tolist()
+    strata, sizes = stratum.tolist(), size.tolist()
     seed = spec.split.seed
     hashes = b"".join([hashlib.sha256(b"%d:%016x" % (seed, name)).digest() for name in names[new_units].tolist()])
     for i in np.lexsort(np.frombuffer(hashes, ">u8").reshape(-1, 4).T[::-1]).tolist():
         targets, filled = target_by_stratum[strata[i]], filled_by_stratum[strata[i]]
         lacking = [wanted - have for wanted, have in zip(targets, filled, strict=True)]
         if not may_be_test[i]:
-            del lacking[_TEST]  # the last one
+            lacking[_TEST] = -np.inf
+        if spec.teacher is not None:
+            sealed = by_people[i] > 0 and max(lacking[_VALIDATION:]) > 0
+            lacking[_TRAIN] = -np.inf if sealed else np.inf
         chosen[i] = best = lacking.index(max(lacking))
         filled[best] += sizes[i]
     return chosen

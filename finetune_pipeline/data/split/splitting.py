@@ -35,6 +35,7 @@ from finetune_pipeline.data.split.placement import (
     SEVERAL,
     homes,
     place,
+    seal_from_models,
     shares_of,
 )
 from finetune_pipeline.data.split.time_order import TimeOrder, place_by_time, time_order
@@ -64,6 +65,7 @@ class SplitFacts(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """Facts of splits: rows in all and by split.
 
     Attributes:
+        teacher: Whether a teacher is declared: then only people's rows may be in validation and test.
         left: Rows that left a split because their relation to others changed.
         leaks: Of the certificate, by kind.
         alike: Links that keep rows together, and links that were not followed: cut, held.
@@ -87,6 +89,7 @@ class SplitFacts(Facts, frozen=True, kw_only=True, omit_defaults=False):
     alike: dict[str, int]
     time_order: TimeOrder | None = None
     test_files: NamedTest | None = None
+    teacher: bool = False
     ledger: str = ""
     losses: Losses | None = None
 
@@ -117,6 +120,7 @@ def split(
         named = _rows_of_test_files(table, spec) if spec.split.test_share is None else None
         placed, units, joined = place(rows, before, spec, alike.links, named)
         cut, held = joined.cut, joined.held
+    seal_from_models(rows, placed, spec)
     tell("splits", f"{units} clusters placed; looking for leaks", rows=len(rows))
     search = Search(table, placed["split"].copy(), placed["unit"], boilerplate, alike, spec)
     leaks = search.leaks()
@@ -154,7 +158,8 @@ def split(
         labels={name: count_values(rows["label"], mask, spec.labels) for name, mask in masks.items()},
         origins={name: {origin: n for origin, n in pairs if n} for name, pairs in origins.items()},
         shares={name: round(n / total, 6) for name, n in counts.items()},
-        wanted_shares=_wanted_shares(spec, counts),
+        wanted_shares=_wanted_shares(spec, counts, sum(dict(pairs).get("human", 0) for pairs in origins.values())),
+        teacher=spec.teacher is not None,
         clusters=units,
         by_rule=count_by_rule([finding for _, finding in refused]),
         seed=spec.split.seed,
@@ -264,7 +269,7 @@ def _refusal(example: Example, reason: int, by_time: bool) -> Finding:
         return row_finding("like_newer_row", example.place, message, fix)
     if reason == NOT_HUMAN:
         why = "in train it would leak, and in test it would prove nothing"
-        message = f"a row of origin {example.origin!r} nearly repeats a row of the test set: {why}"
+        message = f"a row of origin {example.origin!r} nearly repeats a sealed row by a person: {why}"
         return row_finding("not_human_in_test_cluster", example.place, message, fix)
     if reason == LEFT:
         message = "because a setting or the rows have changed, similar rows are now in different splits: "
@@ -277,10 +282,14 @@ def _refusal(example: Example, reason: int, by_time: bool) -> Finding:
     return row_finding("bridges_splits", example.place, message, fix)
 
 
-def _wanted_shares(spec: TaskSpec, counts: Mapping[str, int]) -> dict[str, float]:
-    """Return the wanted share of each split; the test's own share if split.test names its files."""
+def _wanted_shares(spec: TaskSpec, counts: Mapping[str, int], by_people: int) -> dict[str, float]:
+    """Return the wanted share of each split; the test's own share if split.test names its files. With a teacher, validation and
+    test have no more than the rows by people."""
     shares = shares_of(spec)
     if spec.split.test_share is None:
         test = counts["test"] / max(1, sum(counts.values()))
         shares = {name: share * (1 - test) for name, share in shares.items()} | {"test": test}
+    if spec.teacher is not None and (sealed := 1 - shares["train"]) > 0:
+        scale = min(1.0, by_people / max(1, sum(counts.values())) / sealed)
+        shares = {name: share * scale for name, share in shares.items()} | {"train": 1 - scale * sealed}
     return {name: round(share, 6) for name, share in shares.items()}

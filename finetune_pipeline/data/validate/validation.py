@@ -16,7 +16,7 @@ from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.names import leaves_out
 from finetune_pipeline.data.quoting import RAW_SHOWN, key_name, quoted, row_finding
-from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
+from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE, TEACHER_FILE
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.encoding import Survey
 from finetune_pipeline.data.readers.records import Record
@@ -26,6 +26,7 @@ from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding, errors, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline.spec.data import FieldsSpec
 
 _LABELS_SHOWN = 20
 """Number of unknown labels in the facts."""
@@ -159,11 +160,14 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     file, records = block
     result = ValidatedBlock(file)
     lines: list[bytes] = []
+    if file in (PRODUCTION_FILE, TEACHER_FILE):  # canonical already, whatever the form of the raw files
+        canonical = {"format": "auto", "fields": FieldsSpec()}
+        spec = spec.model_copy(update={"data": spec.data.model_copy(update=canonical)})
     mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
     for record in records:
         is_about_file = record.about == "file"
-        if is_about_file and file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
-            continue  # the file of corrections may be empty
+        if is_about_file and file in (PRODUCTION_FILE, TEACHER_FILE) and record.findings[0].rule == "data.no_rows":
+            continue  # there may be no corrections, and no answer of the teacher that is kept
         validated = (
             [ValidatedRow(None, [*record.findings])] if is_about_file else validate_record(record, file, spec, mapping)
         )

@@ -32,6 +32,8 @@ def test_the_data_stage_ends_with_the_recall_of_edited_copies_and_show_repeats_i
         run_inputs = collect_run_inputs(task, None, store)
         for step in (
             "production_logs",
+            "unlabelled_rows",
+            "teacher_answers",
             "raw_examples",
             "validated_examples",
             "clean_examples",

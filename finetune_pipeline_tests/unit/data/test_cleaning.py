@@ -78,6 +78,15 @@ def test_contradictions_are_quarantined_with_the_partners_place(tmp_path: Path, 
     assert "raw/a.jsonl:1" in quarantine[3]["message"] and quarantine[3]["place"] == "raw/a.jsonl:3"
 
 
+def test_a_synthetic_row_that_contradicts_a_person_goes_alone(tmp_path: Path) -> None:
+    wrong = example(LONG.lower(), "P0_incident", line=2)
+    rows = [example(LONG, line=1), replace(wrong, origin="synthetic"), example("Fine and different", line=3)]
+    facts, kept = run(tmp_path, rows)
+    assert [e.source["line"] for e in kept] == [1, 3] and facts.contradictions == 1
+    people = [*rows, example(LONG, "feature_request", line=4)]  # people who disagree decide nothing
+    assert [e.source["line"] for e in run(tmp_path, people)[1]] == [3]
+
+
 def test_free_answers_may_differ(tmp_path: Path) -> None:
     said = [("Name a colour", "Red, like a ripe tomato"), ("name a colour ", "Blue, like the sea")]
     said += [("Name a colour", "red, like a ripe tomato"), (LONG, "Take the new exporter: 41 rows")]

@@ -11,6 +11,7 @@ from finetune_pipeline.evaluation.gates import GATES, GateResult, decide
 from finetune_pipeline.evaluation.gates.beats_simple import tied_with
 from finetune_pipeline.evaluation.statistics.multiple_testing import level_left
 from finetune_pipeline.evaluation.statistics.proportions import clustered_share, tango_interval, wilson_interval
+from finetune_pipeline.evaluation.teacher_rival import AskedTeacher
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.report.comparison import comparisons_table
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
@@ -39,12 +40,17 @@ ASKED = {
     "sealed_test_openings", "general_ability", "robust",
 }  # fmt: skip
 """Gates that a usual evaluation must answer; the others have nothing to judge in it."""
+TEACHER = {"endpoint": {"url": "http://127.0.0.1:1/v1", "model": "large"}, "allowed": True, "budget_usd": 5.0}
+ASKED_TEACHER = AskedTeacher(
+    name="teacher large", asked="a1", dollars_per_1k=2.0, milliseconds=300.0, kept=180, kept_wrong=9, spent_usd=1.0
+)
 
 
 @pytest.fixture(scope="module")
 def championed():
     predictions = [*arguments()["predictions"], *answers(90, model="champion")]
-    return evaluation(predictions=predictions, versions=VERSIONS | {"champion": "3"})
+    teacher = answers(90, model="teacher"), ASKED_TEACHER
+    return evaluation(predictions=predictions, versions=VERSIONS | {"champion": "3"}, teacher=teacher)
 
 
 def _gate(name, result, task=None):
@@ -296,6 +302,7 @@ _PLACES = {
     "beats_simple": ["decisions.simple." + k for k in ("gains.2.gain", "gains.0.interval.0", "margin")],
     "beats_champion": ["decisions.champion.gains.0.gain", "decisions.champion.gains.0.interval.1"],
     "few_regressions": ["comparisons.champion." + k for k in ("b", "right_before", "lost_interval.1")],
+    "not_worse_than_teacher": ["teacher.decision." + k for k in ("gains.0.gain", "gains.0.interval.0", "margin")],
     "never_break": ["never_break.listed"],
     "min_score": ["score_interval.0", "scores.candidate.primary.value"],
     "format_compliance": ["scores.candidate.valid." + k for k in ("n", "k", "interval.0")],
@@ -313,7 +320,7 @@ _NEVER_NONE = {"ability." + k for k in ("interval.1", "text.before", "text.rise"
 @pytest.mark.parametrize("value", [math.nan, None])
 def test_nothing_measured_nothing_passed(championed, value):
     """A value that is missing or not a finite number fails its gate, wherever the gate reads one."""
-    task = spec(gates={"min_score": 0.5})
+    task = spec(gates={"min_score": 0.5}, teacher=TEACHER)
     assert all(gate.passed for gate in decide(task, championed))
     for name, places in _PLACES.items():
         for place in places:
@@ -343,15 +350,46 @@ def test_parts_that_are_missing_do_not_pass(championed):
     empty |= {
         "never_break": {},
         "score_interval": None,
+        "teacher": None,
         "ability": None,
         "people": None,
         "judge": None,
         "robustness": None,
     }
-    task = spec(gates={"min_rated": 1, "parts": ["raw/a.jsonl"], "min_preferred": 0.5, "min_score": 0.1})
+    asked = {"min_rated": 1, "parts": ["raw/a.jsonl"], "min_preferred": 0.5, "min_score": 0.1}
+    task = spec(gates=asked, teacher=TEACHER)
     gates = decide(task, changed(championed, empty))
     assert [g.name for g in gates if g.passed] == ["automation", "recent_production"]
     assert all(g.measured is None for g in gates if g.name != "sealed_test_openings")
+
+
+@pytest.mark.parametrize(("right", "margin", "passes"), [(165, 0.02, False), (165, 0.1, True), (150, 0.02, True)])
+def test_a_student_must_surely_be_no_worse_than_its_teacher(right, margin, passes):
+    """The candidate has 160 of 200 right, the teacher the first ones."""
+    task = spec(gates={"teacher_margin": margin}, teacher=TEACHER)
+    result = evaluation(spec=task, teacher=(answers(right, model="teacher"), ASKED_TEACHER))
+    gate = _gate("not_worse_than_teacher", result, task)
+    compared = result.teacher.comparison
+    low, _ = tango_interval(compared.b, compared.c, 200)
+    assert (gate.passed, gate.threshold) == (passes, -margin) and gate.measured == pytest.approx(low, abs=1e-6)
+    assert result.teacher.noise == pytest.approx(wilson_interval(9, 180)) and compared.base == right / 200
+
+
+@pytest.mark.parametrize(("right", "beaten"), [(130, True), (158, False)])
+def test_a_teacher_worse_than_a_simple_model_is_named(right, beaten):
+    task = spec(teacher=TEACHER)
+    result = evaluation(
+        spec=task, simple={"linear": _answers(160)}, teacher=(answers(right, model="teacher"), ASKED_TEACHER)
+    )
+    assert result.teacher.beaten_by == (["TF-IDF and logistic regression"] if beaten else [])
+
+
+def test_a_teacher_that_answered_too_few_rows_is_not_taken_for_beaten():
+    task = spec(teacher=TEACHER)
+    few = evaluation(spec=task, teacher=(answers(0, n=19, model="teacher"), ASKED_TEACHER))
+    gate = _gate("not_worse_than_teacher", few, task)
+    assert not gate.passed and "it answered 19 rows, and 20 are needed" in gate.message
+    assert _gate("not_worse_than_teacher", usual()).status == "not_asked"
 
 
 BASE = paired(100, 5, 60, 35)[0]

@@ -28,7 +28,7 @@ from finetune_pipeline_tests.unit.data.test_together import EDITS, request
 
 LABELS = ["one", "two"]
 CHANGES: dict[str, Any] = {
-    "data.raw": ["raw/*.jsonl", "more/*.jsonl"], "data.format": "text_label",
+    "data.unlabelled": ["more/*.jsonl"], "data.raw": ["raw/*.jsonl", "more/*.jsonl"], "data.format": "text_label",
     "data.fields": {"text": "text", "label": "label", "group": "topic"},
     "data.roles": {"USER": "user"}, "data.csv": {"delimiter": ";"}, "data.inject": True, "data.max_chars": 400,
     "data.min_chars": 20, "data.max_quarantine_share": 0.5, "data.min_examples": 20, "data.min_per_label": 5,
@@ -41,6 +41,7 @@ CHANGES: dict[str, Any] = {
     "split.restart": True, "output.labels": [*LABELS, "three"], "system_prompt": "Another prompt. one two three",
 }  # fmt: skip
 SAYS_WHAT_TO_DO = {
+    "data.unlabelled": "declare `teacher`",
     "data.fields": "set split.restart: true", "data.scrub_names": "spaCy", "split.by": "no test row has a time",
 }  # fmt: skip
 """Keys whose change stops the run here, and what the message names: groups over all splits; a model not installed; no times."""
@@ -174,7 +175,7 @@ OTHERS: dict[str, Any] = {
     "card.data_licenses": ["mit"],
 }  # fmt: skip
 """Values for keys of which no other one can be guessed; None: only one value is possible without other keys."""
-OUTSIDE = {"name", "system_prompt", "output", "data", "split"}
+OUTSIDE = {"name", "system_prompt", "output", "data", "split", "teacher"}
 READ_BY_THE_DATA_STAGE = {"ability.suite", "ability.files"}
 """Rows that repeat what models are asked besides the task are left out."""
 OF_OTHERS = {

@@ -104,6 +104,11 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"rows": 2}, {"lines": 4}, {"feedback": 0}]),
     ("production_logs", "nothing_held_back"): ({"held": 0, "held_by_rule": {}, "corrections": 3},
         [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}]),
+    ("unlabelled_rows", "rows_accounted_for"): ({"rows_in": 5, "kept": 3, "quarantined": 1, "repeats": 1}, [{"repeats": 0}]),
+    ("teacher_answers", "rows_accounted_for"): ({"rows_in": 5, "kept": 3, "left_out": 2}, [{"left_out": 1}]),
+    ("splits", "people_judge"): (SPLIT | {"teacher": True, "origins": {"validation": {"human": 2}, "test": {"human": 3}}},
+        [{"origins": {"validation": {"human": 2, "synthetic": 1}, "test": {"human": 3}}},
+         {"origins": {"validation": {}, "test": {"human": 3}}}, {"origins": {}}]),
     ("validated_examples", "rows_accounted_for"): ({"rows_in": 5, "kept": 4, "quarantined": 1},
         [{"kept": 3}, {"kept": 5}]),
     **{(step, "quarantine_share"): ({"losses": LOSSES}, [

@@ -32,6 +32,7 @@ from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.asked_models import while_served
 from finetune_pipeline.steps.data import sealing_key
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
+from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.unit.data.rows import example
 from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, QUALITY, TRAINING
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
@@ -190,6 +191,31 @@ def test_an_error_is_promised_at_a_threshold_that_validation_chose_and_the_test_
     stage.spec = spec(automation={"max_error": 0.2})
     again = stage.judge("90-b")
     assert again["seal"]["level"]["look"] == 3, "another promise is another chance"
+
+
+def test_the_teacher_is_asked_the_sealed_rows_once_and_every_candidate_is_compared_with_it(tmp_path: Path) -> None:
+    def mind(body: dict[str, Any], seen: int) -> str:
+        number = int(body["messages"][-1]["content"].rsplit(" ", 1)[1])
+        return LABELS[(number + (number % 10 == 0)) % 3]
+
+    price = {"engine": "e", "model": "large", "unit": "million_served", "input": 10.0, "output": 30.0}
+    (tmp_path / "prices.yaml").write_text(json.dumps([{**price, "date": "2026-12-01", "note": "made up"}]))
+    with openai_server(mind) as server:
+        endpoint = {"url": server.url, "model": "large"}
+        stage = Stage(tmp_path, teacher={"endpoint": endpoint, "allowed": True, "budget_usd": 1.0, "answers": 2})
+        good, bad = stage.judge("118-a"), stage.judge("90-b")
+        assert len(server.requests) == 2 * N, "the second candidate's run buys nothing"
+    assert good["passed"] is True and stage.gate(good, "not_worse_than_teacher")["status"] == "passed"
+    assert stage.gate(bad, "not_worse_than_teacher")["status"] == "failed" and bad["passed"] is False
+    teacher = good["teacher"]
+    assert (teacher["n"], teacher["kept"], teacher["kept_wrong"]) == (N, N, 12) and teacher["beaten_by"] == []
+    assert teacher["comparison"]["base"] == 0.9 and teacher["dollars_per_1k"] == pytest.approx(0.16)
+    said = (
+        "The fine-tuned model reaches accuracy 98.3%, the teacher 90.0% (+8.3 points, +2.6 to +15.3; 120 rows), at $0.16 for "
+        "1,000 answers of the teacher. Of the answers that the teacher agrees on with itself 10.0% (5.8% to 16.7%) are wrong"
+    )
+    assert said in good["verdict"]
+    assert said[:60] in (tmp_path / "report/118-a/report.md").read_text()
 
 
 def test_a_candidate_judged_again_by_other_rules_is_another_look(tmp_path: Path) -> None:

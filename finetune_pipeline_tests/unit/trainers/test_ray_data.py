@@ -14,7 +14,16 @@ from finetune_pipeline_tests.chat_rows import SYSTEM_PROMPT, write_chat_rows
 from finetune_pipeline_tests.ray_cluster import local_cluster
 
 pytest.importorskip("ray")
-STAGES = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
+STAGES = (
+    "production_logs",
+    "unlabelled_rows",
+    "teacher_answers",
+    "raw_examples",
+    "validated_examples",
+    "clean_examples",
+    "reviewed_examples",
+    "splits",
+)
 ROWS = 20_000
 """Some more than a block, which holds eight MiB."""
 SPEC = """\

@@ -1,0 +1,167 @@
+"""Answers of a teacher: asked within a budget, compared with each other, and kept where enough of them are the same.
+
+Several answers to one row cost more than one, and say how far to believe it: a row on which the teacher disagrees with itself is
+where it errs most often (self-consistency, Wang et al. 2023).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.data.answer_equality import answer_key
+from finetune_pipeline.data.answer_rules import form_problems
+from finetune_pipeline.data.examples import Example, Message
+from finetune_pipeline.engine.facts import Facts
+from finetune_pipeline.evaluation.call_ledger import CallLedger, TokenPrice
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
+from finetune_pipeline.evaluation.openai_endpoint import ask, unknown_calls
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import AnyOutput
+from finetune_pipeline.spec.teacher import TeacherSpec
+
+BYTES_PER_TOKEN = 3
+"""Bytes of text per token in an estimate: fewer than in most languages, so that the estimate is rather too high."""
+FORM, DISAGREES = "form", "agreement"
+"""Reasons to leave a row out: its answer is not in the declared form; too few of its answers are the same."""
+
+
+class Agreed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The teacher's answers to one row.
+
+    Attributes:
+        id: Of the row.
+        answers: Those that came; of one that was cut off or empty, an empty text.
+        answer: The most frequent one; the first of equally frequent ones.
+        agreement: The share of the answers that are the same as it.
+        reason: Why the row is left out; empty if it is kept.
+    """
+
+    id: str
+    answers: list[str]
+    answer: str = ""
+    agreement: float = 0.0
+    reason: str = ""
+
+
+class Bought(Facts, frozen=True, kw_only=True):
+    """What was asked and paid. calls: answers asked for, those of earlier runs included. spent_usd: of all calls so far."""
+
+    calls: int = 0
+    spent_usd: float = 0.0
+
+
+def agreed(row_id: str, answers: Sequence[Answer], output: AnyOutput, min_agreement: float) -> Agreed:
+    """Decide what the teacher answers to a row, and whether it is kept. Calls that failed do not count; if all of them did, the
+    kind of the first failure is the reason."""
+    came = [answer for answer in answers if answer.status != "error"]
+    if not came:
+        return Agreed(row_id, [], reason=answers[0].error.partition(":")[0])
+    texts = [answer.text.strip() if answer.status == "ok" else "" for answer in came]
+    counts = Counter(answer_key(text, output) for text in texts)
+    key, votes = max(counts.items(), key=lambda item: item[1])  # the first of equals
+    answer = next(text for text in texts if answer_key(text, output) == key)
+    agreement = votes / len(texts)
+    reason = ""
+    if not in_form(answer, output):
+        reason = FORM
+    elif agreement < min_agreement - 1e-9:
+        reason = DISAGREES
+    return Agreed(row_id, texts, answer, round(agreement, 4), reason)
+
+
+def in_form(answer: str, output: AnyOutput) -> bool:
+    """Whether an answer is not empty and in the declared form."""
+    return bool(answer) and not form_problems(answer, output)
+
+
+def prompt_of(spec: TaskSpec, teacher: TeacherSpec, example: Example) -> list[Message]:
+    """Return the conversation that the teacher gets for a row, which may end with its answer."""
+    turns = [m for m in example.messages if m["role"] != "system"]
+    if turns[-1]["role"] == "assistant":
+        turns.pop()
+    return [{"role": "system", "content": teacher.prompt or spec.system_prompt}, *turns]
+
+
+def ask_teacher(
+    spec: TaskSpec,
+    teacher: TeacherSpec,
+    examples: Sequence[Example],
+    ledger: CallLedger,
+    stage: str,
+    may_buy: bool = True,
+    beaten_by: Sequence[str] = (),
+) -> tuple[list[list[Answer]], Bought]:
+    """Ask for every answer that the ledger does not have. Returns the answers to each row, and what they cost.
+
+    Args:
+        may_buy: False: every answer must be in the ledger.
+        beaten_by: Simple models that are surely better than the teacher: then nothing more is bought.
+
+    Raises:
+        FindingsError: Answers are missing, and may not be bought.
+        JobError: The teacher is worse than a simple model, the endpoint cannot be used as configured or answers nothing, or the
+            estimate exceeds what is left of the budget: then nothing was sent.
+    """
+    try:
+        endpoint = Endpoint.of(teacher.endpoint, teacher.endpoint.model)
+    except ValueError as error:
+        fix = "correct the address, or set the key where the pipeline runs"
+        raise JobError(f"teacher.endpoint: {error}\nfix: {fix}") from error
+    draws = [draw for _ in examples for draw in range(teacher.answers)]
+    prompts = [prompt for example in examples for prompt in [prompt_of(spec, teacher, example)] * teacher.answers]
+    tools = [example.tools for example in examples for _ in range(teacher.answers)]
+    unknown = unknown_calls(endpoint, prompts, tools, draws, spec.answer_length, ledger)
+    if unknown and beaten_by:
+        raise JobError(
+            f"teacher: on people's sealed rows {' and '.join(beaten_by)} is surely better than the teacher, so no more of its "
+            f"answers are bought ({len(unknown):,} calls)\nfix: describe every label in teacher.prompt, or take another "
+            "teacher; a changed prompt is judged anew"
+        )
+    refuse_above_budget(unknown, spec.answer_length, ledger)
+    if unknown and not may_buy:
+        estimate = estimate_usd(unknown, spec.answer_length, ledger.price)
+        message = f"{len(unknown):,} answers of the teacher are not bought yet, for about ${estimate:.2f}"
+        fix = f"`finetune run {spec.name} --stage data` buys them, within teacher.budget_usd ${ledger.budget_usd:g}"
+        raise FindingsError([Finding("teacher.not_bought", "error", "task.yaml: teacher", message, fix)])
+    try:
+        result = ask(
+            endpoint,
+            prompts,
+            spec.answer_length,
+            tools=tools,
+            ledger=ledger,
+            draws=draws,
+            stage=stage,
+            name=endpoint.name,
+        )
+    except EndpointError as error:
+        kept = f"${ledger.spent_usd:.2f} are spent so far; the answers that came are kept, and the next run goes on after them"
+        raise JobError(f"teacher.endpoint: {error}; {kept}") from error
+    size = teacher.answers
+    answers = [result.answers[i : i + size] for i in range(0, len(prompts), size)]
+    return answers, Bought(calls=len(prompts), spent_usd=round(ledger.spent_usd, 6))
+
+
+def refuse_above_budget(bodies: Sequence[Mapping[str, Any]], new_tokens: int, ledger: CallLedger) -> None:
+    """Raise JobError if these calls are estimated to cost more than what is left of the budget."""
+    estimate = estimate_usd(bodies, new_tokens, ledger.price)
+    left = ledger.budget_usd - ledger.spent_usd
+    if estimate <= left:
+        return
+    fitting = int(len(bodies) * left / estimate) if left > 0 else 0
+    raise JobError(
+        f"teacher: {len(bodies):,} calls would cost about ${estimate:.2f}, and ${max(left, 0):.2f} are left of teacher.budget_usd "
+        f"${ledger.budget_usd:.2f}: nothing was sent\nfix: raise teacher.budget_usd, or lower teacher.rows or teacher.answers; "
+        f"about {fitting:,} calls fit"
+    )
+
+
+def estimate_usd(bodies: Sequence[Mapping[str, Any]], new_tokens: int, price: TokenPrice) -> float:
+    """Estimate the cost of calls: a token for every three bytes of their texts, and answers of full length."""
+    texts = sum(len(m["content"].encode("utf-8", "replace")) for body in bodies for m in body["messages"])
+    return price.of(texts / BYTES_PER_TOKEN, new_tokens * len(bodies))

@@ -1,0 +1,91 @@
+"""Compares the candidate with the teacher whose answers it learned, on the sealed rows that people answered."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from finetune_pipeline.engine.facts import Facts
+from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
+from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decide_gain
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import in_order
+from finetune_pipeline.evaluation.result import TeacherRival
+from finetune_pipeline.evaluation.scored_rows import scored
+from finetune_pipeline.evaluation.scores import score
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
+from finetune_pipeline.evaluation.wording import inside
+from finetune_pipeline.spec.model import TaskSpec
+
+TEACHER = "teacher"
+"""Name of the teacher in its prediction rows, and of the rival."""
+ROWS = "teacher.parquet"
+"""File of its answers beside the predictions of the other models."""
+
+
+class AskedTeacher(Facts, frozen=True, kw_only=True):
+    """Facts about the teacher's answers to the sealed rows; see TeacherRival. asked: digest of how it was asked."""
+
+    name: str
+    asked: str
+    dollars_per_1k: float
+    milliseconds: float | None
+    kept: int
+    kept_wrong: int
+    spent_usd: float
+
+
+def compare_with_teacher(
+    spec: TaskSpec,
+    rows: Sequence[Row],
+    candidate: Sequence[Row],
+    simple: Mapping[str, Sequence[Row]],
+    facts: AskedTeacher,
+    level: float,
+    sources: SourceOf,
+) -> TeacherRival:
+    """Compare the candidate with the teacher on the rows that the teacher answered.
+
+    Args:
+        rows: The teacher's.
+        candidate, simple: In the order of example ids; of the simple models by name.
+        level: Two-sided significance level of this judgement.
+    """
+    answers = in_order(scored(rows, spec.output))
+    beside = answers_to(answers, candidate)
+    comparison = decision = None
+    beaten_by = []
+    if len(answers) >= MIN_ROWS:
+        comparison = compare(answers, beside, spec.output, spec.gates.confidence, spec.metric, sources)
+        comparison = comparison.model_copy(update={"fixed": [], "broken": []})
+        decision = decide_gain(
+            {TEACHER: answers},
+            beside,
+            spec.output,
+            list(dict.fromkeys([spec.metric, *spec.gates.more_metrics])),
+            level=level,
+            margin=-spec.gates.teacher_margin,
+            clusters=shared_sources(beside, sources),
+        )
+        metric, clusters = METRICS[spec.metric], shared_sources(answers, sources)
+        for name, simple_rows in simple.items():
+            gain = metric.gain(answers, answers_to(answers, simple_rows), spec.output, 1 - level, clusters)
+            beaten_by += [inside(SIMPLE_MODELS[name].title)] if gain.surely_above() else []
+    return TeacherRival(
+        name=facts.name,
+        n=len(answers),
+        score=score(answers, spec, sources).primary,
+        comparison=comparison,
+        decision=decision,
+        beaten_by=beaten_by,
+        dollars_per_1k=facts.dollars_per_1k,
+        milliseconds=facts.milliseconds,
+        kept=facts.kept,
+        kept_wrong=facts.kept_wrong,
+        noise=wilson_interval(facts.kept_wrong, facts.kept, spec.gates.confidence) if facts.kept else None,
+    )
+
+
+def teacher_file(predictions: Path) -> Path:
+    """Return the file of the teacher's answers in a folder of predictions."""
+    return predictions / ROWS

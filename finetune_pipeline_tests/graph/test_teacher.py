@@ -1,0 +1,58 @@
+"""From texts without labels to a verdict: a teacher behind a real server, a student in the real graph."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline_tests.graph.project import Project, rows
+from finetune_pipeline_tests.openai_server import openai_server
+from finetune_pipeline_tests.skilled_model import LABELS, truth
+
+PEOPLE, TEXTS = 80, 160
+PRICE = {"engine": "test", "model": "large", "unit": "million_served", "input": 10.0, "output": 30.0}
+CALL_USD = (7 * PRICE["input"] + 3 * PRICE["output"]) / 1e6  # type: ignore[operator]
+
+
+def mind(body: dict[str, Any], seen: int) -> str:
+    """Right on all texts but every tenth, in every answer."""
+    text = str(body["messages"][-1]["content"])
+    right = truth(text)
+    return LABELS[1 - LABELS.index(right)] if int(text.rsplit(" ", 1)[1]) % 10 == 0 else right
+
+
+def test_from_texts_to_a_verdict_every_call_is_counted_and_none_is_repeated(tmp_path: Path) -> None:
+    every = rows(PEOPLE + TEXTS)
+    with openai_server(mind) as server:
+        endpoint = {"url": server.url, "model": "large"}
+        project = Project(
+            tmp_path,
+            teacher={"endpoint": endpoint, "allowed": True, "budget_usd": 1.0, "answers": 2},
+            data={
+                "min_examples": 60, "min_per_label": 20, "unlabelled": ["unlabelled/*"],
+                "synthetic": {"review_share": 0.0}, "max_label_noise": 1.0,
+            },
+        )  # fmt: skip
+        project.write_rows(every[:PEOPLE])
+        (project.folder / "unlabelled").mkdir()
+        texts = [json.dumps({"text": row["text"]}) for row in every[PEOPLE:]]
+        (project.folder / "unlabelled" / "a.jsonl").write_text("\n".join(texts))
+        priced = {**PRICE, "date": "2026-12-01", "note": "made up"}
+        (project.folder / "prices.yaml").write_text(json.dumps([priced]))
+        code, result = project.run()
+        assert code in (0, 2), result
+        calls = len(server.requests)
+        assert project.run()[0] == code and len(server.requests) == calls, "the second run buys nothing"
+    bought, splits = project.facts("teacher_answers"), project.facts("splits")
+    test = splits["counts"]["test"]
+    assert splits["origins"]["test"] == {"human": test} and splits["origins"]["train"]["synthetic"] == TEXTS
+    assert calls == 2 * (TEXTS + test), "each text and each sealed row, twice"
+    assert set(Counter((b["messages"][-1]["content"], b["temperature"]) for b in server.requests).values()) == {1}
+    report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
+    teacher = report["teacher"]
+    spent = bought["spent_usd"] + project.facts("test_predictions")["teacher"]["spent_usd"]
+    assert round(spent, 9) == round(calls * CALL_USD, 9) and teacher["dollars_per_1k"] == round(1000 * CALL_USD, 6)
+    assert teacher["n"] == teacher["kept"] == test and teacher["noise"][0] <= 0.1 <= teacher["noise"][1]
+    gates = {gate["name"]: gate["status"] for gate in report["gates"]}
+    assert gates["not_worse_than_teacher"] in ("passed", "failed")
+    assert "the teacher" in project.facts("evaluation_report")["verdict"]
