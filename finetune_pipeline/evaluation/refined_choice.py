@@ -63,8 +63,10 @@ def choose(
     )
     longer = None
     if spec.output.kind == "text":
-        excess = [[_excess(row) for row in rows] for rows in (before, after)]
-        longer = _difference(*excess, paired_bootstrap_mean(*excess, confidence, clusters))
+        excess_before, excess_after = ([_excess(row) for row in rows] for rows in (before, after))
+        longer = _difference(
+            excess_before, excess_after, paired_bootstrap_mean(excess_before, excess_after, confidence, clusters)
+        )
     drop = ability.get("drop") if ability else None
     lost = None
     if ability and drop is not None:
@@ -77,11 +79,12 @@ def choose(
         ABILITY: lost is not None and lost.surely_below,
     }
     reasons = [name for name, is_lost in losses.items() if is_lost]
+    besides = [name for name, difference in ((LENGTH, longer), (ABILITY, lost)) if difference is not None]
     gain = Difference(mean=float(measured.gain or 0.0), interval=measured.interval)
     return RefinedChoice(
         refined=not reasons,
         reasons=reasons,
-        sentence=_sentence(reasons, spec, gain, len(before)),
+        sentence=_sentence(reasons, spec, gain, len(before), besides),
         metric=spec.metric,
         rows=len(before),
         changed=sum(a["text"] != b["text"] for a, b in zip(before, after, strict=True)),
@@ -111,14 +114,17 @@ def _excess(row: ScoredRow) -> float:
     return max(0.0, 1 - len(str(row["gold"])) / max(1, len(str(row["text"]))))
 
 
-def _sentence(reasons: Sequence[str], spec: TaskSpec, gain: Difference, rows: int) -> str:
+def _sentence(
+    reasons: Sequence[str], spec: TaskSpec, gain: Difference, rows: int, measured_besides: Sequence[str]
+) -> str:
     interval = gain.interval or (-1.0, 1.0)
     measured = (
         f"{points(gain.mean)} points of {metric_title(spec.metric)} on {rows} validation rows "
         f"({points(interval[0])} to {points(interval[1])})"
     )
     if not reasons:
-        return f"The refined model goes on: {measured}, with no sure loss in form, length or general ability."
+        kept = " or ".join(["form", *measured_besides])
+        return f"The refined model goes on: {measured}, with no sure loss in {kept}."
     causes = {
         NO_GAIN: "it is not surely better in the task's metric",
         FORM: "it surely loses form",

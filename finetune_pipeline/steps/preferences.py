@@ -149,7 +149,7 @@ def _judge(context: StepContext, supervised: Path, refined: Path) -> RefinedChoi
     )
     context.launch(job)
     rows = read_predictions(out / PREDICTIONS)
-    answers = [of_model(rows, name) for name in (SUPERVISED, REFINED)]
+    answers = of_model(rows, SUPERVISED), of_model(rows, REFINED)
     examples: list[Example] = read_examples(validation)
     sources = {example.id: example.made_from for example in examples}
     choice = choose(spec, *answers, sources)

@@ -179,22 +179,24 @@ def _trainer(
         "router_aux_loss_coef": 0.0,
     }
     rows, weights = encoded.rows, (1.0, 1.0)
-    trainer_class: type[KtoTrainer] | type[DpoTrainer] = DpoTrainer
     if refine["method"] == "kto":
         weights = weights_of([row["label"] for row in rows])
         arguments |= {"desirable_weight": weights[0], "undesirable_weight": weights[1]}
-        rows, trainer_class = with_mismatched(rows, micro), KtoTrainer
-    config = KTOConfig(**arguments) if refine["method"] == "kto" else DPOConfig(**arguments)
+        rows = with_mismatched(rows, micro)
     exact_weights = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
     callback = RefineCallback(job.stage, weights)
-    trainer = trainer_class(
-        model=built.model,
-        args=config,
-        data_collator=collator,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list(rows),
-        callbacks=[callback],
-    )
+    parts: dict[str, Any] = {
+        "model": built.model,
+        "data_collator": collator,
+        "processing_class": tokenizer,
+        "train_dataset": Dataset.from_list(rows),
+        "callbacks": [callback],
+    }
+    trainer: KtoTrainer | DpoTrainer
+    if refine["method"] == "kto":
+        trainer = KtoTrainer(args=KTOConfig(**arguments), **parts)
+    else:
+        trainer = DpoTrainer(args=DPOConfig(**arguments), **parts)
     trainer.job_digest = digest
     trainer.remove_callback(PrinterCallback)
     built.model.delete_adapter("ref")  # its log-probabilities are computed

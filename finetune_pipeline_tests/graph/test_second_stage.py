@@ -55,7 +55,7 @@ def weights(folder: Path) -> bytes:
 def test_rows_like_those_that_judge_are_left_out_and_all_are_counted(refined: Project) -> None:
     facts = refined.facts("preference_rows")
     assert facts["left_out"] == {"like_judging_row": 2, "pair_against_training": 1}
-    assert (facts["read"], facts["kept"], facts["pairs"], facts["too_few"]) == (123, 120, 120, "")
+    assert (facts["of_files"], facts["kept"], facts["pairs"], facts["too_few"]) == (123, 120, 120, "")
 
 
 def test_one_of_two_adapters_goes_on_and_the_report_says_which(refined: Project) -> None:

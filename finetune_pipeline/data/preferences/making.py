@@ -20,10 +20,10 @@ taste would decide, and validation could hardly show what they change."""
 
 
 class PreferenceFacts(Facts, frozen=True, kw_only=True):
-    """Counts of preference rows. read + logged = kept + refused + the sum of left_out.
+    """Counts of preference rows. of_files + logged = kept + refused + the sum of left_out.
 
     Attributes:
-        read: Rows of files; logged: rows of the logs.
+        of_files: Rows of files; logged: rows of the logs.
         refused: Rows of files that are no valid preference.
         left_out: Rows left out, by rule.
         held: Logged rows that are held back as possible poison; unused: feedback in the logs that says nothing, by reason.
@@ -32,7 +32,7 @@ class PreferenceFacts(Facts, frozen=True, kw_only=True):
         too_few: Why they are not enough for the second stage; empty if they are.
     """
 
-    read: int
+    of_files: int
     logged: int
     refused: int
     left_out: dict[str, int]
@@ -79,7 +79,7 @@ def make_preferences(
     agreeing = _agreeing(cleaned.kept, train)
     against = cleaned.left_out[AGAINST]
     return PreferenceFacts(
-        read=read,
+        of_files=read,
         logged=len(logged),
         refused=refused,
         left_out=dict(cleaned.left_out),

@@ -168,7 +168,7 @@ def made(folder: Path, raw: Sequence[dict[str, Any]], train: Sequence[Example] =
 def test_all_rows_are_counted_and_few_are_said(tmp_path: Path) -> None:
     raw = [{"prompt": f"question {i} {'x' * i}", "chosen": "Yes.", "rejected": "No."} for i in range(60)]
     facts, checks = made(tmp_path, [*raw, raw[0], {"prompt": "x"}, {"prompt": "same", "chosen": "a", "rejected": "a"}])
-    assert (facts.read, facts.kept, facts.refused) == (63, 60, 1)
+    assert (facts.of_files, facts.kept, facts.refused) == (63, 60, 1)
     assert facts.left_out == {"repeated_preference": 1, "equal_pair": 1}
     assert checks["preferences_accounted_for"].passed and checks["pairs_not_swapped"].passed
     assert not checks["enough_preferences"].passed and "60 pairs; a second stage with dpo needs 100" in facts.too_few
