@@ -9,14 +9,8 @@ LEAST_SWAPPED = 5
 """Pairs against the training rows that are no accident where they are most of those that can be compared."""
 
 
-def _none(artifact: Artifact) -> CheckResult | None:
-    return CheckResult(True, artifact.skipped) if artifact.skipped else None
-
-
 @check("Every preference row is kept, refused or left out.", name="preferences_accounted_for")
 def preferences_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    if nothing := _none(artifact):
-        return nothing
     facts = artifact.read(PreferenceFacts)
     came, went = facts.of_files + facts.logged, facts.kept + facts.refused + sum(facts.left_out.values())
     left_out = came - facts.kept - facts.refused
@@ -26,8 +20,6 @@ def preferences_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("There are enough preferences for a second stage.", on_failure="warn")
 def enough_preferences(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    if nothing := _none(artifact):
-        return nothing
     facts = artifact.read(PreferenceFacts)
     if facts.too_few:
         return CheckResult(False, f"{facts.too_few}. The model of the first stage goes on alone.")
@@ -40,8 +32,6 @@ def enough_preferences(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("Liked and disliked answers are not swapped.", name="pairs_not_swapped")
 def not_swapped(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    if nothing := _none(artifact):
-        return nothing
     facts = artifact.read(PreferenceFacts)
     against, comparable = facts.against_training, facts.comparable
     message = f"{against} of {comparable} rows that can be compared with training rows dislike what these answer"
