@@ -4,9 +4,9 @@ The refined model goes on only if it is surely better in the task's metric, and 
 ability. A tie keeps the supervised model. The sealed test then judges the one that goes on, like any candidate.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from finetune_pipeline.evaluation.ability.drop import Loss
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.deciding import decide_gain
@@ -30,7 +30,7 @@ def choose(
     supervised: Sequence[Row],
     refined: Sequence[Row],
     sources: SourceOf = None,
-    ability: Mapping[str, Any] | None = None,
+    ability: Loss | None = None,
 ) -> RefinedChoice:
     """Compare both models' answers to the validation rows.
 
@@ -67,11 +67,10 @@ def choose(
         longer = _difference(
             excess_before, excess_after, paired_bootstrap_mean(excess_before, excess_after, confidence, clusters)
         )
-    drop = ability.get("drop") if ability else None
     lost = None
-    if ability and drop is not None:
-        low, high = ability["interval"]
-        lost = Difference(mean=-float(drop), interval=(-float(high), -float(low)))
+    if ability is not None and ability.drop is not None and ability.interval is not None:
+        low, high = ability.interval
+        lost = Difference(mean=-ability.drop, interval=(-high, -low))
     losses = {
         NO_GAIN: not better,
         FORM: form.surely_below,

@@ -158,7 +158,7 @@ def _judge(context: StepContext, supervised: Path, refined: Path) -> RefinedChoi
         for name in (SUPERVISED, REFINED):
             (work / f"ability_{name}").mkdir(exist_ok=True)
             facts.append(score_ability(context, work / name, None, "adapter", work / f"ability_{name}"))
-        if all(each["items"] for each in facts):
+        if all(each.items for each in facts):
             before, after = (read_ability(work / f"ability_{name}") for name in (SUPERVISED, REFINED))
             choice = choose(spec, *answers, sources, ability_drop(before, after, spec.gates.confidence))
     write_rows(context.out / CHANGED_ANSWERS, changed_answers(*answers))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.evaluation.ability.drop import Loss
 from finetune_pipeline.evaluation.refined_choice import changed_answers, choose
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -79,9 +80,9 @@ def test_lost_form_and_ability_are_refused_by_name() -> None:
     broken = answers([text if i % 3 else f"{text} {'x' * 40}" for i, text in enumerate(gold)], gold)
     assert "form" in choose(spec(output, metric="rouge1"), before, broken).reasons
     labels = by_label([False] * 20 + [True] * 20), by_label([True] * 40)
-    lost = {"drop": 0.1, "interval": [0.04, 0.16]}
+    lost = Loss(n=100, drop=0.1, interval=(0.04, 0.16))
     assert choose(spec(), *labels, ability=lost).reasons == ["general ability"]
-    assert choose(spec(), *labels, ability={"drop": 0.01, "interval": [-0.03, 0.05]}).refined
+    assert choose(spec(), *labels, ability=Loss(n=100, drop=0.01, interval=(-0.03, 0.05))).refined
 
 
 def test_noise_goes_on_at_most_at_the_level() -> None:
