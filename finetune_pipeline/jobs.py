@@ -134,6 +134,25 @@ class TrainJob(Job, frozen=True, kw_only=True, tag="train"):
     steps_before: int = 0
 
 
+class RefineJob(Job, frozen=True, kw_only=True, tag="refine"):
+    """Train the low-rank adapter in the folder `start_from` further on preferences, with TRL's trainer for `refine.method`.
+
+    settings: of the last phase of the first stage (as in :class:`TrainJob`), for batches, lengths, precision and adapter.
+    refine: the section training.refine. rows: a file of data.preferences.rows.Preference.
+
+    Writes out/adapter, out/history.jsonl and out/audit.json. While it runs, it writes the checkpoints for a rerun into
+    work/checkpoints.
+    """
+
+    stage: str = "adapter"
+    work: Path
+    base: Path
+    start_from: Path
+    rows: Path
+    settings: dict[str, Any]
+    refine: dict[str, Any]
+
+
 class MergeJob(Job, frozen=True, kw_only=True, tag="merge"):
     """Build the model to serve from `adapter` (the result of training, of any kind), and compare the two.
 
@@ -270,7 +289,7 @@ class AbilityJob(Job, frozen=True, kw_only=True, tag="ability"):
     precision: str = "serving"
 
 
-AnyJob = BaseJob | BaselineJob | TrainJob | MergeJob | PredictJob | LatencyJob | AbilityJob
+AnyJob = BaseJob | BaselineJob | TrainJob | RefineJob | MergeJob | PredictJob | LatencyJob | AbilityJob
 
 
 def job_fields(job: Job) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from finetune_pipeline.steps import (
     evaluation,
     ladder,
     pilot,
+    preferences,
     production,
     release,
     reviews,
@@ -34,6 +35,7 @@ from finetune_pipeline.steps import (
 )
 from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
+from finetune_pipeline.steps import preference_checks as preference_check
 from finetune_pipeline.steps import training_checks as training_check
 from finetune_pipeline.steps.data import DATA_STEPS
 from finetune_pipeline.steps.run_inputs import base_of
@@ -284,22 +286,65 @@ STEPS = [
         "Token counts, steps, memory and cost; whether training fits, and the nearest plan that does.",
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
-        settings=lambda spec, run: {**spec.training.model_dump(exclude={"budget_usd"}), "asked": asking_settings(spec)},
+        settings=lambda spec, run: {
+            **spec.training.model_dump(exclude={"budget_usd", "refine"}),
+            "asked": asking_settings(spec),
+        },
         code_version="18",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),
     ),
     Step(
-        "adapter",
+        "preference_rows",
         TRAINING,
-        "The trained adapter or weights: loss on the assistant's tokens only, best checkpoint kept.",
-        training.make_adapter,
+        "What people like and dislike, from `preferences/` and the logs, without rows like those that judge. Only with "
+        "training.refine.",
+        preferences.make_preference_rows,
+        needs=("reviewed_examples", "clean_examples", "train_split"),
+        after=("production_logs",),
+        skipped_by=("splits", preferences.why_no_preferences),
+        settings=lambda spec, run: {
+            "preferences": run.preferences,
+            "method": spec.training.refine.method,
+            **validation_settings(spec),
+            **spec.data.model_dump(include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region"}),
+        },
+        checks=(
+            preference_check.preferences_accounted,
+            preference_check.enough_preferences,
+            preference_check.not_swapped,
+        ),
+        kinds=("jsonl",),
+    ),
+    Step(
+        "supervised_adapter",
+        TRAINING,
+        "The first stage: the adapter trained on the training split. Only with training.refine; otherwise `adapter` is it.",
+        training.make_supervised,
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
-        skipped_by=("advice", training_check.why_untrained),
+        skipped_by=(
+            "advice",
+            lambda advice, spec: (
+                training_check.why_untrained(advice, spec) or preferences.why_no_preferences(advice, spec)
+            ),
+        ),
         settings=lambda spec, run: {**decisive_settings(spec.training), **class_settings(spec)},
-        code_version="8",
+        kinds=("pytorch", "huggingface"),
+        heavy=True,
+    ),
+    Step(
+        "adapter",
+        TRAINING,
+        "The trained adapter or weights: loss on the assistant's tokens only, best checkpoint kept. With training.refine: further "
+        "trained on preferences, if that is surely better.",
+        preferences.make_adapter,
+        needs=("train_split", "validation_split", "base_model", "supervised_adapter", "preference_rows"),
+        after=("advice", "training_plan"),
+        skipped_by=("advice", training_check.why_untrained),
+        settings=preferences.adapter_settings,
+        code_version="9",
         checks=(
             training_check.supervision,
             training_check.loss_finite,

@@ -34,7 +34,7 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
     removed = remove(
         loaded, store, users, ids, lambda versions: pages.extend(remove_pages(tracking, loaded.name, versions))
     )
-    blocked = registry.block_forgotten(tracking, loaded.name, removed.splits)
+    blocked = registry.block_forgotten(tracking, loaded.name, removed.splits, removed.adapters)
     before = registry.champion(tracking, loaded.name)
     files_removed = registry.remove_forgotten(tracking, loaded.name, removed.splits)
     serving = registry.champion(tracking, loaded.name)

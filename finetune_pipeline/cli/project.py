@@ -11,7 +11,6 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.finalists import TUNED_TITLE
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
-from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.winner import CANDIDATE, SOUND, not_shipped
 from finetune_pipeline.evaluation.wording import level
 from finetune_pipeline.orchestration.release import is_registered, present_inputs

@@ -48,6 +48,7 @@ class RunInputs:
         trained_on: Version of the splits that production is compared with: the champion's, or the current ones.
         judging: Digest of the production rows reserved for evaluation.
         ladder: Version of the task's newest ladder.
+        preferences: Digest of the files of preferences and of those in the logs; empty without training.refine.
         split_ledger: Name of the ledger that keeps every row in its split.
         unlabelled: Digest of the files of rows without an answer.
     """
@@ -67,6 +68,7 @@ class RunInputs:
     documents: str = ""
     ladder: str = ""
     split_ledger: str = "splits"
+    preferences: str = ""
     unlabelled: str = ""
 
     @property

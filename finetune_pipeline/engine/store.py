@@ -37,7 +37,9 @@ SKIPPED = "not_made"
 """The fact of an artifact that says why its step made nothing."""
 _Facts = TypeVar("_Facts")
 _TEMPORARY = ".making-"
-SHOW_ROWS = ("audit.json", "audit.html")
+CHANGED_ANSWERS = "changed_answers.jsonl"
+"""Answers to validation rows that a second stage changed."""
+SHOW_ROWS = ("audit.json", "audit.html", CHANGED_ANSWERS)
 """Files of a model's artifact that quote rows. The manifest does not list them, so that they can be deleted when a person is
 forgotten and the artifact stays complete."""
 

@@ -202,9 +202,7 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
     for index, row in enumerate(corrected):
         if row["id"] in held_by_id:
             continue
-        # by the question, not the id, so that equal questions have the same use
-        question_hash = bytes.fromhex(text_key(row["input"]))
-        if index >= spec.logs.judging_after and _in_sample(question_hash, spec.logs.judging_share):
+        if index >= spec.logs.judging_after and is_reserved(row, spec):
             chosen.judging.append(row)
         else:
             chosen.examples.append(example_of(row, spec))
@@ -251,6 +249,12 @@ def _failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
     if limit is not None and row["score"] is not None and row["score"] < limit:
         return f"{LOW}: {row['score']:g}"
     return None
+
+
+def is_reserved(row: Mapping[str, Any], spec: TaskSpec) -> bool:
+    """Whether a row's question is in the share reserved for evaluation: by the question, not the id, so that equal questions have
+    the same use."""
+    return _in_sample(bytes.fromhex(text_key(row["input"])), spec.logs.judging_share)
 
 
 def _in_sample(digest: bytes, share: float) -> bool:

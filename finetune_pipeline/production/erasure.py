@@ -9,12 +9,13 @@ import contextlib
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_pipeline.data.examples import examples_of, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.preferences.making import PREFERENCES
 from finetune_pipeline.data.review import read_decisions
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore
@@ -30,7 +31,15 @@ from finetune_pipeline.production.log_store import ForgottenList, log_store
 from finetune_pipeline.production.used_rows import log_row_ids, production_examples
 from finetune_pipeline.spec.model import Task
 
-MODELS = ("base_model", "adapter", "merged_model", "model_version", "base_ability", "general_ability")
+MODELS = (
+    "base_model",
+    "supervised_adapter",
+    "adapter",
+    "merged_model",
+    "model_version",
+    "base_ability",
+    "general_ability",
+)
 """Steps whose artifacts are kept: models are blocked, not deleted. A release of a model that contains rows is no such artifact."""
 _TRASH = ".forgotten"
 """Folder of a task into which whole artifacts are moved before they are deleted."""
@@ -125,7 +134,9 @@ def forget(
         affected_files = [file for file, lines in searches.items() if lines.count]
         _refuse_writers(task, store, affected_files)
 
-        forgotten.add(tainted=_tainted_splits(artifacts, is_forgotten))
+        forgotten.add(
+            tainted=[*_tainted_splits(artifacts, is_forgotten), *_tainted_preferences(artifacts, is_forgotten)]
+        )
         result.decisions = _decision_places(task, artifacts, is_forgotten)
         affected = _derived_from(artifacts, forgotten, is_forgotten)
         result.lines = sum(erase(file, matches, log_rows) for file in affected_files)
@@ -146,13 +157,13 @@ def forget(
             Searched(f"{len(artifacts)} artifacts", len(affected & _data_versions(artifacts)), artifacts_left),
         ]
         result.unclear = _unclear_lines({file: lines.unclear for file, lines in searches.items()}, remaining)
-    result.adapters = [a.version for a in after if a.step == "adapter" and a.inputs["train_split"] in forgotten.tainted]
+    result.adapters = [a.version for a in after if a.step == "adapter" and _is_trained_on(a, forgotten.tainted)]
     result.out_of_reach = _out_of_reach(task, store, files)
     return result
 
 
-def tainted_splits(task: Task, store: ArtifactStore) -> set[str]:
-    """Return the versions of splits that contain forgotten rows."""
+def tainted_data(task: Task, store: ArtifactStore) -> set[str]:
+    """Return the versions of splits and preference rows that contain forgotten rows."""
     with store.lock(task.name, LOCK):
         return ForgottenList(log_store(task, store).folder, bound_key(task, store)).tainted
 
@@ -165,7 +176,8 @@ def _artifacts(task: Task, store: ArtifactStore) -> list[Artifact]:
 def _trained_models(artifacts: list[Artifact], forgotten: ForgottenList) -> list[TrainedModel]:
     """Return the released models that were trained or fitted on such rows."""
     records = (read_json(a.path("model_version.json")) for a in artifacts if a.step == "model_version")
-    tainted = (record for record in records if record["dataset_version"] in forgotten.tainted)
+    adapters = {a.version for a in artifacts if a.step == "adapter" and _is_trained_on(a, forgotten.tainted)}
+    tainted = (r for r in records if r["dataset_version"] in forgotten.tainted or r["adapter_version"] in adapters)
     return [TrainedModel(record["model_version"], record["adapter_version"]) for record in tainted]
 
 
@@ -254,6 +266,24 @@ def _tainted_splits(artifacts: list[Artifact], is_forgotten: IdTest) -> list[str
     return [a.version for a in artifacts if a.step == "splits" and is_tainted(a)]
 
 
+def _tainted_preferences(artifacts: list[Artifact], is_forgotten: IdTest) -> list[str]:
+    """Return the versions of preference rows that are damaged or made from such rows."""
+
+    def is_tainted(preferences: Artifact) -> bool:
+        try:
+            return any(map(is_forgotten, _logged_ids(preferences)))
+        except _DAMAGED:
+            return True
+
+    made = (a for a in artifacts if a.step == "preference_rows" and not a.skipped)
+    return [a.version for a in made if is_tainted(a)]
+
+
+def _is_trained_on(adapter: Artifact, tainted: Collection[str]) -> bool:
+    """Whether an adapter was trained on such splits or preferences."""
+    return bool({adapter.inputs["train_split"], adapter.inputs.get("preference_rows")} & {*tainted})
+
+
 def _example_ids(raw: Artifact, is_forgotten: IdTest) -> set[str]:
     """Return the ids of examples made from such rows."""
     return {e.id for e in production_examples(raw) if any(map(is_forgotten, log_row_ids([e])))}
@@ -291,9 +321,16 @@ def _contains_row(artifact: Artifact, forgotten: ForgottenList, is_forgotten: Id
         if artifact.step == "test_predictions":
             path = artifact.folder / "production.json"
             return path.exists() and any(map(is_forgotten, read_json(path)["ids"]))
+        if artifact.step == "preference_rows" and not artifact.skipped:
+            return any(map(is_forgotten, _logged_ids(artifact)))
         return artifact.step == "raw_examples" and bool(_example_ids(artifact, is_forgotten))
     except _DAMAGED:
         return True
+
+
+def _logged_ids(preferences: Artifact) -> list[str]:
+    """Return the ids of the log rows that preference rows come from."""
+    return [row["log"] for row in read_rows(preferences.path(PREFERENCES)) if row.get("log")]
 
 
 def _remove(

@@ -53,6 +53,8 @@ def learning_section(evaluation: EvaluationResult) -> Blocks:
         yield f"Validation loss did not fall: {number(first)} before training, {number(best)} at best{at}"
     else:
         yield f"Validation loss fell from {number(first)} before training to {number(best)}{at}"
+    if training.refinement is not None:
+        yield training.refinement.sentence
     yield learning_plot(evaluation)
 
 

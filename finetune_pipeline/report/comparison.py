@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.baseline.decision import DECISIONS
-from finetune_pipeline.evaluation.finalists import CANDIDATE
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.metrics.overlap import Overlap
 from finetune_pipeline.evaluation.predictions import SIMPLE

@@ -95,6 +95,24 @@ def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 
 @rule
+def check_refine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Check that the second stage can continue the first: with a low-rank adapter, here, and with several rows a pass for KTO."""
+    training = spec.training
+    if not training.refine.is_on:
+        return
+    key = "training.refine.method"
+    if METHODS[training.method].section != "lora":
+        message = f"a second stage trains a low-rank adapter, and method {training.method} has none"
+        yield problem("refine", key, message, "set training.method: qlora or lora, or remove training.refine")
+    if training.trainer != "local":
+        message = f"a second stage runs on this machine only, and training.trainer is {training.trainer}"
+        yield problem("refine", key, message, "set training.trainer: local, or remove training.refine")
+    if training.refine.method == "kto" and training.micro_batch_size < 2:
+        message = "kto compares each row with the others of its pass, and training.micro_batch_size is 1"
+        yield problem("refine", "training.micro_batch_size", message, "raise it to 2 or more, or use dpo")
+
+
+@rule
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that paths and globs stay in the task folder, since task folders are shared."""
     patterns_by_key = {
@@ -114,8 +132,8 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that logs/ and reviews/ are not broken links, which would look like "no logs" or "no reviews"."""
-    for path in (folder / "logs", folder / "reviews"):
+    """Check that logs/, reviews/ and preferences/ are not broken links, which would look like an absent folder."""
+    for path in (folder / "logs", folder / "reviews", folder / "preferences"):
         if path.is_symlink() and not path.exists():
             message = f"the link {path.name} points to a missing file"
             yield problem("broken_link", path.name, message, "correct or remove the link")

@@ -17,6 +17,21 @@ else:
     MethodName = Literal[tuple(METHODS)]
 
 
+class RefineSpec(Section):
+    """A second stage, on what people like and dislike (docs/preferences.md)."""
+
+    method: Literal["none", "kto", "dpo"] = Field(
+        "none", description="`kto`: thumbs on single answers; `dpo`: pairs of answers; `none`: no second stage."
+    )
+    beta: float = Field(0.1, gt=0, description="Higher: stay nearer to the first stage's model.")
+    epochs: float = Field(1.0, gt=0, le=10, description="Passes over the preferences.")
+    learning_rate: float = Field(1e-5, gt=0, lt=1, description="Ten times TRL's default, since an adapter is trained.")
+
+    @property
+    def is_on(self) -> bool:
+        return self.method != "none"
+
+
 class TrainingSettings(Section):
     """How the model is trained. Unset settings get the method's defaults when the spec is built."""
 
@@ -68,6 +83,7 @@ class TrainingSettings(Section):
         description="About a third slower, but far less memory. `auto`: for bases above 1B parameters, never with method "
         "prefix.",
     )
+    refine: RefineSpec = RefineSpec()
 
 
 if TYPE_CHECKING:
@@ -83,10 +99,10 @@ else:  # adds the section of every method that has one
 
 
 def decisive_settings(training: TrainingSettings) -> dict[str, Any]:
-    """Return the settings that affect the trained model: without limits on cost and time, and without the sections of other
-    trainers and methods."""
+    """Return the settings that affect the model of the first stage: without limits on cost and time, and without the sections of
+    other trainers and methods, and of the second stage."""
     others = {method.section for method in METHODS.values()} - {METHODS[training.method].section}
-    settings = training.model_dump(exclude={"budget_usd", *others})
+    settings = training.model_dump(exclude={"budget_usd", "refine", *others})
     for name, section in training:
         if isinstance(section, TrainerSection):
             if name == training.trainer:

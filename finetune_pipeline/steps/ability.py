@@ -44,7 +44,8 @@ def ability_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
     }
 
 
-def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> Scored:
+def score_ability(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> Scored:
+    """Ask a model the questions on general ability. Without any `items` there are no questions."""
     spec, ability = context.spec, context.spec.ability
     if not asked_items(context.task):
         return Scored(items=0, sentence="nothing to ask: ability.suite is false, and there are no files")
@@ -69,7 +70,7 @@ def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, 
 
 def make_base_ability(context: StepContext) -> Scored:
     """Compute the base model's answers, once for all candidates."""
-    return _score(context, context.inputs["base_model"].folder, None, "base_ability", context.out)
+    return score_ability(context, context.inputs["base_model"].folder, None, "base_ability", context.out)
 
 
 def make_general_ability(context: StepContext) -> Ability:
@@ -83,7 +84,7 @@ def make_general_ability(context: StepContext) -> Ability:
         reason = "A classifier can answer nothing but its labels, so it has no general ability to lose."
         return Ability(items=0, not_asked=reason, sentence=reason)
     model = served(context.inputs["merged_model"], context.inputs["base_model"])
-    scored = _score(context, model.model, model.adapter, "general_ability", context.out)
+    scored = score_ability(context, model.model, model.adapter, "general_ability", context.out)
     if not scored.items:
         return Ability(**asdict(scored))
     before = read_rows(context.inputs["base_ability"].folder)
@@ -99,5 +100,5 @@ def _against_champion(context: StepContext, candidate: Sequence[Row], confidence
     if read_hosted(champion.folder) or not KINDS[champion.facts["kind"]].generates:
         return None  # no likelihoods to compare with
     model, out = served(champion, base), context.out / "champion"
-    _score(context, model.model, model.adapter, "general_ability", out)
+    score_ability(context, model.model, model.adapter, "general_ability", out)
     return ability_drop(read_rows(out), candidate, confidence)

@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.winner import row_of
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, base_record, describe
-from finetune_pipeline.production.erasure import tainted_splits
+from finetune_pipeline.production.erasure import tainted_data
 from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.report.shipped_card import shipped_card
 from finetune_pipeline.report.stored import read_report
@@ -57,7 +57,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "constrained_decoding": context.spec.decoded_schema is not None,
         "gates_passed": passed,
         "gates": dict(report.facts["winner_gates"]),
-        "forgotten": dataset in tainted_splits(context.task, context.store),
+        "forgotten": bool({dataset, adapter.inputs.get("preference_rows")} & tainted_data(context.task, context.store)),
         "verdict": report.facts["verdict"],
         "winner_kind": chosen.kind,
         "winner_name": chosen.name,

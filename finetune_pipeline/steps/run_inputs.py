@@ -18,6 +18,7 @@ from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest
 from finetune_pipeline.steps.data import benchmark_files
+from finetune_pipeline.steps.preferences import preferences_of
 
 
 def base_of(task: Task) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: Ar
         ability=ability_digest(task),
         judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),
         documents=documents_digest(task.folder),
+        preferences=preferences_of(task, logs),
         ladder=ladder.version if (ladder := store.newest(task.name, "ladder")) else "",
         split_ledger=ledger_name(store.state_folder(task.name), task.spec.split.restart),
         unlabelled=unlabelled_digest(task, store.seen_files(task.name)) if task.spec.teacher else "",

@@ -83,7 +83,8 @@ def class_settings(spec: TaskSpec) -> dict[str, Any]:
     return {} if METHODS[spec.training.method].kind.generates else {"classes": spec.labels}
 
 
-def make_adapter(context: StepContext) -> AnyTraining:
+def make_supervised(context: StepContext) -> AnyTraining:
+    """Train on the training split."""
     work = context.builder.work
     facts = train_rows(context, split_file(context, "train"), context.out, work, lambda: context.follow(work))
     if hosted := read_hosted(context.out):

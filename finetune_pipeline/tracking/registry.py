@@ -262,15 +262,18 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
     return _versions(_registered(client, name)), rolled_back
 
 
-def block_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> list[int]:
-    """Block the promotion of every version trained on one of these splits, which contain forgotten rows.
+def block_forgotten(
+    tracking: Tracking, name: str, splits: Collection[str], adapters: Collection[str] = ()
+) -> list[int]:
+    """Block the promotion of every version trained on one of these splits, which contain forgotten rows, or made from one of these
+    adapters, which were trained on forgotten preferences.
 
     Returns the numbers of all such versions, also of those blocked earlier.
     """
     blocked = []
     with open_registry(tracking) as client:
         for version in client.search_model_versions(f"name = '{name}'"):
-            if version.tags.get("dataset_version") in splits:
+            if version.tags.get("dataset_version") in splits or version.tags.get("adapter_version") in adapters:
                 client.set_model_version_tag(name, version.version, FORGOTTEN, FORGOTTEN_REASON)
                 blocked.append(int(version.version))
     return sorted(blocked)

@@ -9,7 +9,7 @@ from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.models.facts import Weights
 from finetune_pipeline.models.hosted import HostedModel
-from finetune_pipeline.training.audit import Audit
+from finetune_pipeline.training.audit import Audit, SplitAudit
 from finetune_pipeline.training.history import LoggedLoss, Overfitting
 
 
@@ -40,6 +40,82 @@ class Measured(Facts, frozen=True, kw_only=True):
     dollars: float | None = None
 
 
+class RefinedFacts(Facts, frozen=True, kw_only=True):
+    """Facts of a second stage (training.refine.refine). They depend only on the job.
+
+    Attributes:
+        rows: Pairs (dpo) or answers (kto) that were trained on; too_long: those left out for their length.
+        liked_weight, disliked_weight: KTO's weights, which balance the two kinds.
+        audit: Of every sequence in the trainer's batches.
+    """
+
+    method: str
+    rows: int
+    liked: int
+    disliked: int
+    liked_weight: float
+    disliked_weight: float
+    too_long: int
+    steps: int
+    history: list[LoggedLoss]
+    audit: SplitAudit
+    trained: Trained
+
+
+class Difference(Facts, frozen=True, kw_only=True):
+    """The mean difference of two models' answers (refined minus supervised), and its interval."""
+
+    mean: float
+    interval: tuple[float, float] | None
+
+    @property
+    def surely_below(self) -> bool:
+        return self.interval is not None and self.interval[1] < 0
+
+    @property
+    def surely_above(self) -> bool:
+        return self.interval is not None and self.interval[0] > 0
+
+
+class RefinedChoice(Facts, frozen=True, kw_only=True):
+    """Which of the two models goes on.
+
+    Attributes:
+        refined: Whether the refined one does.
+        reasons: Why not, by name (evaluation.refined_choice).
+        rows: Validation rows that both answered; changed: those with another answer.
+        gain: In the task's metric.
+        exact_p: Two-sided p of the exact McNemar test; None if the metric is not a share of right answers.
+        form: Of the share of answers in the declared form.
+        longer: Of the share by which answers exceed the length of their references; None unless answers are text.
+        ability: Of the accuracy on general questions; None if it was not asked.
+    """
+
+    refined: bool
+    reasons: list[str]
+    sentence: str
+    metric: str
+    rows: int
+    changed: int
+    gain: Difference
+    exact_p: float | None
+    form: Difference
+    longer: Difference | None = None
+    ability: Difference | None = None
+
+
+class Refinement(Facts, frozen=True, kw_only=True):
+    """A second stage on preferences. too_few: why there was none; empty if there was."""
+
+    too_few: str = ""
+    training: RefinedFacts | None = None
+    choice: RefinedChoice | None = None
+
+    @property
+    def sentence(self) -> str:
+        return self.choice.sentence if self.choice else f"There was no second stage: {self.too_few}."
+
+
 class TrainingFacts(Facts, frozen=True, kw_only=True):
     """What every trainer reports. None: unknown here, such as the loss before training at a service.
 
@@ -48,6 +124,7 @@ class TrainingFacts(Facts, frozen=True, kw_only=True):
         steps: Optimiser steps.
         best_step: The step whose weights were kept.
         endpoint: The model at an endpoint, if no weights were returned.
+        refinement: Of a second stage on preferences, if the task asks for one. All other facts are those of the first stage.
         own: Facts of a trainer outside this package.
         measured: Of measured.json; not part of the stored facts.
     """
@@ -67,6 +144,7 @@ class TrainingFacts(Facts, frozen=True, kw_only=True):
     trainable_parameters: int | None = None
     trained: Trained | None = None
     endpoint: HostedModel | None = None
+    refinement: Refinement | None = None
     own: dict[str, Any] = msgspec.field(default_factory=dict)
     measured: Measured = Measured()
 

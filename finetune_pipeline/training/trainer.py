@@ -63,7 +63,26 @@ class Meter:
         }
 
 
-class TokenTrainer(SFTTrainer):
+class VerifiedCheckpoints(Trainer):
+    """A trainer whose checkpoints are marked as complete, with the digests of the job and of their files."""
+
+    job_digest: str
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        root = Path(str(self.args.output_dir))
+        folder = root / f"checkpoint-{self.state.global_step}"
+        best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
+        Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
+        self.accelerator.wait_for_everyone()
+        if best is not None and (root / best).exists():
+            self.state.best_model_checkpoint = str(root / best)
+        if self.accelerator.is_main_process:
+            finished = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+            checkpoints.mark_complete(folder, self.job_digest, best, finished)
+        self.accelerator.wait_for_everyone()  # no process continues before the checkpoint is complete
+
+
+class TokenTrainer(VerifiedCheckpoints, SFTTrainer):
     """Trainer whose loss is the sum of the learned tokens' cross-entropies (float32), divided by their number in the optimiser
     step. All tokens have equal weight, regardless of their batch and process; the same holds for validation."""
 
@@ -158,19 +177,6 @@ class TokenTrainer(SFTTrainer):
         finally:
             if is_full_model:
                 del model.save_pretrained
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        root = Path(str(self.args.output_dir))
-        folder = root / f"checkpoint-{self.state.global_step}"
-        best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
-        Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
-        self.accelerator.wait_for_everyone()
-        if best is not None and (root / best).exists():
-            self.state.best_model_checkpoint = str(root / best)
-        if self.accelerator.is_main_process:
-            finished = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
-            checkpoints.mark_complete(folder, self.job_digest, best, finished)
-        self.accelerator.wait_for_everyone()  # no process continues before the checkpoint is complete
 
 
 def load_finished(trainer: TokenTrainer, latest: Path, best: Path) -> None:

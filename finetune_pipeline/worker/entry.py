@@ -33,6 +33,7 @@ from finetune_pipeline.jobs import (
     LatencyJob,
     MergeJob,
     PredictJob,
+    RefineJob,
     TrainJob,
     read_job,
 )
@@ -95,6 +96,10 @@ def run(job: Job, on_saved: Callable[[], None] | None = None) -> tuple[object, d
             from finetune_pipeline.training.sft import train
 
             return train(job, audit_html, on_saved)
+        case RefineJob():
+            from finetune_pipeline.training.refine import refine
+
+            return refine(job)
         case MergeJob():
             from finetune_pipeline.models.merging import merge_and_compare
 

@@ -13,14 +13,16 @@ import pytest
 
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.preferences.making import PREFERENCES
+from finetune_pipeline.data.preferences.rows import preference
 from finetune_pipeline.engine.files import read_json, write_json
-from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
+from finetune_pipeline.engine.store import CHANGED_ANSWERS, MANIFEST, Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.answer_cache import FOLDER, AnswerCache, cache_file
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production import erasure as module
 from finetune_pipeline.production import log_files
-from finetune_pipeline.production.erasure import forget, tainted_splits
+from finetune_pipeline.production.erasure import forget, tainted_data
 from finetune_pipeline.production.log_erasure import erase
 from finetune_pipeline.production.log_intake import ingest_new_lines, ingest_records
 from finetune_pipeline.production.log_store import log_store
@@ -111,7 +113,7 @@ def test_another_key_is_refused_before_anything_is_touched(task, store, monkeypa
         lambda: ingest_new_lines(task, store),
         lambda: ingest_records(task, store, "traces", [], 0.0),
         lambda: waiting_rows(task, store),
-        lambda: tainted_splits(task, store),
+        lambda: tainted_data(task, store),
     ):
         with pytest.raises(OutsideError, match=ANOTHER_KEY):
             uses()
@@ -442,6 +444,24 @@ def made_of(task: Task, store: ArtifactStore, names: list[str]) -> dict[str, Art
         task, store, "evaluation_report", trained, lambda folder: write_json(folder / "a.json", names)
     )
     return got
+
+
+def test_a_model_refined_on_a_persons_thumbs_is_named_and_its_preferences_go(task: Task, store: ArtifactStore) -> None:
+    taken(task, store, a=line(1, "ann") + line(2, "bob"))
+
+    def refined(name: str) -> tuple[Artifact, Artifact]:
+        row = preference([{"role": "user", "content": "x"}], "a", None, log=name)
+        of = {"train_split": f"no splits {name}"}
+        rows = made(task, store, "preference_rows", of, lambda folder: write_rows(folder / PREFERENCES, [row]))
+        inputs = {**of, "preference_rows": rows.version}
+        return rows, made(task, store, "adapter", inputs, lambda folder: write_rows(folder / CHANGED_ANSWERS, [row]))
+
+    (hers, adapter), (his, other) = refined("row-0001"), refined("row-0002")
+    result = forget(task, store, users=["ann"])
+    assert result.adapters == [adapter.version] and tainted_data(task, store) == {hers.version}
+    gone = [f"adapter/{adapter.version}/{CHANGED_ANSWERS}", f"preference_rows/{hers.version}"]
+    assert sorted(result.artifacts) == gone and adapter.folder.exists()
+    assert (his.folder / PREFERENCES).exists() and (other.folder / CHANGED_ANSWERS).exists()
 
 
 def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, store: ArtifactStore) -> None:

@@ -98,6 +98,12 @@ def _unread(about: str, severity: str) -> dict[str, str]:
     return {"about": about, "severity": severity, "place": "raw/a.csv", "message": "m", "fix": "f"}
 
 
+PREFERENCES = {
+    "of_files": 150, "logged": 60, "refused": 0, "left_out": {"equal_pair": 10}, "by_rule": {}, "kept": 200, "pairs": 120,
+    "liked": 160, "disliked": 160, "held": 0, "unused": {}, "against_training": 6, "comparable": 12, "too_few": "",
+}  # fmt: skip
+
+
 # (step, check): facts of a clean artifact, and changes that each plant one fault
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("production_logs", "logs_accounted_for"): ({"lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1},
@@ -193,6 +199,9 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"passed": False}, {"passed": None}]),
     ("ladder", "answer_sure"): ({"decision": "larger_model", "sentence": "s"},
         [{"decision": "undecided"}, {"decision": None, "sentence": None}]),
+    ("preference_rows", "preferences_accounted_for"): (PREFERENCES, [{"kept": 199}, {"refused": 1}, {"left_out": {}}]),
+    ("preference_rows", "enough_preferences"): (PREFERENCES, [{"too_few": "20 pairs; a second stage with dpo needs 100"}]),
+    ("preference_rows", "pairs_not_swapped"): (PREFERENCES, [{"against_training": 7}]),
     ("drift_report", "no_drift"): (msgspec.to_builtins(drift_of()), [{"drifted": ["label_mix"]}, {"drifted": None}]),
 }  # fmt: skip
 WITH_FILES = {

@@ -1,0 +1,1 @@
+"""Preferences about answers: their rows, how raw rows are read, and how they are cleaned."""

@@ -1,0 +1,134 @@
+"""Decides between the supervised model and the same model after a second stage on preferences, on the validation rows.
+
+The refined model goes on only if it is surely better in the task's metric, and surely loses nothing in form, length and general
+ability. A tie keeps the supervised model. The sealed test then judges the one that goes on, like any candidate.
+"""
+
+from collections.abc import Sequence
+
+from finetune_pipeline.evaluation.ability.drop import Loss
+from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
+from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.deciding import decide_gain
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.metrics.base import ShareOfRight, metric_title
+from finetune_pipeline.evaluation.predictions import same_rows
+from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
+from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
+from finetune_pipeline.evaluation.wording import points
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.training.facts import Difference, RefinedChoice
+
+NO_GAIN, FORM, LENGTH, ABILITY = "no sure gain", "form", "length", "general ability"
+"""Reasons why the refined model does not go on."""
+Interval = tuple[float, float]
+
+
+def choose(
+    spec: TaskSpec,
+    supervised: Sequence[Row],
+    refined: Sequence[Row],
+    sources: SourceOf = None,
+    ability: Loss | None = None,
+) -> RefinedChoice:
+    """Compare both models' answers to the validation rows.
+
+    sources: of each row, by id (Example.made_from). ability: of ability.drop.ability_drop, for the supervised and the refined
+    model; None: not asked.
+    """
+    before, after = (scored(rows, spec.output) for rows in same_rows(supervised, refined))
+    clusters, confidence = shared_sources(before, sources), spec.gates.confidence
+    decision = decide_gain(
+        {"supervised": before},
+        after,
+        spec.output,
+        [spec.metric],
+        level=1 - confidence,
+        margin=0.0,
+        clusters=clusters,
+    )
+    (measured,) = decision.gains
+    exact_p = None
+    if METRICS[spec.metric].right_or_wrong:
+        pairs = list(zip(before, after, strict=True))
+        exact_p = mcnemar_exact(
+            sum(a.right and not b.right for a, b in pairs), sum(b.right and not a.right for a, b in pairs)
+        )
+    better = bool(decision.shown) and (exact_p is None or exact_p <= 1 - confidence)
+    form = _difference(
+        [float(row.valid) for row in before],
+        [float(row.valid) for row in after],
+        ShareOfRight.gain_interval([r.valid for r in before], [r.valid for r in after], confidence, clusters),
+    )
+    longer = None
+    if spec.output.kind == "text":
+        excess_before, excess_after = ([_excess(row) for row in rows] for rows in (before, after))
+        longer = _difference(
+            excess_before, excess_after, paired_bootstrap_mean(excess_before, excess_after, confidence, clusters)
+        )
+    lost = None
+    if ability is not None and ability.drop is not None and ability.interval is not None:
+        low, high = ability.interval
+        lost = Difference(mean=-ability.drop, interval=(-high, -low))
+    losses = {
+        NO_GAIN: not better,
+        FORM: form.surely_below,
+        LENGTH: longer is not None and longer.surely_above,
+        ABILITY: lost is not None and lost.surely_below,
+    }
+    reasons = [name for name, is_lost in losses.items() if is_lost]
+    besides = [name for name, difference in ((LENGTH, longer), (ABILITY, lost)) if difference is not None]
+    gain = Difference(mean=float(measured.gain or 0.0), interval=measured.interval)
+    return RefinedChoice(
+        refined=not reasons,
+        reasons=reasons,
+        sentence=_sentence(reasons, spec, gain, len(before), besides),
+        metric=spec.metric,
+        rows=len(before),
+        changed=sum(a["text"] != b["text"] for a, b in zip(before, after, strict=True)),
+        gain=gain,
+        exact_p=exact_p,
+        form=form,
+        longer=longer,
+        ability=lost,
+    )
+
+
+def changed_answers(supervised: Sequence[Row], refined: Sequence[Row]) -> list[dict[str, str]]:
+    """Return the rows that both models answer differently: id, reference, and both answers."""
+    return [
+        {"id": a["example_id"], "reference": a["gold"], "supervised": a["text"], "refined": b["text"]}
+        for a, b in zip(*same_rows(supervised, refined), strict=True)
+        if a["text"] != b["text"]
+    ]
+
+
+def _difference(before: Sequence[float], after: Sequence[float], interval: Interval | None) -> Difference:
+    return Difference(mean=(sum(after) - sum(before)) / max(1, len(before)), interval=interval)
+
+
+def _excess(row: ScoredRow) -> float:
+    """The share of an answer's characters beyond the length of its reference, from 0 to 1."""
+    return max(0.0, 1 - len(str(row["gold"])) / max(1, len(str(row["text"]))))
+
+
+def _sentence(
+    reasons: Sequence[str], spec: TaskSpec, gain: Difference, rows: int, measured_besides: Sequence[str]
+) -> str:
+    interval = gain.interval or (-1.0, 1.0)
+    measured = (
+        f"{points(gain.mean)} points of {metric_title(spec.metric)} on {rows} validation rows "
+        f"({points(interval[0])} to {points(interval[1])})"
+    )
+    if not reasons:
+        kept = " or ".join(["form", *measured_besides])
+        return f"The refined model goes on: {measured}, with no sure loss in {kept}."
+    causes = {
+        NO_GAIN: "it is not surely better in the task's metric",
+        FORM: "it surely loses form",
+        LENGTH: "its answers surely exceed the length of the references more",
+        ABILITY: "it surely loses general ability",
+    }
+    why = "; ".join(causes[name] for name in reasons)
+    return f"The supervised model stays: {why} ({measured})."

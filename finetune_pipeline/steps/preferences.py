@@ -1,0 +1,166 @@
+"""Preference rows, and the second stage that trains on them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
+from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.preferences.making import PREFERENCES, PreferenceFacts, make_preferences
+from finetune_pipeline.data.preferences.rows import preferences_digest
+from finetune_pipeline.engine.files import digest_json, read_json, write_json
+from finetune_pipeline.engine.step import RunInputs, StepContext
+from finetune_pipeline.engine.store import CHANGED_ANSWERS, Artifact
+from finetune_pipeline.evaluation.ability.drop import ability_drop
+from finetune_pipeline.evaluation.ability.drop import read_rows as read_ability
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.production_rows import logged_example
+from finetune_pipeline.evaluation.refined_choice import changed_answers, choose
+from finetune_pipeline.jobs import ModelSet, PredictJob, RefineJob
+from finetune_pipeline.production.log_merging import Logs
+from finetune_pipeline.production.thumbs import logged_preferences
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline.spec.training import decisive_settings
+from finetune_pipeline.steps.ability import ability_settings, score_ability
+from finetune_pipeline.steps.baseline import answering_settings
+from finetune_pipeline.steps.data import split_file
+from finetune_pipeline.steps.earlier_runs import answers_of
+from finetune_pipeline.steps.rungs import PREDICTIONS
+from finetune_pipeline.steps.training import class_settings, make_supervised, merge
+from finetune_pipeline.training.facts import AnyTraining, LocalTraining, RefinedChoice, RefinedFacts, Refinement
+
+SUPERVISED, REFINED = "supervised", "refined"
+
+
+def why_no_preferences(splits: Artifact, spec: TaskSpec) -> str:
+    """Return why no preference rows are made; empty if they are."""
+    return "" if spec.training.refine.is_on else "training.refine.method is none"
+
+
+def preferences_of(task: Task, logs: Logs) -> str:
+    """Return a digest that changes only with the task's preferences; empty if none are asked for."""
+    if not task.spec.training.refine.is_on:
+        return ""
+    return digest_json([preferences_digest(task.folder), logged_preferences(task.spec, logs.rows).digest()])
+
+
+def make_preference_rows(context: StepContext) -> PreferenceFacts:
+    """Make preference rows from files and logs, without any like a row that judges the model.
+
+    All rows of the task but those of the training split count as judging. The rows themselves tell which they are: the sealed
+    file is not opened.
+    """
+    spec, inputs = context.spec, context.inputs
+    logs = inputs["production_logs"]
+    logged = logged_preferences(spec, read_rows(logs.path("rows.jsonl")))
+    files = preferences_digest(context.task.folder)
+    digest = digest_json([files, logged.digest()])
+    context.refuse_changed("preferences", digest, context.run_inputs.preferences)
+    train = read_examples(split_file(context, "train"))
+    train_ids = {example.id for example in train}
+    judging = [e for e in read_examples(inputs["reviewed_examples"].folder) if e.id not in train_ids]
+    judging += [logged_example(spec, row, "") for row in read_rows(logs.path("judging.jsonl"))]
+    return make_preferences(
+        spec,
+        context.task.folder,
+        logged.preferences,
+        train,
+        judging,
+        Boilerplate.load(inputs["clean_examples"].path(BOILERPLATE)),
+        context.out,
+        held=len(logged.held),
+        unused=logged.unused,
+    )
+
+
+def adapter_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
+    """Return the settings that the adapter depends on; those of the second stage and its judgement only if there is one."""
+    settings = {**decisive_settings(spec.training), **class_settings(spec)}
+    if spec.training.refine.is_on:
+        judging = [spec.metric, spec.output.model_dump(), spec.gates.confidence, answering_settings(spec)]
+        settings["refine"] = [spec.training.refine.model_dump(), judging, ability_settings(spec, run)]
+    return settings
+
+
+def make_adapter(context: StepContext) -> AnyTraining:
+    """Train the adapter; with training.refine, train the first stage's adapter further, and keep the better of the two."""
+    if not context.spec.training.refine.is_on:
+        return make_supervised(context)
+    first = context.inputs["supervised_adapter"]
+    facts = first.read(LocalTraining)
+    for path in first.folder.iterdir():  # whatever is decided, losses, times and audit are those of the first stage
+        if path.is_file() and path.name in ("history.jsonl", "measured.json", "audit.json", "audit.html"):
+            shutil.copyfile(path, context.out / path.name)
+    too_few = context.inputs["preference_rows"].read(PreferenceFacts).too_few
+    if too_few:
+        shutil.copytree(first.path("adapter"), context.out / "adapter")
+        return replace(facts, refinement=Refinement(too_few=too_few))
+    work = context.builder.work
+    refined = _refine(context, work / REFINED)
+    choice = _judge(context, first.path("adapter"), work / REFINED / "adapter")
+    shutil.copytree(work / REFINED / "adapter" if choice.refined else first.path("adapter"), context.out / "adapter")
+    measured = {**read_json(context.out / "measured.json"), "refined": read_json(work / REFINED / "measured.json")}
+    write_json(context.out / "measured.json", measured)
+    return replace(facts, refinement=Refinement(training=refined, choice=choice))
+
+
+def _refine(context: StepContext, out: Path) -> RefinedFacts:
+    settings = decisive_settings(context.spec.training)
+    *_, last_phase = METHODS[settings["method"]].phases(settings)
+    out.mkdir(parents=True, exist_ok=True)
+    job = RefineJob(
+        base=context.inputs["base_model"].folder,
+        start_from=context.inputs["supervised_adapter"].path("adapter"),
+        rows=context.inputs["preference_rows"].path(PREFERENCES),
+        settings=dict(last_phase),
+        refine=context.spec.training.refine.model_dump(),
+        out=out,
+        work=context.builder.work / "second_stage",
+    )
+    return RefinedFacts.of(context.launch(job))
+
+
+def _judge(context: StepContext, supervised: Path, refined: Path) -> RefinedChoice:
+    """Let both models, as they would be served, answer the validation rows, and decide. Their merged weights are not kept."""
+    spec, work = context.spec, context.builder.work / "judged"
+    sets = []
+    for name, adapter in ((SUPERVISED, supervised), (REFINED, refined)):
+        shutil.rmtree(work / name, ignore_errors=True)
+        (work / name).mkdir(parents=True)
+        merge(context, adapter, work / name, stage="adapter")
+        schema = spec.decoded_schema
+        sets.append(ModelSet(name=name, model=work / name, restricted=schema, constrained=schema is not None))
+    validation = split_file(context, "validation")
+    out = work / "answers"
+    out.mkdir(exist_ok=True)
+    job = PredictJob(
+        sets=sets,
+        examples=validation,
+        labels=spec.labels,
+        out=out,
+        answers=answers_of(context.store),
+        stage="adapter",
+        **answering_settings(spec),
+    )
+    context.launch(job)
+    rows = read_predictions(out / PREDICTIONS)
+    answers = of_model(rows, SUPERVISED), of_model(rows, REFINED)
+    examples: list[Example] = read_examples(validation)
+    sources = {example.id: example.made_from for example in examples}
+    choice = choose(spec, *answers, sources)
+    if choice.refined:  # asked only of a model that would go on: it takes as long as all rows of some tasks
+        facts = []
+        for name in (SUPERVISED, REFINED):
+            (work / f"ability_{name}").mkdir(exist_ok=True)
+            facts.append(score_ability(context, work / name, None, "adapter", work / f"ability_{name}"))
+        if all(each.items for each in facts):
+            before, after = (read_ability(work / f"ability_{name}") for name in (SUPERVISED, REFINED))
+            choice = choose(spec, *answers, sources, ability_drop(before, after, spec.gates.confidence))
+    write_rows(context.out / CHANGED_ANSWERS, changed_answers(*answers))
+    shutil.rmtree(work)
+    return choice

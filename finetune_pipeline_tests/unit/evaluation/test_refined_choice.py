@@ -1,0 +1,104 @@
+"""Which of supervised and refined model goes on: a sure gain is needed, sure losses are named, and noise passes at most at the
+level."""
+
+import random
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.ability.drop import Loss
+from finetune_pipeline.evaluation.refined_choice import changed_answers, choose
+from finetune_pipeline.spec.model import TaskSpec
+
+LABELS = {"kind": "labels", "labels": ["a", "b"]}
+
+
+def spec(output: dict[str, Any] = LABELS, **gates: Any) -> TaskSpec:
+    fields = {"name": "t", "description": "d", "system_prompt": "a or b", "output": output, "gates": gates}
+    return TaskSpec.model_validate(fields)
+
+
+def answers(texts: list[str], gold: list[str]) -> list[dict[str, Any]]:
+    return [
+        {"example_id": f"e{i:04}", "model": "m", "gold": right, "text": text, "status": "ok", "label_scores": None}
+        for i, (text, right) in enumerate(zip(texts, gold, strict=True))
+    ]
+
+
+def by_label(right: list[bool]) -> list[dict[str, Any]]:
+    return answers(["a" if ok else "b" for ok in right], ["a"] * len(right))
+
+
+def test_a_sure_gain_goes_on_and_a_tie_keeps_the_supervised_model() -> None:
+    before = [i % 2 == 0 for i in range(200)]
+    better = [ok or i % 10 == 1 for i, ok in enumerate(before)]
+    choice = choose(spec(), by_label(before), by_label(better))
+    assert choice.refined and choice.reasons == [] and (choice.rows, choice.changed) == (200, 20)
+    assert choice.gain.mean == pytest.approx(0.1) and choice.exact_p == pytest.approx(2 * 0.5**20)
+    assert "+10.0 points" in choice.sentence and "goes on" in choice.sentence
+    tie = choose(spec(), by_label(before), by_label(before))
+    assert not tie.refined and tie.reasons == ["no sure gain"] and tie.changed == 0
+    worse = choose(spec(), by_label(better), by_label(before))
+    assert worse.reasons == ["no sure gain"] and "-10.0 points" in worse.sentence
+
+
+def test_the_exact_test_decides_where_few_answers_differ() -> None:
+    before, after = [True] * 95 + [False] * 5, [True] * 100
+    choice = choose(spec(), by_label(before), by_label(after))
+    assert choice.exact_p == pytest.approx(0.0625) and choice.reasons == ["no sure gain"], (
+        "five of five is no sure gain"
+    )
+    before = [True] * 94 + [False] * 6
+    assert choose(spec(), by_label(before), by_label(after)).refined
+
+
+def test_rows_of_one_source_count_as_one() -> None:
+    before = [i % 2 == 0 for i in range(200)]
+    better = [ok or i in (1, 3, 5, 7, 9, 11, 13, 15, 17, 19) for i, ok in enumerate(before)]
+    assert choose(spec(), by_label(before), by_label(better)).refined
+    sources = {f"e{i:04}": "one dialogue" if i < 20 else f"row {i}" for i in range(200)}
+    assert not choose(spec(), by_label(before), by_label(better), sources).refined
+
+
+TEXT = {"kind": "text"}
+
+
+def test_answers_longer_than_their_references_are_refused_by_name() -> None:
+    gold = [f"the parcel number {i} arrives on monday" for i in range(80)]
+    before = answers([f"the parcel {i}" for i in range(80)], gold)
+    right, padded = answers(gold, gold), answers([f"{text} and have a really great day" for text in gold], gold)
+    assert choose(spec(TEXT, metric="rouge1"), before, right).refined, "as long as the references is no loss"
+    choice = choose(spec(TEXT, metric="rouge1"), before, padded)
+    assert choice.gain.surely_above and choice.longer is not None and choice.longer.surely_above
+    assert choice.reasons == ["length"] and "exceed the length" in choice.sentence
+
+
+def test_lost_form_and_ability_are_refused_by_name() -> None:
+    output = {"kind": "text", "max_chars": 40}
+    gold = [f"parcel {i} arrives" for i in range(80)]
+    before = answers(["no"] * 80, gold)
+    broken = answers([text if i % 3 else f"{text} {'x' * 40}" for i, text in enumerate(gold)], gold)
+    assert "form" in choose(spec(output, metric="rouge1"), before, broken).reasons
+    labels = by_label([False] * 20 + [True] * 20), by_label([True] * 40)
+    lost = Loss(n=100, drop=0.1, interval=(0.04, 0.16))
+    assert choose(spec(), *labels, ability=lost).reasons == ["general ability"]
+    assert choose(spec(), *labels, ability=Loss(n=100, drop=0.01, interval=(-0.03, 0.05))).refined
+
+
+def test_noise_goes_on_at_most_at_the_level() -> None:
+    """Thumbs that are noise change some answers, for better or worse alike: 1,000 worlds of several sizes."""
+    dice, worlds, passed = random.Random(0), 1000, 0
+    for world in range(worlds):
+        rows, changed = [40, 100, 250][world % 3], [0.05, 0.2, 0.5][world % 9 // 3]
+        before = [dice.random() < 0.7 for _ in range(rows)]
+        after = [dice.random() < 0.7 if dice.random() < changed else ok for ok in before]
+        passed += choose(spec(), by_label(before), by_label(after)).refined
+    assert 0 < passed <= 35, "2.5% is the level of one side; 35 is its 98% quantile"
+
+
+def test_changed_answers_are_listed_with_their_reference() -> None:
+    before, after = answers(["a", "b", "a"], ["a", "a", "b"]), answers(["a", "a", "b"], ["a", "a", "b"])
+    assert changed_answers(before, after) == [
+        {"id": "e0001", "reference": "a", "supervised": "b", "refined": "a"},
+        {"id": "e0002", "reference": "b", "supervised": "a", "refined": "b"},
+    ]
