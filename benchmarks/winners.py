@@ -177,7 +177,7 @@ def measure(project: str, method: str, work: Path) -> Measured:
     counts = read_json(Path(steps["splits"]["folder"]) / MANIFEST)["facts"]["counts"]
     winner = report["winner"]
     return Measured(
-        report["metric"], [counts[part] for part in parts], lines, winner["title"] or "nothing", winner["why"]
+        report["metric"], [counts[part] for part in parts], lines, winner.get("title") or "nothing", winner["why"]
     )
 
 

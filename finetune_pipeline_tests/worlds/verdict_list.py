@@ -49,8 +49,8 @@ REFUSED = [
     ),
     KnownWorld(
         "swapped-training",
-        "word order; the training process reads red for blue and blue for red",
-        "refuse",
+        "word order; the training process reads red for blue and blue for red, the simple models read the rows as they are",
+        "ship_simple",
         swapped_training_world,
         ("beats_baseline",),
         besides=("beats_simple", "beats_commonest"),
@@ -240,7 +240,7 @@ PROMOTED = [
         world_of(
             ONE_WORD, partial(flipped, share=0.18), rows=900, gates={"simple": "not_worse", "simple_margin": 0.05}
         ),
-        expected_text="tie with TF-IDF and logistic regression",
+        expected_text="ties with TF-IDF and logistic regression",
     ),
     KnownWorld(
         "augmented",
