@@ -35,8 +35,10 @@ def audit_page(project: Project) -> Path | None:
     adapter = project.artifacts["adapter"]
     if adapter is not None:
         return adapter.folder / AUDIT_PAGE if (adapter.folder / AUDIT_PAGE).is_file() else None
-    work = project.store.root / project.task.name / ".work" / "adapter" / project.versions["adapter"]
-    return max(work.rglob(AUDIT_PAGE), key=lambda p: p.stat().st_mtime_ns, default=None)
+    work = project.store.root / project.task.name / ".work"
+    stopped = (work / step / project.versions[step] for step in ("supervised_adapter", "adapter"))
+    pages = [page for folder in stopped for page in folder.rglob(AUDIT_PAGE)]
+    return max(pages, key=lambda p: p.stat().st_mtime_ns, default=None)
 
 
 AUDIT_LINE = "what it was taught, token by token: {}"
