@@ -11,7 +11,7 @@ from pathlib import Path
 from finetune_pipeline.data.validate.validation import validation_settings
 from finetune_pipeline.engine.graph import Graph
 from finetune_pipeline.engine.step import SHARED, Step
-from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.engine.store import SKIPPED, ArtifactStore
 from finetune_pipeline.evaluation.predictions import failed_baseline_rows, failed_test_rows, unscored_items
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.answering import asking_settings
@@ -330,7 +330,12 @@ STEPS = [
                 training_check.why_untrained(advice, spec) or preferences.why_no_preferences(advice, spec)
             ),
         ),
-        settings=lambda spec, run: {**decisive_settings(spec.training), **class_settings(spec)},
+        # without a second stage the same whether or not the advice is made
+        settings=lambda spec, run: (
+            {**decisive_settings(spec.training), **class_settings(spec)}
+            if spec.training.refine.is_on
+            else {SKIPPED: True}
+        ),
         kinds=("pytorch", "huggingface"),
         heavy=True,
     ),

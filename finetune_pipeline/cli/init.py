@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finetune_pipeline.cli.output import as_json, failure, say, tell, wants_json
-from finetune_pipeline.data.dedup.cleaning import Cleaned
 from finetune_pipeline.engine.files import replace_text, write_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, listed
@@ -166,6 +165,7 @@ def _task_of_raw_folder(sources: Sequence[GivenFile], data_root: Path) -> str | 
 def least_per_label(task: Task, store: ArtifactStore) -> int | None:
     """Propose data.min_per_label: the cleaned rows of the rarest label that has enough to learn from. None if the default fits,
     or there are no labels."""
+    from finetune_pipeline.data.dedup.cleaning import Cleaned
     from finetune_pipeline.pipeline import PIPELINE
     from finetune_pipeline.steps.run_inputs import collect_run_inputs
 

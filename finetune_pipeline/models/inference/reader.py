@@ -230,10 +230,12 @@ class Reader:
                 tokens = torch.tensor([token for token, _ in choices], device=logits.device)
                 scores = torch.from_numpy(np.stack([allowed for _, allowed in choices])).to(logits.device)
             shares = torch.log_softmax(scores, -1)
-            chosen = shares.gather(1, tokens[:, None])[:, 0].tolist()
+            chosen = shares.gather(1, tokens[:, None])[:, 0]
             likeliest = shares.topk(alternatives) if alternatives else None
-            for i, (row, token, log_probability) in enumerate(zip(active, tokens.tolist(), chosen, strict=True)):
-                answers[row].ids.append(token)
+            # read together: each reading waits for the device; float32 holds the number of any token
+            read = torch.stack((tokens.float(), chosen), 1).tolist()
+            for i, (row, (token, log_probability)) in enumerate(zip(active, read, strict=True)):
+                answers[row].ids.append(int(token))
                 answers[row].log_probabilities.append(log_probability)
                 if likeliest:
                     pairs = zip(likeliest.indices[i].tolist(), likeliest.values[i].tolist(), strict=True)

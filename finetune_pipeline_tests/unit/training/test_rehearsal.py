@@ -85,8 +85,8 @@ def test_a_planted_fault_ends_the_step(results: dict[str, dict[str, Any]], fault
 
 
 def test_an_answer_waits_for_the_device_once_a_token(results: dict[str, dict[str, Any]]) -> None:
-    """Three tokens of four rows are read, and the scores of six labels."""
-    assert results["mistral-7b asked"]["waits"] == 4 * 3 + 4 * 6
+    """Three tokens of four rows and their log-probabilities are read together, and the scores of six labels."""
+    assert results["mistral-7b asked"]["waits"] == 2 * 4 * 3 + 4 * 6
 
 
 @pytest.mark.parametrize("shape", ["mistral-7b", "llama-3-8b"])
