@@ -100,12 +100,13 @@ def _ranked(columns: Sequence[Column], known_names: tuple[str, ...]) -> list[Col
 
 
 def indicators(columns: Mapping[str, Column], answer: Column) -> list[Column]:
-    """Return the yes-or-no columns, one per label, that `answer` is one of; none if they are few, or if `answer` is named
-    like a label of its own."""
+    """Return the yes-or-no columns, one per label, that `answer` is one of; none if they are few, or if one of
+    them is named like a label of its own."""
     siblings = [c for c in columns.values() if c.path.rpartition(".")[0] == answer.path.rpartition(".")[0]]
     siblings = [c for c in siblings if c.filled == c.rows and "'" not in c.name and len(c.values) == 2]
     siblings = [c for c in siblings if {value.casefold() for value in c.values} <= {*_YES, *_NO}]
-    is_single = names.plain_name(answer.name) in names.LABELS and not any(f"_{answer.name}" in c.name for c in siblings)
+    known = [s.name for s in siblings if names.plain_name(s.name) in names.LABELS]
+    is_single = any(not any(f"_{name}" in c.name for c in siblings) for name in known)
     return siblings if len(siblings) >= _LEAST_INDICATORS and answer in siblings and not is_single else []
 
 

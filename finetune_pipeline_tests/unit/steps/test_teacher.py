@@ -281,7 +281,8 @@ def test_an_endpoint_that_goes_down_stops_the_run_and_the_next_one_goes_on(tmp_p
         facts = lesson.run("teacher_answers")["teacher_answers"].facts
         # of calls under way when the run ended nobody knows whether they were paid for: they count, and are not sent again
         interrupted = answered + 200 - len(server.requests)
-        assert facts["kept"] == 90 and 0 <= interrupted <= 3
+        assert 0 <= interrupted <= 3
+        assert 90 - interrupted <= facts["kept"] <= 90, "a row may lack the answer that was under way"
         assert facts["spent_usd"] >= (270 - interrupted) * CALL_USD
 
 
