@@ -49,6 +49,16 @@ def likelihood_label(label_scores: Sequence[float], labels: Sequence[str]) -> st
     return labels[max(range(len(labels)), key=lambda i: label_scores[i])]
 
 
+def label_probability(text: str, label_scores: Sequence[float], labels: Sequence[str]) -> float | None:
+    """Return the probability of the answered label among the allowed ones; None if the answer is not the likeliest of them: what is
+    written is served, and another answer than the likeliest label is never sure."""
+    label = likelihood_label(label_scores, labels)
+    if label is None or text.strip() != label:
+        return None
+    highest = max(label_scores)
+    return 1 / math.fsum(math.exp(score - highest) for score in label_scores)
+
+
 def likelihood_row(row: Row, labels: Sequence[str]) -> Row:
     """The same row with the most likely label as the answer (empty if there is none). A failed row stays failed."""
     label, status = None, row["status"]

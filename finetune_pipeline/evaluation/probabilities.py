@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
 from finetune_pipeline.evaluation.calibration import Calibration, Unit, calibrated_all
-from finetune_pipeline.evaluation.correctness import Row, likelihood_label
+from finetune_pipeline.evaluation.correctness import Row, label_probability
 from finetune_pipeline.evaluation.result_parts import Bin, Reliability
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.token_probabilities import FORM
@@ -46,15 +45,12 @@ class Answers:
 def probability_of(row: Row, output: AnyOutput) -> float:
     """Return the probability of an answer; 0 if it has none.
 
-    Of labels that of the likeliest, normalised over the allowed ones. What is generated is served: an answer that is not the
-    likeliest label is never sure. Of JSON and closed text the product of the probabilities of the tokens.
+    Of labels see correctness.label_probability. Of JSON and closed text the product of the probabilities of the tokens.
     """
     if row["status"] != "ok":
         return 0.0
     if isinstance(output, LabelsOutput):
-        label = likelihood_label(row["label_scores"], output.labels)
-        is_likeliest = label is not None and row["text"].strip() == label
-        return float(scipy.special.softmax(row["label_scores"]).max()) if is_likeliest else 0.0
+        return label_probability(row["text"], row["label_scores"], output.labels) or 0.0
     return float(row["probability"] or 0.0)
 
 

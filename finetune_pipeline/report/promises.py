@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from finetune_pipeline.evaluation.calibration import LEAST_ROWS, Calibration
 from finetune_pipeline.evaluation.finalists import CANDIDATE
 from finetune_pipeline.evaluation.gates.automation import promise_of, what_would_do, why_not
 from finetune_pipeline.evaluation.result import EvaluationResult
@@ -32,14 +33,16 @@ def calibration_section(evaluation: EvaluationResult) -> Blocks:
     for title, measured in _titles(evaluation).values():
         if (before := measured.before) and (after := measured.after):
             errors = (before.ece, before.interval, after.ece, after.interval)
-            fitted = (METHODS[measured.calibration.method], measured.calibration.rows)
+            fitted = (_method(measured.calibration), measured.calibration.rows)
             rows.append([title, before.n, before.confidence, before.accuracy, *errors, *fitted])
     columns = [("Model", text), ("Rows", number), ("Mean probability", percent), ("Right", percent)]
     columns += [("Error before, points", unsigned), ("Interval", points_range)]
     columns += [("Error after, points", unsigned), ("Interval", points_range)]
     yield Table([*columns, ("Calibration", text), ("Validation rows", number)], rows)
-    shown = evaluation.probabilities.get(CANDIDATE) or next(iter(evaluation.probabilities.values()), None)
+    titled = _titles(evaluation)
+    title, shown = titled.get(CANDIDATE) or next(iter(titled.values()), ("", None))
     if shown:
+        yield f"{title}:"
         yield reliability_plot(shown)
         of_part = "Label" if evaluation.task.kind == "labels" else "Field"
         parts = [[part, m.n, m.confidence, m.accuracy, m.ece, m.interval] for part, m in shown.parts.items()]
@@ -52,6 +55,14 @@ def calibration_section(evaluation: EvaluationResult) -> Blocks:
             "answers, over ten bins, with the interval of bootstrap samples; chance alone makes it larger than 0. Validation also "
             "chose the prompt, the simple model and the checkpoint, so that probabilities may still be a little too high."
         )
+    if rows and CANDIDATE not in titled and not evaluation.untrained:
+        yield from notes(
+            "The fine-tuned model's are calibrated where automation.max_error is set: only then it answers validation rows."
+        )
+
+
+def _method(calibration: Calibration) -> str:
+    return METHODS[calibration.method] if calibration.rows >= LEAST_ROWS else f"none: fewer than {LEAST_ROWS} rows"
 
 
 def _meaning(evaluation: EvaluationResult) -> str:

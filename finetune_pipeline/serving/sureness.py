@@ -1,14 +1,12 @@
 """How sure an answer is: its calibrated probability, and whether it is passed on to a person or another model."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import scipy
-
 from finetune_pipeline.evaluation.calibration import ReleasedProbability, calibrated
-from finetune_pipeline.evaluation.correctness import likelihood_label
+from finetune_pipeline.evaluation.correctness import label_probability
+from finetune_pipeline.evaluation.token_probabilities import answer_probability
 from finetune_pipeline.models.inference.generated import Answer
 
 
@@ -43,24 +41,13 @@ def sureness(
     """
     if released is None or (released.promise and released.promise.unit != "answer"):
         return None
-    raw = _label_probability(answer, labels) if released.labels else _written_probability(answer)
+    raw = None
+    if answer.status == "ok" and released.labels:
+        raw = label_probability(answer.text, answer.label_scores, labels)
+    elif not released.labels:
+        raw = answer_probability(answer)
     probability = calibrated(raw, released.calibration) if raw and as_evaluated else None
     promise = released.promise
     if promise is None:
         return Sureness(probability, None)
     return Sureness(probability, probability is None or probability < promise.threshold)
-
-
-def _label_probability(answer: Answer, labels: Sequence[str]) -> float | None:
-    """Return the probability of the answered label among the allowed ones; None if the answer is not the likeliest of them."""
-    label = likelihood_label(answer.label_scores, labels)
-    if label is None or answer.status != "ok" or answer.text.strip() != label:
-        return None
-    return float(scipy.special.softmax(answer.label_scores).max())
-
-
-def _written_probability(answer: Answer) -> float | None:
-    """Return the product of the probabilities of an answer's tokens; None of an unfinished answer, or one without them."""
-    if answer.status != "ok" or not answer.log_probabilities:
-        return None
-    return math.exp(math.fsum(answer.log_probabilities))

@@ -1,4 +1,4 @@
-"""A champion that is a classifier under a live Dagster daemon: served and logged, retrained by the
+"""A champion that is a simple model, and one that is a classifier, under a live Dagster daemon: served and logged, retrained by the
 log sensor without anybody's command, rolled back, and free of a forgotten person's rows."""
 
 import json
@@ -12,7 +12,7 @@ import pytest
 from finetune_pipeline.orchestration.dagster_internals import WORKSPACE
 from finetune_pipeline.tracking import registry
 from finetune_pipeline_tests.dagster_dev import Dev, dagster_dev
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import LORA, Project, easy_rows
 from finetune_pipeline_tests.graph.test_shipped_kinds import SECRET, chat, files_with, serving
 from finetune_pipeline_tests.skilled_model import make_skilled_model, raw_rows
 from finetune_pipeline_tests.unit.processes import wait_until
@@ -20,7 +20,7 @@ from finetune_pipeline_tests.worlds.planted_world import World
 
 SERVED = 24
 """Answers that people correct or confirm, which are as many as the sensor waits for."""
-COMMON = {
+COMMON: dict[str, Any] = {
     "gates": {"champion": "not_worse", "champion_margin": 0.15, "max_regression": 0.3, "min_valid_share": 0.8},
     "logs": {
         "judging_share": 0.0,
@@ -31,6 +31,13 @@ COMMON = {
     },
     "split": {"validation": 0.2, "test": 0.3},
 }
+
+
+def simple_project(root: Path) -> tuple[Project, list[dict[str, Any]]]:
+    """One word decides, which TF-IDF learns. Returns the project and rows that production asks about."""
+    project = Project(root, training=LORA, **COMMON)
+    project.write_rows(easy_rows(300))
+    return project, easy_rows(SERVED, seed=5)
 
 
 def classifier_project(root: Path) -> tuple[Project, list[dict[str, Any]]]:
@@ -60,7 +67,7 @@ def full_runs(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dg.Dags
             return list(instance.get_runs(dg.RunsFilter(tags={"finetune/trigger": "new_logs"})))
 
 
-@pytest.mark.parametrize(("kind", "make"), [("classifier", classifier_project)])
+@pytest.mark.parametrize(("kind", "make"), [("simple", simple_project), ("classifier", classifier_project)])
 def test_a_champion_is_served_retrained_by_the_daemon_rolled_back_and_forgotten(
     kind: str, make: Any, tmp_path: Path, daemon: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +96,7 @@ def test_a_champion_is_served_retrained_by_the_daemon_rolled_back_and_forgotten(
     assert project.facts("production_logs")["corrections"] == SERVED
     assert project.facts("test_predictions")["kinds"]["champion"] == kind
     assert project.facts("drift_report")["rows"] == SERVED
+    # the gates refuse a tie with the champion: the new version is put into service as if it had been better
     with registry.open_registry(tracking) as client:
         client.set_model_version_tag("colours", "2", registry.GATES, registry.PASSED)
     registry.promote(tracking, "colours", 2)

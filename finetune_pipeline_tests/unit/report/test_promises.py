@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.evaluation.calibration import Calibration
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
 from finetune_pipeline.evaluation.result import EvaluationResult
@@ -14,6 +15,7 @@ from finetune_pipeline.report.promises import reliability_plot
 from finetune_pipeline.report.verdict import verdict_sentences
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, spec
+from finetune_pipeline_tests.unit.report.parsed import Parsed
 
 
 def _answers(model: str, n: int, unsure: float, p: float = 0.99) -> list[dict[str, Any]]:
@@ -76,3 +78,16 @@ def test_calibration_is_shown_before_and_after_with_a_plot(promised: EvaluationR
     plot = reliability_plot(promised.probabilities["candidate"])
     assert plot is not None and "after" in plot.document
     assert "probability of the answer, %" in plot.document
+
+
+def test_too_few_rows_to_calibrate_are_not_called_good_probabilities(promised: EvaluationResult) -> None:
+    measured = promised.probabilities["candidate"]
+    few = measured.model_copy(update={"calibration": Calibration(rows=32)})
+    without = promised.model_copy(update={"probabilities": {"base": few}})
+    words = Parsed(page_html(evaluation_page(without, decide(spec(), without)))).words
+    assert "none: fewer than 50 rows" in words and "none needed" not in words
+    assert "The fine-tuned model's are calibrated where automation.max_error is set" in words
+    many = measured.model_copy(update={"calibration": Calibration(rows=80)})
+    enough = promised.model_copy(update={"probabilities": {"candidate": many}})
+    words = Parsed(page_html(evaluation_page(enough, decide(spec(), enough)))).words
+    assert "none needed" in words and "are calibrated where" not in words

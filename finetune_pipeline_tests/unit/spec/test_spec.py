@@ -166,6 +166,14 @@ def test_a_hostile_spec_is_a_finding_in_bounded_time(tmp_path: Path, text: str, 
     assert time.process_time() - began < 10
 
 
+TEACHER: dict[str, Any] = {
+    "endpoint": {"url": "http://127.0.0.1:8000/v1", "model": "large"},
+    "allowed": True,
+    "budget_usd": 5,
+}
+UNLABELLED = {"unlabelled": ["unlabelled/*"]}
+KTO = {"refine": {"method": "kto"}}
+
 RULES = [
     ("spec.split_shares", {"split": {"validation": 0.3, "test": 0.3}}),
     ("spec.labels_unique", {"output": {"kind": "labels", "labels": ["yes", "Yes "]}, "system_prompt": "yes Yes "}),
@@ -190,6 +198,16 @@ RULES = [
     ("spec.wanted_gain", {"gates": {"min_gain": 0.05}}),
     ("spec.engine", {"evaluation": {"engine": "endpoint"}}),
     ("spec.automation", {"automation": {"max_error": 0.02, "unit": "field"}}),
+    ("spec.teacher_allowed", {"teacher": {**TEACHER, "allowed": False}, "data": UNLABELLED}),
+    ("spec.teacher_rows", {"teacher": TEACHER}),
+    ("spec.teacher_rows", {"data": UNLABELLED}),
+    ("spec.raw_inside_folder", {"teacher": TEACHER, "data": {"unlabelled": ["../elsewhere/*"]}}),
+    ("spec.glob", {"teacher": TEACHER, "data": {"unlabelled": ["."]}}),
+    ("spec.teacher_answers", {"teacher": TEACHER, "data": UNLABELLED, "output": {"kind": "text"}}),
+    ("spec.teacher_split", {"teacher": TEACHER, "data": UNLABELLED, "split": {"by": "time"}}),
+    ("spec.refine", {"training": {**KTO, "method": "full"}}),
+    ("spec.refine", {"training": {**KTO, "trainer": "ray"}}),
+    ("spec.refine", {"training": {**KTO, "method": "lora", "micro_batch_size": 1}}),
     ("spec.judge", {"gates": {"min_preferred": 0.5}}),
     ("spec.judge", {"evaluation": {"judge": {"url": "http://judge.example/v1", "model": "m"}}}),
 ]
@@ -203,6 +221,11 @@ def test_each_cross_field_rule_catches_its_fault(rule: str, change: dict) -> Non
 def test_no_rule_fires_on_a_good_spec() -> None:
     sections = {"logs": {"retrain_cron": "*/15 0-6 1,15 * 1-5"}, "robustness": {"rows": 24, "action": "warn"}}
     assert found(GOOD) == found(GOOD | sections) == set()
+    assert found(GOOD | {"teacher": TEACHER, "data": UNLABELLED}) == set()
+    text = {"output": {"kind": "text"}, "teacher": {**TEACHER, "answers": 1}, "data": UNLABELLED}
+    assert found(GOOD | text) == set()
+    for method in ("kto", "dpo"):
+        assert found(GOOD | {"training": {"method": "lora", "refine": {"method": method}}}) == set()
     assert found(GOOD | {"owner": "ada.lovelace+ml@example.co.uk"}) == found(GOOD | {"owner": "team:orders"}) == set()
 
 

@@ -114,17 +114,18 @@ def test_rows_that_judge_stay_out_and_the_better_adapter_goes_on(
     assert replace(facts, refinement=None) == supervised, "all other facts are those of the first stage"
     assert (refinement.training.rows, refinement.training.steps) == (104, 13)
     choice, first = refinement.choice, weights(tmp_path / "supervised_adapter/out")
-    refined = weights(tmp_path / "adapter/work/refined")
+    work = tmp_path.joinpath("adapter", "work")
+    refined = weights(work / "refined")
     assert refined != first and choice.rows == 12
     assert weights(tmp_path / "adapter/out") == (refined if choice.refined else first)
     changed = read_rows(tmp_path / "adapter/out" / CHANGED_ANSWERS)
-    assert len(changed) == choice.changed and not (tmp_path / "adapter/work/judged").exists()
+    assert len(changed) == choice.changed and not (work / "judged").exists()
 
     monkeypatch.setattr(steps, "choose", lambda *_: replace(choice, refined=not choice.refined))
     (tmp_path / "adapter").rename(tmp_path / "before")
     made.make("adapter", steps.make_adapter)
     assert weights(tmp_path / "adapter/out") == (first if choice.refined else refined), "the other one, as decided"
-    assert weights(tmp_path / "adapter/work/refined") == refined
+    assert weights(work / "refined") == refined
 
 
 def test_with_few_preferences_the_first_stage_goes_on_alone(tmp_path: Path) -> None:
