@@ -22,19 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from finetune_pipeline.evaluation.deciding import level_of
+from finetune_pipeline.evaluation.decisions import BaseMode, Decision, Decisions, Level, RivalGain
 from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.gates.beats_champion import beats_champion
-from finetune_pipeline.evaluation.result import (
-    Baseline,
-    BaseMode,
-    Decision,
-    Decisions,
-    EvaluationResult,
-    Level,
-    RivalGain,
-    Seal,
-    Task,
-)
+from finetune_pipeline.evaluation.result import Baseline, EvaluationResult, Seal, Task
 from finetune_pipeline.evaluation.statistics.power import paired_power, rows_needed_for_gain
 from finetune_pipeline.evaluation.statistics.proportions import crossing, mcnemar_exact, tango_interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1

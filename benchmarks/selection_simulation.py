@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from finetune_pipeline.evaluation.deciding import level_of
-from finetune_pipeline.evaluation.result import EvaluationResult, Finalist, Task
+from finetune_pipeline.evaluation.decisions import Finalist
+from finetune_pipeline.evaluation.result import EvaluationResult, Task
 from finetune_pipeline.evaluation.result_parts import GateResult, GateStatus
 from finetune_pipeline.evaluation.statistics.proportions import tango_statistic, wilson_interval, z_value
 from finetune_pipeline.evaluation.winner import winner_of

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.decisions import Comparison
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.predictions import same_rows
-from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain

@@ -9,8 +9,9 @@ from itertools import product
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.decisions import Decision, Decisions, Level, RivalGain
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.result import Decision, Decisions, Level, PartOfTest, RivalGain
+from finetune_pipeline.evaluation.result import PartOfTest
 from finetune_pipeline.evaluation.result_parts import ModelRow
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
 from finetune_pipeline.evaluation.scores import score

@@ -6,26 +6,14 @@ from typing import Any
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
 from finetune_pipeline.evaluation.correctness import INVALID, Row
 from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decisions_of, parts_of_test
+from finetune_pipeline.evaluation.decisions import BaseMode, Comparison, FormGap, FormOf, Loosened, Promoted
 from finetune_pipeline.evaluation.finalists import CANDIDATE, contenders, finalists_of, score_interval
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, of_model, restricted_name
 from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.promises import probabilities_of
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of, regressions
-from finetune_pipeline.evaluation.result import (
-    Atlas,
-    BaseMode,
-    ChangedRows,
-    Comparison,
-    EvaluationResult,
-    FormGap,
-    FormOf,
-    Loosened,
-    Promoted,
-    StepFacts,
-    Task,
-    WrongAnswers,
-)
+from finetune_pipeline.evaluation.result import Atlas, ChangedRows, EvaluationResult, StepFacts, Task, WrongAnswers
 from finetune_pipeline.evaluation.result_parts import ModelRow, Probabilities, Scores
 from finetune_pipeline.evaluation.rivals import (
     API_MODEL,

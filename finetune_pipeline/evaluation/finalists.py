@@ -11,11 +11,12 @@ from msgspec.structs import replace
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.deciding import answers_to, champion_margin, decide_gain
+from finetune_pipeline.evaluation.decisions import Comparison, Decision, Decisions, Finalist, Mode
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, restricted_name
 from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of
-from finetune_pipeline.evaluation.result import Comparison, Decision, Decisions, EvaluationResult, Finalist, Mode
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Interval, Scores
 from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES, rank_of, restricted_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_pipeline.engine.files import DamagedFile
-from finetune_pipeline.evaluation.result import EarlierVersion, History, NeverBreak, RowsOverVersions
+from finetune_pipeline.evaluation.decisions import NeverBreak
+from finetune_pipeline.evaluation.result import EarlierVersion, History, RowsOverVersions
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.spec.outputs import AnyOutput
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.decisions import Mode
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
-from finetune_pipeline.evaluation.result import Mode
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.scores import score, valid_share

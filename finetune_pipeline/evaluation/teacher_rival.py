@@ -7,9 +7,9 @@ from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decide_gain
+from finetune_pipeline.evaluation.decisions import TeacherRival
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import in_order
-from finetune_pipeline.evaluation.result import TeacherRival
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.baseline.decision import DECISIONS
+from finetune_pipeline.evaluation.decisions import Comparison
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.metrics.overlap import Overlap
 from finetune_pipeline.evaluation.predictions import SIMPLE
-from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (

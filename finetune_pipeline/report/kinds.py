@@ -1,7 +1,8 @@
 """Says what it costs and saves that a model of one kind serves and not one of another."""
 
 from finetune_pipeline.evaluation.costs import Cost
-from finetune_pipeline.evaluation.result import EvaluationResult, Winner
+from finetune_pipeline.evaluation.decisions import Winner
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import dollars, in_words
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from finetune_pipeline.evaluation.decisions import Winner
 from finetune_pipeline.evaluation.gates import GateResult
-from finetune_pipeline.evaluation.result import AtlasGroup, EvaluationResult, Winner
+from finetune_pipeline.evaluation.result import AtlasGroup, EvaluationResult
 from finetune_pipeline.evaluation.winner import TRAINED, winner_of
 from finetune_pipeline.evaluation.wording import counted, number, percent
 from finetune_pipeline.report.failures import group_title

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from finetune_pipeline.evaluation.decisions import Winner
 from finetune_pipeline.evaluation.finalists import scores_of
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
-from finetune_pipeline.evaluation.result import Winner
 from finetune_pipeline.evaluation.winner import finalist_of, gates_of
 from finetune_pipeline.report.page import plain
 from finetune_pipeline.report.stored import Report

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from pydantic import ValidationError
 
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.decisions import Winner
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates import GateResult
-from finetune_pipeline.evaluation.result import EvaluationResult, Winner
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Part
 from finetune_pipeline.evaluation.winner import decision_on, winner_of, would_ship_again
 from finetune_pipeline.faults import OutsideError

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from finetune_pipeline.evaluation.decisions import Finalist, Winner
 from finetune_pipeline.evaluation.finalists import TUNED_TITLE, scores_of
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.gates.automation import promise_of
@@ -10,7 +11,7 @@ from finetune_pipeline.evaluation.gates.beats_simple import tied_with
 from finetune_pipeline.evaluation.gates.paired_gains import worst_gain
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong, metric_title, score_text
 from finetune_pipeline.evaluation.predictions import SIMPLE
-from finetune_pipeline.evaluation.result import EvaluationResult, Finalist, Winner
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.rivals import MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS

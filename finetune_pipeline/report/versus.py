@@ -3,8 +3,9 @@
 import datetime
 from dataclasses import dataclass
 
+from finetune_pipeline.evaluation.decisions import Comparison
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
-from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
 from finetune_pipeline.evaluation.wording import (
     counted,

@@ -22,6 +22,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.ability.drop import Ability
 from finetune_pipeline.evaluation.costs import Cost, costs
+from finetune_pipeline.evaluation.decisions import Promoted
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.finalists import contenders, with_candidate
@@ -43,7 +44,7 @@ from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_exam
 from finetune_pipeline.evaluation.promises import released
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
-from finetune_pipeline.evaluation.result import EvaluationResult, Promoted, StepFacts
+from finetune_pipeline.evaluation.result import EvaluationResult, StepFacts
 from finetune_pipeline.evaluation.rivals import API_MODEL, simple_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement

@@ -6,7 +6,7 @@ from typing import Any
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.calibration import PROBABILITY, digest_of
-from finetune_pipeline.evaluation.result import Winner
+from finetune_pipeline.evaluation.decisions import Winner
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
 from finetune_pipeline.evaluation.winner import row_of

@@ -27,6 +27,8 @@ VERSION = {"query": "{ version }"}
 STRANGERS = (("Host", "rebound.example"), ("Origin", "https://evil.example"))
 MATERIALIZED = {step.name for step in STEPS if not step.asked_for}
 UNUSED_INPUTS = {
+    ("teacher_answers", "unlabelled_rows"): "the spec names no teacher",
+    ("raw_examples", "teacher_answers"): "the spec names no teacher",
     ("judge_review", "test_predictions"): "the spec names no judge",
     ("judge_review", "human_review"): "the spec names no judge",
     ("adapter", "supervised_adapter"): "the spec asks for no second stage",

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 
+from finetune_pipeline.evaluation.decisions import DefaultGate
 from finetune_pipeline.evaluation.finalists import as_candidate
 from finetune_pipeline.evaluation.gates.base import GATES, Gate, LeastRows, Outcome, gate
-from finetune_pipeline.evaluation.result import DefaultGate, EvaluationResult
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import GateResult, GateStatus
 from finetune_pipeline.plugins import load_plugins
 from finetune_pipeline.spec.looseness import with_defaults

@@ -1,9 +1,10 @@
 """Gate: the candidate is better than the champion, or not worse if the spec allows that."""
 
 from finetune_pipeline.evaluation.deciding import margin_of
+from finetune_pipeline.evaluation.decisions import Decision
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.gates.paired_gains import champion_not_compared, one_gain, paired_gain, worst_gain
-from finetune_pipeline.evaluation.result import Decision, EvaluationResult
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import points
 from finetune_pipeline.spec.model import TaskSpec
 

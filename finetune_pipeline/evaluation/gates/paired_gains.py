@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from finetune_pipeline.evaluation.deciding import MIN_ROWS
+from finetune_pipeline.evaluation.decisions import Decision, RivalGain
 from finetune_pipeline.evaluation.gates.base import Outcome
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
-from finetune_pipeline.evaluation.result import Decision, EvaluationResult, RivalGain
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 

@@ -8,10 +8,11 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
+from finetune_pipeline.evaluation.decisions import BaseMode, FormOf
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.prompts import TrainingRow
-from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     PARITY,
     TRAINING,

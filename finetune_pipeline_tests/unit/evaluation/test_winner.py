@@ -2,8 +2,9 @@
 
 import pytest
 
+from finetune_pipeline.evaluation.decisions import Winner
 from finetune_pipeline.evaluation.gates import decide, decide_finalists
-from finetune_pipeline.evaluation.result import EvaluationResult, Winner
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.statistics.proportions import tango_interval, wilson_interval
 from finetune_pipeline.evaluation.winner import decision_on, gates_of, winner_of

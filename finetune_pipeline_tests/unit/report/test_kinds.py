@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.evaluation.decisions import Winner
 from finetune_pipeline.evaluation.gates import decide, decide_finalists
-from finetune_pipeline.evaluation.result import EvaluationResult, Winner
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.kinds import change_of_kind, costs_more
 from finetune_pipeline.report.next_steps import next_steps
 from finetune_pipeline.report.verdict import caveats

@@ -7,8 +7,8 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
+from finetune_pipeline.evaluation.decisions import DefaultGate
 from finetune_pipeline.evaluation.gates import decide, decide_finalists
-from finetune_pipeline.evaluation.result import DefaultGate
 from finetune_pipeline.report.model_card import model_card
 from finetune_pipeline.spec.model import CardSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
