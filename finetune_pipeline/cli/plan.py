@@ -35,6 +35,7 @@ from finetune_pipeline.report.page import page_html
 from finetune_pipeline.report.training_pages import PARTS, file_size
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
+from finetune_pipeline.steps.passed_on import measured_shares
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.trainers import preflight
 
@@ -202,6 +203,7 @@ def _traffic(
         prompt=chosen,
         calls=calls_per_month or spec.advise.calls_per_month,
         source=f"{prompt_source}; counted by the base model's tokenizer over {len(rows)} rows",
+        passed_on=measured_shares(task, store) if spec.baseline.endpoint else [],
     )
 
 

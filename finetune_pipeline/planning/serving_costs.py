@@ -6,6 +6,7 @@ from rent / (API price per call) calls per month on, if it can handle that many.
 
 import datetime
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_pipeline.evaluation.costs import RequestPrice
@@ -34,6 +35,21 @@ class Call:
 
 
 @dataclass(frozen=True)
+class PassedOn:
+    """The share of calls that a kind of champion passes on at automation.max_error.
+
+    Attributes:
+        kind: `tuned`, `simple` or `prompt`.
+        share: None where no error could be promised: then no pair has a price.
+        source: Where it was measured, or that it is assumed.
+    """
+
+    kind: str
+    share: float | None
+    source: str
+
+
+@dataclass(frozen=True)
 class Traffic:
     """The expected traffic in production.
 
@@ -43,7 +59,7 @@ class Traffic:
         prompt: The name of that prompt.
         calls: Calls per month; None if unknown.
         source: How the tokens were counted.
-        passed_on: Measured share of calls that the champion passes on (automation.max_error); None if unknown.
+        passed_on: Measured shares of calls that champions pass on; of a kind without any, shares are assumed.
     """
 
     tuned: Call
@@ -51,7 +67,7 @@ class Traffic:
     prompt: str
     calls: int | None
     source: str
-    passed_on: float | None = None
+    passed_on: Sequence[PassedOn] = ()
 
 
 @dataclass(frozen=True)
@@ -186,14 +202,15 @@ class PairCost:
     """Dollars a month of a champion that passes on a share of the calls to an API model, and of either alone.
 
     Attributes:
-        passed_on: That share.
-        kind: Of the champion: `tuned` or `simple`.
+        passed_on: That share; source: where it was measured.
+        kind: Of the champion, see PassedOn.
         own: The champion's cost; it answers every call first.
         api_alone: All calls to the API model.
     """
 
     api: str
     passed_on: float
+    source: str
     kind: str
     own: float
     api_alone: float
@@ -204,8 +221,12 @@ class PairCost:
         return self.own + self.passed_on * self.api_alone
 
 
-ASSUMED_SHARES = (0.05, 0.2, 0.5)
-"""Shares passed on that are priced while none is measured."""
+ASSUMED = [
+    PassedOn(kind, share, "assumed, until an evaluation has measured it")
+    for kind in ("tuned", "simple")
+    for share in (0.05, 0.2, 0.5)
+]
+"""What is priced of kinds of which nothing is measured."""
 
 
 def pair_costs(prices: PriceList, traffic: Traffic, calls: int, model: str) -> list[PairCost]:
@@ -214,9 +235,13 @@ def pair_costs(prices: PriceList, traffic: Traffic, calls: int, model: str) -> l
     month = month_by_kind(prices, calls, traffic.tuned, traffic.prompted)
     if price is None or not month:
         return []
-    shares = ASSUMED_SHARES if traffic.passed_on is None else (traffic.passed_on,)
+    measured = {of.kind for of in traffic.passed_on}
     alone = call_price(price, traffic.prompted) * calls
-    return [PairCost(price.name, share, kind, month[kind], alone) for kind in ("tuned", "simple") for share in shares]
+    return [
+        PairCost(price.name, of.share, of.source, of.kind, month[of.kind], alone)
+        for of in (*traffic.passed_on, *(of for of in ASSUMED if of.kind not in measured))
+        if of.share is not None
+    ]
 
 
 def month_by_kind(prices: PriceList, calls: int | None, tuned: Call, prompted: Call) -> dict[str, float]:

@@ -79,32 +79,32 @@ def answer_lines(costs: Costs) -> Iterator[str]:
     )
 
 
-_OWN = {"tuned": "the fine-tuned model on the cheapest machine", "simple": "a simple model where your service runs"}
+_OWN = {
+    "tuned": "The fine-tuned model on the cheapest machine",
+    "prompt": "The base model with its prompt on the cheapest machine",
+    "simple": "A simple model where your service runs",
+}
 
 
 def pair_lines(costs: Costs) -> Iterator[str]:
     """Say what each champion and the API model that answers what is passed on cost a month together, against either alone."""
-    if not costs.pairs:
-        return
     calls = costs.traffic.calls or USUAL_CALLS
-    known = (
-        "assumed, until an evaluation has measured it"
-        if costs.traffic.passed_on is None
-        else "as measured on the sealed test"
-    )
-    first = costs.pairs[0]
-    yield (
-        f"{first.api} alone, with its best prompt: {dollars(first.api_alone)} for {counted(calls, 'call')} a month. The share "
-        f"passed on is {known}; a call that is passed on costs both models."
-    )
+    for first in costs.pairs[:1]:
+        yield (
+            f"{first.api} alone, with its best prompt: {dollars(first.api_alone)} for {counted(calls, 'call')} a month. A call "
+            "that is passed on costs both models."
+        )
     for pair in costs.pairs:
         amounts = {"the pair": pair.pair, "the API alone": pair.api_alone}
         cheaper = min(amounts, key=lambda name: amounts[name])
         yield (
-            f"{_OWN[pair.kind][0].upper()}{_OWN[pair.kind][1:]} answers {percent(1 - pair.passed_on)}, {first.api} "
-            f"{percent(pair.passed_on)}: {dollars(pair.pair)} a month ({dollars(pair.own)} here, "
-            f"{dollars(pair.pair - pair.own)} there); {cheaper} costs less. Alone it costs {dollars(pair.own)}, and its mistakes."
+            f"{_OWN[pair.kind]} answers {percent(1 - pair.passed_on)}, {pair.api} {percent(pair.passed_on)} ({pair.source}): "
+            f"{dollars(pair.pair)} a month ({dollars(pair.own)} here, {dollars(pair.pair - pair.own)} there); {cheaper} costs "
+            f"less. Alone it costs {dollars(pair.own)}, and its mistakes."
         )
+    for of in costs.traffic.passed_on:
+        if of.share is None:
+            yield f"{_OWN[of.kind]}: no error could be promised ({of.source}), so that there is no pair to price."
 
 
 def traffic_sentence(costs: Costs) -> str:

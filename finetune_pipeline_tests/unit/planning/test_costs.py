@@ -13,7 +13,15 @@ import pytest
 from finetune_pipeline.baseline.ladder import Answered
 from finetune_pipeline.planning.costs import Costs, task_costs
 from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
-from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, month_by_kind, request_prices, rule_of_thumb
+from finetune_pipeline.planning.serving_costs import (
+    HOURS,
+    Call,
+    PassedOn,
+    Traffic,
+    month_by_kind,
+    request_prices,
+    rule_of_thumb,
+)
 from finetune_pipeline.report.costs_page import (
     SHOWN_APIS,
     answer_lines,
@@ -68,21 +76,33 @@ def test_a_pair_costs_the_champion_and_the_apis_share_and_is_compared_with_eithe
     spec = make_spec(LABELS, {"method": "lora", "epochs": 2})
     endpoint = ApiModelSpec(url="https://api.example/v1", model="big")
     spec = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"endpoint": endpoint})})
-    traffic = Traffic(TUNED, PROMPTED, "8_shot", 100_000, "a test", passed_on=0.25)
+    measured = [
+        PassedOn("tuned", 0.25, "measured on 200 rows of the sealed test"),
+        PassedOn("tuned", 0.3, "measured in service on 900 calls of version 3"),
+        PassedOn("simple", None, "measured on 200 rows of the sealed test"),
+    ]
+    traffic = Traffic(TUNED, PROMPTED, "8_shot", 100_000, "a test", passed_on=measured)
     assert not task_costs(spec, prices, traffic, 1_000_000, 8e9, TODAY).pairs, "nothing is passed on without a promise"
     spec = spec.model_copy(update={"automation": AutomationSpec(max_error=0.05)})
     costs = task_costs(spec, prices, traffic, 1_000_000, 8e9, TODAY)
-    tuned, simple = costs.pairs
-    assert (tuned.own, tuned.api_alone, tuned.pair) == pytest.approx((730, 240, 730 + 60))
-    assert (simple.own, simple.pair) == pytest.approx((0, 60))
+    sealed, served = costs.pairs
+    assert (sealed.own, sealed.api_alone, sealed.pair) == pytest.approx((730, 240, 730 + 60))
+    assert served.pair == pytest.approx(730 + 72)
     lines = list(pair_lines(costs))
-    assert "as measured" in lines[0] and "$240 for 100,000 calls" in lines[0]
-    assert (
-        "answers 75.0%" in lines[1] and "$790 a month ($730 here, $60.00 there); the API alone costs less" in lines[1]
-    )
-    assert "$60.00 a month ($0 here, $60.00 there); the pair costs less" in lines[2]
-    assumed = task_costs(spec, prices, replace(traffic, passed_on=None), 1_000_000, 8e9, TODAY)
-    assert len(assumed.pairs) == 6 and "assumed, until" in next(pair_lines(assumed))
+    assert "$240 for 100,000 calls" in lines[0]
+    assert "answers 75.0%, Shop, big 25.0% (measured on 200 rows of the sealed test): $790 a month" in lines[1]
+    assert "($730 here, $60.00 there); the API alone costs less" in lines[1]
+    assert "answers 70.0%, Shop, big 30.0% (measured in service on 900 calls of version 3): $802 a month" in lines[2]
+    assert "A simple model where your service runs: no error could be promised" in lines[3]
+    partly = task_costs(spec, prices, replace(traffic, passed_on=measured[:1]), 1_000_000, 8e9, TODAY)
+    assert [(pair.kind, pair.passed_on) for pair in partly.pairs] == [
+        ("tuned", 0.25),
+        *(("simple", share) for share in (0.05, 0.2, 0.5)),
+    ]
+    assert partly.pairs[1].pair == pytest.approx(12), "the service runs anyway"
+    lines = list(pair_lines(partly))
+    assert "(assumed, until an evaluation has measured it): $12.00 a month" in lines[2]
+    assert "the pair costs less" in lines[2]
 
 
 def test_a_month_of_each_kind_is_the_rent_of_the_machines_it_needs(prices: PriceList) -> None:

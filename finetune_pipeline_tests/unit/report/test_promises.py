@@ -29,7 +29,7 @@ def _answers(model: str, n: int, unsure: float, p: float = 0.99) -> list[dict[st
     return rows
 
 
-def _judged(max_error: float) -> EvaluationResult:
+def promised_at(max_error: float) -> EvaluationResult:
     """A tuned model that is unsure of a fifth of its answers, and a linear model that is unsure of three in ten."""
     test = [*_answers("base", 300, 0.9), *_answers("candidate", 300, 0.2), *_answers("simple_linear", 300, 0.3)]
     validation = [*_answers("base", 90, 0.9), *_answers("simple_linear", 90, 0.3)]
@@ -41,7 +41,7 @@ def _judged(max_error: float) -> EvaluationResult:
 
 @pytest.fixture(scope="module")
 def promised() -> EvaluationResult:
-    return _judged(0.02)
+    return promised_at(0.02)
 
 
 def test_every_model_that_may_be_shipped_says_which_share_it_answers_alone(promised: EvaluationResult) -> None:
@@ -66,7 +66,7 @@ def test_the_verdict_says_what_the_shipped_model_answers_alone(promised: Evaluat
 
 
 def test_what_cannot_be_promised_fails_the_gate_with_the_error_that_could_be() -> None:
-    judged = _judged(0.005)
+    judged = promised_at(0.005)
     gate = next(gate for gate in decide(spec(automation={"max_error": 0.005}), judged) if gate.name == "automation")
     assert gate.status == "failed" and "at most 2.0% wrong could have been shown for 80.0%" in gate.message
     assert "598 answered rows" in gate.what_to_do
