@@ -148,7 +148,7 @@ def example_set(name: str, public: Path) -> ExampleSet:
         else:
             task = load_task(SHIPPED / name) if (SHIPPED / name).is_dir() else make_task(name, public, out)
         _, validated, cleaned = clean_rows(task, out)
-        losses = validation_losses(validated).then("cleaning", cleaned["quarantined"], cleaned["labels_lost"])
+        losses = validation_losses(validated).then("cleaning", cleaned.quarantined, cleaned.labels_lost)
         table, rows = load_rows(out / "clean"), read_examples(out / "clean")
     ids, clusters = ([f"{number:016x}" for number in table[key].tolist()] for key in ("id", "cluster"))
     return ExampleSet(task.spec, rows, dict(zip(ids, clusters, strict=True)), losses)

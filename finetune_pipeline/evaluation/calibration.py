@@ -60,7 +60,7 @@ class ReleasedProbability(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     Attributes:
         digest: Of the model, its prompt, decoding and precision, see :func:`digest_of`; with others nothing of this holds.
-        labels: The probability is that of the likeliest of these; empty: the product of the probabilities of the answer's tokens.
+        labels: The probability is that of the likeliest of these; empty: that of token_probabilities.
         promise: None without automation.max_error.
     """
 

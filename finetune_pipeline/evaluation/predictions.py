@@ -29,7 +29,7 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # one of STATUSES
         pa.field("error", pa.string(), nullable=False),  # what went wrong when status is error, else empty
         pa.field("label_scores", pa.list_(pa.float64()), nullable=False),  # log-likelihood per label, spec order
-        pa.field("probability", pa.float64()),  # of written JSON and text (token_probabilities); null without
+        pa.field("probability", pa.float64()),  # of JSON and written text (token_probabilities); null without
         pa.field(
             "field_probabilities", pa.list_(_FIELD), nullable=False
         ),  # of JSON, token_probabilities.FORM among them
@@ -65,7 +65,7 @@ def prediction_rows(
     examples: Sequence[Example], model: str, answers: Sequence[Answer], gold: Sequence[str], tokenizer: Any = None
 ) -> list[dict[str, Any]]:
     """Return the rows of one model. tokenizer: Its own, where answers are JSON and their fields have probabilities."""
-    fields = [field_probabilities(answer, tokenizer) if tokenizer else NO_FIELDS for answer in answers]
+    fields = [field_probabilities(answer, tokenizer) for answer in answers]
     return [
         prediction_row(e.id, model, answer, right, shares)
         for e, answer, right, shares in zip(examples, answers, gold, fields, strict=True)

@@ -45,7 +45,7 @@ class Answers:
 def probability_of(row: Row, output: AnyOutput) -> float:
     """Return the probability of an answer; 0 if it has none.
 
-    Of labels see correctness.label_probability. Of JSON and closed text the product of the probabilities of the tokens.
+    Of labels see correctness.label_probability. Of JSON and closed text see token_probabilities.
     """
     if row["status"] != "ok":
         return 0.0

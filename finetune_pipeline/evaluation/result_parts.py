@@ -213,7 +213,7 @@ class Probabilities(Part):
     """The probability of one model's answers, calibrated on validation and measured on the sealed test.
 
     Attributes:
-        labels: The probability is that of the likeliest of these; empty: the product of those of the answer's tokens.
+        labels: The probability is that of the likeliest of these; empty: that of token_probabilities.
         before, after: Before and after calibration; None without a right or wrong answer that has a probability.
         parts: The same by label, or by field of JSON, where there are rows enough.
         automation: The promise; None without automation.max_error.

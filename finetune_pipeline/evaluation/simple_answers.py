@@ -77,9 +77,7 @@ def run_simple_models(
         _run_fitted_here(job, job.simple, encoders, gold, answers)
     for other in job.fitted:
         model = load_simple_model(other.folder, encoders)
-        answers.rows.extend(
-            _rows_of(model, other.name, read_examples(other.examples or job.examples), gold, job.labels)
-        )
+        answers.rows.extend(rows_of(model, other.name, read_examples(other.examples or job.examples), gold, job.labels))
     return answers
 
 
@@ -107,7 +105,7 @@ def _run_fitted_here(
             model.save(job.out / FITTED / name)
     for name, model in models.items():
         asked = _first_by_id(examples) if model.encodings and not settings.fitted else examples
-        answers.rows.extend(_rows_of(model, SIMPLE + name, asked, gold, job.labels))
+        answers.rows.extend(rows_of(model, SIMPLE + name, asked, gold, job.labels))
         if not settings.fitted:
             answers.costs[name] = _cost(model, job.out / FITTED, asked, encoders)
     read = [*(train[i] for i in encoded_rows(len(train))), *examples]
@@ -124,13 +122,18 @@ def log_shares(table: Mapping[str, float], labels: Sequence[str]) -> list[float]
     return [math.log(share) if (share := table.get(label, 0.0)) > 0 else -math.inf for label in labels]
 
 
-def _rows_of(
+def rows_of(
     model: SimpleModel, name: str, examples: Sequence[Example], gold: Callable[[Example], str], labels: Sequence[str]
 ) -> list[dict[str, Any]]:
+    """Return the rows of predictions.PREDICTION_SCHEMA of a simple model's answers."""
     texts = [example.user_text for example in examples]
     tables = model.probabilities(texts) if labels else None
     if tables is None:
-        predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in model.predict(texts)]
+        fields = model.field_probabilities(texts) or [{}] * len(texts)
+        predictions = [
+            Answer(text=text, status="ok" if text.strip() else "empty", field_shares=shares)
+            for text, shares in zip(model.predict(texts), fields, strict=True)
+        ]
     else:
         predictions = [Answer(text=likeliest(table), label_scores=log_shares(table, labels)) for table in tables]
     return prediction_rows(examples, name, predictions, [gold(example) for example in examples])

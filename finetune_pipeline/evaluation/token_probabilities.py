@@ -1,4 +1,5 @@
-"""The probability of a written answer, and of each field of a JSON answer, from the probabilities of its tokens.
+"""The probability of a written answer, and of each field of a JSON answer, from the probabilities of its tokens, or of its fields
+where a simple model puts it together.
 
 Under a schema they are those of the masked distribution: a token's probability among the tokens that the schema allows. Quotes and
 keys then have nearly 1: not quite, since the same text can be written in other tokens, each of which has its share.
@@ -17,16 +18,23 @@ FORM = ""
 
 
 def answer_probability(answer: Answer) -> float | None:
-    """Return the product of the probabilities of an answer's tokens; None for an unfinished one, or from an engine without them."""
-    if answer.status != "ok" or not answer.log_probabilities:
+    """Return the product of the probabilities of an answer's tokens, or of its fields, which a simple model fits apart from each
+    other; None for an unfinished one, or from an engine or model without them."""
+    if answer.status != "ok":
+        return None
+    if answer.field_shares:
+        return math.prod(answer.field_shares.values()) or None
+    if not answer.log_probabilities:
         return None
     return math.exp(math.fsum(answer.log_probabilities))
 
 
 def field_probabilities(answer: Answer, tokenizer: Any) -> dict[str, float]:
     """Return the probability of each field's value by its dotted path, and of FORM. A list is one field. Empty for an answer that
-    is not JSON, or without probabilities."""
-    if answer_probability(answer) is None or strict(answer.text) is NOT_JSON:
+    is not JSON, or without probabilities. Those of a simple model's answer have no FORM: a field that it leaves out has its own."""
+    if answer.field_shares:
+        return answer.field_shares
+    if tokenizer is None or answer_probability(answer) is None or strict(answer.text) is NOT_JSON:
         return {}
     spans = list(_value_spans(answer.text, _after_blanks(answer.text, 0), ""))
     logs: dict[str, list[float]] = {FORM: [], **{path: [] for path, _, _ in spans}}

@@ -68,7 +68,8 @@ def _method(calibration: Calibration) -> str:
 def _meaning(evaluation: EvaluationResult) -> str:
     if evaluation.task.kind == "labels":
         return "that of the likeliest label among the allowed ones"
-    return "the product of those of the tokens of the answer, under a schema among the tokens that it allows"
+    written = "the product of those of the tokens of the answer, under a schema among the tokens that it allows"
+    return f"{written}, or of its fields by a simple model" if evaluation.task.kind == "json" else written
 
 
 def reliability_plot(measured: Probabilities) -> Plot | None:

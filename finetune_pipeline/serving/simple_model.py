@@ -53,13 +53,15 @@ class LoadedSimple:
         alternatives: int | None = None,
     ) -> Answer:
         """Answer a conversation. An answer has no tokens, so neither the length limit nor constrained decoding applies. Where they
-        are asked for or calibrated, it has the log-probability of each of `labels`."""
+        are asked for or calibrated, it has the log-probability of each of `labels`, or the probability of each field."""
         text = "\n".join(str(message["content"]) for message in messages if message["role"] == "user")
         (answer,) = self._model.predict([text])
         is_scored = alternatives is not None or self.served.probability is not None
         (shares,) = (self._model.probabilities([text]) if is_scored else None) or [{}]
+        (fields,) = (self._model.field_probabilities([text]) if is_scored else None) or [{}]
         scores = [math.log(share) if share > 0 else -math.inf for share in shares.values()]
-        return Answer(text=answer, status="ok" if answer.strip() else "empty", label_scores=scores)
+        status = "ok" if answer.strip() else "empty"
+        return Answer(text=answer, status=status, label_scores=scores, field_shares=fields)
 
     def tokens(self, answer: Answer, alternatives: int) -> list[ScoredToken] | None:
         """Return the label of an answer as one token with its probability; None if the model has no probabilities."""

@@ -17,7 +17,8 @@ from finetune_pipeline.evaluation.simple_models.skops_files import read_skops
 
 SAVED = "fitted.json"
 """File of a saved model that names its parts."""
-TAGGED = "tagged"
+CLOSED, OPEN, TAGGED = "closed", "open", "tagged"
+"""Parts of a JSON model, see Fitted."""
 NEAREST, SLOTS = "nearest", "slots"
 """Parts of a text model: the index of the nearest training row, and its answer with slots to fill."""
 MISSING = ""
@@ -67,7 +68,7 @@ class Fitted:
         fields: JSON models only: the field paths each part predicts, in the order of its columns. A later part replaces what
             an earlier one predicts.
         encodings: The parts that read vectors.
-        has_probabilities: Whether :meth:`probabilities` are measured ones.
+        has_probabilities: Whether :meth:`probabilities`, or :meth:`field_probabilities` of a JSON model, are measured ones.
         encoders: By source; not saved.
     """
 
@@ -94,11 +95,13 @@ class Fitted:
     @property
     def labels(self) -> list[str]:
         """The labels that have a probability, in the order of :meth:`probabilities`; empty for a model without."""
-        return [str(label) for label in next(iter(self.pipelines.values())).classes_] if self.has_probabilities else []
+        if not self.has_probabilities or self.fields:
+            return []
+        return [str(label) for label in next(iter(self.pipelines.values())).classes_]
 
     def probabilities(self, texts: Sequence[str]) -> list[dict[str, float]] | None:
         """Return each label's probability for every text; None for a model without."""
-        if not self.has_probabilities:
+        if not self.has_probabilities or self.fields:
             return None
         if not texts:
             return []
@@ -110,6 +113,28 @@ class Fitted:
             {label: sum(row[label] for row in rows) / len(rows) for label in rows[0]}
             for rows in zip(*tables, strict=True)
         ]
+
+    def field_probabilities(self, texts: Sequence[str]) -> list[dict[str, float]] | None:
+        """Return the probability of each field of the answer to every text, by its dotted path; None for a model without.
+
+        It is 0 where the value is copied from the nearest training row. A field that an answer leaves out has one, too.
+        """
+        if not self.has_probabilities or not self.fields:
+            return None
+        if not texts:
+            return []
+        rows: list[dict[Keys, float]] = [{} for _ in texts]
+        for part, paths in self.fields.items():
+            pipeline = self.pipelines[part]
+            if part == TAGGED:
+                for row, tags in zip(rows, pipeline.predict_with_shares(texts), strict=True):
+                    for path, (value, share) in zip(paths, tags, strict=True):
+                        row[path] = share if value is not None else share * row[path]
+                continue
+            shares = _classified(pipeline, self._inputs(part, texts)) if part == CLOSED else _copied(pipeline)
+            for row, of_row in zip(rows, np.broadcast_to(shares, (len(texts), len(paths))).tolist(), strict=True):
+                row.update(zip(paths, of_row, strict=True))
+        return [{".".join(path): share for path, share in row.items()} for row in rows]
 
     def _inputs(self, part: str, texts: Sequence[str]) -> Any:
         if part not in self.encodings:
@@ -158,6 +183,20 @@ def _slot_filler() -> Any:
 
 OWN_PARTS = {TAGGED: _span_tagger, SLOTS: _slot_filler}
 """Parts that are no pipelines of scikit-learn, and their classes, with `save` and `load`."""
+
+
+def _classified(pipeline: Any, inputs: Any) -> np.ndarray:
+    """Return the probability of each predicted value, from a classifier with several outputs. Shape [texts, fields]."""
+    return np.stack([table.max(axis=1) for table in pipeline.predict_proba(inputs)], axis=1)
+
+
+def _copied(pipeline: Any) -> np.ndarray:
+    """Return the probability of each value that the nearest row gives: 0, or where all n rows have the same one (n+1)/(n+2), by the
+    rule of succession. Shape [fields]."""
+    classifier = pipeline.steps[-1][1]
+    known, n = classifier.classes_, classifier.n_samples_fit_
+    by_field = known if isinstance(known, list) else [known]
+    return np.array([(n + 1) / (n + 2) if len(values) == 1 else 0.0 for values in by_field])
 
 
 def likeliest(table: Mapping[str, float]) -> str:

@@ -72,6 +72,11 @@ class SpanTagger:
 
     def predict(self, texts: Sequence[str]) -> list[list[str | None]]:
         """Return the JSON text of every field for every text; None where nothing is tagged and another model answers."""
+        return [[value for value, _ in row] for row in self.predict_with_shares(texts)]
+
+    def predict_with_shares(self, texts: Sequence[str]) -> list[list[tuple[str | None, float]]]:
+        """Return every field's JSON text for every text, as :meth:`predict` does, with its probability: of None, that nothing is
+        tagged."""
         import pycrfsuite
 
         taggers = [pycrfsuite.Tagger() for _ in self.fields]
@@ -168,9 +173,13 @@ def _read_date(surface: str, style: str) -> str | None:
 
 def _answer(
     fitted: TaggedField, text: str, spans: Sequence[Span], tagger: Any, features: list[list[str]]
-) -> str | None:
-    """Return the value of the likeliest tagged part of a text that can be read, or of all of them for a list."""
-    values: list[tuple[float, str]] = []
+) -> tuple[str | None, float]:
+    """Return the value of the likeliest tagged part of a text that can be read, or of all of them for a list, and its probability.
+
+    That of a part is the least of the marginal probabilities of its tokens' labels and of its end; that of a list, and of nothing,
+    is the probability of the labels of the whole text.
+    """
+    values: list[tuple[float, str, float]] = []
     labels = tagger.tag(features) if features else []
     for i, label in enumerate(labels):
         if label == "B":
@@ -179,12 +188,20 @@ def _answer(
                 end += 1
             value = fitted.read(text[spans[i][0] : spans[end][1]])
             if value is not None:
-                values.append((tagger.marginal("B", i), value))
-    if not values:
-        return fitted.absent
-    if fitted.is_list:
-        return "[" + ", ".join(value for _, value in values) + "]"
-    return max(values, key=lambda value: value[0])[1]
+                first = tagger.marginal("B", i)
+                inside = (tagger.marginal("I", j) for j in range(i + 1, end + 1))
+                ended = 1 - _inside(tagger, end + 1) if end + 1 < len(labels) else 1.0
+                values.append((first, value, min(first, ended, *inside)))
+    if values and not fitted.is_list:
+        _, likeliest, share = max(values, key=lambda value: value[0])
+        return likeliest, share
+    share = tagger.probability(labels) if labels else 1.0
+    return "[" + ", ".join(value for _, value, _ in values) + "]" if values else fitted.absent, share
+
+
+def _inside(tagger: Any, i: int) -> float:
+    """Return the probability that a token continues a value; 0 where no value of the training rows has two tokens."""
+    return float(tagger.marginal("I", i)) if "I" in tagger.labels() else 0.0
 
 
 def _shape(word: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from finetune_pipeline.evaluation.simple_models.base import ALONE, Shared, SimpleModel, register
 from finetune_pipeline.evaluation.simple_models.features import features, nearest
-from finetune_pipeline.evaluation.simple_models.fitted import MISSING, TAGGED
+from finetune_pipeline.evaluation.simple_models.fitted import CLOSED, MISSING, OPEN, TAGGED
 from finetune_pipeline.evaluation.simple_models.json_fields import field_table
 from finetune_pipeline.evaluation.simple_models.span_fitting import DATE, fit_span_tagger
 from finetune_pipeline.spec.outputs import AnyOutput
@@ -40,19 +40,20 @@ class TaggerAndLinear(SimpleModel):
             # features many, and no less accurate
             settings = {"solver": "liblinear", "dual": True, "max_iter": 1000, "random_state": seed}
             classifier = MultiOutputClassifier(OneVsRestClassifier(LogisticRegression(C=STRENGTH, **settings)))
-            self.fields["closed"] = closed
+            self.fields[CLOSED] = closed
             values = [list(row) for row in zip(*(columns[path] for path in closed), strict=True)]
-            self.pipelines["closed"] = make_pipeline(features(), classifier).fit(list(texts), values)
+            self.pipelines[CLOSED] = make_pipeline(features(), classifier).fit(list(texts), values)
         if open_paths:
-            self.fields["open"] = open_paths
+            self.fields[OPEN] = open_paths
             rows = [list(row) for row in zip(*(columns[path] for path in open_paths), strict=True)]
-            self.pipelines["open"] = nearest(texts, rows if len(open_paths) > 1 else columns[open_paths[0]])
+            self.pipelines[OPEN] = nearest(texts, rows if len(open_paths) > 1 else columns[open_paths[0]])
         # a text of few values is better classified than tagged; numbers and dates are tagged in any case
         tagged = {path: column for path, column in columns.items() if path not in closed or not _is_text(column)}
         tagger = fit_span_tagger(texts, tagged, frozenset(closed))
         if tagger.fields:
             self.fields[TAGGED] = [fitted.path for fitted in tagger.fields]
             self.pipelines[TAGGED] = tagger
+        self.has_probabilities = True
         return self
 
 

@@ -17,6 +17,8 @@ class Answer:
     log_probabilities: of each generated token, in nats; under a grammar, of the distribution over the tokens that it allows.
     alternatives: the most likely tokens at each place, as (token, log-probability), if they were asked for.
     restricted: the answer under a grammar, if one was asked for and this one does not comply.
+    field_shares: of a JSON answer that is not written token by token: the probability of each field's value by its dotted path, 0
+    of one without; empty if the model has none.
     """
 
     text: str = ""
@@ -29,3 +31,4 @@ class Answer:
     log_probabilities: list[float] = field(default_factory=list)
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
     restricted: Answer | None = None
+    field_shares: dict[str, float] = field(default_factory=dict)

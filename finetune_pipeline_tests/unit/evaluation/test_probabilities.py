@@ -2,11 +2,13 @@
 
 import json
 import math
+import random
 from typing import Any
 
 import numpy as np
 import pytest
 
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.calibration import fit_calibration
 from finetune_pipeline.evaluation.probabilities import (
     Answers,
@@ -17,6 +19,8 @@ from finetune_pipeline.evaluation.probabilities import (
     reliability,
 )
 from finetune_pipeline.evaluation.promises import probabilities_of
+from finetune_pipeline.evaluation.simple_answers import rows_of
+from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.evaluation.token_probabilities import FORM, answer_probability, field_probabilities
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.spec.outputs import LabelsOutput, TextOutput
@@ -93,6 +97,42 @@ def test_of_each_row_one_field_counts_and_a_field_that_is_left_out_has_the_proba
     whole = answers_of(rows, output)
     assert whole.right.mean() == 0.25 and set(whole.parts) == {""}
     assert field_table(rows[1]) == {FORM: 0.9, "city": 0.7}
+
+
+def test_an_answer_that_is_put_together_from_fields_has_the_product_of_their_probabilities() -> None:
+    """A field that is left out has its own; one that is copied has none, nor has the whole."""
+    made = Answer('{"city": "Rome"}', field_shares={"city": 0.8, "guests": 0.5})
+    assert answer_probability(made) == pytest.approx(0.4) and field_probabilities(made, None) == made.field_shares
+    copied = Answer('{"city": "Rome"}', field_shares={"city": 0.8, "guests": 0.0})
+    assert answer_probability(copied) is None and field_probabilities(copied, None)["city"] == 0.8
+
+
+def orders(n: int, seed: int) -> list[tuple[str, str]]:
+    """Orders of which one in ten does not say what is ordered."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(n):
+        fruit, number = rng.choice(["apples", "pears", "plums"]), rng.randrange(2, 500)
+        shown = fruit if rng.random() < 0.9 else "fruit"
+        rows.append((f"please send {number} {shown}", json.dumps({"fruit": fruit, "number": number})))
+    return rows
+
+
+@pytest.mark.parametrize(("unit", "coverage"), [("answer", 0.9), ("field", 0.95)])
+def test_a_simple_model_of_json_keeps_a_promise(unit: str, coverage: float) -> None:
+    train = orders(300, 1)
+    task = json_spec(automation={"max_error": 0.03, "unit": unit})
+    model = fit_simple_models(*map(list, zip(*train, strict=True)), task.output)["tagger"]
+
+    def answers(seed: int) -> list[dict[str, Any]]:
+        rows = orders(300, seed)
+        examples = [Example(f"{seed}-{i}", [{"role": "user", "content": text}]) for i, (text, _) in enumerate(rows)]
+        return rows_of(model, "simple_tagger", examples, lambda e: rows[int(e.id.split("-")[1])][1], [])
+
+    measured = probabilities_of(task, answers(2), answers(3), 0.05)
+    assert measured is not None and measured.automation is not None and measured.after is not None
+    assert measured.automation.coverage == pytest.approx(coverage, abs=0.06) and measured.automation.mistakes <= 4
+    assert measured.after.ece is not None and measured.after.ece < 0.05
 
 
 def test_the_calibration_error_is_the_distance_of_probability_and_share() -> None:

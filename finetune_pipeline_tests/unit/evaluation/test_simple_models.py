@@ -72,6 +72,44 @@ def test_json_fields_are_classified_found_in_the_text_or_copied() -> None:
     assert usual["delivery"] == {"urgent": False} and usual["extras"] == ["box", "card"]
 
 
+def test_a_field_has_the_probability_of_the_part_that_gives_it_and_none_if_it_is_copied(tmp_path: Path) -> None:
+    rows = [_order(i) for i in range(120)]
+    fitted = fit_simple_models([t for t, _ in rows], [a for _, a in rows], ORDERS)
+    assert fitted["nearest"].field_probabilities(["x"]) is fitted["commonest_fields"].field_probabilities(["x"]) is None
+    fitted["tagger"].save(tmp_path / "tagger")
+    tagger = load_simple_model(tmp_path / "tagger")
+    assert tagger.labels == [] and tagger.probabilities(["x"]) is None and tagger.field_probabilities([]) == []
+    asked = ["order 9731 of pears at once for shop 9731", "hello"]
+    sure, unsure = tagger.field_probabilities(asked) or ()
+    assert sure["extras"] == unsure["extras"] == 121 / 122, "all rows have the same value"
+    assert {*sure} == {"fruit", "number", "extras", "delivery.urgent"}
+    assert sure["fruit"] > 0.9 > unsure["fruit"] and sure["number"] > 0.9
+    classifier = tagger.pipelines["closed"]
+    by_field = dict(zip(tagger.fields["closed"], classifier.predict_proba(asked), strict=True))
+    assert sure["delivery.urgent"] == pytest.approx(by_field["delivery", "urgent"][0].max())
+    copied = [
+        (text, json.dumps({**json.loads(answer), "code": f"X{i * 7919}"})) for i, (text, answer) in enumerate(rows)
+    ]
+    model = fit_simple_models([t for t, _ in copied], [a for _, a in copied], ORDERS)["tagger"]
+    assert (model.field_probabilities(asked) or [])[0]["code"] == 0
+
+
+def test_a_few_words_for_a_value_keep_the_probability_that_nothing_is_tagged() -> None:
+    """A number that is tagged or else classified: of the classified one, both must be right."""
+    words = {1: "one", 2: "two"}
+    rows = [
+        (f"send {words.get(i % 4, i % 4)} boxes to shop {chr(97 + i % 20)}", json.dumps({"boxes": i % 4}))
+        for i in range(120)
+    ]
+    tagger = fit_simple_models([t for t, _ in rows], [a for _, a in rows], ORDERS)["tagger"]
+    assert tagger.fields == {"closed": [("boxes",)], "tagged": [("boxes",)]}
+    text = "some to shop a"
+    ((value, untagged),) = tagger.pipelines["tagged"].predict_with_shares([text])[0]
+    (classified,) = tagger.pipelines["closed"].predict_proba([text])
+    assert value is None
+    assert tagger.field_probabilities([text]) == [{"boxes": pytest.approx(untagged * classified.max())}]
+
+
 def test_slots_of_the_nearest_answer_are_filled_from_the_text_or_the_model_is_left_out(tmp_path: Path) -> None:
     cities = ("Rome", "Oslo", "New York", "Bonn")
     rows = [

@@ -1,5 +1,6 @@
 """The span tagger finds values that no training row has: texts, numbers, dates and lists."""
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from finetune_pipeline.evaluation.simple_models import span_fitting
 from finetune_pipeline.evaluation.simple_models.span_fitting import fit_span_tagger
-from finetune_pipeline.evaluation.simple_models.span_tagger import SpanTagger, read
+from finetune_pipeline.evaluation.simple_models.span_tagger import SpanTagger, features_of, read, tokens_of
 
 WORDS = {"two": 2, "three": 3, "a dozen": 12}
 MONTHS = ["January", "March", "May", "August", "November"]
@@ -68,6 +69,47 @@ def test_values_of_unseen_rows_are_found(tagger: SpanTagger) -> None:
     ]  # fmt: skip
     nights = tagger.fields[2]
     assert nights.words["three"] == "3" and nights.words["dozen"] == "12" and "nights" not in nights.words
+
+
+def _either(n: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
+    """Texts with two names, of which the first is the answer in 7 of 10 rows, and those with one, which is."""
+    rng, names = random.Random(seed), [_names(random.Random(i)) for i in range(12)]
+    rows = []
+    for i in range(n):
+        first, second = rng.sample(names, 2)
+        text, name = f"ask {first} or {second} today", first if rng.random() < 0.7 else second
+        rows.append((text, {"name": name}) if i % 2 else (f"call {first} at noon", {"name": first}))
+    return rows
+
+
+def test_a_value_is_as_probable_as_such_values_are_right() -> None:
+    tagger, rows = _fit(_either(400, 0)), _either(400, 1)
+    texts = [text for text, _ in rows]
+    shared = [row[0] for row in tagger.predict_with_shares(texts)]
+    assert [[value] for value, _ in shared] == tagger.predict(texts)
+    right = [value == json.dumps(answer["name"]) for (value, _), (_, answer) in zip(shared, rows, strict=True)]
+    for doubtful, expected in ((0, 1.0), (1, 0.7)):
+        shares = [share for _, share in shared[doubtful::2]]
+        assert sum(shares) / 200 == pytest.approx(expected, abs=0.08)
+        assert sum(right[doubtful::2]) / 200 == pytest.approx(expected, abs=0.08)
+        assert min(shares) > 0 and max(shares) <= 1
+
+
+def test_nothing_and_a_list_have_the_probability_of_the_labels_of_the_whole_text(tagger: SpanTagger) -> None:
+    """Summed over every labelling of a short text, by hand."""
+    import pycrfsuite
+
+    rooms = next(fitted for fitted in tagger.fields if fitted.is_list)
+    crf = pycrfsuite.Tagger()
+    crf.open_inmemory(rooms.model)
+    text = "rooms 312 and"
+    crf.set(features_of(text, tokens_of(text)))
+    of_all = {labels: crf.probability(list(labels)) for labels in itertools.product(crf.labels(), repeat=3)}
+    assert sum(of_all.values()) == pytest.approx(1)
+    ((value, share),) = SpanTagger([rooms]).predict_with_shares([text])[0]
+    likeliest = max(of_all, key=lambda labels: of_all[labels])
+    assert share == pytest.approx(of_all[likeliest]) and (value == "[312]") == ("B" in likeliest)
+    assert SpanTagger([rooms]).predict_with_shares([""]) == [[("[]", 1.0)]]
 
 
 def test_it_answers_the_same_after_it_was_saved(tagger: SpanTagger, tmp_path: Path) -> None:
