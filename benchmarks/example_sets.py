@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from benchmarks.public_sets import clean_rows, make_spec, make_task
 from finetune_pipeline.data.dedup.row_table import load_rows
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.losses import Losses, validation_losses
+from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.spec import Task, TaskSpec, load_task
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data"
@@ -148,7 +148,7 @@ def example_set(name: str, public: Path) -> ExampleSet:
         else:
             task = load_task(SHIPPED / name) if (SHIPPED / name).is_dir() else make_task(name, public, out)
         _, validated, cleaned = clean_rows(task, out)
-        losses = validation_losses(validated).then("cleaning", cleaned.quarantined, cleaned.labels_lost)
+        losses = validated.losses.then("cleaning", cleaned.quarantined, cleaned.labels_lost)
         table, rows = load_rows(out / "clean"), read_examples(out / "clean")
     ids, clusters = ([f"{number:016x}" for number in table[key].tolist()] for key in ("id", "cluster"))
     return ExampleSet(task.spec, rows, dict(zip(ids, clusters, strict=True)), losses)

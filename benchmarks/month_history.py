@@ -11,7 +11,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.orchestration.assets import LIVE
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.drift import DriftReport, moment, version_of
-from finetune_pipeline.production.log_merging import read_logs
+from finetune_pipeline.production.log_merging import LogFacts, read_logs
 from finetune_pipeline.production.retraining import Decision
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import load_task
@@ -178,7 +178,7 @@ def read_history(project: Project, planted: Mapping[str, Any]) -> History:
         days=[logs.rows[i : i + REQUESTS_PER_DAY] for i in range(0, len(logs.rows), REQUESTS_PER_DAY)],
         feedback=logs.feedback,
         quarantined=len(logs.quarantine),
-        held=store.all_versions(TASK, "production_logs")[-1].facts["held"],
+        held=store.all_versions(TASK, "production_logs")[-1].read(LogFacts).held,
         drift_looks=read_drift_looks(store),
         candidates=[_candidate(store, version) for version in store.all_versions(TASK, "model_version")],
         runs=read_runs(),

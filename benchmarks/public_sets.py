@@ -21,10 +21,10 @@ from typing import Any
 import yaml
 
 from finetune_pipeline.data.dedup.cleaning import Cleaned, clean
-from finetune_pipeline.data.raw_files import collect_raw
+from finetune_pipeline.data.raw_files import RawFacts, collect_raw
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.split.splitting import split
-from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.data.validate.validation import Validated, validate
 from finetune_pipeline.spec import Task, TaskSpec
 
 Labels = Callable[[Path], list[str]] | None
@@ -82,7 +82,7 @@ def make_task(name: str, public: Path, work: Path) -> Task:
     return Task(spec=make_spec("set", output, yaml.safe_load(section)), folder=work / name)
 
 
-def clean_rows(task: Task, out: Path) -> tuple[dict[str, Any], dict[str, Any], Cleaned]:
+def clean_rows(task: Task, out: Path) -> tuple[RawFacts, Validated, Cleaned]:
     """Collect, validate and clean the raw rows into folders of `out`. Returns the facts of each step."""
     raw = collect_raw(task, out / "raw_examples")
     validated = validate(out / "raw_examples", task.spec, out / "validated")
@@ -98,12 +98,12 @@ def run(name: str, public: Path, work: Path) -> bool:
     raw, validated, cleaned = clean_rows(task, out)
     apply_reviews(out / "clean", out / "reviews", task.spec, out / "reviewed")
     splits = split(out / "reviewed", out / "clean", task.spec, out / "ledger", out / "splits")
-    shapes = ", ".join(sorted({*(file["container"] for file in raw["files"]), *validated["shapes"]}))
+    shapes = ", ".join(sorted({*(file.container for file in raw.files), *validated.shapes}))
     print(f"{name}: {section.count(chr(10)) + 1} lines of spec, {shapes}, {time.process_time() - began:.1f} s CPU")
-    rows = validated["rows_in"]
+    rows = validated.rows_in
     print(
-        f"  {rows} rows{'' if rows == expected else f' (NOT {expected})'} = {validated['kept']} valid + "
-        f"{validated['quarantined']} in quarantine; found: {validated['by_rule']}"
+        f"  {rows} rows{'' if rows == expected else f' (NOT {expected})'} = {validated.kept} valid + "
+        f"{validated.quarantined} in quarantine; found: {validated.by_rule}"
     )
     print(
         f"  {cleaned.kept} kept, {cleaned.exact_duplicates} exact and {cleaned.near_duplicates} near duplicates, "
@@ -111,7 +111,7 @@ def run(name: str, public: Path, work: Path) -> bool:
         f"{cleaned.boilerplate} templates"
     )
     print(f"  {splits.counts}, leaks {splits.leaks}")
-    return bool(rows == expected)
+    return rows == expected
 
 
 def main() -> int:

@@ -11,10 +11,13 @@ import msgspec
 from finetune_pipeline.baseline.input_evidence import Learnable, learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, say, task_folder, tell
+from finetune_pipeline.data.dedup.cleaning import Cleaned
 from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import Example, read_examples, sample_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.quality.parts import QualityFacts
+from finetune_pipeline.data.raw_files import RawFacts
+from finetune_pipeline.data.validate.validation import Validated
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
@@ -121,11 +124,9 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
         artifacts = PIPELINE.run_to("reviewed_examples", loaded, run_inputs, store)
     except FindingsError as error:
         return TaskCheck(loaded.name, [*problems, *error.findings], ERROR)
-    validated = artifacts["validated_examples"].facts
-    unread = [
-        Finding(**{key: value for key, value in finding.items() if key != "about"}) for finding in validated["unread"]
-    ]
-    if not validated["rows_in"]:
+    validated = artifacts["validated_examples"].read(Validated)
+    unread = [part.finding for part in validated.unread]
+    if not validated.rows_in:
         no_rows = Finding("data.no_rows", "error", loaded.name, "no row was read", "see the findings for its files")
         return TaskCheck(loaded.name, [*problems, *unread, no_rows], REFUSED)
     out = reports / loaded.name
@@ -141,7 +142,7 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
     checked.quality = quality
     checked.simple = simple_score(loaded.spec, rows, read_json(quality.path("quality.json"))["noise"])
     checked.signal, checked.power = _evidence(loaded, rows, checked.simple, stored["advice"])
-    if validated["kept"]:
+    if validated.kept:
         to_check = [*artifacts.values(), quality, *([plan] if plan else [])]
         folders = [*(artifacts[step].folder for step in STEPS[1:]), quality.folder]
     else:  # without valid rows, the later steps have nothing to check
@@ -203,14 +204,15 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
     say(*([""] if answers else []), *(f"{mark:5} {name:24} {message}" for mark, name, message in answers))
     shown_above = {finding.rule for finding in checked.unread}
     _show_rules({rule: rows for rule, rows in checked.rules.items() if rule not in shown_above})
-    if artifacts["validated_examples"].facts["kept"]:
+    validated, clean = artifacts["validated_examples"].read(Validated), artifacts["clean_examples"].read(Cleaned)
+    if validated.kept:
         say(f"\n{checked.simple.sentence if checked.simple else 'There are too few rows to fit a simple model.'}")
         if "enough_test_rows" not in [name for _, name, _ in answers]:
             say(checked.power["sentence"])
     if is_kept and checked.quality:
         say(f"\npage: {checked.quality.path('report.html')}", f"all findings: {checked.folder / 'findings.jsonl'}")
-    for step in ("validated_examples", "clean_examples") if is_kept else ():
-        if artifacts[step].facts["quarantined"]:
+    for step, facts in (("validated_examples", validated), ("clean_examples", clean)) if is_kept else ():
+        if facts.quarantined:
             say(f"rows in quarantine: {artifacts[step].path('quarantine.jsonl')}")
     say(*(f"the pipeline would stop: {stop}" for stop in checked.stops))
     if not brief and not checked.code:
@@ -289,24 +291,24 @@ def _findings_by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
 
 
 def _show_counts(artifacts: Mapping[str, Artifact]) -> None:
-    raw, validated, clean = (artifacts[step].facts for step in STEPS[:3])
-    files = [file for file in raw["files"] if file["bytes"]]
+    validated, clean = artifacts["validated_examples"].read(Validated), artifacts["clean_examples"].read(Cleaned)
+    files = [file for file in artifacts["raw_examples"].read(RawFacts).files if file.bytes]
     for file in files[:FILES_SHOWN]:
-        say(f"{file['file']}: {file['container']} ({file['reason']})")
+        say(f"{file.file}: {file.container} ({file.reason})")
     if len(files) > FILES_SHOWN:
         say(f"and {len(files) - FILES_SHOWN:,} more files")
-    say(f"formats: {', '.join(f'{n} {shape}' for shape, n in validated['shapes'].items())}")
+    say(f"formats: {', '.join(f'{n} {shape}' for shape, n in validated.shapes.items())}")
     say(
-        f"{validated['rows_in']} rows in {counted(len(files), 'file')} = {validated['kept']} valid + {validated['quarantined']} in "
+        f"{validated.rows_in} rows in {counted(len(files), 'file')} = {validated.kept} valid + {validated.quarantined} in "
         "quarantine"
     )
     say(
-        f"{clean['rows_in']} valid = {clean['kept']} kept + {clean['exact_duplicates']} exact and "
-        f"{clean['near_duplicates']} near duplicates + {clean['quarantined']} in quarantine"
+        f"{clean.rows_in} valid = {clean.kept} kept + {clean.exact_duplicates} exact and {clean.near_duplicates} near duplicates + "
+        f"{clean.quarantined} in quarantine"
     )
-    if unknown := validated["labels_unknown"]:
+    if unknown := validated.labels_unknown:
         say(f"labels missing from output.labels: {', '.join(f'{label} × {n}' for label, n in unknown.items())}")
-    for kind, n in sorted(clean["scrubbed"].items()):
+    for kind, n in sorted(clean.scrubbed.items()):
         if n:
             say(f"scrubbed: {n} × {kind}")
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+
+from finetune_pipeline.engine.facts import Facts
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,7 @@ class Losses:
         return f"{sum(self.stages.values())} of {self.rows_read} rows ({self.share:.1%}) are lost: {listed}"
 
 
-def validation_losses(facts: Mapping[str, Any]) -> Losses:
-    """Return the losses of validation, from its facts."""
-    rejected = facts["by_rule"].get("data.rejected_row", 0)
-    lost = {label: facts["labels_lost"].get(label, 0) for label in facts["labels"]}
-    rows = {label: n + lost[label] for label, n in facts["labels"].items()}
-    return Losses(facts["rows_in"], {"validation": facts["quarantined"] - rejected}, lost, rows)
+class Lost(Facts, frozen=True, kw_only=True):
+    """The rows lost so far, as the facts of several steps contain them."""
+
+    losses: Losses

@@ -2,17 +2,16 @@
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
-
-import msgspec
 
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.json_lines import combine_digests
 from finetune_pipeline.data.readers.any_file import look_at
 from finetune_pipeline.data.readers.encoding import Survey, survey
 from finetune_pipeline.data.readers.records import is_utf8
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import SeenFiles, digest_file
 from finetune_pipeline.faults import files_below
 from finetune_pipeline.findings import Finding, FindingsError
@@ -26,6 +25,30 @@ NamedFiles = Sequence[tuple[str, Path]]
 """(name, path) of each file."""
 SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
 """Suffixes of raw files; a glob without a suffix, such as raw/*, matches only these."""
+
+
+class RawFile(Facts, frozen=True, kw_only=True):
+    """A copied file. container: its type (:class:`~.containers.Container`); reason: the evidence for that."""
+
+    file: str
+    sha256: str
+    bytes: int
+    container: str
+    reason: str
+    survey: Survey
+
+
+class RawFacts(Facts, frozen=True, kw_only=True):
+    """Facts of raw_examples. bytes: of all files; benchmarks: names; digest: :func:`raw_digest` of the copied bytes."""
+
+    files: list[RawFile]
+    bytes: int
+    benchmarks: list[str]
+    digest: str
+
+    @property
+    def surveys(self) -> dict[str, Survey]:
+        return {file.file: file.survey for file in self.files}
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
@@ -127,15 +150,15 @@ def collect_raw(
     production: Path | None = None,
     ability_benchmarks: NamedFiles = (),
     teacher: Path | None = None,
-) -> dict[str, Any]:
+) -> RawFacts:
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``, the
     teacher's to ``teacher.jsonl``, and the benchmark and ability files to ``out/benchmarks/<name>``. Each file is copied, digested
     and surveyed in one pass.
 
-    Returns facts. Their digest is :func:`raw_digest` of the copied bytes; if the two differ, a file changed during the copy.
+    If the digest of the facts is not :func:`raw_digest`, a file changed during the copy.
     """
     digests: list[tuple[str, str]] = []
-    files: list[dict[str, Any]] = []
+    files: list[RawFile] = []
     made = [(name, path) for name, path in ((PRODUCTION_FILE, production), (TEACHER_FILE, teacher)) if path]
     for name, path in [*raw_paths(task), *made]:
         copy = out / FILES / name
@@ -143,16 +166,18 @@ def collect_raw(
             surveyed = survey(path, name, task.spec, source)
         if name not in (PRODUCTION_FILE, TEACHER_FILE):
             digests.append((name, source.digest))
-        kind = container_facts(copy, name, task.spec, surveyed)
-        size = {"sha256": source.digest, "bytes": copy.stat().st_size}
-        files.append({"file": name, **size, **kind, "survey": msgspec.to_builtins(surveyed)})
+        container, reason = container_of(copy, name, task.spec, surveyed)
+        size = copy.stat().st_size
+        files.append(
+            RawFile(file=name, sha256=source.digest, bytes=size, container=container, reason=reason, survey=surveyed)
+        )
     benchmarks = [*benchmark_paths(task), *ability_benchmarks]
     for name, path in benchmarks:
         with _Copying(path, out / BENCHMARKS / name) as source:
             pass
         digests.append((f"{BENCHMARKS}/{name}", source.digest))
-    total, names = sum(f["bytes"] for f in files), [name for name, _ in benchmarks]
-    return {"files": files, "bytes": total, "benchmarks": names, "digest": combine_digests(digests)}
+    total, names = sum(file.bytes for file in files), [name for name, _ in benchmarks]
+    return RawFacts(files=files, bytes=total, benchmarks=names, digest=combine_digests(digests))
 
 
 class _Copying(io.RawIOBase):
@@ -190,14 +215,8 @@ class _Copying(io.RawIOBase):
         return self._hash.hexdigest()
 
 
-def container_facts(path: Path, file: str, spec: TaskSpec, surveyed: Survey | None = None) -> dict[str, str]:
+def container_of(path: Path, file: str, spec: TaskSpec, surveyed: Survey | None = None) -> tuple[str, str]:
     """Return the type of a file (see :class:`~.containers.Container`) and the evidence for it."""
     container, surveyed = look_at(path, file, spec, surveyed)
     encoding = "" if is_utf8(surveyed.encoding) else f"; in {surveyed.encoding}"
-    why = f"{'gzip; ' if surveyed.compressed else ''}{container.why}{encoding}"
-    return {"container": container.kind, "reason": why}
-
-
-def surveys_of(facts: Mapping[str, Any]) -> dict[str, Survey]:
-    """Return the surveys of the raw files, by name, from the facts of :func:`collect_raw`."""
-    return {file["file"]: msgspec.convert(file["survey"], Survey) for file in facts["files"]}
+    return container.kind, f"{'gzip; ' if surveyed.compressed else ''}{container.why}{encoding}"

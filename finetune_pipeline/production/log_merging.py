@@ -10,6 +10,7 @@ import msgspec
 
 from finetune_pipeline.data.examples import write_examples
 from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.production_rows import moment
@@ -179,28 +180,54 @@ def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
     return digest_json([{key: value for key, value in example.items() if key != "source"} for example in examples])
 
 
-def write_logs(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
+class LogFacts(Facts, frozen=True, kw_only=True):
+    """Facts of production_logs: always lines == rows + duplicates + feedback + quarantined (see :class:`Logs`).
+
+    Attributes:
+        by_rule, held_by_rule: Findings, and held rows, per rule.
+        corrections, judging, held: Corrected rows for training, for evaluation, and held back.
+        queue: Rows for review, by reason.
+        left_out, flagged: Of the rows.
+    """
+
+    lines: int
+    rows: int
+    duplicates: int
+    feedback: int
+    unmatched: int
+    quarantined: int
+    by_rule: dict[str, int]
+    corrections: int
+    judging: int
+    held: int
+    held_by_rule: dict[str, int]
+    queue: dict[str, int]
+    left_out: int
+    flagged: int
+
+
+def write_logs(spec: TaskSpec, logs: Logs, out: Path) -> LogFacts:
     """Write rows.jsonl, quarantine.jsonl, and the corrected rows by use: examples.jsonl (for training), judging.jsonl (for
-    evaluation) and held.jsonl. Returns facts; lines = rows + duplicates + feedback + quarantined."""
+    evaluation) and held.jsonl."""
     chosen_rows = cached_choice(spec, logs)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)
     write_rows(out / "held.jsonl", (asdict(held_row) for held_row in chosen_rows.held))
     write_rows(out / "judging.jsonl", chosen_rows.judging)
     write_examples(out / "examples.jsonl", chosen_rows.examples)
-    return {
-        "lines": logs.lines,
-        "rows": len(logs.rows),
-        "duplicates": logs.duplicates,
-        "feedback": logs.feedback,
-        "unmatched": logs.unmatched,
-        "quarantined": len(logs.quarantine),
-        "by_rule": logs.by_rule,
-        "corrections": len(chosen_rows.examples),
-        "judging": len(chosen_rows.judging),
-        "held": len(chosen_rows.held),
-        "held_by_rule": dict(sorted(Counter(held_row.rule for held_row in chosen_rows.held).items())),
-        "queue": chosen_rows.queued(),
-        "left_out": sum(bool(row["left_out"]) for row in logs.rows),
-        "flagged": sum(bool(row["flag"]) for row in logs.rows),
-    }
+    return LogFacts(
+        lines=logs.lines,
+        rows=len(logs.rows),
+        duplicates=logs.duplicates,
+        feedback=logs.feedback,
+        unmatched=logs.unmatched,
+        quarantined=len(logs.quarantine),
+        by_rule=logs.by_rule,
+        corrections=len(chosen_rows.examples),
+        judging=len(chosen_rows.judging),
+        held=len(chosen_rows.held),
+        held_by_rule=dict(sorted(Counter(held_row.rule for held_row in chosen_rows.held).items())),
+        queue=chosen_rows.queued(),
+        left_out=sum(bool(row["left_out"]) for row in logs.rows),
+        flagged=sum(bool(row["flag"]) for row in logs.rows),
+    )

@@ -1,7 +1,6 @@
 """DATA: turns raw files and production corrections into leak-free splits."""
 
 import os
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,14 @@ from msgspec.structs import replace
 from finetune_pipeline.data.dedup.benchmarks import is_benchmark
 from finetune_pipeline.data.dedup.cleaning import Cleaned, clean
 from finetune_pipeline.data.examples import examples_of, seal, seal_key
-from finetune_pipeline.data.losses import Losses, validation_losses
+from finetune_pipeline.data.losses import Lost
 from finetune_pipeline.data.quality.parts import QualityFacts
-from finetune_pipeline.data.raw_files import collect_raw, surveys_of
+from finetune_pipeline.data.raw_files import RawFacts, collect_raw
 from finetune_pipeline.data.review import Reviewed, apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.split.ledger import mark_begun, record_assignments
 from finetune_pipeline.data.split.splitting import SplitFacts, assignments_in, split
-from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.data.validate.validation import Validated, validate
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.ability.items import SUITE
 from finetune_pipeline.findings import Finding, FindingsError
@@ -68,23 +67,22 @@ def benchmark_files(task: Task) -> list[tuple[str, Path]]:
     return [(name, path) for name, path in sorted({**files_by_name, **shipped}.items()) if is_benchmark(path)]
 
 
-def make_raw(context: StepContext) -> dict[str, Any]:
+def make_raw(context: StepContext) -> RawFacts:
     """Copy the raw files, the corrected production rows and the teacher's rows. Fails if files change while being copied."""
     corrections = context.inputs["production_logs"].path("examples.jsonl")
     answers = context.inputs["teacher_answers"].path(TEACHER_ROWS) if context.spec.teacher else None
     facts = collect_raw(context.task, context.out, corrections, benchmark_files(context.task), answers)
-    context.refuse_changed("raw files", facts["digest"], context.run_inputs.raw)
+    context.refuse_changed("raw files", facts.digest, context.run_inputs.raw)
     return facts
 
 
-def make_validated(context: StepContext) -> dict[str, Any]:
+def make_validated(context: StepContext) -> Validated:
     raw = context.inputs["raw_examples"]
+    surveys = raw.read(RawFacts).surveys
     if context.spec.compute.data == "ray":
-        work, surveys = context.builder.work, surveys_of(raw.facts)
-        facts = validate_on_ray(raw.folder, context.spec, context.out, work, raw.version, surveys)
-    else:
-        facts = validate(raw.folder, context.spec, context.out, surveys_of(raw.facts))
-    return {**facts, "losses": asdict(validation_losses(facts))}
+        work = context.builder.work
+        return validate_on_ray(raw.folder, context.spec, context.out, work, raw.version, surveys)
+    return validate(raw.folder, context.spec, context.out, surveys)
 
 
 def make_clean(context: StepContext) -> Cleaned:
@@ -95,7 +93,7 @@ def make_clean(context: StepContext) -> Cleaned:
         facts = clean_on_ray(validated.folder, context.spec, context.out, work, version, raw=raw.folder, key=key)
     else:
         facts = clean(validated.folder, context.spec, context.out, raw=raw.folder, key=key)
-    losses = Losses(**validated.facts["losses"]).then("cleaning", facts.quarantined, facts.labels_lost)
+    losses = validated.read(Validated).losses.then("cleaning", facts.quarantined, facts.labels_lost)
     return replace(facts, losses=losses)
 
 
@@ -121,7 +119,7 @@ def make_splits(context: StepContext) -> SplitFacts:
             mark_begun(ledger)  # first: otherwise a rerun would begin yet another ledger
         record_assignments(assignments_in(context.out), ledger)
     # rows too like a test row, and rows that a changed setting tore apart, have limits of their own
-    losses = Losses(**cleaned.facts["losses"]).then("splitting", facts.by_rule.get("data.bridges_splits", 0))
+    losses = cleaned.read(Lost).losses.then("splitting", facts.by_rule.get("data.bridges_splits", 0))
     return replace(facts, ledger=ledger.name, losses=losses)
 
 

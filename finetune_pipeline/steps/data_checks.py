@@ -8,15 +8,17 @@ import msgspec
 from finetune_pipeline.data.dedup.cleaning import Cleaned
 from finetune_pipeline.data.examples import decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
-from finetune_pipeline.data.losses import Losses
+from finetune_pipeline.data.losses import Lost
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.review import Reviewed
 from finetune_pipeline.data.scrub import finder_of, kinds_left
 from finetune_pipeline.data.split.leakage import LEAKAGE, Certificate
 from finetune_pipeline.data.split.ledger import LEDGER
 from finetune_pipeline.data.split.splitting import RESTART, SplitFacts
+from finetune_pipeline.data.validate.validation import Validated
 from finetune_pipeline.engine.checks import Action, Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.production.log_merging import LogFacts
 from finetune_pipeline.spec.model import TaskSpec
 
 PERSONAL_DATA_SAMPLE = 20_000
@@ -42,9 +44,11 @@ def _accounted(rows_in: int, **parts: int) -> CheckResult:
 
 def _rows_accounted(description: str, *parts: str) -> Check:
     """Return a check that the number of input rows is the sum of these facts."""
+    form = msgspec.defstruct("Rows", [(name, int) for name in ("rows_in", *parts)])
 
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-        return _accounted(artifact.facts["rows_in"], **{part: artifact.facts[part] for part in parts})
+        counts = msgspec.structs.asdict(artifact.read(form))
+        return _accounted(**counts)
 
     return Check("rows_accounted_for", description, judge)
 
@@ -60,11 +64,12 @@ clean_accounted = _rows_accounted(
 @check("Every raw file was read, to its end (or data.allow_truncated is set).")
 def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Check that there are rows and every raw file was read to its end: nobody knows how many rows the unread rest has."""
-    rows, unread = artifact.facts["rows_in"], artifact.facts["unread"]
-    serious = [finding for finding in unread if finding["severity"] == "error" or not rows]
-    accepted = [finding for finding in serious if finding["about"] == "rest" and spec.data.allow_truncated]
+    facts = artifact.read(Validated)
+    rows = facts.rows_in
+    serious = [finding for finding in facts.unread if finding.severity == "error" or not rows]
+    accepted = [finding for finding in serious if finding.about == "rest" and spec.data.allow_truncated]
     refused = [finding for finding in serious if finding not in accepted]
-    listed = [f"{f['place']}: {f['message']} (fix: {f['fix']})" for f in (refused or accepted)[:SHOWN]]
+    listed = [f"{f.place}: {f.message} (fix: {f.fix})" for f in (refused or accepted)[:SHOWN]]
     if len(refused) > SHOWN:
         listed.append(f"and {len(refused) - SHOWN} more")
     message = " | ".join(listed)
@@ -81,7 +86,7 @@ def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 )
 def quarantine_share(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Check the share of lost rows in total, and by label: one label may lose most of its rows while few are lost in total."""
-    losses, limit = Losses(**artifact.facts["losses"]), spec.data.max_quarantine_share
+    losses, limit = artifact.read(Lost).losses, spec.data.max_quarantine_share
     rows = losses.label_rows
     thinned = [
         f"{lost} of {rows[label]} rows of {label}"
@@ -111,7 +116,7 @@ def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         if block.count(b'"messages":[' + encoded_turn) != lines:
             lacking += [e.id for e in decode_examples(block, str(file)) if e.messages[0] != system_turn]
     return CheckResult(
-        not lacking and rows == artifact.facts["kept"],
+        not lacking and rows == artifact.read(Validated).kept,
         f"{len(lacking)} of {rows} examples lack the declared system prompt" if rows else "there are no examples",
         {"examples": lacking[:5]},
     )
@@ -310,21 +315,27 @@ def _quality(name: str, part: str, description: str, on_failure: Action = "block
     "Every complete log line is kept, a duplicate, feedback to another line, or quarantined.", name="logs_accounted_for"
 )
 def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    facts = artifact.facts
-    parts = {"kept": facts["rows"], **{name: facts[name] for name in ("quarantined", "duplicates", "feedback")}}
-    result = _accounted(facts["lines"], **parts)
-    if unmatched := facts.get("unmatched"):
-        note = f"; {unmatched} lines of feedback are for answers not logged yet"
+    facts = artifact.read(LogFacts)
+    result = _accounted(
+        facts.lines,
+        kept=facts.rows,
+        quarantined=facts.quarantined,
+        duplicates=facts.duplicates,
+        feedback=facts.feedback,
+    )
+    if facts.unmatched:
+        note = f"; {facts.unmatched} lines of feedback are for answers not logged yet"
         return replace(result, message=result.message + note)
     return result
 
 
 @check("No corrected row looks poisoned (held.jsonl gives the reasons).", on_failure="warn")
 def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    facts, rules = artifact.facts, artifact.facts["held_by_rule"]
+    facts = artifact.read(LogFacts)
+    rules = facts.held_by_rule
     by_rule = f" ({', '.join(f'{n} by {rule}' for rule, n in rules.items())})" if rules else ""
-    message = f"{facts['held']} corrected rows are held back{by_rule}; {facts['corrections']} are used for training"
-    return CheckResult(not rules and facts["held"] == 0, message, dict(rules))
+    message = f"{facts.held} corrected rows are held back{by_rule}; {facts.corrections} are used for training"
+    return CheckResult(not rules and facts.held == 0, message, rules)
 
 
 _BELIEVABLE = (

@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.rivals import restricted_rows
 from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.production.drift import DriftReport, drift_report, moment, reference_at_training
 from finetune_pipeline.production.log_intake import LOCK
-from finetune_pipeline.production.log_merging import merge_lines, write_logs
+from finetune_pipeline.production.log_merging import LogFacts, merge_lines, write_logs
 from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.production.retraining import Decision, Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
@@ -24,7 +24,7 @@ from finetune_pipeline.report.page import page_html
 from finetune_pipeline.steps.earlier_runs import champion_files
 
 
-def make_production_logs(context: StepContext) -> dict[str, Any]:
+def make_production_logs(context: StepContext) -> LogFacts:
     """Write the production rows as of the run's start; later ones wait for the next run."""
     try:
         with context.store.lock(context.task.name, LOCK):

@@ -21,7 +21,7 @@ from finetune_pipeline.data.dedup.cleaning import Cleaned, clean
 from finetune_pipeline.data.examples import EXAMPLES, examples_file
 from finetune_pipeline.data.raw_files import BENCHMARKS, FILES
 from finetune_pipeline.data.readers.encoding import Survey
-from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.data.validate.validation import Validated, validate
 from finetune_pipeline.data.workers import Item, Result, spread_by
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.findings import FindingsError, errors
@@ -36,9 +36,9 @@ _FACTS = "facts.json"
 
 def validate_on_ray(
     raw: Path, spec: TaskSpec, out: Path, work: Path, version: str, surveys: Mapping[str, Survey]
-) -> dict[str, Any]:
+) -> Validated:
     """Run :func:`validate` on a raw artifact's folder on the cluster of `training.ray`; version: identifies the rows."""
-    return _run("validate", {FILES: raw / FILES}, spec, out, work, version, surveys=surveys)
+    return Validated.of(_run("validate", {FILES: raw / FILES}, spec, out, work, version, surveys=surveys))
 
 
 def clean_on_ray(

@@ -53,9 +53,9 @@ def of(stages: dict[str, Any], expect: str) -> list[dict]:
 def test_the_spec_has_no_findings_and_no_row_is_unaccounted_for(stages: dict[str, Any]) -> None:
     assert check_task(ROOT / "data" / stages["name"])[1] == []
     validated, cleaned = (stages["facts"][k] for k in ("validated", "clean"))
-    assert validated["rows_in"] == LINES[stages["name"]] == validated["kept"] + validated["quarantined"]
+    assert validated.rows_in == LINES[stages["name"]] == validated.kept + validated.quarantined
     parts = [getattr(cleaned, name) for name in ("kept", "quarantined", "exact_duplicates", "near_duplicates")]
-    assert cleaned.rows_in == validated["kept"] == sum(parts) and cleaned.kept >= 900
+    assert cleaned.rows_in == validated.kept == sum(parts) and cleaned.kept >= 900
 
 
 def test_the_quarantine_holds_exactly_the_planted_rows_each_under_its_rule(stages: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from finetune_pipeline.data.fields import FieldMapping, Mapped, mapping_of, read
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.json_lines import decode_line
+from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.data.names import leaves_out
 from finetune_pipeline.data.quoting import RAW_SHOWN, key_name, quoted, row_finding
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE, TEACHER_FILE
@@ -23,7 +24,8 @@ from finetune_pipeline.data.readers.records import Record
 from finetune_pipeline.data.scrub import finder_of, scrub_text
 from finetune_pipeline.data.validate.row_rules import check_row, final_messages
 from finetune_pipeline.data.workers import in_order
-from finetune_pipeline.findings import Finding, errors, most_first
+from finetune_pipeline.engine.facts import Facts
+from finetune_pipeline.findings import Finding, Severity, errors, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline.spec.data import FieldsSpec
@@ -56,6 +58,54 @@ class ValidatedRow(NamedTuple):
     label: str | None = None
 
 
+class Unread(Facts, frozen=True, kw_only=True):
+    """A finding about an unreadable or odd part of a file. about: as in :class:`~.readers.records.Record`."""
+
+    about: str
+    rule: str
+    severity: Severity
+    place: str
+    message: str
+    fix: str
+
+    @property
+    def finding(self) -> Finding:
+        return Finding(self.rule, self.severity, self.place, self.message, self.fix)
+
+
+class ValidatedFile(Facts, frozen=True, kw_only=True):
+    """Rows of one raw file."""
+
+    file: str
+    rows_in: int
+    kept: int
+    quarantined: int
+
+
+class Validated(Facts, frozen=True, kw_only=True):
+    """Facts of validated_examples: always rows_in == kept + quarantined.
+
+    Attributes:
+        by_rule, shapes, ignored_keys: Findings per rule; rows per format, and per key that nothing reads.
+        labels, labels_lost, labels_unknown: Rows per label: kept; in quarantine; with a label that the spec does not name.
+        losses: Rows lost so far; those that an annotator rejected are not lost.
+    """
+
+    rows_in: int
+    kept: int
+    quarantined: int
+    quarantined_share: float
+    by_rule: dict[str, int]
+    shapes: dict[str, int]
+    labels: dict[str, int]
+    files: list[ValidatedFile]
+    ignored_keys: dict[str, int]
+    labels_lost: dict[str, int]
+    labels_unknown: dict[str, int]
+    unread: list[Unread]
+    losses: Losses
+
+
 @dataclass
 class ValidatedBlock:
     """The result for one block of a file. Always rows_in == kept + len(quarantine).
@@ -67,7 +117,6 @@ class ValidatedBlock:
         labels, lost, unknown: Rows per label: kept; not kept; with a label that the spec does not name.
         ignored: Rows per key that nothing reads.
         shapes: Rows per format.
-        unread: Findings about unreadable or odd parts of files. Each dictionary also has `about`.
     """
 
     file: str = ""
@@ -82,7 +131,7 @@ class ValidatedBlock:
     shapes: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
-    unread: list[dict[str, Any]] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
 
 
 def validation_settings(spec: TaskSpec) -> dict[str, Any]:
@@ -91,11 +140,10 @@ def validation_settings(spec: TaskSpec) -> dict[str, Any]:
     return {"output": spec.output.model_dump(), "system_prompt": spec.system_prompt, **data}
 
 
-def validate(raw: Path, spec: TaskSpec, out: Path, surveys: Mapping[str, Survey] | None = None) -> dict[str, Any]:
+def validate(raw: Path, spec: TaskSpec, out: Path, surveys: Mapping[str, Survey] | None = None) -> Validated:
     """Validate every row of the files in ``raw/files``. surveys: of these files, by name, if known.
 
-    Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``. Returns facts: the
-    counts of :class:`ValidatedBlock`, and the rows of each file.
+    Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
@@ -123,22 +171,28 @@ def validate(raw: Path, spec: TaskSpec, out: Path, surveys: Mapping[str, Survey]
                 getattr(totals, name).update(getattr(result, name))
             totals.rows_in += result.rows_in
             tell("validated_examples", f"{totals.rows_in} rows validated", rows=totals.rows_in)
-    rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
+    rows_in, kept, quarantined = (sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined"))
     unknown_labels: Counter[str] = Counter()
     for label, n in totals.unknown.most_common(_LABELS_SHOWN):
         unknown_labels[quoted(label, find=finder_of(spec.data, names=False))] += n  # labels may be equal once scrubbed
-    return {
-        **rows,
-        "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
-        "by_rule": most_first(totals.by_rule),
-        "shapes": most_first(totals.shapes),
-        "labels": dict(totals.labels),
-        "files": [{"file": name, **counts} for name, counts in files.items()],
-        "ignored_keys": dict(sorted(totals.ignored.items())),
-        "labels_lost": dict(totals.lost),
-        "labels_unknown": dict(unknown_labels),
-        "unread": totals.unread,
-    }
+    lost = {label: totals.lost[label] for label in totals.labels}
+    label_rows = {label: n + lost[label] for label, n in totals.labels.items()}
+    unwanted = totals.by_rule["data.rejected_row"]
+    return Validated(
+        rows_in=rows_in,
+        kept=kept,
+        quarantined=quarantined,
+        quarantined_share=round(quarantined / max(1, rows_in), 6),
+        by_rule=most_first(totals.by_rule),
+        shapes=most_first(totals.shapes),
+        labels=dict(totals.labels),
+        files=[ValidatedFile(file=name, **counts) for name, counts in files.items()],
+        ignored_keys=dict(sorted(totals.ignored.items())),
+        labels_lost=dict(totals.lost),
+        labels_unknown=dict(unknown_labels),
+        unread=totals.unread,
+        losses=Losses(rows_in, {"validation": quarantined - unwanted}, lost, label_rows),
+    )
 
 
 def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) -> Iterator[Block]:
@@ -178,7 +232,9 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.findings += findings
             if record.about != "row":
                 result.unread += [
-                    {**f, "about": record.about} for f in findings if is_about_file or f["severity"] == "error"
+                    Unread.of({"about": record.about, **f})
+                    for f in findings
+                    if is_about_file or f["severity"] == "error"
                 ]
             if is_about_file:
                 continue

@@ -308,7 +308,7 @@ def test_a_few_bad_documents_of_a_folder_cost_only_themselves(tmp_path: Path) ->
     assert any("unlike the others" in note and "d130.json" in note for note in made.notes)
     results = [validate_file(path, made.spec) for _, path in files]
     assert sum(r.kept for r in results) == len(PAIRS) - len(bad) and sum(len(r.quarantine) for r in results) == len(bad)
-    assert not [f for r in results for f in r.unread if f["severity"] == "error"], "no document hides another row"
+    assert not [f for r in results for f in r.unread if f.severity == "error"], "no document hides another row"
     task, problems = draft(folder(dict.fromkeys(range(60), '{"text": "cut'), "many"))
     assert task is None and len([p for p in problems if p.rule == "draft.unreadable"]) == 60
 

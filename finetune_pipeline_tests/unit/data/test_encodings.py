@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.raw_files import container_facts
+from finetune_pipeline.data.raw_files import container_of
 from finetune_pipeline_tests.unit.data.raw_rows import validate_bytes
 from finetune_pipeline_tests.unit.data.rows import make_spec
 
@@ -41,8 +41,8 @@ def test_western_windows_text_is_read_and_said(tmp_path: Path, language: str) ->
     result = validate_bytes(tmp_path, table(language, "cp1252"), make_spec(), "a.csv")
     assert result.texts[1:4] == SAID[language] and (result.kept, result.rules) == (13, {"encoding_detected": 1})
     (said,) = result.unread
-    assert said["severity"] == "warning" and "read as cp1252" in said["message"]
-    assert "in cp1252" in container_facts(tmp_path / "a.csv", "a.csv", make_spec())["reason"]
+    assert said.severity == "warning" and "read as cp1252" in said.message
+    assert "in cp1252" in container_of(tmp_path / "a.csv", "a.csv", make_spec())[1]
 
 
 OTHERS = {
@@ -73,7 +73,7 @@ def test_what_cannot_be_told_for_sure_is_refused_until_it_is_declared(tmp_path, 
     refused = validate_bytes(tmp_path, data, make_spec(), "a.csv")
     assert (refused.rows_in, refused.rules) == (0, {"unknown_encoding": 1})
     (said,) = refused.unread
-    assert name.rsplit(maxsplit=1)[-1] in said["message"] and "data: {csv: {encoding: " in said["fix"]
+    assert name.rsplit(maxsplit=1)[-1] in said.message and "data: {csv: {encoding: " in said.fix
     declared = validate_bytes(tmp_path, data, make_spec(csv={"encoding": encoding}), "a.csv")
     assert declared.texts[:1] == [f"{name} is away"] and (len(declared.texts), declared.findings) == (9, [])
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_told_for_sure_is_refused_until_it_is_declared(tmp_path, 
 def test_utf_16_without_a_mark_is_declared(tmp_path: Path) -> None:
     data = table("French", "utf-16-le")
     refused = validate_bytes(tmp_path, data, make_spec(), "a.csv")
-    assert (refused.rows_in, refused.rules) == (0, {"unknown_encoding": 1}) and "utf-16-le" in refused.unread[0]["fix"]
+    assert (refused.rows_in, refused.rules) == (0, {"unknown_encoding": 1}) and "utf-16-le" in refused.unread[0].fix
     declared = validate_bytes(tmp_path, data, make_spec(csv={"encoding": "utf-16-le"}), "a.csv")
     assert declared.texts[1:4] == SAID["French"] and declared.findings == []
 
@@ -112,7 +112,7 @@ def test_two_encodings_in_one_file_are_named_and_stray_bytes_cost_their_own_row_
     data = table("French", "utf-8") + table("French", "cp1252", times=3).split(b"\r\n", 2)[2]
     result = validate_bytes(tmp_path, data, make_spec(), "a.csv")
     assert result.kept == 13 and result.rules == {"invalid_utf8": 9, "mixed_encodings": 1}
-    assert "9 of 23 lines" in result.unread[0]["message"] and result.unread[0]["severity"] == "error"
+    assert "9 of 23 lines" in result.unread[0].message and result.unread[0].severity == "error"
     data = table("French", "utf-8", times=40) + b"It \xe9\xff broke,bug_report\r\n"
     result = validate_bytes(tmp_path, data, make_spec(), "a.csv")
     assert (result.kept, result.rules, result.unread) == (121, {"invalid_utf8": 1}, [])
@@ -122,4 +122,4 @@ def test_half_a_character_at_the_end_is_a_cut(tmp_path: Path) -> None:
     data = table("French", "utf-16").rpartition("bug_report".encode("utf-16-le"))[0]
     result = validate_bytes(tmp_path, data[:-1], make_spec(), "a.csv")
     assert (result.kept, result.rules) == (12, {"unclosed_quote": 1, "invalid_encoding": 1})
-    assert {f["about"] for f in result.unread} == {"rest"}
+    assert {f.about for f in result.unread} == {"rest"}

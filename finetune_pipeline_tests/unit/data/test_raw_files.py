@@ -16,7 +16,7 @@ from finetune_pipeline.data.documents import (
     write_passages,
 )
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.raw_files import benchmark_paths, collect_raw, raw_digest, raw_paths, surveys_of
+from finetune_pipeline.data.raw_files import RawFacts, benchmark_paths, collect_raw, raw_digest, raw_paths
 from finetune_pipeline.data.readers.encoding import survey
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.evaluation.prompts import Prompt, Retriever, conversations
@@ -43,12 +43,12 @@ def test_snapshot_counts_and_guesses(tmp_path: Path) -> None:
     lay(home, "raw/a.jsonl", '{"text": "x", "label": "y"}')
     lay(home, "raw/notes.txt", "no")
     facts = collect_raw(task(home, "raw/*.jsonl", "raw/b*"), out)
-    assert [f["file"] for f in facts["files"]] == ["raw/a.jsonl", "raw/b.jsonl"]
-    a, b = facts["files"]
+    assert [f.file for f in facts.files] == ["raw/a.jsonl", "raw/b.jsonl"]
+    a, b = facts.files
     assert (out / "files/raw/b.jsonl").read_text() == text
-    assert b["sha256"] == hashlib.sha256(text.encode()).hexdigest() and b["bytes"] == len(text)
-    assert a["container"] == b["container"] == "json_lines" and "JSON values" in b["reason"]
-    assert facts["digest"] == raw_digest(task(home))
+    assert b.sha256 == hashlib.sha256(text.encode()).hexdigest() and b.bytes == len(text)
+    assert a.container == b.container == "json_lines" and "JSON values" in b.reason
+    assert facts.digest == raw_digest(task(home))
 
 
 FILES = {
@@ -68,13 +68,13 @@ def test_a_file_is_copied_digested_and_surveyed_as_a_whole(tmp_path: Path) -> No
     for name, data in FILES.items():
         lay(home, f"raw/{name}", "").write_bytes(data)
     facts = collect_raw(Task(spec=spec, folder=home), tmp_path / "out")
-    surveys = surveys_of(json.loads(json.dumps(facts)))
-    assert len(facts["files"]) == len(surveys) == len(FILES)
-    for file in facts["files"]:
-        path, data = home / file["file"], FILES[Path(file["file"]).name]
-        assert (tmp_path / "out/files" / file["file"]).read_bytes() == data
-        assert (file["sha256"], file["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
-        assert surveys[file["file"]] == survey(path, file["file"], spec)
+    surveys = RawFacts.of(facts.to_json()).surveys
+    assert len(facts.files) == len(surveys) == len(FILES)
+    for file in facts.files:
+        path, data = home / file.file, FILES[Path(file.file).name]
+        assert (tmp_path / "out/files" / file.file).read_bytes() == data
+        assert (file.sha256, file.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+        assert surveys[file.file] == survey(path, file.file, spec)
     assert surveys["raw/packed.jsonl.gz"].problem and surveys["raw/wide.csv"].encoding.startswith("utf-16")
     validate(tmp_path / "out", spec, tmp_path / "with", surveys)
     validate(tmp_path / "out", spec, tmp_path / "without")
@@ -95,8 +95,8 @@ def test_the_digest_follows_content_and_names_and_no_production_rows(tmp_path: P
     lay(tmp_path, "task/raw/b.jsonl", "2")
     rows = lay(tmp_path, "rows.jsonl", '{"messages": []}')
     facts = collect_raw(task(tmp_path / "task"), tmp_path / "out", rows)
-    assert [f["file"] for f in facts["files"]] == ["raw/b.jsonl", "production.jsonl"]
-    assert facts["digest"] == digests[-1]
+    assert [f.file for f in facts.files] == ["raw/b.jsonl", "production.jsonl"]
+    assert facts.digest == digests[-1]
 
 
 def test_a_glob_without_suffix_takes_what_can_be_read(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
     secret = lay(tmp_path, "secret.jsonl", "x")
     lay(home, "raw/real.jsonl", "{}")
     (home / "raw/inside.jsonl").symlink_to(home / "raw/real.jsonl")
-    read = [f["file"] for f in collect_raw(task(home), tmp_path / "out")["files"]]
+    read = [f.file for f in collect_raw(task(home), tmp_path / "out").files]
     assert read == ["raw/inside.jsonl", "raw/real.jsonl"]
     (home / "raw/out.jsonl").symlink_to(secret)
     (home / "raw/gone.jsonl").symlink_to(tmp_path / "no such file")

@@ -46,11 +46,11 @@ def test_a_broken_gzip_keeps_the_rows_before_it(tmp_path: Path, name: str) -> No
     assert cut.by_rule["data.bad_gzip"] == 1 and 1000 < cut.kept < 3000
     assert cut.texts == [r["text"] for r in rows[: cut.kept]]
     assert "cut off" in cut.quarantine[-1]["findings"][0]["message"]
-    assert len(cut.quarantine) <= 2 and [f["about"] for f in cut.unread] == ["rest"]
+    assert len(cut.quarantine) <= 2 and [f.about for f in cut.unread] == ["rest"]
     middle = len(whole) * 2 // 3
     bad = validate_bytes(tmp_path, whole[:middle] + b"\xff" * 64 + whole[middle + 64 :], SPEC, name)
     assert bad.by_rule["data.bad_gzip"] == 1 and bad.kept > 1000
-    assert "% of the way in" in bad.unread[0]["message"] and "allow_truncated" in bad.unread[0]["fix"]
+    assert "% of the way in" in bad.unread[0].message and "allow_truncated" in bad.unread[0].fix
 
 
 def test_rows_are_named_by_the_line_they_begin_in_or_by_their_number_in_it(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_wrong_row_costs_itself_only_and_a_break_those_behind_it(tmp_path: Pat
             at, said = breaks[item]
             message = result.findings[0]["message"]
             assert f"broken at byte {data.index(item) + at}: {said}" in message and "nothing after it" in message
-            assert result.rules == {"bad_json": 1} and result.unread[0]["message"] == message
+            assert result.rules == {"bad_json": 1} and result.unread[0].message == message
 
 
 def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> N
         result = validate_bytes(tmp_path, data[:cut], SPEC, "a.json")
         assert (result.kept, result.rows_in) == (whole, whole + 1), data[:cut]
         assert result.quarantine[0]["findings"][0]["rule"] == "data.bad_json"
-        assert "cut off at its end" in result.unread[0]["message"] and result.unread[0]["about"] == "rest"
+        assert "cut off at its end" in result.unread[0].message and result.unread[0].about == "rest"
 
 
 def test_lines_that_end_in_the_middle_of_a_row_were_cut_off(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_lines_that_end_in_the_middle_of_a_row_were_cut_off(tmp_path: Path) -> N
         assert (whole.kept, whole.findings, whole.unread) == (6, [], [])
         for cut in range(data.rindex(b"\n", 0, -1) + 2, len(data) - len(b"bug_report\n")):
             result = validate_bytes(tmp_path, data[:cut], SPEC, name)
-            assert result.kept == 5 and [f["about"] for f in result.unread] == ["rest"], data[:cut]
+            assert result.kept == 5 and [f.about for f in result.unread] == ["rest"], data[:cut]
     broken = validate_bytes(tmp_path, lines + b"{'single': 'quotes'}", SPEC, "a.jsonl")
     assert broken.rules == {"bad_json": 1} and broken.unread == []
 

@@ -292,7 +292,7 @@ def test_what_a_finding_quotes_is_short_and_scrubbed_as_the_task_asks(tmp_path: 
     labels = ["612 34 56 78", "ann@example.com", "bob@example.com " + "x" * 500]
     raw = write_raw(tmp_path / "raw", [{"text": "It is down", "label": label} for label in labels])
     facts = validate(raw, make_spec(scrub_region="ES"), tmp_path / "out")
-    assert {"'[PHONE_1]'": 1, "'[EMAIL_1]'": 1}.items() <= facts["labels_unknown"].items()
+    assert {"'[PHONE_1]'": 1, "'[EMAIL_1]'": 1}.items() <= facts.labels_unknown.items()
     messages = [finding["message"] for finding in read_lines(tmp_path / "out/findings.jsonl")]
     assert [m.partition("]")[0] for m in messages] == ["'[PHONE_1", "'[EMAIL_1", "'[EMAIL_1"] and len(messages[2]) < 200
 
@@ -303,12 +303,12 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", lines)
     write_raw(raw, [{"text": "It is down, mail jane@example.com, 612 34 56 78", "label": "P0"}], "production.jsonl")
     facts = validate(raw, make_spec(max_chars=400, scrub_region="ES"), tmp_path / "out")
-    assert [facts[name] for name in ("rows_in", "kept", "quarantined", "quarantined_share")] == [6, 2, 4, 0.666667]
+    assert [facts.rows_in, facts.kept, facts.quarantined, facts.quarantined_share] == [6, 2, 4, 0.666667]
     rules = {"bad_json": 2, "byte_order_mark": 1, "html_entity": 1, "missing_field": 1, "unknown_label": 1}
-    assert facts["by_rule"] == {f"data.{rule}": n for rule, n in rules.items()}
-    assert (facts["ignored_keys"], facts["labels_lost"], facts["labels_unknown"]) == ({"extra": 1}, {}, {"'P0'": 1})
-    assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
-    files = [(f["file"], f["rows_in"], f["kept"]) for f in facts["files"]]
+    assert facts.by_rule == {f"data.{rule}": n for rule, n in rules.items()}
+    assert (facts.ignored_keys, facts.labels_lost, facts.labels_unknown) == ({"extra": 1}, {}, {"'P0'": 1})
+    assert facts.labels == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
+    files = [(f.file, f.rows_in, f.kept) for f in facts.files]
     assert files == [("production.jsonl", 1, 0), ("raw/a.jsonl", 5, 2)]
     rows = read_lines(tmp_path / "out/quarantine.jsonl")
     assert [(r["file"], r["line"]) for r in rows] == [("production.jsonl", 1)] + [("raw/a.jsonl", n) for n in (4, 5, 7)]

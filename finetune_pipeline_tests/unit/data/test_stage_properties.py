@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import examples_of, read_examples
-from finetune_pipeline.data.raw_files import container_facts
+from finetune_pipeline.data.raw_files import container_of
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.split.ledger import SPLITS, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
@@ -47,8 +47,8 @@ def test_every_row_is_accounted_for(tmp_path_factory, output, lines) -> None:
     c = clean(folder / "validated", spec, folder / "clean", key=b"key")
     r = apply_reviews(folder / "clean", folder / "reviews", spec, folder / "reviewed")
     quarantined = read_lines(folder / "validated/quarantine.jsonl")
-    assert v["rows_in"] == v["kept"] + v["quarantined"] == v["kept"] + len(quarantined)
-    assert c.rows_in == v["kept"] == c.kept + c.quarantined + c.exact_duplicates + c.near_duplicates
+    assert v.rows_in == v.kept + v.quarantined == v.kept + len(quarantined)
+    assert c.rows_in == v.kept == c.kept + c.quarantined + c.exact_duplicates + c.near_duplicates
     assert c.quarantined == len(read_lines(folder / "clean/quarantine.jsonl"))
     repeats = read_lines(folder / "clean/duplicates.jsonl")
     assert c.exact_duplicates + c.near_duplicates == len(repeats)
@@ -150,5 +150,5 @@ def test_any_bytes_in_any_container(folder: Path, data: bytes, damage: Any, name
     assert all(any(f["severity"] == "error" for f in q["findings"]) for q in long.quarantine)
     assert sum(long.by_rule.values()) == len(long.findings)
     msgspec.json.encode([long.quarantine, long.findings, dict(long.ignored), dict(long.shapes)])
-    seen = container_facts(path, path.name, spec)
-    assert seen["container"] in ("json_lines", "json", "csv", "parquet", "workbook", "unknown") and seen["reason"]
+    container, reason = container_of(path, path.name, spec)
+    assert container in ("json_lines", "json", "csv", "parquet", "workbook", "unknown") and reason

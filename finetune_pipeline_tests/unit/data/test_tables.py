@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_pipeline.data.raw_files import container_facts
+from finetune_pipeline.data.raw_files import container_of
 from finetune_pipeline_tests.unit.data.raw_rows import records_of, table, validate_bytes, validate_file, workbook
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, chat, make_spec
 
@@ -37,9 +37,9 @@ def test_the_dialect_follows_from_the_file(tmp_path: Path, delimiter: str) -> No
             assert values(tmp_path, data, spec, name) == [dict(zip(names, row, strict=True)) for row in ROWS * 3]
         result = validate_bytes(tmp_path, data, spec, "a.csv")
         assert (result.kept, result.findings) == (15, [])
-        seen = container_facts(tmp_path / "a.csv", "a.csv", spec)
-        assert seen["container"] == "csv" and "in all of the first" in seen["reason"]
-        assert f"delimiter {delimiter!r}" in seen["reason"]
+        container, reason = container_of(tmp_path / "a.csv", "a.csv", spec)
+        assert container == "csv" and "in all of the first" in reason
+        assert f"delimiter {delimiter!r}" in reason
 
 
 def test_an_unclosed_quote_swallows_nothing(tmp_path: Path) -> None:

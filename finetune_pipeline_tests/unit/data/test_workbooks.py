@@ -7,7 +7,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from finetune_pipeline.data.raw_files import container_facts
+from finetune_pipeline.data.raw_files import container_of
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline_tests.unit.data.raw_rows import Validated, validate_bytes, workbook
 from finetune_pipeline_tests.unit.data.rows import make_spec
@@ -38,7 +38,7 @@ def test_rows_keep_the_numbers_the_sheet_shows(tmp_path: Path) -> None:
     assert result.texts == [text for text, _ in ROWS]
     assert [e["source"]["line"] for e in result.rows] == [3, 4, 7]
     assert result.by_line == [("empty_field", 8), ("too_short", 8)]
-    assert container_facts(tmp_path / "a.xlsx", "a.xlsx", SPEC)["container"] == "workbook"
+    assert container_of(tmp_path / "a.xlsx", "a.xlsx", SPEC)[0] == "workbook"
 
 
 def test_names_of_columns_in_two_rows_are_told(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_cells_become_what_a_csv_export_would_hold(tmp_path: Path) -> None:
 def test_a_sheet_is_chosen_and_the_others_are_named(tmp_path: Path) -> None:
     data = workbook({"Old": [["text", "label"], ROWS[0]], "New": [["text", "label"], *ROWS]})
     first = read(tmp_path, data)
-    assert first.kept == 1 and first.rules == {"other_sheets": 1} and "'New'" in first.unread[0]["message"]
+    assert first.kept == 1 and first.rules == {"other_sheets": 1} and "'New'" in first.unread[0].message
     chosen = read(tmp_path, data, make_spec(sheet="New"))
     assert (chosen.kept, chosen.findings) == (3, [])
     both = read(tmp_path, data, make_spec(sheet=["Old", "New"]))
@@ -96,14 +96,14 @@ def test_a_sheet_is_chosen_and_the_others_are_named(tmp_path: Path) -> None:
     rest = read(tmp_path, titled, make_spec(sheet=["Old", "New"]))
     assert {f["place"] for f in rest.findings} == {"a.xlsx, sheet 'Old'", "a.xlsx:4, sheet 'Old'"}
     none = read(tmp_path, data, make_spec(sheet="new"))
-    assert (none.rows_in, none.rules) == (0, {"no_sheet": 1}) and "'Old', 'New'" in none.unread[0]["message"]
+    assert (none.rows_in, none.rules) == (0, {"no_sheet": 1}) and "'Old', 'New'" in none.unread[0].message
 
 
 def test_an_archive_of_files_is_to_be_unpacked(tmp_path: Path) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("tickets.csv", "text,label\n")
-    assert read(tmp_path, out.getvalue()).unread[0]["fix"] == "unpack it"
+    assert read(tmp_path, out.getvalue()).unread[0].fix == "unpack it"
 
 
 def test_a_row_wider_than_those_the_columns_come_from_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune_pipeline.data.json_lines import decode_line, is_blank
-from finetune_pipeline.data.raw_files import container_facts
+from finetune_pipeline.data.raw_files import container_of
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.validate.validation import in_blocks, validate_block
 from finetune_pipeline.engine.store import ArtifactStore
@@ -153,7 +153,7 @@ def through_raw(task: Task, folder: Path, lines: list[bytes], tally: Tally) -> N
     """Read and validate all lines as one raw file."""
     path = folder / "a.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
-    container_facts(path, path.name, task.spec)
+    container_of(path, path.name, task.spec)
     for block in in_blocks(read_records(path, path.name, task.spec), path.name):
         result = validate_block(block, task.spec)
         tally.kept += result.kept

@@ -10,7 +10,7 @@ import pytest
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import ArtifactStore, Builder
-from finetune_pipeline.production.log_merging import read_logs, write_logs
+from finetune_pipeline.production.log_merging import LogFacts, read_logs, write_logs
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task
 from finetune_pipeline_tests.unit.production.streams import task_of
@@ -36,7 +36,7 @@ def write(task: Task, rows: list[dict | str], end: str = "\n") -> Path:
     return path
 
 
-def take(task: Task, store: ArtifactStore, out: Path) -> dict:
+def take(task: Task, store: ArtifactStore, out: Path) -> LogFacts:
     out.mkdir(exist_ok=True)
     return write_logs(task.spec, read_logs(task, store), out)
 
@@ -44,34 +44,34 @@ def take(task: Task, store: ArtifactStore, out: Path) -> dict:
 def test_a_half_written_line_waits(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
     half = json.dumps(row(2))[:-1]
     write(task, [row(1), half], end="")
-    assert take(task, store, tmp_path / "out")["rows"] == 1
+    assert take(task, store, tmp_path / "out").rows == 1
     before = read_logs(task, store).digest
     write(task, [row(1), row(2)])
-    assert take(task, store, tmp_path / "out")["rows"] == 2
+    assert take(task, store, tmp_path / "out").rows == 2
     assert read_logs(task, store).digest != before
 
 
 def test_the_last_row_of_a_file_needs_no_line_end(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
     write(task, [row(1)], end="")
-    assert take(task, store, tmp_path / "out")["rows"] == 1
+    assert take(task, store, tmp_path / "out").rows == 1
     write(task, [row(1), row(2), "{broken"])
     facts = take(task, store, tmp_path / "out")
-    assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 2, 0)
+    assert (facts.lines, facts.rows, facts.duplicates) == (3, 2, 0)
     assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
     write(task, [json.dumps([row(1), row(2)])], end="")
-    assert take(task, store, tmp_path / "out")["by_rule"] == {"log.bad_json": 1, "log.not_an_object": 1}
+    assert take(task, store, tmp_path / "out").by_rule == {"log.bad_json": 1, "log.not_an_object": 1}
 
 
 def test_a_byte_order_mark_and_an_answer_of_nothing_are_no_faults(task, store, tmp_path) -> None:
     write(task, ["\ufeff" + json.dumps(row(1, output="", feedback={"label": "b"}))])
     facts = take(task, store, tmp_path / "out")
-    assert (facts["rows"], facts["corrections"], facts["by_rule"]) == (1, 1, {})
+    assert (facts.rows, facts.corrections, facts.by_rule) == (1, 1, {})
 
 
 def test_times_are_read_as_programs_write_them(task, store, tmp_path) -> None:
     times: list[Any] = ["2026-06-30t23:59:60z", 1782863999, 1782863999.5, 1782863999000, "1782863999000000"]
     write(task, [row(n, timestamp=time) for n, time in enumerate(times)])
-    assert take(task, store, tmp_path / "out")["rows"] == len(times)
+    assert take(task, store, tmp_path / "out").rows == len(times)
     read = [r["timestamp"] for r in read_rows(tmp_path / "out" / "rows.jsonl")]
     assert {time[:19] for time in read} == {"2026-06-30T23:59:59"} and all(time.endswith("+00:00") for time in read)
 
@@ -111,7 +111,7 @@ FAULTS: list[tuple[str, dict | str]] = [
 def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(task, store, tmp_path) -> None:
     write(task, [row(7), *(line for _, line in FAULTS), row(8)])
     facts = take(task, store, tmp_path / "out")
-    assert (facts["lines"], facts["rows"], facts["quarantined"]) == (len(FAULTS) + 2, 2, len(FAULTS))
+    assert (facts.lines, facts.rows, facts.quarantined) == (len(FAULTS) + 2, 2, len(FAULTS))
     bad_lines = [
         (r["file"], r["line"], [f["rule"] for f in r["findings"]]) for r in read_rows(tmp_path / "out/quarantine.jsonl")
     ]
@@ -124,7 +124,7 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, store:
     write(task, [row(1), row(2), *first, row(1, feedback={"label": "b", "flag": "wrong"}), *taken_back])
     facts = take(task, store, tmp_path / "out")
     assert [r["flag"] for r in read_rows(tmp_path / "out" / "rows.jsonl")] == ["wrong", None]
-    assert (facts["corrections"], facts["flagged"], facts["rows"], facts["duplicates"]) == (1, 1, 2, 6)
+    assert (facts.corrections, facts.flagged, facts.rows, facts.duplicates) == (1, 1, 2, 6)
     (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
     assert (example.user_text, example.answer, example.label) == ("ticket 1", "b", "b")
     assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}
@@ -159,7 +159,7 @@ def test_feedback_is_kept_as_it_was_meant(task: Task, store: ArtifactStore, tmp_
     rows = [row(n, feedback=feedback, user="", timestamp=last) for n, (feedback, _) in enumerate(meant)]
     write(task, [*rows, row(99, timestamp=first)])
     facts = take(task, store, tmp_path / "out")
-    assert (facts["quarantined"], facts["corrections"], facts["left_out"]) == (0, 3, 0)
+    assert (facts.quarantined, facts.corrections, facts.left_out) == (0, 3, 0)
     read = {r["id"]: r for r in read_rows(tmp_path / "out" / "rows.jsonl")}
     assert [tuple(read[f"r{n}"][key] for key in ("flag", "score", "correction")) for n in range(len(meant))] == [
         expected for _, expected in meant
@@ -182,8 +182,8 @@ def test_a_developer_turn_is_a_system_turn_and_an_empty_label_hides_no_correctio
 def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(task, store, tmp_path) -> None:
     write(task, [row(1), row(1, output="b"), row(1, input="another", feedback={"label": "b", "flag": "wrong"})])
     facts = take(task, store, tmp_path / "out")
-    assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 1, 1)
-    assert (facts["by_rule"], facts["corrections"], facts["flagged"]) == ({"log.id_reused": 1}, 0, 0)
+    assert (facts.lines, facts.rows, facts.duplicates) == (3, 1, 1)
+    assert (facts.by_rule, facts.corrections, facts.flagged) == ({"log.id_reused": 1}, 0, 0)
     assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
 
 
@@ -245,7 +245,7 @@ def test_the_question_of_the_sensor(task: Task, store: ArtifactStore) -> None:
     )
 
     def make(builder: Builder) -> None:
-        builder.facts.update(write_logs(task.spec, read_logs(task, store), builder.folder))
+        builder.facts.update(write_logs(task.spec, read_logs(task, store), builder.folder).to_json())
 
     store.build("demo", "production_logs", code_version="1", inputs={}, settings=None, make=make)
     assert waiting_rows(task, store, now=logged + 61).usable == 2, "taken in, but no candidate was made from them yet"

@@ -95,7 +95,7 @@ def _part(name: str, passed: bool) -> dict[str, Any]:
 
 
 def _unread(about: str, severity: str) -> dict[str, str]:
-    return {"about": about, "severity": severity, "place": "raw/a.csv", "message": "m", "fix": "f"}
+    return {"about": about, "rule": "r", "severity": severity, "place": "raw/a.csv", "message": "m", "fix": "f"}
 
 
 PREFERENCES = {
@@ -104,25 +104,35 @@ PREFERENCES = {
 }  # fmt: skip
 
 
+LOGS = {
+    "lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1, "unmatched": 0, "by_rule": {}, "corrections": 3,
+    "judging": 0, "held": 0, "held_by_rule": {}, "queue": {}, "left_out": 0, "flagged": 0,
+}  # fmt: skip
+VALIDATED = {
+    "rows_in": 5, "kept": 4, "quarantined": 1, "quarantined_share": 0.2, "by_rule": {}, "shapes": {}, "labels": {},
+    "files": [], "ignored_keys": {}, "labels_lost": {}, "labels_unknown": {}, "unread": [], "losses": LOSSES,
+}  # fmt: skip
+
+
 # (step, check): facts of a clean artifact, and changes that each plant one fault
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
-    ("production_logs", "logs_accounted_for"): ({"lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1},
+    ("production_logs", "logs_accounted_for"): (LOGS,
         [{"rows": 2}, {"lines": 4}, {"feedback": 0}]),
-    ("production_logs", "nothing_held_back"): ({"held": 0, "held_by_rule": {}, "corrections": 3},
+    ("production_logs", "nothing_held_back"): (LOGS,
         [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}]),
     ("unlabelled_rows", "rows_accounted_for"): ({"rows_in": 5, "kept": 3, "quarantined": 1, "repeats": 1}, [{"repeats": 0}]),
     ("teacher_answers", "rows_accounted_for"): ({"rows_in": 5, "kept": 3, "left_out": 2}, [{"left_out": 1}]),
     ("splits", "people_judge"): (SPLIT | {"teacher": True, "origins": {"validation": {"human": 2}, "test": {"human": 3}}},
         [{"origins": {"validation": {"human": 2, "synthetic": 1}, "test": {"human": 3}}},
          {"origins": {"validation": {}, "test": {"human": 3}}}, {"origins": {}}]),
-    ("validated_examples", "rows_accounted_for"): ({"rows_in": 5, "kept": 4, "quarantined": 1},
+    ("validated_examples", "rows_accounted_for"): (VALIDATED,
         [{"kept": 3}, {"kept": 5}]),
     **{(step, "quarantine_share"): ({"losses": LOSSES}, [
         {"losses": LOSSES | {"stages": {"validation": 60, "cleaning": 41}}},
         {"losses": LOSSES | {"labels": {"yes": 21, "no": 9}}},
         {"losses": LOSSES | {"label_rows": {"yes": 100, "no": 20}}}, {"losses": {}}])
         for step in ("validated_examples", "clean_examples", "splits")},
-    ("validated_examples", "files_read"): ({"rows_in": 5, "unread": [_unread("file", "warning")]}, [{"rows_in": 0},
+    ("validated_examples", "files_read"): (VALIDATED | {"unread": [_unread("file", "warning")]}, [{"rows_in": 0},
         {"rows_in": 0, "unread": []}, {"unread": [_unread("file", "error")]}, {"unread": [_unread("rest", "error")]}]),
     ("clean_examples", "rows_accounted_for"): ({"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1,
         "near_duplicates": 1}, [{"near_duplicates": 0}]),
