@@ -23,6 +23,7 @@ from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.models.model_files import classes_of
 from finetune_pipeline.orchestration.resources import Compute
+from finetune_pipeline.production.released import Released
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import RECORD, SHIPPED, answers_of, decoded_schema_of, release_of
 from finetune_pipeline.tracking import registry
@@ -144,7 +145,7 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
     if report is not None:
         store.check(report)
     if number is None and released is not None:
-        number = int(released.facts["model_version"])
+        number = released.read(Released).model_version
     card, schema = task.spec.card.model_dump(), task.spec.decoded_schema
     if released is not None:  # as it was judged, whatever the task declares now
         schema = decoded_schema_of(released)

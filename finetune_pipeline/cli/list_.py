@@ -15,6 +15,7 @@ from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.drift import DriftReport
+from finetune_pipeline.production.released import Released
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import check_task, find_tasks
 from finetune_pipeline.spec.model import TaskSpec
@@ -112,9 +113,10 @@ def _made_at(artifact: Artifact) -> str:
 
 
 def _result(candidate: Artifact, serving: int | None) -> str:
-    if int(candidate.facts["model_version"]) == serving:
+    released = candidate.read(Released)
+    if released.model_version == serving:
         return "promoted"
-    return "passed" if candidate.facts["gates_passed"] else "refused"
+    return "passed" if released.gates_passed else "refused"
 
 
 def _drift(report: Artifact | None) -> str:

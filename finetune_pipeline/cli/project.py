@@ -16,6 +16,7 @@ from finetune_pipeline.evaluation.wording import level
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.production.released import Released
 from finetune_pipeline.report.kinds import KINDS
 from finetune_pipeline.report.stored import Report, read_report
 from finetune_pipeline.report.verdict import gate_counts
@@ -107,7 +108,7 @@ def champion_words(project: Project, report: Artifact | None = None) -> str:
         project.task.name,
         project.serving,
         project.champion_kind,
-        this_version=registered.facts["model_version"] if registered else None,
+        this_version=registered.read(Released).model_version if registered else None,
         is_refused=report is not None and report.facts["decision"] not in SOUND,
         is_forgotten=project.champion_forgotten,
     )

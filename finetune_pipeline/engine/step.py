@@ -117,7 +117,7 @@ class StepContext:
         inputs: Artifacts of the steps it needs.
         builder: The step's output: `out` becomes the artifact, `builder.work` survives a kill.
         launch: Runs a job of :mod:`finetune_pipeline.jobs` in a child process and returns its facts.
-        release: Registers a model and moves aliases (:func:`finetune_pipeline.orchestration.release.release`).
+        release: Registers a model and moves aliases (:func:`finetune_pipeline.orchestration.release.release`). Returns its outcome.
         follow: Sends the history.jsonl in a folder to MLflow.
     """
 
@@ -127,7 +127,7 @@ class StepContext:
     builder: Builder
     store: ArtifactStore
     launch: Tool
-    release: Tool
+    release: Callable[[Any], object]
     follow: Callable[[Path], None] = lambda folder: None
 
     @property

@@ -13,6 +13,7 @@ from finetune_pipeline.evaluation.calibration import AutomationPromise, released
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.production.promise_watch import promise_kept
+from finetune_pipeline.production.released import Outcome, Released
 from finetune_pipeline.production.status import champion_alarm
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import RECORD, release_of
@@ -77,7 +78,7 @@ def nothing_new(task: Task, store: ArtifactStore, tracking: Tracking) -> str | N
     registered = PIPELINE.find("model_version", task, run_inputs, store)
     if registered is None or not is_registered(tracking, registered):
         return None
-    version = registered.facts["model_version"]
+    version = registered.read(Released).model_version
     aliases = registry.aliases(tracking, task.name)
     serving = aliases.get(registry.CHAMPION)
     if serving == version:
@@ -98,16 +99,10 @@ def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
     return bool(tags.get(registry.ADAPTER_VERSION) == record["adapter_version"])
 
 
-def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> Outcome:
     """Register a model (see steps.release.release_request) and promote it if the evaluation ships it.
 
     Repeating it has the same result. Raises OutsideError if another champion serves than the one it was compared with.
-
-    Returns:
-        {model_version, candidate, champion, champion_gates, previous_champion, known, promoted, rolled_back}. candidate: the
-        version with this alias. champion_gates: `passed` unless the registry was changed by hand. known: whether the version
-        was promoted by an earlier release. rolled_back: when and why a rollback took this version out of service, so that it
-        is not promoted; None if none did.
     """
     name = str(request["name"])
     version = registration.register(
@@ -139,16 +134,16 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         registry.promote(tracking, name, version, compared_with)
     aliases = registry.aliases(tracking, name)
     champion = aliases.get(registry.CHAMPION)
-    return {
-        "model_version": version,
-        "candidate": aliases.get(registry.CANDIDATE),
-        "champion": champion,
-        "champion_gates": registry.version_tags(tracking, name, champion).get(registry.GATES) if champion else None,
-        "previous_champion": aliases.get(registry.PREVIOUS),
-        "known": known,
-        "promoted": champion == version,
-        "rolled_back": rolled_back,
-    }
+    return Outcome(
+        model_version=version,
+        candidate=aliases.get(registry.CANDIDATE),
+        champion=champion,
+        champion_gates=registry.version_tags(tracking, name, champion).get(registry.GATES) if champion else None,
+        previous_champion=aliases.get(registry.PREVIOUS),
+        known=known,
+        promoted=champion == version,
+        rolled_back=rolled_back,
+    )
 
 
 @dataclass(frozen=True)

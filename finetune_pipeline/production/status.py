@@ -10,6 +10,7 @@ from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.production_rows import moment as moment_of
 from finetune_pipeline.production.drift import DriftReport, moment, version_of
+from finetune_pipeline.production.released import Released
 from finetune_pipeline.production.retraining import Decision
 from finetune_pipeline.production.signals import more_often
 from finetune_pipeline.production.used_rows import production_ids, reports_of, rows_of_data
@@ -85,7 +86,7 @@ def production_status(
 
 def _splits_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
     """Return the version of the splits a champion was trained on; None if they were deleted (`finetune forget`)."""
-    own_versions = [version for version in versions if version.facts["model_version"] == champion]
+    own_versions = [version for version in versions if version.read(Released).model_version == champion]
     for report in reports_of(store, own_versions):
         if store.find(report.task, "splits", report.inputs["splits"]):
             return report.inputs["splits"]
@@ -116,9 +117,9 @@ def _refused_already(
     refused = [
         version
         for version in versions
-        if not version.facts["promoted"]
-        and not version.facts.get("known")  # earlier releases do not say
-        and version.facts["champion"] == champion
+        if not (released := version.read(Released)).promoted
+        and not released.known
+        and released.champion == champion
         and _made_at(version) > since
     ]
     if not refused:
@@ -129,8 +130,9 @@ def _refused_already(
     missing = len(used) + max(task.spec.retraining.rows_after_drift, len(used)) - decision.usable_rows
     if missing <= 0:
         return None
+    number = refused[-1].read(Released).model_version
     return (
-        f"Version {refused[-1].facts['model_version']} was made from {len(used)} of the new rows and not promoted: a run starts "
+        f"Version {number} was made from {len(used)} of the new rows and not promoted: a run starts "
         f"when {missing} more with a known answer have come in."
     )
 

@@ -8,6 +8,7 @@ from finetune_pipeline.engine.step import SHARED, StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import FOLDER, cache_file
 from finetune_pipeline.jobs import KeptAnswers
+from finetune_pipeline.production.released import Released
 from finetune_pipeline.settings import read_settings
 
 SHIPPED = "shipped"
@@ -75,6 +76,6 @@ def release_of(store: ArtifactStore, task: str, version: int) -> Artifact | None
     releases = [
         artifact
         for artifact in store.all_versions(task, "model_version")
-        if int(artifact.facts["model_version"]) == version and artifact.facts["gates_passed"]
+        if (released := artifact.read(Released)).model_version == version and released.gates_passed
     ]
     return releases[-1] if releases else None

@@ -11,6 +11,7 @@ from finetune_pipeline.evaluation.predictions import failed_test_rows
 from finetune_pipeline.evaluation.preferences.judge import JudgeReview
 from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.production.drift import DriftReport
+from finetune_pipeline.production.released import Released
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -74,19 +75,19 @@ def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("`champion` never points to a version that failed a gate.", on_failure="fail")
 def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    consistent = f["champion"] is None or f["champion_gates"] == "passed"
-    champion = f"champion is version {f['champion']}" if f["champion"] else "there is no champion"
-    moved = "promoted" if f["promoted"] else "not promoted"
-    return CheckResult(consistent, f"version {f['model_version']} {moved}; {champion}")
+    released = artifact.read(Released)
+    consistent = released.champion is None or released.champion_gates == "passed"
+    champion = f"champion is version {released.champion}" if released.champion else "there is no champion"
+    moved = "promoted" if released.promoted else "not promoted"
+    return CheckResult(consistent, f"version {released.model_version} {moved}; {champion}")
 
 
 @check("The model was trained on no forgotten row (finetune forget).")
 def nothing_forgotten(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    forgotten, rows = artifact.facts["forgotten"], "no forgotten row"
-    if forgotten:
+    released, rows = artifact.read(Released), "no forgotten row"
+    if released.forgotten:
         rows = "rows that have since been forgotten: run the task again"
-    return CheckResult(forgotten is False, f"version {artifact.facts['model_version']} was trained on {rows}")
+    return CheckResult(not released.forgotten, f"version {released.model_version} was trained on {rows}")
 
 
 @check("Production still looks like the training data.", name="no_drift", on_failure="warn")

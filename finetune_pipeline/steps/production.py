@@ -16,6 +16,7 @@ from finetune_pipeline.production.drift import DriftReport, drift_report, moment
 from finetune_pipeline.production.log_intake import LOCK
 from finetune_pipeline.production.log_merging import LogFacts, merge_lines, write_logs
 from finetune_pipeline.production.log_store import log_store
+from finetune_pipeline.production.released import Released
 from finetune_pipeline.production.retraining import Decision, Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.used_rows import log_row_ids, rows_of_data
@@ -83,8 +84,9 @@ def _other_versions(context: StepContext) -> set[str]:
     other_versions: set[str] = set()
     for version in store.all_versions(task, "model_version"):
         report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
-        is_same_data = report and report.inputs["splits"] == context.run_inputs.trained_on and version.facts["promoted"]
-        (same_data if is_same_data else other_versions).add(str(version.facts["model_version"]))
+        released = version.read(Released)
+        is_same_data = report and report.inputs["splits"] == context.run_inputs.trained_on and released.promoted
+        (same_data if is_same_data else other_versions).add(str(released.model_version))
     return other_versions - same_data if same_data else set()
 
 

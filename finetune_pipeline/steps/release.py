@@ -14,6 +14,7 @@ from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, base_record, describe
 from finetune_pipeline.production.erasure import tainted_data
+from finetune_pipeline.production.released import Outcome, Released
 from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.report.shipped_card import shipped_card
 from finetune_pipeline.report.stored import read_report
@@ -113,10 +114,10 @@ def _card(context: StepContext) -> str:
     return card_of(source.report, describe(source, model_folder(weights.folder), REGISTERED))
 
 
-def make_model_version(context: StepContext) -> dict[str, Any]:
+def make_model_version(context: StepContext) -> Released:
     """Register the candidate, and promote it if every gate passed. Registration is idempotent: a killed release is repeated."""
     request = release_request(context)
-    outcome = context.release(request)
+    outcome = Outcome.of(context.release(request)).to_json()
     (context.out / CARD).write_text(request.pop("card"), "utf-8")
     for folder in (
         "adapter",
@@ -127,4 +128,4 @@ def make_model_version(context: StepContext) -> dict[str, Any]:
         del request[folder]
     write_json(context.out / RECORD, {**request, **outcome})
     kept = ("gates_passed", "forgotten", "gates", "verdict", "winner_kind", "winner_name", "holds_rows")
-    return {**outcome, **{name: request[name] for name in kept}}
+    return Released.of({**outcome, **{name: request[name] for name in kept}})

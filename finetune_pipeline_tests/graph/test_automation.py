@@ -36,6 +36,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.orchestration.jobs import nothing
+from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.production.streams import drift_of
 
 FIRST_ROW = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
@@ -95,7 +96,7 @@ class Automation:
         data = self.artifact("splits", {"name": splits}, {})
         raw = self.artifact("raw_examples", {"of": number}, {}, rows)
         report = self.artifact("evaluation_report", {}, {"raw_examples": raw.version, "splits": data.version})
-        facts = {"model_version": number, "champion": champion, "promoted": promoted, "known": False}
+        facts = released_facts(number, champion=champion, promoted=promoted)
         return self.artifact("model_version", facts, {"evaluation_report": report.version})
 
     def record_drift(self, rows: int, usable: int, newest: str | None = None) -> None:
@@ -303,7 +304,7 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automati
     versions = release.PIPELINE.versions(task, run_inputs, world.store)
 
     def register(builder: Builder) -> None:
-        builder.facts["model_version"] = 4
+        builder.facts.update(released_facts(4))
         record = {"name": "colours", "model_version": 4, "adapter_version": "a"}
         write_json(builder.folder / "model_version.json", record)
 
@@ -414,7 +415,7 @@ def test_a_broken_promise_is_an_alarm_a_failed_check_and_one_run_where_the_spec_
     released = ReleasedProbability(digest=digest_of(record), promise=promise)
 
     def release(builder: Builder) -> None:
-        builder.facts |= {"model_version": 2, "gates_passed": True}
+        builder.facts |= released_facts(2)
         write_json(builder.folder / "model_version.json", record | {PROBABILITY: msgspec.to_builtins(released)})
 
     world.store.build("colours", "model_version", code_version="1", settings={}, inputs={}, make=release)

@@ -15,6 +15,7 @@ from finetune_pipeline.models.merging import merge_and_compare
 from finetune_pipeline.report.stored import Report
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, write_tiny_examples
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation, refusal
+from finetune_pipeline_tests.unit.production.releases import released_facts
 
 TASK = "demo"
 
@@ -69,7 +70,7 @@ def add_refusal(store: ArtifactStore) -> None:
     store.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=None, make=write)
 
     def register(builder: Builder) -> None:
-        builder.facts["model_version"] = 3
+        builder.facts.update(released_facts(3))
         write_json(builder.folder / "model_version.json", {"json_schema": None, "constrained_decoding": False})
 
     store.build(TASK, "model_version", code_version="1", inputs=inputs, settings=None, make=register)

@@ -10,6 +10,7 @@ from finetune_pipeline.cli.list_ import task_row
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.unit.cli.test_rollback import released, tracking  # noqa: F401 - a fixture
+from finetune_pipeline_tests.unit.production.releases import released_facts
 
 
 def register(store: ArtifactStore, number: int, gates_passed: bool) -> None:
@@ -18,7 +19,7 @@ def register(store: ArtifactStore, number: int, gates_passed: bool) -> None:
     def make(builder: Builder) -> None:
         record = {"scores": {"value": 0.5 + number / 10}}
         (builder.folder / "model_version.json").write_text(json.dumps(record), "utf-8")
-        builder.facts.update(model_version=number, gates_passed=gates_passed)
+        builder.facts.update(released_facts(number, gates_passed))
 
     store.build("tickets", "model_version", code_version="1", inputs={}, settings=number, make=make)
 

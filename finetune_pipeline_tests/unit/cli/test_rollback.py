@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from finetune_pipeline.cli.rollback import rollback
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.orchestration.release import release
+from finetune_pipeline.production.released import Outcome
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.shared import copy_database
@@ -34,7 +35,7 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
     return Tracking()
 
 
-def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> dict[str, Any]:
+def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> Outcome:
     """What a release of candidate `number` says, with every gate passed and compared with an older champion, unless changed."""
     champion = registry.champion(tracking, "tickets")
     request = release_request(folder, f"adapter-{number}") | {
@@ -51,9 +52,9 @@ def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_und
 ) -> None:
     without = CliRunner().invoke(rollback, ["tickets"])
     assert without.exit_code == 1 and "tickets has no champion before the first" in without.output
-    assert released(tracking, tmp_path, 1)["champion"] == 1
+    assert released(tracking, tmp_path, 1).champion == 1
     second = released(tracking, tmp_path, 2)
-    assert second["promoted"] and second["rolled_back"] is None
+    assert second.promoted and second.rolled_back is None
 
     result = CliRunner().invoke(rollback, ["tickets", "--reason", "refunds went wrong"], standalone_mode=False)
     assert result.return_value == 0, result.output
@@ -62,10 +63,10 @@ def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_und
     assert registry.version_tags(tracking, "tickets", 2)["rolled_back"].endswith(": refunds went wrong")
 
     again = released(tracking, tmp_path, 2)
-    assert again["promoted"] is False and again["champion"] == 1
-    assert again["rolled_back"].endswith(": refunds went wrong")
+    assert again.promoted is False and again.champion == 1
+    assert again.rolled_back.endswith(": refunds went wrong")
     third = released(tracking, tmp_path, 3)
-    assert third["promoted"] and third["previous_champion"] == 1, "what is new may be promoted"
+    assert third.promoted and third.previous_champion == 1, "what is new may be promoted"
 
     answer = finetune("rollback", "tickets", "--json").json
     assert answer == {"task": "tickets", "champion": 1, "previous_champion": 3, "reason": None}
@@ -73,7 +74,7 @@ def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_und
 
 def test_what_holds_forgotten_rows_is_not_promoted(tracking: Tracking, tmp_path: Path) -> None:
     refused = released(tracking, tmp_path, 1, forgotten=True)
-    assert (refused["candidate"], refused["champion"], refused["promoted"]) == (1, None, False)
+    assert (refused.candidate, refused.champion, refused.promoted) == (1, None, False)
 
 
 def test_a_model_that_was_promoted_is_no_new_candidate_and_keeps_its_tags(tracking: Tracking, tmp_path: Path) -> None:
@@ -87,19 +88,19 @@ def test_a_model_that_was_promoted_is_no_new_candidate_and_keeps_its_tags(tracki
     released(tracking, tmp_path, 1)
     before = state(1)
     again = released(tracking, tmp_path, 1, **asked_again)
-    assert (again["promoted"], again["champion"], again["champion_gates"]) == (True, 1, "passed")
+    assert (again.promoted, again.champion, again.champion_gates) == (True, 1, "passed")
     assert state(1) == before
     released(tracking, tmp_path, 2)
     before = state(1)
     for changes in (asked_again, {"evaluation_version": "e"}, {}):
         again = released(tracking, tmp_path, 1, **changes)
-        assert (again["model_version"], again["promoted"], again["champion"]) == (1, False, 2), changes
+        assert (again.model_version, again.promoted, again.champion) == (1, False, 2), changes
         assert state(1)[0] == before[0] and registry.champion(tracking, "tickets") == 2
     refused = released(tracking, tmp_path, 3, gates_passed=False, loosened="gates.confidence 0.55 (default 0.95)")
-    assert refused["promoted"] is False and state(3)[0]["loosened"] == "gates.confidence 0.55 (default 0.95)"
+    assert refused.promoted is False and state(3)[0]["loosened"] == "gates.confidence 0.55 (default 0.95)"
     accepted = released(tracking, tmp_path, 3, evaluation_version="e")
     assert state(3)[0]["loosened"] == "none"
-    assert accepted["promoted"] is True, "a candidate that was refused may pass a later judgement"
+    assert accepted.promoted is True, "a candidate that was refused may pass a later judgement"
 
 
 @pytest.mark.parametrize("compared_with", [1, None])
@@ -114,5 +115,5 @@ def test_a_candidate_replaces_only_the_champion_that_it_was_compared_with(
     with pytest.raises(OutsideError, match=f"version 3 of tickets was compared with {was}, and now there is version 2"):
         released(tracking, tmp_path, 3, compared_with=late)
     assert registry.champion(tracking, "tickets") == 2
-    assert released(tracking, tmp_path, 3)["promoted"], "the next run compares it with the new champion"
-    assert released(tracking, tmp_path, 3, compared_with=late)["champion"] == 3, "a killed release is repeated"
+    assert released(tracking, tmp_path, 3).promoted, "the next run compares it with the new champion"
+    assert released(tracking, tmp_path, 3, compared_with=late).champion == 3, "a killed release is repeated"

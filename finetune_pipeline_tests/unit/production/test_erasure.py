@@ -29,6 +29,7 @@ from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.serving.service import LogWriter
 from finetune_pipeline.spec import Task, TaskSpec
+from finetune_pipeline_tests.unit.production.releases import released_facts
 
 
 def line(n: int, user: str | None = None, **more: object) -> bytes:
@@ -586,7 +587,7 @@ def test_a_release_that_contains_rows_goes_and_one_that_does_not_is_kept(task: T
             (builder.folder / "shipped" / "fitted.json").write_text("words of rows" if holds_rows else "{}")
             record = {"dataset_version": run["splits"].version, "model_version": number}
             write_json(builder.folder / "model_version.json", {**record, "adapter_version": run["adapter"].version})
-            builder.facts.update(holds_rows=holds_rows, model_version=number)
+            builder.facts.update(released_facts(number, holds_rows=holds_rows))
 
         inputs = {"adapter": run["adapter"].version}
         return store.build(task.name, "model_version", code_version="1", inputs=inputs, settings=number, make=make)

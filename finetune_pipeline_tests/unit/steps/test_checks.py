@@ -20,6 +20,7 @@ from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline_tests.trainings import HOSTED, LOCAL
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
+from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.production.streams import drift_of
 
 SPEC = {
@@ -201,10 +202,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         "candidate": {"rows": 5, "statuses": {"ok": 4, "empty": 1}}}},
         [{"sets": {"base": {"rows": 5, "statuses": {"ok": 5}}, "candidate": {"rows": 4, "statuses": {"ok": 4}}}},
         {"sets": {"base": {"rows": 5, "statuses": {"ok": 4, "error": 1}}}}, {"sets": {}}]),
-    ("model_version", "nothing_forgotten"): ({"model_version": 3, "forgotten": False},
+    ("model_version", "nothing_forgotten"): (released_facts(3),
         [{"forgotten": True}, {"forgotten": None}]),
-    ("model_version", "aliases_consistent"): ({"model_version": 3, "promoted": True, "champion": 3,
-        "champion_gates": "passed"}, [{"champion_gates": "failed"}, {"champion_gates": None}]),
+    ("model_version", "aliases_consistent"): (released_facts(3),
+        [{"champion_gates": "failed"}, {"champion_gates": None}]),
     ("model_version", "champion_serves_well"): ({"passed": True, "message": "as good as before", "figures": {"rows": 60}},
         [{"passed": False}, {"passed": None}]),
     ("ladder", "answer_sure"): ({"decision": "larger_model", "sentence": "s"},

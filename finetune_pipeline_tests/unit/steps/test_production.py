@@ -17,6 +17,7 @@ from finetune_pipeline.production.used_rows import rows_of_data
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.production import make_drift_report, make_retraining_decision
 from finetune_pipeline_tests.unit.evaluation.rows import row
+from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.production.streams import LABELS, labels, make_spec, served, text
 
 USED = 40
@@ -54,8 +55,7 @@ class Stage:
         self.made("test_predictions", behind, lambda out: write_predictions(out / "predictions.parquet", answers))
         report = {"splits": self.splits.version, "raw_examples": self.raw.version}
         self.report = self.made("evaluation_report", report, lambda out: None)
-        version = {"model_version": 1, "promoted": True}
-        self.made("model_version", {"evaluation_report": self.report.version}, lambda out: None, version)
+        self.made("model_version", {"evaluation_report": self.report.version}, lambda out: None, released_facts(1))
 
     def write_splits(self, out: Path, train: list[Example]) -> None:
         write_examples(out / "train/examples.jsonl", [*train, *self.examples[:USED]])

@@ -22,6 +22,7 @@ from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps import release
 from finetune_pipeline_tests.unit.evaluation.rows import spec
+from finetune_pipeline_tests.unit.production.releases import released_facts
 
 MEASURED = ReleasedProbability(
     labels=["bug", "billing", "other"],
@@ -59,14 +60,14 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
 
     def registry(request: Any) -> dict[str, Any]:
         requests.append(dict(request))
-        return {"model_version": 1, "promoted": passed}
+        return released_facts(1, passed)
 
     result = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, registry))
     (request,) = requests
     assert request["loosened"] == (loosened or "none")
     promise = released_probability(read_json(out / "model_version.json"))
     assert promise is not None and promise == replace(MEASURED, digest=promise.digest) and len(promise.digest) == 64
-    assert request["gates_passed"] is result["gates_passed"] is passed
+    assert request["gates_passed"] is result.gates_passed is passed
     assert (request["winner_kind"], request["winner_name"]) == (("tuned", "candidate") if passed else (None, None))
     assert request["gates"] == {"beats_baseline": gates[0]["status"]} and request["forgotten"] is False
     assert (request["dataset_version"], request["evaluation_version"]) == ("splits-1", "evaluation_report-1")
@@ -121,13 +122,13 @@ def test_the_files_of_a_simple_model_or_a_prompt_are_part_of_its_release(
 
     def register(request: Any) -> dict[str, Any]:
         requests.append({**request, "stored": {p.name for p in Path(request["shipped"]).iterdir()}})
-        return {"model_version": 1, "promoted": True}
+        return released_facts(1)
 
     result = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, register))
     (request,) = requests
     assert request["scores"] == {"value": 0.8 if kind == "simple" else 0.7}, "its own score, not the fine-tuned model's"
     assert request["stored"] == set(request["files"]) == files and request["gates_passed"] is True
-    assert (result["winner_kind"], result["winner_name"], result["holds_rows"]) == (kind, name, holds_rows)
+    assert (result.winner_kind, result.winner_name, result.holds_rows) == (kind, name, holds_rows)
     record = read_json(out / "model_version.json")
     assert record["files"] == request["files"] and "shipped" not in record, "folders may move"
     if prompt is not None:

@@ -24,6 +24,7 @@ from finetune_pipeline.tracking.champion import present_champion
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.tracking.test_registry import PROMPT, register
 
 
@@ -47,7 +48,7 @@ def release(store: ArtifactStore, tracking: Tracking, base: Path, adapter: str) 
 
     def make(builder: Builder) -> None:
         write_json(builder.folder / "model_version.json", {"system_prompt": PROMPT, "max_new_tokens": 5})
-        builder.facts.update(model_version=version, gates_passed=True)
+        builder.facts.update(released_facts(version))
 
     store.build("colours", "model_version", code_version="1", inputs={"adapter": adapter}, settings=0, make=make)
     registry.promote(tracking, "colours", version)
