@@ -264,7 +264,7 @@ def _plan(
     planned = sample_examples(rows, PLANNED_ROWS, "plan")
     n = round(len(planned) * spec.split.validation)
     plan = training_plan(spec, base, planned[n:], planned[:n], task_folder=task.folder, counter=counter)
-    return Artifact(task.name, "training_plan", "", quality.folder, asdict(plan), {})
+    return Artifact(task.name, "training_plan", "", quality.folder, plan.to_json(), {})
 
 
 def _run_checks(task: Task, artifacts: list[Artifact]) -> list[tuple[str, str, str]]:

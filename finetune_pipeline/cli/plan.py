@@ -3,6 +3,7 @@
 import datetime
 import random
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,14 +19,14 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompt_without_labels, prompts_to_try
 from finetune_pipeline.evaluation.wording import dollars_range, duration
-from finetune_pipeline.findings import as_rows, errors
+from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.jobs import Job
 from finetune_pipeline.models.identity import model_folder, model_kind
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.costs import task_costs
 from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.memory import bytes_of
-from finetune_pipeline.planning.plan import training_plan
+from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.serving_costs import Call, Traffic
@@ -87,7 +88,7 @@ def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None
         task_folder=loaded.folder,
         available=available,
     )
-    facts = asdict(training) | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
+    facts = training.to_json() | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
     # from the measured baseline if there is one
     advice = PIPELINE.find("advice", loaded, run_inputs, store)
     if advice:
@@ -102,7 +103,7 @@ def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None
             loaded.spec,
             load_prices(home=settings.home, task_folder=loaded.folder),
             traffic,
-            training.tokens["total"],
+            training.tokens.total,
             training.parameters,
             datetime.datetime.now(datetime.UTC).date(),
         )
@@ -110,11 +111,11 @@ def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None
         with writing(page):
             page.write_text(page_html(costs_page(result)), "utf-8")
         facts["costs"] = asdict(result) | {"page": str(page)}
-    _show(facts)
+    _show(loaded.name, training, inputs.source, findings, facts["power"]["sentence"])
     if result:
         say("", *costs_lines(result), "", f"page: {facts['costs']['page']}")
     tell(facts)
-    return DONE if facts["fits"] else REFUSED
+    return DONE if training.fits else REFUSED
 
 
 def _launch(job: Job) -> dict[str, Any]:
@@ -207,57 +208,53 @@ def _traffic(
     )
 
 
-def _show(facts: dict[str, Any]) -> None:
-    tokens, memory = facts["tokens"], facts["memory_mib"]
-    for finding in facts["findings"]:
-        say(f"{finding['severity']}: {finding['place']}: {finding['message']}")
-    say(f"{facts['task']}: {facts['method']} in {facts['precision']} on {facts['device']}, from {facts['source']}")
+def _show(task: str, plan: TrainingPlan, source: str, findings: Sequence[Finding], power: str) -> None:
+    tokens, memory = plan.tokens, plan.memory_mib
+    for finding in findings:
+        say(f"{finding.severity}: {finding.place}: {finding.message}")
+    say(f"{task}: {plan.method} in {plan.precision} on {plan.device}, from {source}")
     say(
-        f"rows      {facts['rows']} from {facts['train_examples']} training examples, {facts['validation_examples']} for "
-        f"validation; {facts['over_length']} longer than {facts['limit']} tokens"
+        f"rows      {plan.rows} from {plan.train_examples} training examples, {plan.validation_examples} for "
+        f"validation; {plan.over_length} longer than {plan.limit} tokens"
     )
     say(
-        f"tokens    {tokens['total']:,} ({tokens['mean']} a row; half up to {tokens['p50']}, 99% up to {tokens['p99']}, longest "
-        f"{tokens['max']}); {facts['computed_share']:.0%} of them are computed, shared beginnings once a batch"
+        f"tokens    {tokens.total:,} ({tokens.mean} a row; half up to {tokens.p50}, 99% up to {tokens.p99}, longest "
+        f"{tokens.max}); {plan.computed_share:.0%} of them are computed, shared beginnings once a batch"
     )
-    say(f"test      {facts['power']['sentence']}")
-    for phase in facts["phases"]:
-        say(
-            f"steps     {phase['method']}: {phase['steps']} in {phase['epochs']:g} epochs, {phase['evaluations']} validations"
-        )
-    say(f"trained   {facts['trainable_parameters']:,} of {facts['parameters']:,} parameters")
+    say(f"test      {power}")
+    for phase in plan.phases:
+        say(f"steps     {phase.method}: {phase.steps} in {phase.epochs:g} epochs, {phase.evaluations} validations")
+    say(f"trained   {plan.trainable_parameters:,} of {plan.parameters:,} parameters")
     parts = ", ".join(f"{name} {memory[name]:,}" for name in PARTS if memory[name])
-    say(f"memory    {memory['total']:,} MiB at the peak ({parts}); {facts['available_mib']:,} MiB free")
-    for step in facts["others"]:
-        say(
-            f"          {step['step']}: {step['needed_mib']:,} MiB on {step['device']}; {step['available_mib']:,} MiB free"
-        )
+    say(f"memory    {memory['total']:,} MiB at the peak ({parts}); {plan.available_mib:,} MiB free")
+    for step in plan.others:
+        say(f"          {step.step}: {step.needed_mib:,} MiB on {step.device}; {step.available_mib:,} MiB free")
     say("money     from prices.yaml of the task's folder, of FINETUNE_HOME, or the shipped one")
-    for price in facts["prices"]:
-        hours = " to ".join(dict.fromkeys(duration(3600 * h) for h in price["hours"] or ()))
-        amount = dollars_range(price["low"], price["high"]) + (f", {hours}" if hours else "")
-        say(f"          {price['where']}: {amount} (of {price['date']})")
+    for price in plan.prices:
+        hours = " to ".join(dict.fromkeys(duration(3600 * h) for h in price.hours or ()))
+        amount = dollars_range(price.low, price.high) + (f", {hours}" if hours else "")
+        say(f"          {price.where}: {amount} (of {price.date})")
     say(f"\n{'method':8} {'trainable':>13} {'memory':>10}  {'fits':4}  {'result':>9}")
-    for row in facts["methods"]:
-        fits = "yes" if row["fits"] else "no"
+    for row in plan.methods:
+        fits = "yes" if row.fits else "no"
         say(
-            f"{row['method']:8} {row['trainable_parameters']:>13,} {row['memory_mib']:>6,} MiB  {fits:4}  "
-            f"{file_size(row['result_bytes']):>9}"
+            f"{row.method:8} {row.trainable_parameters:>13,} {row.memory_mib:>6,} MiB  {fits:4}  "
+            f"{file_size(row.result_bytes):>9}"
         )
     say("")
-    if facts["fits"]:
+    if plan.fits:
         say("fits")
         return
     say("does not fit")
-    for step in facts["others"]:
-        if not step["fits"]:
-            say(f"  {step['step']}: {step['fix']}")
-    nearest = facts["nearest"]
+    for step in plan.others:
+        if not step.fits:
+            say(f"  {step.step}: {step.fix}")
+    nearest = plan.nearest
     if nearest is None:
         return
-    if not nearest["fits"]:
+    if not nearest.memory_mib:
         say("no setting of task.yaml makes it fit: use a smaller base_model or more memory")
         return
-    say(f"\nthe nearest plan that fits ({nearest['memory_mib']['total']:,} MiB), for task.yaml:\n{nearest['yaml']}")
-    for reason in nearest["reasons"]:
+    say(f"\nthe nearest plan that fits ({nearest.memory_mib['total']:,} MiB), for task.yaml:\n{nearest.yaml}")
+    for reason in nearest.reasons:
         say(f"  {reason}")

@@ -2,14 +2,16 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.answering import StepMemory, answering_steps
@@ -22,6 +24,7 @@ from finetune_pipeline.planning.tokens import TokenCounter, spread
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS, methods_for
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.training.audit import Spread
 
 MARGIN = 1.1
 """A plan fits if its estimated peak plus 10% is free. The estimate may be 25% off: training halves passes that do not fit."""
@@ -51,17 +54,23 @@ class MethodRow:
     result_bytes: int
 
 
-@dataclass(frozen=True)
-class TrainingPlan:
-    """The plan of a training.
+class PlannedTokens(Spread, frozen=True, kw_only=True):
+    """Tokens of one epoch, and their spread over the rows."""
+
+    total: int
+    mean: float
+
+
+class TrainingPlan(Facts, frozen=True, kw_only=True):
+    """The plan of a training: facts of training_plan.
 
     Attributes:
         rows: Rows of one epoch.
-        tokens: Their number and its spread over the rows.
         computed_share: Share of these tokens that packing leaves to compute.
         over_length: Examples longer than `limit` tokens.
         memory_mib: Peak of the training (Memory.in_mib); others: that of the steps that run inference; fits: whether all fit.
         serving: The price list's lines for serving (prices.PriceList.served).
+        plan_markdown: Its page.
     """
 
     method: str
@@ -70,7 +79,7 @@ class TrainingPlan:
     train_examples: int
     validation_examples: int
     rows: int
-    tokens: dict[str, Any]
+    tokens: PlannedTokens
     computed_share: float
     over_length: int
     limit: int
@@ -89,6 +98,7 @@ class TrainingPlan:
     serving: list[dict[str, Any]]
     methods: list[MethodRow]
     sentence: str
+    plan_markdown: str = ""
 
 
 def training_plan(
@@ -114,7 +124,7 @@ def training_plan(
     rows = planner.rows("train", settings)
     if rows.findings:
         raise FindingsError(rows.findings)
-    tokens = {"total": rows.tokens, **spread(np.array([len(row["ids"]) for row in rows.rows] or [0]))}
+    tokens = PlannedTokens.of({"total": rows.tokens, **spread(np.array([len(row["ids"]) for row in rows.rows] or [0]))})
     training_fits = memory.total * MARGIN <= available
     other_steps = answering_steps(spec, planner, validation, device, available, MARGIN)
     prices, today = load_prices(home=home, task_folder=task_folder), datetime.datetime.now(datetime.UTC).date()
@@ -147,7 +157,7 @@ def training_plan(
     )
     plan = replace(plan, sentence=_sentence(plan))
     if out is not None:
-        write_json(out / "plan.json", asdict(plan))
+        write_json(out / "plan.json", plan.to_json())
     return plan
 
 
@@ -177,7 +187,9 @@ def method_row(planner: Planner, spec: TaskSpec, method: str, available: int) ->
 
 def _sentence(plan: TrainingPlan) -> str:
     nearest, needed = plan.nearest, plan.memory_mib["total"] / 1024
-    sentence = f"{plan.steps} steps over {plan.rows} rows of {plan.tokens['mean']} tokens; about {needed:.1f} GiB at the peak, "
+    sentence = (
+        f"{plan.steps} steps over {plan.rows} rows of {plan.tokens.mean} tokens; about {needed:.1f} GiB at the peak, "
+    )
     sentence += f"{plan.available_mib / 1024:.1f} GiB free"
     if nearest and nearest.memory_mib is None:
         sentence += ": it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model"

@@ -6,6 +6,8 @@ from itertools import groupby
 from typing import Any
 
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars_range, number, percent
+from finetune_pipeline.planning.costs import TrainingCost
+from finetune_pipeline.planning.plan import MethodRow, TrainingPlan
 from finetune_pipeline.report.blocks import (
     Code,
     Format,
@@ -28,40 +30,39 @@ PARTS = ("weights", "trained", "activations", "logits", "overhead")
 """Parts of the memory at the peak, in the order of the table."""
 
 
-def plan_page(facts: Mapping[str, Any]) -> Page:
-    memory, nearest = facts["memory_mib"], facts["nearest"]
-    free = facts["available_mib"]
+def plan_page(plan: TrainingPlan) -> Page:
+    memory, nearest, free = plan.memory_mib, plan.nearest, plan.available_mib
     parts = [[name, memory[name], memory[name] / free] for name in (*PARTS, "total") if memory[name]]
     columns = [("Part of the peak", text), ("MiB", number), (f"Share of the {free:,} MiB that are free", percent)]
     table = Table(columns, parts, [len(parts) - 1])
-    fitting = Code(nearest["yaml"], "yaml") if nearest and nearest["fits"] else None
+    fitting = Code(nearest.yaml, "yaml") if nearest and nearest.fits else None
     return Page(
         "Training plan",
-        facts["sentence"],
+        plan.sentence,
         None,
         [
             Section.of("memory", "Memory", [table, fitting]),
-            Section.of("methods", "Methods side by side", [methods_table(facts)]),
-            Section.of("prices", "The same training elsewhere", [_prices_table(facts["prices"])]),
+            Section.of("methods", "Methods side by side", [_methods_table(plan.methods)]),
+            Section.of("prices", "The same training elsewhere", [_prices_table(plan.prices)]),
         ],
     )
 
 
-def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
+def _prices_table(prices: Sequence[TrainingCost]) -> Table:
     """Return a table of other trainers' prices for the same tokens, from the dated price list."""
     columns = [("Where, for a model of", text), ("Dollars", figure), ("As of", text), ("Note", text)]
-    notes = ["; ".join([*p["warnings"], p["note"]]) for p in prices]
-    rows = [[p["where"], dollars_range(p["low"], p["high"]), p["date"], n] for p, n in zip(prices, notes, strict=True)]
+    rows = [[p.where, dollars_range(p.low, p.high), p.date, "; ".join([*p.warnings, p.note])] for p in prices]
     return Table(columns, rows, style="figures notes")
 
 
-def methods_table(facts: Mapping[str, Any]) -> Table:
-    methods = facts["methods"]
-    keys = ("method", "trainable_parameters", "memory_mib", "fits", "result_bytes")
+def _methods_table(methods: Sequence[MethodRow]) -> Table:
     columns: list[tuple[str, Format]] = [("Method", text), ("Trainable parameters", number)]
     columns += [("Memory", "{:,} MiB".format), ("Fits", text)]
-    rows = [[(row | {"fits": "yes" if row["fits"] else "no"})[key] for key in keys] for row in methods]
-    return Table([*columns, ("Result", file_size)], rows, [i for i, row in enumerate(methods) if row["chosen"]])
+    rows = [
+        [row.method, row.trainable_parameters, row.memory_mib, "yes" if row.fits else "no", row.result_bytes]
+        for row in methods
+    ]
+    return Table([*columns, ("Result", file_size)], rows, [i for i, row in enumerate(methods) if row.chosen])
 
 
 def file_size(size: int) -> str:

@@ -53,6 +53,7 @@ from finetune_pipeline.evaluation.teacher_rival import AskedTeacher, teacher_fil
 from finetune_pipeline.evaluation.winner import TRAINED, gates_of, row_of, winner_of
 from finetune_pipeline.jobs import FittedSet
 from finetune_pipeline.models.hosted import read_hosted
+from finetune_pipeline.planning.plan import TrainingPlan
 from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import Call, month_by_kind, request_prices
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
@@ -360,7 +361,7 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
 
 def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Cost:
     """Return the costs so far, and the cost of requests at the training plan's prices."""
-    plan, endpoint = context.inputs["training_plan"].facts, context.spec.baseline.endpoint
+    plan, endpoint = context.inputs["training_plan"].read(TrainingPlan), context.spec.baseline.endpoint
     names = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
     measured = {name: context.inputs[name].folder / "measured.json" for name in names}
     times = {name: read_json(file) for name, file in measured.items() if file.exists()}
@@ -373,7 +374,7 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Cost:
         served_model = "champion" if context.run_inputs.champion_kind in TRAINED else prompted_name
         tuned_name = served_model if served_model in run_costs.tokens else prompted_name
     tuned, prompted = (Call(**asdict(run_costs.tokens[name])) for name in (tuned_name, prompted_name))
-    served = PriceList.of_served(plan["serving"])
+    served = PriceList.of_served(plan.serving)
     prices = request_prices(served, tuned, prompted, endpoint.model if endpoint else "")
     here = read_hosted(context.inputs["merged_model"].folder) is None and prompted_name == "base"
     month = month_by_kind(served, context.spec.advise.calls_per_month, tuned, prompted) if here else {}

@@ -1,7 +1,6 @@
 """TRAINING: plan, adapter, merged model."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.hosted import pass_on, read_hosted
-from finetune_pipeline.planning.plan import training_plan
+from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.training_pages import plan_page
 from finetune_pipeline.spec.methods import METHODS
@@ -23,7 +22,7 @@ from finetune_pipeline.trainers import TrainingOrder, preflight, train
 from finetune_pipeline.training.facts import AnyTraining
 
 
-def make_training_plan(context: StepContext) -> dict[str, Any]:
+def make_training_plan(context: StepContext) -> TrainingPlan:
     if blocking := errors(preflight(context.spec, context.task.folder, context.inputs["base_model"].folder)):
         raise FindingsError(blocking)
     plan = training_plan(
@@ -35,8 +34,7 @@ def make_training_plan(context: StepContext) -> dict[str, Any]:
         home=context.store.root.parent,
         task_folder=context.task.folder,
     )
-    facts = asdict(plan)
-    return {**facts, "plan_markdown": page_markdown(plan_page(facts))}
+    return replace(plan, plan_markdown=page_markdown(plan_page(plan)))
 
 
 def train_rows(

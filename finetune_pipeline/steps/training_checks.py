@@ -3,6 +3,8 @@
 import math
 import re
 
+import msgspec
+
 from finetune_pipeline.baseline.decision import DECISIONS, Advice
 from finetune_pipeline.baseline.good_enough import Worth
 from finetune_pipeline.engine.checks import CheckResult, check
@@ -10,6 +12,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.predictions import failed_baseline_rows
 from finetune_pipeline.models.facts import Parity
+from finetune_pipeline.planning.plan import TrainingPlan
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS
@@ -97,16 +100,16 @@ def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("The estimated peak memory fits this machine.", name="fits_memory")
 def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    facts, trainer = artifact.facts, TRAINERS[spec.training.trainer]
+    plan, trainer = artifact.read(TrainingPlan), TRAINERS[spec.training.trainer]
     if not trainer.on_this_machine:
         return CheckResult(True, f"the trainer {trainer.name} does not use this machine's memory")
-    figures = {key: facts.get(key) for key in ("memory_mib", "available_mib", "nearest", "others")}
-    return CheckResult(facts["fits"], facts["sentence"], figures)
+    figures = {key: getattr(plan, key) for key in ("memory_mib", "available_mib", "nearest", "others")}
+    return CheckResult(plan.fits, plan.sentence, msgspec.to_builtins(figures))
 
 
 @check("No example is longer than training.max_tokens.", name="nothing_truncated")
 def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    over, limit = artifact.facts["over_length"], spec.training.max_tokens
+    over, limit = artifact.read(TrainingPlan).over_length, spec.training.max_tokens
     if spec.training.over_length != "fail":
         action = {"drop": "dropped", "truncate_prompt": "truncated in their user text"}[spec.training.over_length]
         return CheckResult(True, f"{over} examples over {limit} tokens will be {action} (training.over_length)")

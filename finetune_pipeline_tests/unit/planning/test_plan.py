@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def test_methods_that_cannot_learn_the_output_are_not_planned(base, examples) ->
 def test_the_plan_counts_steps_of_both_phases(base, examples, tmp_path) -> None:
     before = training_plan(spec(), base, examples, examples[:4], tmp_path, home=tmp_path)
     assert (before.steps_per_epoch, before.steps, before.over_length, before.fits) == (3, 9, 0, True)
-    assert read_json(tmp_path / "plan.json") == asdict(before)
+    assert read_json(tmp_path / "plan.json") == before.to_json()
 
 
 def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, examples: list[Example]) -> None:
@@ -158,7 +157,7 @@ def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(b
         (folder / "prices.yaml").write_text(line % name)
     plan = training_plan(spec(), base, examples, [], home=home, task_folder=task)
     (price,) = plan.prices
-    millions = plan.tokens["total"] * 3 / 1e6
+    millions = plan.tokens.total * 3 / 1e6
     assert price.where == "ours, m"
     assert (price.low, price.high) == pytest.approx((millions, 4 * millions), abs=1e-4)
     assert training_plan(spec(), base, examples, [], home=home).prices[0].where == "home, m"

@@ -20,6 +20,7 @@ from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline_tests.trainings import HOSTED, LOCAL
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
+from finetune_pipeline_tests.unit.planning.plans import planned
 from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.production.streams import drift_of
 
@@ -168,9 +169,8 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"learnable": {"status": None, "sentence": "s", "rows": 100, "rows_needed": 50}}, {"learnable": None}]),
     ("advice", "worth_training"): ({"worth_training": WORTH},
         [{"worth_training": WORTH | {"passed": False, "enough": "linear"}}, {"worth_training": WORTH | {"passed": 1}}]),
-    ("training_plan", "fits_memory"): ({"fits": True, "sentence": "s", "memory_mib": {}, "available_mib": 9},
-        [{"fits": False}]),
-    ("training_plan", "nothing_truncated"): ({"over_length": 0}, [{"over_length": 1}]),
+    ("training_plan", "fits_memory"): (planned(), [{"fits": False}]),
+    ("training_plan", "nothing_truncated"): (planned(), [{"over_length": 1}]),
     ("adapter", "supervision"): (LOCAL, [{"audit": {**AUDITS, k: 1}} for k in COUNTS]
         + [{"audit": {**AUDITS, "rows": 0}}, {"audit": {**AUDITS, "rows_without_eos": "0"}},
         {"audit": {k: n for k, n in AUDITS.items() if k != "rows_without_eos"}}]),

@@ -36,6 +36,7 @@ from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.unit.data.rows import example
 from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, QUALITY, TRAINING
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
+from finetune_pipeline_tests.unit.planning.plans import planned
 
 N = 120
 
@@ -85,7 +86,7 @@ class Stage:
         }  # fmt: skip
         before = {
             **DATA, "reviewed_examples": {}, "base_model": {}, "few_shot_baseline": baseline, "advice": {},
-            "training_plan": {"serving": []}, "data_quality": QUALITY, "production_logs": {},
+            "training_plan": planned(), "data_quality": QUALITY, "production_logs": {},
         }  # fmt: skip
         inputs = {
             **{name: self._artifact(name, "b1", facts) for name, facts in before.items()},
