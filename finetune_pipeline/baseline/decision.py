@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.baseline.good_enough import CLOSES_MOST, good_enough
+from finetune_pipeline.baseline.good_enough import CLOSES_MOST, Worth, good_enough
 from finetune_pipeline.baseline.input_evidence import Learnable
 from finetune_pipeline.baseline.ladder import Rows
 from finetune_pipeline.baseline.reasons import (
@@ -61,7 +61,7 @@ from finetune_pipeline.evaluation.wording import (
     points,
     points_range,
 )
-from finetune_pipeline.planning.gate_needs import Obstacle
+from finetune_pipeline.planning.power import Power, PowerPlan
 from finetune_pipeline.spec.model import TaskSpec
 
 Match = tuple[str, str]
@@ -105,10 +105,26 @@ class Advice(Facts, frozen=True, kw_only=True):
     tokens: CallTokens | None
 
 
+class Prospects(Facts, frozen=True, kw_only=True):
+    """Whether the inputs predict the answers, and what the test can show."""
+
+    learnable: Learnable
+    power: Power
+
+
+class Advised(Prospects, frozen=True, kw_only=True):
+    """Facts of the step advice. advice_markdown: the advice for Dagster's page."""
+
+    worth_training: Worth
+    power: PowerPlan
+    advice: Advice
+    advice_markdown: str
+
+
 def advise(
     spec: TaskSpec,
     baseline: Mapping[str, Any],
-    power: Mapping[str, Any],
+    power: PowerPlan,
     rows: Rows,
     counts: Mapping[str, int],
     rival: Rival,
@@ -148,8 +164,8 @@ def advise(
         *failure_sentences(failures, retrieval),
         *simple_sentences(spec, baseline, rows, sources),
         *([] if retrieval is None or retrieval_adds(retrieval) in why else [f"{retrieval_adds(retrieval)}."]),
-        f"There are {counted(counts['train'], 'training example')}. {power['sentence']}",
-        *must_reach_sentences(spec, rival, power["must_reach"]),
+        f"There are {counted(counts['train'], 'training example')}. {power.sentence}",
+        *must_reach_sentences(spec, rival, power.must_reach),
         *cost_sentences(spec, tokens),
         *privacy_sentences(spec),
     ]
@@ -158,7 +174,7 @@ def advise(
         fine_tune=decision == "fine_tune",
         sentence=f"{DECISIONS[decision]} {why}",
         reasons=reasons,
-        must_reach=power["must_reach"],
+        must_reach=power.must_reach,
         failures=failures,
         retrieval=retrieval,
         tokens=tokens,
@@ -222,10 +238,10 @@ def _measured_gains() -> dict[str, Any]:
     return dict(yaml.safe_load(GAINS.read_text("utf-8")))
 
 
-def _no_room(spec: TaskSpec, power: Mapping[str, Any], rival: Rival, rows: Rows, sources: SourceOf) -> Match | None:
+def _no_room(spec: TaskSpec, power: PowerPlan, rival: Rival, rows: Rows, sources: SourceOf) -> Match | None:
     """Rules 2 and 4: the wanted gain over the strongest rival is impossible, surely or as far as these rows show. The interval is
     corrected for the number of rivals of which this is the strongest."""
-    if power["rows_needed"] is not None:
+    if power.rows_needed is not None:
         return None
     metric, clusters = METRICS[spec.metric], shared_sources(rival.rows, sources)
     confidence = shared_confidence(spec.gates.confidence, len(rivals_of(spec, rows)))
@@ -240,15 +256,15 @@ def _no_room(spec: TaskSpec, power: Mapping[str, Any], rival: Rival, rows: Rows,
     return "collect", f"{reached}: {impossible}, but {doubt}. More validation rows decide."
 
 
-def _test_too_small(spec: TaskSpec, power: Mapping[str, Any]) -> Match | None:
+def _test_too_small(spec: TaskSpec, power: PowerPlan) -> Match | None:
     """Rule 4: collect, because of the test: a gate would refuse every candidate, or the gain cannot be shown."""
-    if power["obstacles"]:
-        refusing = " ".join(str(Obstacle(**obstacle)) for obstacle in power["obstacles"])
+    if power.obstacles:
+        refusing = " ".join(map(str, power.obstacles))
         return "collect", f"Nothing that is trained could be promoted. {refusing}"
-    if power["rows_needed"] is not None and power["detectable_gain"] is None:
-        return "collect", f"{counted(power['test_rows'], 'test row')} can show no gain that there is room for."
-    if not power["enough"] and spec.gates.enough_test_rows == "block":
-        return "collect", f"The test cannot show the wanted gain. {power['sentence']}"
+    if power.rows_needed is not None and power.detectable_gain is None:
+        return "collect", f"{counted(power.test_rows, 'test row')} can show no gain that there is room for."
+    if not power.enough and spec.gates.enough_test_rows == "block":
+        return "collect", f"The test cannot show the wanted gain. {power.sentence}"
     return None
 
 

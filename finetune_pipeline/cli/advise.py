@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from finetune_pipeline.baseline.decision import DECISIONS
-from finetune_pipeline.baseline.good_enough import Worth
+from finetune_pipeline.baseline.decision import DECISIONS, Advised
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, tell
 from finetune_pipeline.cli.run import make_artifact
@@ -129,11 +128,21 @@ def advise_task(task: Task) -> Advice:
         return Advice(task.name, "collect", False, DECISIONS["collect"], [*stopped, first], next=command)
     baseline = Store().artifacts().find(task.name, "few_shot_baseline", advice.inputs["few_shot_baseline"])
     costs = simple_costs(baseline) if baseline else {}
-    figures = {**advice.facts["advice"], **{key: advice.facts[key] for key in ("power", "worth_training")}}
-    decision, fine_tune, sentence, reasons = (figures[k] for k in ("decision", "fine_tune", "sentence", "reasons"))
-    run_ships_it = Worth.of(figures["worth_training"]).skips_training(task.spec)
-    command = next_command(decision, task.name, run_ships_it)
-    return Advice(task.name, decision, fine_tune, sentence, reasons, figures, costs, advice.folder, command)
+    facts = advice.read(Advised)
+    given, power, worth = facts.advice, facts.power, facts.worth_training
+    figures = {**given.to_json(), "power": power.to_json(), "worth_training": worth.to_json()}
+    command = next_command(given.decision, task.name, worth.skips_training(task.spec))
+    return Advice(
+        task.name,
+        given.decision,
+        given.fine_tune,
+        given.sentence,
+        given.reasons,
+        figures,
+        costs,
+        advice.folder,
+        command,
+    )
 
 
 def _climb(task: Task, tuned: bool) -> int:

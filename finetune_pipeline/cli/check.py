@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
+from finetune_pipeline.baseline.decision import Advised, Prospects
 from finetune_pipeline.baseline.input_evidence import Learnable, learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, say, task_folder, tell
@@ -29,7 +29,7 @@ from finetune_pipeline.pipeline import PIPELINE, base_model_folder
 from finetune_pipeline.planning.base_counter import base_counter
 from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.plan import training_plan
-from finetune_pipeline.planning.power import power_bounds
+from finetune_pipeline.planning.power import Power, power_bounds
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.settings import read_settings
@@ -79,7 +79,7 @@ class TaskCheck:
     unread: list[Finding] = field(default_factory=list)
     answers: list[tuple[str, str, str]] = field(default_factory=list)
     rules: dict[str, Rows] = field(default_factory=dict)
-    power: dict[str, Any] = field(default_factory=dict)
+    power: Power | None = None
     folder: Path = Path()
 
     @property
@@ -149,8 +149,8 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
         to_check = [artifacts["raw_examples"], artifacts["validated_examples"]]
         folders = [artifacts["validated_examples"].folder]
     checked.answers = _run_checks(loaded, to_check)
-    if checked.signal:
-        facts = {"learnable": asdict(checked.signal), "power": checked.power}
+    if checked.signal and checked.power:
+        facts = Prospects(learnable=checked.signal, power=checked.power).to_json()
         advice = Artifact(loaded.name, "advice", "", out, facts, {})
         checked.answers += [
             _answer(loaded, advice, check) for check in (training_checks.learnable, training_checks.enough_test_rows)
@@ -162,11 +162,12 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
 
 def _evidence(
     task: Task, rows: list[Example], simple: SimpleScore | None, advice: Artifact | None
-) -> tuple[Learnable | None, dict[str, Any]]:
+) -> tuple[Learnable | None, Power]:
     """Return whether the inputs predict the answers, and what the test can show: as the run measured it, or else by the rows
     alone."""
     if advice is not None:
-        return msgspec.convert(advice.facts["learnable"], Learnable), advice.facts["power"]
+        advised = advice.read(Advised)
+        return advised.learnable, advised.power
     spec = task.spec
     test_rows = spec.split.test_rows([str(row.source["file"]) for row in rows])
     signal = learnable_by_score(spec, simple) or learnable(spec, rows) if rows else None
@@ -185,7 +186,7 @@ def facts_of(checked: TaskCheck, is_kept: bool = True) -> dict[str, Any]:
         "quality": checked.quality.facts,
         "simple": asdict(checked.simple) if checked.simple else None,
         "learnable": asdict(checked.signal) if checked.signal else None,
-        "power": checked.power,
+        "power": checked.power.to_json() if checked.power else None,
         "rules": {rule: {"count": len(rows), "examples": rows[:EXAMPLES]} for rule, rows in checked.rules.items()},
         **({"folder": str(checked.folder), "full_list": str(checked.folder / "findings.jsonl")} if is_kept else {}),
     }
@@ -207,8 +208,8 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
     validated, clean = artifacts["validated_examples"].read(Validated), artifacts["clean_examples"].read(Cleaned)
     if validated.kept:
         say(f"\n{checked.simple.sentence if checked.simple else 'There are too few rows to fit a simple model.'}")
-        if "enough_test_rows" not in [name for _, name, _ in answers]:
-            say(checked.power["sentence"])
+        if checked.power and "enough_test_rows" not in [name for _, name, _ in answers]:
+            say(checked.power.sentence)
     if is_kept and checked.quality:
         say(f"\npage: {checked.quality.path('report.html')}", f"all findings: {checked.folder / 'findings.jsonl'}")
     for step, facts in (("validated_examples", validated), ("clean_examples", clean)) if is_kept else ():

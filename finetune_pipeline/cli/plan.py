@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from finetune_pipeline.baseline.decision import Advised
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, get_task, problem, say, tell, writing
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.data.split.splitting import SplitFacts
@@ -27,7 +28,7 @@ from finetune_pipeline.planning.costs import task_costs
 from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.memory import bytes_of
 from finetune_pipeline.planning.plan import TrainingPlan, training_plan
-from finetune_pipeline.planning.power import power_bounds
+from finetune_pipeline.planning.power import Power, power_bounds
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.serving_costs import Call, Traffic
 from finetune_pipeline.planning.tokens import TokenCounter
@@ -92,10 +93,11 @@ def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None
     # from the measured baseline if there is one
     advice = PIPELINE.find("advice", loaded, run_inputs, store)
     if advice:
-        facts["power"] = dict(advice.facts["power"])
+        power: Power = advice.read(Advised).power
     else:
         hindering = obstacles(loaded.spec, inputs.test_rows, [*inputs.train, *inputs.validation])
-        facts["power"] = power_bounds(loaded.spec, inputs.test_rows, hindering)
+        power = power_bounds(loaded.spec, inputs.test_rows, hindering)
+    facts["power"] = power.to_json()
     result = None
     if costs or calls_per_month:
         traffic = _traffic(loaded, store, run_inputs, TokenCounter(model_folder(base)), inputs, calls_per_month)
@@ -111,7 +113,7 @@ def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None
         with writing(page):
             page.write_text(page_html(costs_page(result)), "utf-8")
         facts["costs"] = asdict(result) | {"page": str(page)}
-    _show(loaded.name, training, inputs.source, findings, facts["power"]["sentence"])
+    _show(loaded.name, training, inputs.source, findings, power.sentence)
     if result:
         say("", *costs_lines(result), "", f"page: {facts['costs']['page']}")
     tell(facts)

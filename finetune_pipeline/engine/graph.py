@@ -85,7 +85,7 @@ class Graph:
         run_inputs: RunInputs,
         store: ArtifactStore,
         launch: Tool = no_tool,
-        release: Tool = no_tool,
+        release: Callable[[Any], object] = no_tool,
         is_valid: Callable[[Artifact], bool] = lambda artifact: True,
         follow: Callable[[Path], None] = lambda folder: None,
     ) -> Artifact:

@@ -7,11 +7,12 @@ exists. The plan assumes unrelated mistakes, the conservative case, since such m
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.metrics.exact import Exact
 from finetune_pipeline.evaluation.rivals import Rival
@@ -33,6 +34,55 @@ LEAST_GAIN = 0.001
 """Resolution of the detectable gain."""
 
 
+class Power(Facts, frozen=True, kw_only=True):
+    """What the test can show.
+
+    Attributes:
+        wanted_gain, power: gates.wanted_gain and gates.power.
+        rows_needed: Test rows that show the wanted gain; None if so large a gain is impossible.
+        detectable_gain: The smallest gain that the test rows can show; None: none, or not known yet.
+        power_now: The chance that they show the wanted gain; None for means.
+        obstacles: Gates that no candidate can pass on this test.
+    """
+
+    test_rows: int
+    wanted_gain: float
+    power: float
+    rows_needed: int | None
+    detectable_gain: float | None
+    power_now: float | None
+    enough: bool
+    obstacles: list[Obstacle]
+    sentence: str
+
+
+class PowerPlan(Power, frozen=True, kw_only=True):
+    """What the test can show over a measured rival.
+
+    Attributes:
+        rival: Title of the rival; before: its score.
+        must_reach: The score on the test at which the gain is shown; None: none.
+        disagreement: Expected share of rows on which exactly one is correct; None for means.
+        examples_needed: In all splits together.
+    """
+
+    metric: str
+    rival: str
+    before: float
+    must_reach: float | None
+    disagreement: float | None
+    design_effect: float
+    examples_needed: int | None
+
+
+class PowerBounds(Power, frozen=True, kw_only=True):
+    """What the test can show, before any prompt is tried: the fewest and most rows needed, over all possible scores of the best
+    prompt. enough: the rows are not too few in any case; rows_needed: the fewest."""
+
+    fewest: int
+    most: int
+
+
 def expected_disagreement(before: float, gain: float) -> float:
     """Return the expected share of rows on which exactly one of two models is correct, if they are correct on shares `before`
     and `before + gain` and make unrelated mistakes. It is never below the gain."""
@@ -46,17 +96,11 @@ def power_plan(
     rival: Rival,
     sources: Sequence[str] | None = None,
     obstacles: Sequence[Obstacle] = (),
-) -> dict[str, Any]:
+) -> PowerPlan:
     """Compute the number of test rows needed to show the wanted gain, for the first candidate.
 
     rival: the strongest rival, which the candidate must beat; further equally strong rivals would take more rows. sources:
     the source of each row of the rival, if rows share sources. obstacles: from gate_needs.obstacles.
-
-    Returns test_rows, wanted_gain (gates.wanted_gain), power,
-    metric, before (the rival's score), must_reach (test score at which the gain is shown; null: none), rival (its title),
-    disagreement (expected share of rows on which exactly one is correct; null for means), design_effect, rows_needed (null
-    if a gain of that size is impossible), examples_needed (in all splits together), detectable_gain (smallest gain that
-    test_rows can show; null: none), power_now, enough, obstacles ({gate, reason, to_do} of each), sentence.
     """
     gates = spec.gates
     alpha, gain_above_min = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
@@ -84,33 +128,30 @@ def power_plan(
         if independent_rows and needed is not None:
             power_now = paired_power(independent_rows, min(gain_above_min, share), share, alpha)
         detectable = _detectable_gain(gates, before, effect, test_rows)
-    plan = {
-        "test_rows": test_rows,
-        "wanted_gain": gates.wanted_gain,
-        "power": gates.power,
-        "metric": spec.metric,
-        "rival": rival.title,
-        "before": before,
-        "must_reach": None if detectable is None else metric.rank(min(1.0, metric.rank(rival.value) + detectable)),
-        "disagreement": share,
-        "design_effect": effect,
-        "rows_needed": needed,
-        "examples_needed": _examples_in_all(spec, needed),
-        "detectable_gain": detectable,
-        "power_now": power_now,
-        "enough": needed is None or test_rows >= needed,
-        "obstacles": [asdict(obstacle) for obstacle in obstacles],
-    }
-    return {**plan, "sentence": " ".join([_sentence(plan), *map(str, obstacles)])}
+    plan = PowerPlan(
+        test_rows=test_rows,
+        wanted_gain=gates.wanted_gain,
+        power=gates.power,
+        metric=spec.metric,
+        rival=rival.title,
+        before=before,
+        must_reach=None if detectable is None else metric.rank(min(1.0, metric.rank(rival.value) + detectable)),
+        disagreement=share,
+        design_effect=effect,
+        rows_needed=needed,
+        examples_needed=_examples_in_all(spec, needed),
+        detectable_gain=detectable,
+        power_now=power_now,
+        enough=needed is None or test_rows >= needed,
+        obstacles=list(obstacles),
+        sentence="",
+    )
+    return replace(plan, sentence=" ".join([_sentence(plan), *map(str, obstacles)]))
 
 
-def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] = ()) -> dict[str, Any]:
-    """Return bounds on the test rows that the wanted gain needs, before any prompt is tried: the fewest and most over all
-    possible scores of the best prompt (or all possible deviations of a mean over rows).
-
-    obstacles: from gate_needs.obstacles. Returns the keys of :func:`power_plan` that are known (enough: the rows are not too few
-    in any case; rows_needed: the fewest), fewest, most. Rows are assumed to be independent.
-    """
+def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] = ()) -> PowerBounds:
+    """Return bounds on the test rows that the wanted gain needs, over all possible scores of the best prompt (or all possible
+    deviations of a mean over rows). Rows are assumed to be independent. obstacles: from gate_needs.obstacles."""
     gates = spec.gates
     if _mean_of_rows(spec):
         # values between 0 and 1 have a standard deviation of at most a half; differences of unrelated ones have more
@@ -133,19 +174,19 @@ def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] =
         sentence += f". That is too few in any case: at least {needed_rows} would be needed."
     else:
         sentence += f" (`finetune advise {spec.name}` measures it)."
-    return {
-        "test_rows": test_rows,
-        "wanted_gain": gates.wanted_gain,
-        "power": gates.power,
-        "fewest": fewest,
-        "most": most,
-        "rows_needed": fewest,
-        "detectable_gain": None,
-        "power_now": None,
-        "enough": test_rows >= fewest,
-        "obstacles": [asdict(obstacle) for obstacle in obstacles],
-        "sentence": " ".join([sentence, *map(str, obstacles)]),
-    }
+    return PowerBounds(
+        test_rows=test_rows,
+        wanted_gain=gates.wanted_gain,
+        power=gates.power,
+        fewest=fewest,
+        most=most,
+        rows_needed=fewest,
+        detectable_gain=None,
+        power_now=None,
+        enough=test_rows >= fewest,
+        obstacles=list(obstacles),
+        sentence=" ".join([sentence, *map(str, obstacles)]),
+    )
 
 
 def _mean_of_rows(spec: TaskSpec) -> RowMetric | None:
@@ -182,22 +223,22 @@ def _detectable_gain(gates: GatesSpec, before: float, effect: float, test_rows: 
     return gains[index] if index < len(gains) else None
 
 
-def _sentence(plan: Mapping[str, Any]) -> str:
+def _sentence(plan: PowerPlan) -> str:
     """Say whether the test rows are enough, what gains they can show, and what to do if they are too few."""
-    gain = f"+{points(plan['wanted_gain'], sign=False)} points"
-    rows = counted(plan["test_rows"], "test row")
-    if (needed := plan["rows_needed"]) is None:
-        score = f"On validation {plan['rival']} reaches {percent(plan['before'])}"
+    gain = f"+{points(plan.wanted_gain, sign=False)} points"
+    rows = counted(plan.test_rows, "test row")
+    if (needed := plan.rows_needed) is None:
+        score = f"On validation {plan.rival} reaches {percent(plan.before)}"
         return f"{score}: a gain of {gain} over it is impossible."
-    sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan['power'])} takes {needed:,}."
-    if plan["detectable_gain"] is not None:
-        sentence += f" These rows show gains of {points(plan['detectable_gain'], sign=False)} points or more."
+    sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan.power)} takes {needed:,}."
+    if plan.detectable_gain is not None:
+        sentence += f" These rows show gains of {points(plan.detectable_gain, sign=False)} points or more."
     else:
         sentence += " These rows cannot show any possible gain."
-    if not plan["enough"]:
+    if not plan.enough:
         more = "add rows to the files of split.test"
-        if plan["examples_needed"]:
-            more = f"collect {plan['examples_needed']:,} examples in all, raise split.test"
+        if plan.examples_needed:
+            more = f"collect {plan.examples_needed:,} examples in all, raise split.test"
         sentence += f" For {needed:,} test rows {more}, or raise gates.wanted_gain to what the test can show."
     return sentence
 

@@ -3,11 +3,10 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.decision import DECISIONS, advise
+from finetune_pipeline.baseline.decision import DECISIONS, Advised, advise
 from finetune_pipeline.baseline.good_enough import worth_training
 from finetune_pipeline.baseline.input_evidence import learnable, validation_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
@@ -195,7 +194,7 @@ def passages_file(context: StepContext) -> Path:
     return folder / PASSAGES
 
 
-def make_advice(context: StepContext) -> dict[str, Any]:
+def make_advice(context: StepContext) -> Advised:
     """Interpret the baseline: are the answers learnable, is training worth it, and can the test show the gain?"""
     spec, baseline = context.spec, context.inputs["few_shot_baseline"]
     rows = {n: scored(r, spec.output) for n, r in read_by_model(baseline.path("predictions.parquet")).items()}
@@ -208,13 +207,13 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     signal = learnable(spec, train, validation_evidence(spec, baseline.facts["best"], rows, sources))
     advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, sources)
     reasons = [f"- {plain(reason)}" for reason in advice.reasons]
-    return {
-        "learnable": asdict(signal),
-        "worth_training": worth_training(spec, baseline.facts, rows, sources).to_json(),
-        "power": power,
-        "advice": advice.to_json(),
-        "advice_markdown": "\n".join([f"**{plain(DECISIONS[advice.decision])}**", "", *reasons]),
-    }
+    return Advised(
+        learnable=signal,
+        worth_training=worth_training(spec, baseline.facts, rows, sources),
+        power=power,
+        advice=advice,
+        advice_markdown="\n".join([f"**{plain(DECISIONS[advice.decision])}**", "", *reasons]),
+    )
 
 
 def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, SimpleSource] | str:

@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import to_builtins
 from msgspec.structs import asdict, replace
 
+from finetune_pipeline.baseline.decision import Advised
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.data.dedup.row_table import prompt_hash
 from finetune_pipeline.data.examples import examples_of, read_examples, stream_examples, write_examples
@@ -200,7 +201,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     answers = rows = scored(read_predictions(predictions.path("predictions.parquet")), output)
     untrained, without_training = "", []
     if predictions.facts["untrained"]:
-        untrained = str(context.inputs["advice"].facts["worth_training"]["reason"])
+        untrained = context.inputs["advice"].read(Advised).worth_training.reason
         by_name = by_model(in_order(answers))
         baseline = context.inputs["few_shot_baseline"].facts
         without_training = list(contenders(context.spec, baseline, by_name, simple_rows(by_name)))

@@ -5,8 +5,7 @@ import re
 
 import msgspec
 
-from finetune_pipeline.baseline.decision import DECISIONS, Advice
-from finetune_pipeline.baseline.good_enough import Worth
+from finetune_pipeline.baseline.decision import DECISIONS, Advised, Prospects
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
@@ -44,7 +43,7 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     "Neither prompting nor a simple model is already good enough.", on_failure=lambda spec: spec.gates.worth_training
 )
 def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    worth = Worth.of(artifact.facts["worth_training"])
+    worth = artifact.read(Advised).worth_training
     sentence, skips = worth.reason, worth.skips_training(spec)
     if skips:
         sentence += f" {UNTRAINED}"
@@ -55,7 +54,7 @@ def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 def why_untrained(advice: Artifact, spec: TaskSpec) -> str:
     """Return why nothing is trained, given the artifact `advice`; empty if a model is."""
-    return NOT_WORTH_IT if Worth.of(advice.facts["worth_training"]).skips_training(spec) else ""
+    return NOT_WORTH_IT if advice.read(Advised).worth_training.skips_training(spec) else ""
 
 
 @check(
@@ -63,9 +62,9 @@ def why_untrained(advice: Artifact, spec: TaskSpec) -> str:
     on_failure=lambda spec: spec.gates.learnable,
 )
 def learnable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    signal = artifact.facts["learnable"]
-    figures = {key: signal[key] for key in ("status", "rows", "rows_needed")}
-    return CheckResult(signal["status"] in ("shown", "too_few_rows"), signal["sentence"], figures)
+    signal = artifact.read(Prospects).learnable
+    figures = {"status": signal.status, "rows": signal.rows, "rows_needed": signal.rows_needed}
+    return CheckResult(signal.status in ("shown", "too_few_rows"), signal.sentence, figures)
 
 
 @check(
@@ -73,15 +72,15 @@ def learnable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     on_failure=lambda spec: spec.gates.enough_test_rows,
 )
 def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    power = artifact.facts["power"]
+    power = artifact.read(Prospects).power
     keys = ("test_rows", "rows_needed", "detectable_gain", "wanted_gain", "power_now", "obstacles")
-    enough = power["enough"] is True and not power["obstacles"]
-    return CheckResult(enough, power["sentence"], {key: power[key] for key in keys})
+    figures = power.to_json()
+    return CheckResult(power.enough and not power.obstacles, power.sentence, {key: figures[key] for key in keys})
 
 
 @check("The measurements before training favour fine-tuning.", on_failure="warn")
 def advised(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    advice = Advice.of(artifact.facts["advice"])
+    advice = artifact.read(Advised).advice
     return CheckResult(advice.fine_tune, advice.sentence, {"decision": advice.decision})
 
 

@@ -135,7 +135,7 @@ def test_the_room_is_that_of_a_text_metric_too() -> None:
 
 def test_the_sentence_before_training_names_the_obstacle() -> None:
     plan = power_bounds(spec(), 41, obstacles(spec(), 41, EXAMPLES))
-    assert [obstacle["gate"] for obstacle in plan["obstacles"]] == ["format_compliance"]
-    assert "format_compliance would refuse every candidate: it takes 73 test rows" in plan["sentence"]
-    assert power_bounds(spec(), 80, obstacles(spec(), 80, EXAMPLES))["obstacles"] == []
+    assert [obstacle.gate for obstacle in plan.obstacles] == ["format_compliance"]
+    assert "format_compliance would refuse every candidate: it takes 73 test rows" in plan.sentence
+    assert power_bounds(spec(), 80, obstacles(spec(), 80, EXAMPLES)).obstacles == []
     assert obstacles(spec(), 0, []) == []

@@ -8,7 +8,7 @@ import pytest
 from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
-from finetune_pipeline.planning.power import expected_disagreement, power_bounds, power_plan
+from finetune_pipeline.planning.power import PowerPlan, expected_disagreement, power_bounds, power_plan
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
 
@@ -21,32 +21,32 @@ def _share(share: float, n: int = 100) -> list[dict]:
     return _prompt([i < share * n for i in range(n)])
 
 
-def _plan(of: TaskSpec, test_rows: int, prompt: list[dict]) -> dict:
+def _plan(of: TaskSpec, test_rows: int, prompt: list[dict]) -> PowerPlan:
     """The plan where this prompt is the strongest rival."""
     return power_plan(of, test_rows, Rival("p", 0.0, prompt))
 
 
 def test_the_plan_of_a_label_task() -> None:
     result, share = _plan(spec(), 120, _share(0.6)), 0.6 * 0.35 + 0.4 * 0.65
-    assert result["disagreement"] == pytest.approx(share)
-    assert result["rows_needed"] == rows_needed_for_gain(0.05, share) == 1474
-    assert result["examples_needed"] == 7370 and result["enough"] is False and 0.05 < result["power_now"] < 0.2
-    assert result["sentence"].startswith(
+    assert result.disagreement == pytest.approx(share)
+    assert result.rows_needed == rows_needed_for_gain(0.05, share) == 1474
+    assert result.examples_needed == 7370 and result.enough is False and 0.05 < result.power_now < 0.2
+    assert result.sentence.startswith(
         "You have 120 test rows; seeing +5.0 points with a chance of 80.0% takes 1,474. "
         "These rows show gains of 17.0 points or more."
     )
-    assert "collect 7,370 examples in all, raise split.test" in result["sentence"]
-    assert _plan(spec(), 1473, _share(0.6))["enough"] is False
+    assert "collect 7,370 examples in all, raise split.test" in result.sentence
+    assert _plan(spec(), 1473, _share(0.6)).enough is False
     result = _plan(spec(), 1474, _share(0.6))
-    assert result["enough"] is True and "collect" not in result["sentence"]
-    assert result["detectable_gain"] == pytest.approx(0.05) and result["power_now"] == pytest.approx(0.8, abs=0.02)
+    assert result.enough is True and "collect" not in result.sentence
+    assert result.detectable_gain == pytest.approx(0.05) and result.power_now == pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize("right", [33, 80, 90])
 def test_a_gain_of_all_that_is_left_has_a_plan(right: int) -> None:
     """1 - 0.9 < 0.1 in binary fractions."""
     result = _plan(spec(gates={"wanted_gain": (100 - right) / 100}), 3, _prompt([i < right for i in range(100)]))
-    assert result["rows_needed"] and result["sentence"].startswith("You have 3 test rows")
+    assert result.rows_needed and result.sentence.startswith("You have 3 test rows")
 
 
 def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores() -> None:
@@ -55,28 +55,28 @@ def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores() -> None:
     result = _plan(text_spec(), 100, rows(pairs))
     values = [1.0 if i % 2 == 0 else 4 / 7 for i in range(60)]
     deviation = np.sqrt(2) * np.std(values, ddof=1)
-    assert result["rows_needed"] == pytest.approx(rows_needed_for_mean(0.05, deviation), abs=1)
-    assert result["disagreement"] is None and result["metric"] == "rougeLsum"
-    assert result["detectable_gain"] == pytest.approx(2.8 * deviation / 10, rel=0.02)
+    assert result.rows_needed == pytest.approx(rows_needed_for_mean(0.05, deviation), abs=1)
+    assert result.disagreement is None and result.metric == "rougeLsum"
+    assert result.detectable_gain == pytest.approx(2.8 * deviation / 10, rel=0.02)
 
 
 def test_what_the_scores_of_a_rival_cannot_tell_is_not_told() -> None:
     silent = _plan(text_spec(), 100, rows([("the parcel comes", "")] * 60))
-    assert silent["rows_needed"] == rows_needed_for_mean(0.05, np.sqrt(0.05 * 0.95)), (
+    assert silent.rows_needed == rows_needed_for_mean(0.05, np.sqrt(0.05 * 0.95)), (
         "all alike, they have no spread to go by"
     )
     nearly = [("the parcel comes", "the parcel comes" if i % 20 else "the parcel") for i in range(60)]
     full = _plan(text_spec(), 100, rows(nearly))
-    assert full["rows_needed"] is None and "is impossible" in full["sentence"], "99 of 100 points"
+    assert full.rows_needed is None and "is impossible" in full.sentence, "99 of 100 points"
     few = _plan(text_spec(), 3, rows([("one two three", "one" if i % 2 else "one two three") for i in range(60)]))
-    assert few["detectable_gain"] is None, "not a gain of 60 points where 25 are left"
+    assert few.detectable_gain is None, "not a gain of 60 points where 25 are left"
 
 
 def test_a_useful_model_is_found_as_often_as_planned() -> None:
     """Models whose mistakes are unrelated, test sets as large as planned, the decision the gate makes."""
     random, before, gain = np.random.default_rng(4), 0.7, 0.12
     task = spec(gates={"wanted_gain": gain})
-    n = _plan(task, 100, _share(before))["rows_needed"]
+    n = _plan(task, 100, _share(before)).rows_needed
     passes = 0
     for _ in range(300):
         base, candidate = _prompt(random.random(n) < before), _prompt(random.random(n) < before + gain, "candidate")
@@ -87,11 +87,11 @@ def test_a_useful_model_is_found_as_often_as_planned() -> None:
 def test_before_any_prompt_was_tried_the_plan_lies_between_bounds() -> None:
     result = power_bounds(spec(), 120)
     for share in (0.0, 0.3, 0.475, 0.8, 0.95):
-        assert result["fewest"] <= _plan(spec(), 120, _share(share))["rows_needed"] <= result["most"]
-    assert result["most"] == rows_needed_for_gain(0.05, expected_disagreement(0.475, 0.05))
-    assert result["fewest"] == rows_needed_for_gain(0.05, 0.05)
-    needed = f"you need {result['fewest']:,} to {result['most']:,} to see +5.0 points"
-    assert result["sentence"].startswith(f"You have 120 test rows; {needed}")
-    assert "too few in any case" in result["sentence"]
-    assert "`finetune advise triage` measures it" in power_bounds(spec(), 500)["sentence"]
-    assert "enough in any case" in power_bounds(spec(), result["most"])["sentence"]
+        assert result.fewest <= _plan(spec(), 120, _share(share)).rows_needed <= result.most
+    assert result.most == rows_needed_for_gain(0.05, expected_disagreement(0.475, 0.05))
+    assert result.fewest == rows_needed_for_gain(0.05, 0.05)
+    needed = f"you need {result.fewest:,} to {result.most:,} to see +5.0 points"
+    assert result.sentence.startswith(f"You have 120 test rows; {needed}")
+    assert "too few in any case" in result.sentence
+    assert "`finetune advise triage` measures it" in power_bounds(spec(), 500).sentence
+    assert "enough in any case" in power_bounds(spec(), result.most).sentence

@@ -42,7 +42,8 @@ def asked(**statuses: int) -> dict[str, Any]:
 
 POWER = {
     "enough": True, "sentence": "s", "test_rows": 400, "rows_needed": 340, "detectable_gain": 0.04, "wanted_gain": 0.05,
-    "power_now": 0.85, "obstacles": [],
+    "power_now": 0.85, "obstacles": [], "power": 0.8, "metric": "accuracy", "rival": "r", "before": 0.7, "must_reach": 0.8,
+    "disagreement": 0.3, "design_effect": 1.0, "examples_needed": 3400,
 }  # fmt: skip
 
 WORTH = {"passed": True, "reason": "r", "best": "zero_shot", "enough": None}
@@ -52,6 +53,8 @@ ADVICE = {
                  "kinds": {}},
     "retrieval": None, "tokens": None,
 }  # fmt: skip
+SIGNAL = {"status": "shown", "evidence": [], "rows": 100, "rows_needed": 50, "sentence": "s"}
+ADVISED = {"learnable": SIGNAL, "power": POWER, "worth_training": WORTH, "advice": ADVICE, "advice_markdown": "**Yes**"}
 LOSSES = {
     "rows_read": 500, "stages": {"validation": 60, "cleaning": 40}, "labels": {"yes": 20, "no": 9},
     "label_rows": {"yes": 100, "no": 11},
@@ -159,15 +162,14 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("few_shot_baseline", "generations_complete"): (asked(ok=9), [asked(ok=8, error=1),
         asked(ok=9) | {"prompt_details": {"zero_shot": {"statuses": {}, "restricted": {"statuses": {"error": 1}}}}},
         {"prompts": {}, "prompt_details": {}}]),
-    ("advice", "enough_test_rows"): ({"power": POWER},
+    ("advice", "enough_test_rows"): (ADVISED,
         [{"power": POWER | {"enough": False}}, {"power": POWER | {"obstacles": [{"gate": "g", "reason": "r", "to_do": "t"}]}},
         {"power": {"enough": True}}, {"power": None}]),
-    ("advice", "advised"): ({"advice": ADVICE}, [{"advice": ADVICE | {"fine_tune": False, "decision": "prompt"}},
+    ("advice", "advised"): (ADVISED, [{"advice": ADVICE | {"fine_tune": False, "decision": "prompt"}},
         {"advice": ADVICE | {"fine_tune": "yes"}}, {"advice": None}]),
-    ("advice", "learnable"): ({"learnable": {"status": "shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
-        [{"learnable": {"status": "not_shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
-        {"learnable": {"status": None, "sentence": "s", "rows": 100, "rows_needed": 50}}, {"learnable": None}]),
-    ("advice", "worth_training"): ({"worth_training": WORTH},
+    ("advice", "learnable"): (ADVISED, [{"learnable": SIGNAL | {"status": "not_shown"}},
+        {"learnable": SIGNAL | {"status": None}}, {"learnable": None}]),
+    ("advice", "worth_training"): (ADVISED,
         [{"worth_training": WORTH | {"passed": False, "enough": "linear"}}, {"worth_training": WORTH | {"passed": 1}}]),
     ("training_plan", "fits_memory"): (planned(), [{"fits": False}]),
     ("training_plan", "nothing_truncated"): (planned(), [{"over_length": 1}]),
@@ -314,7 +316,7 @@ def test_what_is_enough_without_training_is_left_to_the_sealed_test_unless_it_ca
         (False, True, warned, False, False),
     ):
         worth = WORTH | {"passed": passed, "shippable": shippable, "reason": "TF-IDF is enough."}
-        advice = artifact({"worth_training": worth}, tmp_path)
+        advice = artifact(ADVISED | {"worth_training": worth}, tmp_path)
         answer = check.ask(advice, task)
         assert answer.message.startswith("TF-IDF is enough.")
         assert ("gates.worth_training: warn" in answer.message) is not passed
