@@ -6,7 +6,6 @@ An endpoint reports no digest of its model. So names of trained models contain t
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, decoding, models_of
 from finetune_pipeline.evaluation.openai_endpoint import Message, Spent, TooManyRows, ask
-from finetune_pipeline.evaluation.predictions import answer_facts, prediction_row
+from finetune_pipeline.evaluation.prediction_facts import ApiUsage, SetFacts
+from finetune_pipeline.evaluation.predictions import prediction_row
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
@@ -153,7 +153,7 @@ def ask_endpoint(
     cache: AnswerCache | None = None,
     passages: Sequence[Passage] = (),
     stage: str,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], ApiUsage]:
     """Ask every example with every prompt. Unanswered rows count as failed.
 
     Args:
@@ -161,8 +161,7 @@ def ask_endpoint(
         most_failed: Largest tolerated share of failed rows.
 
     Returns:
-        Prediction rows, and the facts {endpoint, known, spent, prompts {name: {rows, statuses, mean_prompt_tokens,
-        mean_new_tokens}}}.
+        Prediction rows, and the usage.
 
     Raises:
         FindingsError: The endpoint cannot be used as configured, or too many rows fail.
@@ -200,14 +199,14 @@ def ask_endpoint(
             "check the endpoint and its limits in task.yaml, and run again: the cache keeps the answers received so far",
         )
     by_prompt = [(name, e.id, answer) for (name, e, _), answer in zip(questions, result.answers, strict=True)]
-    return [prediction_row(i, name, answer, gold[i]) for name, i, answer in by_prompt], {
-        "endpoint": endpoint.name,
-        "known": result.known,
-        "spent": asdict(result.spent),
-        "prompts": {
-            name: answer_facts([answer for prompt, _, answer in by_prompt if prompt == name]) for name in prompts
+    return [prediction_row(i, name, answer, gold[i]) for name, i, answer in by_prompt], ApiUsage(
+        endpoint=endpoint.name,
+        known=result.known,
+        spent=result.spent,
+        prompts={
+            name: SetFacts.over([answer for prompt, _, answer in by_prompt if prompt == name]) for name in prompts
         },
-    }
+    )
 
 
 def _problem(key: str, message: str, fix: str) -> FindingsError:

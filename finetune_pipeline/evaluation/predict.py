@@ -18,8 +18,14 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.endpoint_answers import EndpointAnswerer, hosted_answerer, served_answerer
+from finetune_pipeline.evaluation.prediction_facts import (
+    AnsweredPrompts,
+    Predicted,
+    PromptFacts,
+    RestrictedFacts,
+    SetFacts,
+)
 from finetune_pipeline.evaluation.predictions import (
-    answer_facts,
     count_statuses,
     prediction_rows,
     restricted_name,
@@ -27,7 +33,7 @@ from finetune_pipeline.evaluation.predictions import (
 )
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
-from finetune_pipeline.evaluation.simple_answers import run_simple_models
+from finetune_pipeline.evaluation.simple_answers import NONE_ASKED, run_simple_models
 from finetune_pipeline.evaluation.stored_prompt import (
     StoredPrompt,
     read_stored_prompt,
@@ -49,11 +55,12 @@ Message = Mapping[str, Any]
 AnyAnswerer = Answerer | EndpointAnswerer
 
 
-def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
+def predict(job: PredictJob) -> tuple[Predicted, dict[str, Any]]:
     """Run a job of :class:`finetune_pipeline.jobs.PredictJob`. Returns (facts, measured)."""
     examples = _examples(job)
     rows: list[dict[str, Any]] = []
-    facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
+    sets: dict[str, SetFacts] = {}
+    simple = NONE_ASKED
     retriever = retriever_of(job, [model_set.prompt for model_set in job.sets])
     cache, seen_files = open_cache(job.answers)
     measured: dict[str, Any] = {"seconds_by_set": {}, "milliseconds": {}, "spent": {}}
@@ -78,11 +85,10 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
         restriction = Restriction(grammar, complies) if grammar else None
         settings = replace(job, labels=labels)
         answers, set_facts = _answer(settings, name, answerer, set_examples, choices, restriction)
-        facts["sets"][name] = set_facts
         seconds = {phase: round(after - seconds_before[phase], 3) for phase, after in answerer.seconds.items()}
         measured["seconds_by_set"][name] = seconds
         if isinstance(answerer, EndpointAnswerer):
-            set_facts["asked"] = answerer.endpoint.name
+            set_facts = replace(set_facts, asked=answerer.endpoint.name)
             measured["spent"][name] = asdict(answerer.spent)
         elif asked := len(answers) - ((cache.hits if cache else 0) - known_before):
             measured["milliseconds"][name] = round(1000 * seconds["answer"] / asked, 2)
@@ -94,11 +100,13 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
         tokenizer = None if job.labels or isinstance(answerer, EndpointAnswerer) else answerer.tokenizer
         rows += prediction_rows(set_examples, name, answers, gold, tokenizer)
         if schema is not None and not stored and not model_set.constrained:
-            restricted, set_facts["restricted"] = _restricted(answers, complies, why_unrestricted)
+            restricted, restricted_facts = _restricted(answers, complies, why_unrestricted)
+            set_facts = replace(set_facts, restricted=restricted_facts)
             if restricted is None:
                 say(f"{job.stage}: {restricted_name(name)}: not available: {why_unrestricted}")
             else:
                 rows += prediction_rows(set_examples, restricted_name(name), restricted, gold, tokenizer)
+        sets[name] = set_facts
     if answerer is None and job.simple:  # no language model is asked, but its tokenizer writes the references
         answerer = Answerer(job.simple.base, precision=job.precision)
     if job.simple or job.fitted:
@@ -109,9 +117,8 @@ def predict(job: PredictJob) -> tuple[dict[str, Any], dict[str, Any]]:
         reader = answerer if base and isinstance(answerer, Answerer) else None
         simple = run_simple_models(job, reader, cache, lambda example: gold_text(tokenizer, example))
         rows, measured["simple"] = rows + simple.rows, msgspec.to_builtins(simple.costs)
-        of_simple = {"vectors": simple.vectors, "left_out": simple.left_out}
-        facts |= {key: of_models for key, of_models in of_simple.items() if of_models}
     write_predictions(job.out / "predictions.parquet", rows)
+    facts = Predicted(rows=len(examples), sets=sets, vectors=simple.vectors, left_out=simple.left_out)
     return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
 
@@ -143,17 +150,14 @@ def _restriction(schema: Mapping[str, Any] | None, answerer: AnyAnswerer) -> tup
 
 def _restricted(
     answers: Sequence[Answer], complies: Complies, why_unrestricted: str
-) -> tuple[list[Answer] | None, dict[str, Any]]:
-    """Replace the answers that do not comply by restricted ones; None if the model could not be restricted, for a reason.
-
-    The facts are {asked (answers generated again), available, why (not available), statuses}.
-    """
+) -> tuple[list[Answer] | None, RestrictedFacts]:
+    """Replace the answers that do not comply by restricted ones; None if the model could not be restricted, for a reason."""
     if why_unrestricted and not all(map(complies, answers)):
-        return None, {"asked": 0, "available": False, "why": why_unrestricted, "statuses": {}}
+        return None, RestrictedFacts(asked=0, available=False, why=why_unrestricted, statuses={})
     restricted = [answer.restricted or answer for answer in answers]
     regenerated = sum(answer.restricted is not None for answer in answers)
     statuses = count_statuses(answer.status for answer in restricted)
-    return restricted, {"asked": regenerated, "available": True, "why": "", "statuses": statuses}
+    return restricted, RestrictedFacts(asked=regenerated, available=True, why="", statuses=statuses)
 
 
 def _stored_answers(
@@ -208,7 +212,7 @@ def _make_answerer(
     )
 
 
-def baseline(job: BaselineJob) -> tuple[dict[str, Any], dict[str, Any]]:
+def baseline(job: BaselineJob) -> tuple[AnsweredPrompts, dict[str, Any]]:
     """Run a job of :class:`finetune_pipeline.jobs.BaselineJob`. Returns (facts, measured)."""
     documents = job.documents
     passages, unread_files = (read_documents(documents), left_out(documents)) if documents else ([], [])
@@ -257,12 +261,17 @@ def baseline(job: BaselineJob) -> tuple[dict[str, Any], dict[str, Any]]:
     facts, measured = predict(predict_job)
     reported_fields = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
     by_prompt = {
-        name: {field: fields[field] for field in reported_fields} | facts["sets"][name]
+        name: PromptFacts.of({field: fields[field] for field in reported_fields} | facts.sets[name].to_json())
         for name, fields in prompt_fields.items()
     }
-    of_simple_models = {key: facts[key] for key in ("vectors", "left_out") if key in facts}
-    facts = {"rows": facts["rows"], "prompts": by_prompt, "passages": len(passages), "documents_left_out": unread_files}
-    return facts | of_simple_models, measured
+    return AnsweredPrompts(
+        rows=facts.rows,
+        prompts=by_prompt,
+        passages=len(passages),
+        documents_left_out=unread_files,
+        vectors=facts.vectors,
+        left_out=facts.left_out,
+    ), measured
 
 
 def latency(job: LatencyJob) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -305,11 +314,11 @@ def _answer(
     examples: Sequence[Example],
     choices: Sequence[Sequence[list[dict[str, Any]]]],
     restriction: Restriction | None = None,
-) -> tuple[list[Answer], dict[str, Any]]:
+) -> tuple[list[Answer], SetFacts]:
     """The answers of one set and its facts. choices: each example's conversations (prompts.conversations), of which the first
     that fits into the context is asked."""
     if not examples:
-        return [], {"rows": 0, "statuses": count_statuses([])}
+        return [], SetFacts.over([])
     tools, max_new_tokens = [example.tools for example in examples], job.max_new_tokens
     prefix_length = shortened = 0
     if isinstance(answerer, EndpointAnswerer):
@@ -332,7 +341,7 @@ def _answer(
         prefix_length, mean_length = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job.stage}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
         answers = answerer.answers(prompts, labels, max_new_tokens, job.batch_size, job.stage, name, restriction)
-    return answers, {**answer_facts(answers), "shared_prefix_tokens": prefix_length, "rows_shown_fewer": shortened}
+    return answers, SetFacts.over(answers, prefix_length, shortened)
 
 
 def gold_text(tokenizer: Any, example: Example) -> str:

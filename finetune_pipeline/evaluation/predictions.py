@@ -148,16 +148,6 @@ def count_statuses(statuses: Iterable[str]) -> dict[str, int]:
     return {status: counts[status] for status in STATUSES}
 
 
-def answer_facts(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Facts of the answers of one model: rows, statuses, mean_prompt_tokens, mean_new_tokens."""
-    return {
-        "rows": len(answers),
-        "statuses": count_statuses(a.status for a in answers),
-        "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
-        "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
-    }
-
-
 def restricted_name(model: str) -> str:
     return f"{model}_restricted"
 
@@ -206,11 +196,6 @@ def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], l
 def read_by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Rows of a predictions file by model, each model's in the order of example ids."""
     return by_model(in_order(read_predictions(path)))
-
-
-def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Test rows without an answer, by model. Perturbed and production rows are not part of the test."""
-    return {name: _failed_rows(set_facts) for name, set_facts in facts["sets"].items() if is_test_set(name)}
 
 
 def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:

@@ -61,6 +61,10 @@ class SimpleAnswers:
     left_out: dict[str, str]
 
 
+NONE_ASKED = SimpleAnswers([], {}, {}, {})
+"""Where no simple model is asked."""
+
+
 def run_simple_models(
     job: PredictJob, base: Answerer | None, cache: AnswerCache | None, gold: Callable[[Example], str]
 ) -> SimpleAnswers:

@@ -15,6 +15,7 @@ from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.prediction_facts import ApiUsage
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
 from finetune_pipeline.jobs import FittedSet, ModelSet, Perturbed
@@ -97,7 +98,7 @@ def while_served(context: StepContext, sets: list[ModelSet], services: ExitStack
     return [at_its_endpoint(model_set) for model_set in sets]
 
 
-def add_api_answers(context: StepContext, examples: Path) -> dict[str, Any] | None:
+def add_api_answers(context: StepContext, examples: Path) -> ApiUsage | None:
     """Ask the API model with its best prompt, if there is one: its answers come first in predictions.parquet. Returns the usage.
 
     They are the model `base` if nothing was better on validation, else API_MODEL.
@@ -113,4 +114,4 @@ def add_api_answers(context: StepContext, examples: Path) -> dict[str, Any] | No
     test, train = read_examples(examples), read_examples(split_file(context, "train"))
     answers, usage = ask_api(context, prompts, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
     write_predictions(path, [*answers, *rows])
-    return {"prompt": name, **usage}
+    return replace(usage, prompt=name)

@@ -21,6 +21,7 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
+from finetune_pipeline.evaluation.prediction_facts import ApiUsage
 from finetune_pipeline.evaluation.predictions import (
     API,
     SIMPLE,
@@ -107,8 +108,8 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
     return {
         **facts,
         **score_baselines(spec, by_model(in_order(rows)), {e.id: e.made_from for e in examples}),
-        "prompt_details": {**facts.get("prompts", {}), **(api_usage["prompts"] if api_usage else {})},
-        "api": api_usage,
+        "prompt_details": {**facts.get("prompts", {}), **(api_usage.to_json()["prompts"] if api_usage else {})},
+        "api": api_usage.to_json() if api_usage else None,
     }
 
 
@@ -131,7 +132,7 @@ def simple_settings(context: StepContext, fitted: Path | None = None) -> SimpleS
 
 def _add_api_answers(
     context: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], ApiUsage]:
     """Let the API model answer the same examples, and add its prompts and rows to the files. Returns all rows and its usage."""
     prompts = read_json(context.out / "prompts.json")
     # an API model answers freely, and can only write labels that it was shown
@@ -154,7 +155,7 @@ def ask_api(
     gold: Mapping[str, str],
     test: bool = False,
     **options: Any,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], ApiUsage]:
     """Get answers from the spec's API model, using the answer cache. options: more arguments of endpoint_answers.ask_endpoint.
 
     test: whether the examples are the sealed test, whose answers are cached apart from all others.

@@ -28,6 +28,7 @@ from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.finalists import contenders, with_candidate
 from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finalists, held_back_by_defaults
+from finetune_pipeline.evaluation.prediction_facts import Predicted, SealedAnswers
 from finetune_pipeline.evaluation.predictions import (
     SIMPLE,
     by_model,
@@ -87,7 +88,7 @@ RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
 """Recent production rows that the models answer (a temporary file), and facts about them (kept)."""
 
 
-def make_test_predictions(context: StepContext) -> dict[str, Any]:
+def make_test_predictions(context: StepContext) -> SealedAnswers:
     """Let base (best prompt), candidate, champion and simple models answer the same sealed rows, in the same order. There is no
     candidate where nothing was trained.
 
@@ -127,7 +128,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         if recent := None if candidate.skipped else _recent_rows_file(context, test_file):
             model_sets += [each.on_file(PRODUCTION_SET, recent) for each in model_sets if each.name in MODELS]
             fitted += [each.on_file(PRODUCTION_SET, recent) for each in fitted if each.name in MODELS]
-        facts = context.launch(
+        predicted = context.launch(
             prediction_job(
                 context,
                 while_served(context, model_sets, services),
@@ -143,9 +144,18 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         teacher = ask_about_test(context, test_file)
         write_test_rows(test_file, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
-    answered = {"kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
-    answered["teacher"] = teacher.to_json() if teacher else None
-    return {**facts, **answered, "untrained": candidate.skipped}
+    facts = Predicted.of(predicted)
+    return SealedAnswers(
+        rows=facts.rows,
+        sets=facts.sets,
+        vectors=facts.vectors,
+        left_out=facts.left_out,
+        kinds=kinds,
+        champion=dict(context.run_inputs.champion or {}),
+        api=api,
+        teacher=teacher,
+        untrained=candidate.skipped,
+    )
 
 
 def _judgement(context: StepContext) -> Judgement:
@@ -200,7 +210,8 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     test_rows, output = read_test_rows(predictions.folder), context.spec.output
     answers = rows = scored(read_predictions(predictions.path("predictions.parquet")), output)
     untrained, without_training = "", []
-    if predictions.facts["untrained"]:
+    answered = predictions.read(SealedAnswers)
+    if answered.untrained:
         untrained = context.inputs["advice"].read(Advised).worth_training.reason
         by_name = by_model(in_order(answers))
         baseline = context.inputs["few_shot_baseline"].facts
@@ -307,8 +318,8 @@ def on_validation(baseline: Artifact) -> list[dict[str, Any]]:
 
 def _teacher(predictions: Artifact) -> tuple[Sequence[Mapping[str, Any]], AskedTeacher] | None:
     """Return the teacher's answers to the sealed rows and facts about them; None if it was not asked."""
-    facts = predictions.facts.get("teacher")
-    return (read_predictions(teacher_file(predictions.folder)), AskedTeacher.of(facts)) if facts else None
+    asked = predictions.read(SealedAnswers).teacher
+    return (read_predictions(teacher_file(predictions.folder)), asked) if asked else None
 
 
 def _learned_by_champion(context: StepContext, texts: Mapping[str, str]) -> set[str]:

@@ -18,6 +18,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.costs import SimpleCost
+from finetune_pipeline.evaluation.prediction_facts import Predicted
 from finetune_pipeline.evaluation.predictions import API, read_by_model
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
 from finetune_pipeline.jobs import LatencyJob
@@ -96,7 +97,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
         sets = while_served(context, prompted, services)
         facts = context.launch(answers_job(context, sets, split_file(context, "validation"), out, "tuned_rungs"))
     rows = read_by_model(out / PREDICTIONS)
-    tokens = {name: call_of(details) for name, details in facts["sets"].items()}
+    tokens = {name: call_of(details.to_json()) for name, details in Predicted.of(facts).sets.items()}
     tuned = [Answered(name, "tuned", TUNED[name], rows[name], tokens[name]) for name in prompts]
     answered = [*answered_rungs(context), *tuned]
     loaded = None if tuned_set.hosted else served(inputs["merged_model"], inputs["base_model"])

@@ -10,6 +10,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
+from finetune_pipeline.evaluation.prediction_facts import SealedAnswers
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge, JudgeReview, prediction_pairs
 from finetune_pipeline.evaluation.preferences.people import People, people_choices
@@ -42,7 +43,7 @@ def drawn_items(predictions: Artifact, task: Task, items: int, secret: bytes) ->
 
 def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -> tuple[str, list[SheetItem]]:
     """Return (name, items) of the sheet on these predictions. Raises OutsideError if they are of a run that trained nothing."""
-    if reason := predictions.facts["untrained"]:
+    if reason := predictions.read(SealedAnswers).untrained:
         raise OutsideError(f"there are no two models whose answers could be rated blindly: {reason}")
     drawn = drawn_items(predictions, task, items, secret)
     name, texts = sheet_name(predictions.version, len(drawn)), read_test_rows(predictions.folder).texts
@@ -71,7 +72,7 @@ def make_judge_review(context: StepContext) -> JudgeReview:
     settings, predictions = context.spec.evaluation, context.inputs["test_predictions"]
     if settings.judge is None and settings.similarity is None:
         return JudgeReview(judge=None, similarity=None)
-    if reason := predictions.facts["untrained"]:
+    if reason := predictions.read(SealedAnswers).untrained:
         return JudgeReview(judge=None, similarity=None, not_made=reason)
     test = read_test_rows(predictions.folder)
     pairs = prediction_pairs(*both_answers(predictions), test.texts)

@@ -14,6 +14,7 @@ from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.evaluation.call_ledger import CallLedger, TokenPrice
+from finetune_pipeline.evaluation.prediction_facts import SealedAnswers
 from finetune_pipeline.evaluation.predictions import prediction_row, write_predictions
 from finetune_pipeline.evaluation.teacher import Agreed, agreed, ask_teacher
 from finetune_pipeline.evaluation.teacher_rival import TEACHER, AskedTeacher, teacher_file
@@ -177,8 +178,8 @@ def judged_worse_than(context: StepContext) -> list[str]:
     report = store.newest(name, "evaluation_report")
     judged = report.facts.get("teacher") if report else None
     predictions = store.find(name, "test_predictions", report.inputs["test_predictions"]) if report and judged else None
-    asked = predictions.facts["teacher"] if predictions else None
-    if not judged or not asked or asked["asked"] != digest_json(teacher_settings(context.spec)):
+    asked = predictions.read(SealedAnswers).teacher if predictions else None
+    if not judged or not asked or asked.asked != digest_json(teacher_settings(context.spec)):
         return []
     return list(judged.get("beaten_by", []))
 

@@ -7,7 +7,8 @@ import pytest
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.predict import predict
-from finetune_pipeline.evaluation.predictions import failed_test_rows, of_model, read_predictions
+from finetune_pipeline.evaluation.prediction_facts import failed_test_rows
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import KeptAnswers, ModelSet, Perturbed, PredictJob
 from finetune_pipeline.models.inference import generation
@@ -48,7 +49,7 @@ def test_an_endpoint_answers_in_the_same_table_and_once(models: Path, tmp_path: 
         facts, measured, rows = run(models, tmp_path, endpoint(server.url), sets)
         assert {r["text"] for r in of_model(rows, "base")} == {"billing"}
         assert {(r["text"], r["status"], *r["label_scores"]) for r in of_model(rows, "candidate")} == {("how_to", "ok")}
-        assert facts["sets"]["candidate"]["asked"] == "large at 127.0.0.1"
+        assert facts.sets["candidate"].asked == "large at 127.0.0.1"
         assert measured["spent"]["base"]["prompt_tokens"] == 49 and measured["answers"] == {"known": 0, "asked": 14}
         sent = [r["messages"] for r in server.requests if r["model"] == "small"]
         examples = read_examples(models / "rows.jsonl")

@@ -12,6 +12,7 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.openai_endpoint import ask
+from finetune_pipeline.evaluation.prediction_facts import ApiUsage
 from finetune_pipeline.evaluation.prompts import Prompt
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.inference.generated import Answer
@@ -180,7 +181,7 @@ GOLD = {e.id: e.answer for e in QUESTIONS}
 PROMPTS = {"api_zero_shot": asdict(Prompt(api=True)), "api_2_nearest": asdict(Prompt(retrieved=2, api=True))}
 
 
-def ask_all(url: str, cache: AnswerCache | None = None, **limits: Any) -> tuple[list[dict], dict]:
+def ask_all(url: str, cache: AnswerCache | None = None, **limits: Any) -> tuple[list[dict], ApiUsage]:
     model_spec = ApiModelSpec(url=url, model="large", concurrency=2, **limits)
     return ask_endpoint(model_spec, PROMPTS, QUESTIONS, TRAIN, 8, GOLD, cache=cache, stage="few_shot_baseline")
 
@@ -191,14 +192,14 @@ def test_a_few_failed_rows_are_wrong_and_many_stop_with_what_came_kept(tmp_path:
         rows, facts = ask_all(server.url)
     failed = [r for r in rows if r["status"] == "error"]
     assert len(failed) == 2 and failed[0]["text"] == "" and "refused: 500" in failed[0]["error"]
-    assert facts["prompts"]["api_zero_shot"]["statuses"]["error"] == 1
+    assert facts.prompts["api_zero_shot"].statuses["error"] == 1
 
     cache = AnswerCache(tmp_path / "answers.sqlite", 10)
     half = openai_server(lambda body, _: no if len(body["messages"]) > 2 else "billing")
     with half as server, pytest.raises(FindingsError, match="20 of 40 rows failed"):
         ask_all(server.url, cache)
     with openai_server(lambda body, seen: "billing") as server:
-        assert ask_all(server.url, cache)[1]["known"] == 0, "another address is another model"
+        assert ask_all(server.url, cache)[1].known == 0, "another address is another model"
 
 
 def test_limits_hold_and_a_missing_key_is_told_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

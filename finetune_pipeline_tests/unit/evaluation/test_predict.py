@@ -54,11 +54,11 @@ def test_baselines(folder: Path, tmp_path: Path) -> None:
     chosen = [train[i] for i in prompts["3_shot"]["ids"]]
     assert {e.label for e in chosen} == set(LABELS) and not {e.id for e in chosen} & {*ids}
     assert prompts["3_shot"]["turns"] == shots_as_turns(chosen) and len(prompts["3_shot"]["turns"]) == 6
-    zero, three = (facts["prompts"][name] for name in ("zero_shot", "3_shot"))
-    assert zero["ids"] == [] and three["shots"] == 3
-    assert three["mean_prompt_tokens"] > zero["mean_prompt_tokens"] + 20
-    assert three["shared_prefix_tokens"] > zero["shared_prefix_tokens"]
-    assert sum(zero["statuses"].values()) == facts["rows"] == 7
+    zero, three = (facts.prompts[name] for name in ("zero_shot", "3_shot"))
+    assert zero.ids == [] and three.shots == 3
+    assert three.mean_prompt_tokens > zero.mean_prompt_tokens + 20
+    assert three.shared_prefix_tokens > zero.shared_prefix_tokens
+    assert sum(zero.statuses.values()) == facts.rows == 7
     assert list(measured["seconds_by_set"]) == ["zero_shot", "3_shot"]
 
 
@@ -76,8 +76,8 @@ def test_several_models_in_one_job_and_a_prefix_beside_the_base_it_stands_in_fro
         ModelSet(name="champion", model=folder / "base"),
     ]
     facts, rows = predicted(folder, tmp_path, sets)
-    assert list(facts["sets"]) == ["base", "fronted", "candidate", "shown", "champion"] and len(rows) == 5 * 7
-    by = {name: of_model(rows, name) for name in facts["sets"]}
+    assert list(facts.sets) == ["base", "fronted", "candidate", "shown", "champion"] and len(rows) == 5 * 7
+    by = {name: of_model(rows, name) for name in facts.sets}
     answers = {name: [(r["text"], r["label_scores"]) for r in model_rows] for name, model_rows in by.items()}
     assert answers["base"] == answers["champion"] and len({str(answer) for answer in answers.values()}) == 4
     assert by["shown"][0]["prompt_tokens"] > by["base"][0]["prompt_tokens"]
@@ -98,9 +98,9 @@ def test_perturbed_rows_are_sets_of_their_own_under_the_same_ids(folder: Path, t
     gold = {r["example_id"]: r["gold"] for r in of_model(rows, "candidate")}
     for kind in KINDS:
         perturbed_rows = of_model(rows, f"candidate:{kind}")
-        assert len(perturbed_rows) == facts["sets"][f"candidate:{kind}"]["rows"] == 5
+        assert len(perturbed_rows) == facts.sets[f"candidate:{kind}"].rows == 5
         assert all(r["gold"] == gold[r["example_id"]] and r["label_scores"] == [] for r in perturbed_rows)
-    mean = {name.partition(":")[2]: set_facts["mean_prompt_tokens"] for name, set_facts in facts["sets"].items()}
+    mean = {name.partition(":")[2]: set_facts.mean_prompt_tokens for name, set_facts in facts.sets.items()}
     assert mean["courtesy"] > mean[""] + 10
     assert mean["no_system"] != mean[""], "the template puts its own in its place"
     # free text has no label scores, and a limit takes the first ids

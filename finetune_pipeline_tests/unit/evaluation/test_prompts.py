@@ -135,8 +135,8 @@ def test_rows_too_long_for_the_model_are_shown_fewer_and_are_counted(tmp_path: P
     facts, _ = baseline(job)
     rows = [r for r in read_predictions(tmp_path / "predictions.parquet") if r["model"] == "8_nearest"]
     assert all(r["status"] != "error" and 300 < r["prompt_tokens"] <= 1021 for r in rows)
-    assert facts["prompts"]["8_nearest"]["rows_shown_fewer"] == 2 and facts["prompts"]["8_nearest"]["retrieved"] == 8
-    assert facts["prompts"]["zero_shot"]["rows_shown_fewer"] == 0
+    assert facts.prompts["8_nearest"].rows_shown_fewer == 2 and facts.prompts["8_nearest"].retrieved == 8
+    assert facts.prompts["zero_shot"].rows_shown_fewer == 0
 
 
 LABELLED = [SimpleNamespace(id=f"{label}{i}", label=label) for label in LABELS for i in range(20)]

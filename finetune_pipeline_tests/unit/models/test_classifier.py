@@ -142,7 +142,7 @@ def test_a_head_that_is_not_finite_is_refused(made: Made, tmp_path: Path) -> Non
     with pytest.raises(JobError, match="served classifier gives logits that are not finite"):
         made.parity(broken)
     facts, _ = predict(job(made, broken, tmp_path / "answers"))
-    assert facts["sets"]["candidate"]["statuses"] == {"ok": 0, "truncated": 0, "empty": 0, "error": ROWS}
+    assert facts.sets["candidate"].statuses == {"ok": 0, "truncated": 0, "empty": 0, "error": ROWS}
 
 
 def test_an_adapter_without_its_head_or_its_labels_is_refused(made: Made, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_predictions_are_the_probabilities_of_plain_transformers(made: Made, tmp
     order = ["how_to", "unheard_of", "billing", "bug_report"]
     facts, _ = predict(job(made, made.merged, tmp_path, order))
     rows = {row["example_id"]: row for row in read_predictions(tmp_path / "predictions.parquet")}
-    assert facts["sets"]["candidate"]["statuses"]["ok"] == len(rows) == ROWS
+    assert facts.sets["candidate"].statuses["ok"] == len(rows) == ROWS
     plain: Any = AutoModelForSequenceClassification.from_pretrained(made.merged / "model", dtype=torch.float32).eval()
     tokenizer, chosen = load_tokenizer(made.merged), set()
     prompts = [encode_prompt(tokenizer, e.prompt_messages) for e in made.examples]

@@ -34,6 +34,11 @@ AUDITS, FOUR_BIT = LOCAL["audit"], LOCAL["weights"]
 GATE = {"name": "x", "status": "passed", "message": "m", "measured": 1.0, "threshold": 0.0, "what_to_do": ""}
 
 
+def answers(**statuses: int) -> dict[str, Any]:
+    """Facts of one model's answers that ended so."""
+    return {"rows": sum(statuses.values()), "statuses": {"ok": 0, "error": 0, **statuses}}
+
+
 def asked(**statuses: int) -> dict[str, Any]:
     """Facts of a baseline with one prompt whose answers ended so."""
     details = {"zero_shot": {"statuses": {"ok": 0, "error": 0, **statuses}}}
@@ -200,10 +205,9 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"judge": JUDGED | {"believed": False, "refused": ["where it is wrong it prefers the longer answer"]}},
         {"judge": JUDGED | {"refused": ["it agrees too little with people"]}}, {"judge": JUDGED | {"believed": "yes"}},
         {"judge": {}}]),
-    ("test_predictions", "all_rows_predicted"): ({"sets": {"base": {"rows": 5, "statuses": {"ok": 5}},
-        "candidate": {"rows": 5, "statuses": {"ok": 4, "empty": 1}}}},
-        [{"sets": {"base": {"rows": 5, "statuses": {"ok": 5}}, "candidate": {"rows": 4, "statuses": {"ok": 4}}}},
-        {"sets": {"base": {"rows": 5, "statuses": {"ok": 4, "error": 1}}}}, {"sets": {}}]),
+    ("test_predictions", "all_rows_predicted"): ({"rows": 5, "sets": {"base": answers(ok=5), "candidate": answers(ok=4, empty=1)}},
+        [{"sets": {"base": answers(ok=5), "candidate": answers(ok=4)}},
+        {"sets": {"base": answers(ok=4, error=1)}}, {"sets": {}}]),
     ("model_version", "nothing_forgotten"): (released_facts(3),
         [{"forgotten": True}, {"forgotten": None}]),
     ("model_version", "aliases_consistent"): (released_facts(3),

@@ -128,7 +128,7 @@ class Stage:
     ) -> Artifact:
         context = self.work(candidate, self.root / "predicted" / candidate, never_break, promoted)
         facts = make_test_predictions(context)
-        return Artifact("triage", "test_predictions", candidate, context.out, facts, {})
+        return Artifact("triage", "test_predictions", candidate, context.out, facts.to_json(), {})
 
     def report(
         self,

@@ -23,7 +23,9 @@ from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.evaluation.prediction_facts import SealedAnswers
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.teacher_rival import AskedTeacher
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
@@ -218,8 +220,12 @@ def test_no_more_is_bought_of_a_teacher_that_a_simple_model_beats(
     with openai_server(lambda body, seen: truth(user(body))) as server:
         lesson = Class(tmp_path, server.url, rows=10)
         lesson.run("teacher_answers")
-        asked = {"asked": digest_json(teacher_settings(load_task(lesson.folder).spec))}
-        predictions = lesson.made("test_predictions", {}, {"teacher": asked})
+        digest = digest_json(teacher_settings(load_task(lesson.folder).spec))
+        asked = AskedTeacher(
+            name="t", asked=digest, dollars_per_1k=1.0, milliseconds=None, kept=20, kept_wrong=2, spent_usd=0.1
+        )
+        sealed = SealedAnswers(rows=0, sets={}, kinds={}, champion={}, api=None, teacher=asked, untrained="")
+        predictions = lesson.made("test_predictions", {}, sealed.to_json())
         lesson.made(
             "evaluation_report", {"test_predictions": predictions.version}, {"teacher": {"beaten_by": beaten_by}}
         )

@@ -94,7 +94,7 @@ def run(folder: Path, out: Path, model: str, schema: Any, of_set: Any = None, **
         answers=KeptAnswers(file=out / "kept" / "answers.sqlite", limit_mib=8), **more,
     )  # fmt: skip
     facts, measured = predict(job)
-    return facts["sets"]["base"], measured, read_predictions(out / "predictions.parquet")
+    return facts.sets["base"], measured, read_predictions(out / "predictions.parquet")
 
 
 def restricted(loaded: tuple[Any, Any, list[list[int]]], schema: Any, longest: int, batch_size: int) -> list[Answer]:
@@ -174,8 +174,8 @@ def test_a_schema_that_cannot_be_kept_to_is_told_and_loses_nothing(folder, tmp_p
     if "$ref" in schema:
         return  # a schema that is none is refused with the task
     facts, _, rows = run(folder, tmp_path, "base", schema)
-    assert why in facts["restricted"].pop("why")
-    assert facts["restricted"] == {"asked": 0, "available": False, "statuses": {}}
+    assert facts.restricted and why in facts.restricted.why
+    assert (facts.restricted.asked, facts.restricted.available, facts.restricted.statuses) == (0, False, {})
     assert [r["model"] for r in rows] == ["base"] * 6
 
 
@@ -186,8 +186,8 @@ def test_valid_free_answers_stay_and_only_the_others_are_asked_again(folder: Pat
     assert [{**r, "model": "base"} for r in restricted[::2]] == free[::2]
     output = JsonOutput(json_schema=TICKET)
     assert all(is_valid(r, output) and r["gold"] == f["gold"] for r, f in zip(restricted, free, strict=True))
-    assert facts["statuses"] == facts["restricted"]["statuses"] == {"ok": 6, "truncated": 0, "empty": 0, "error": 0}
-    assert facts["restricted"] | {"statuses": 0} == {"asked": 3, "available": True, "why": "", "statuses": 0}
+    assert facts.statuses == facts.restricted.statuses == {"ok": 6, "truncated": 0, "empty": 0, "error": 0}
+    assert (facts.restricted.asked, facts.restricted.available, facts.restricted.why) == (3, True, "")
     assert measured["answers"] == {"known": 0, "asked": 6}
     second_run = run(folder, tmp_path, "learned", TICKET)
     assert second_run[1]["answers"] == {"known": 6, "asked": 0} and second_run[2] == rows
@@ -196,7 +196,7 @@ def test_valid_free_answers_stay_and_only_the_others_are_asked_again(folder: Pat
 def test_a_model_that_is_served_under_the_schema_has_no_other_answers(folder: Path, tmp_path: Path) -> None:
     asked = {"constrained": True}
     facts, _, rows = run(folder, tmp_path, "learned", TICKET, of_set=asked)
-    assert {row["model"] for row in rows} == {"base"} and "restricted" not in facts
+    assert {row["model"] for row in rows} == {"base"} and facts.restricted is None
     _, _, both = run(folder, tmp_path, "learned", TICKET)
     assert [r["text"] for r in rows] == [r["text"] for r in of_model(both, restricted_name("base"))]
     perturbed = ModelSet(name="candidate", model=folder, restricted=TICKET, **asked)
@@ -236,12 +236,12 @@ def test_every_prompt_of_a_baseline_is_restricted_and_labels_never_are(folder: P
     facts, _ = baseline(BaselineJob(**common, labels=[], restricted=TICKET, out=tmp_path / "json"))
     rows = read_predictions(tmp_path / "json" / "predictions.parquet")
     for name in ("zero_shot", "2_shot"):
-        assert facts["prompts"][name]["restricted"]["available"]
+        assert facts.prompts[name].restricted.available
         assert all(is_valid(r, JsonOutput(json_schema=TICKET)) for r in of_model(rows, restricted_name(name)))
     common["max_new_tokens"] = 4
     facts, _ = baseline(BaselineJob(**common, labels=["billing", "how_to"], out=tmp_path / "labels"))
     rows = read_predictions(tmp_path / "labels" / "predictions.parquet")
-    assert {r["model"] for r in rows} == {"zero_shot", "2_shot"} and "restricted" not in facts["prompts"]["zero_shot"]
+    assert {r["model"] for r in rows} == {"zero_shot", "2_shot"} and facts.prompts["zero_shot"].restricted is None
 
 
 @pytest.mark.parametrize(("said", "available"), [("it is billing", False), ('{"kind": "billing"}', True)])
@@ -256,5 +256,5 @@ def test_an_endpoint_is_asked_for_free_answers_alone(folder: Path, tmp_path: Pat
         endpoint = {"url": server.url, "base": "small", "candidate": "small", "concurrency": 2, "tries": 2}
         facts, _, rows = run(folder, tmp_path, "base", TICKET, endpoint=endpoint, of_set={"served": "small"})
         assert len(server.requests) == 6
-    assert facts["restricted"]["available"] is available and len(of_model(rows, "base_restricted")) == 6 * available
-    assert facts["restricted"]["why"] == "" if available else "endpoint" in facts["restricted"]["why"]
+    assert facts.restricted.available is available and len(of_model(rows, "base_restricted")) == 6 * available
+    assert facts.restricted.why == "" if available else "endpoint" in facts.restricted.why
