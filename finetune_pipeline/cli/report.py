@@ -21,6 +21,7 @@ from finetune_pipeline.production.choosing import PASSED_ON, choose
 from finetune_pipeline.production.log_intake import LOCK
 from finetune_pipeline.production.log_merging import merge_lines
 from finetune_pipeline.production.log_store import log_store
+from finetune_pipeline.production.shadow import compare_shadow, shadow_lines
 from finetune_pipeline.report.failures import by_priority, group_title, request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.stored import Report, read_report, read_shown_rows
@@ -124,14 +125,24 @@ def report_task(task: Task) -> TaskReport:
     type=click.Path(path_type=Path),
     help="As --ask-data, in this folder. Unset: one in FINETUNE_HOME.",
 )
+@click.option(
+    "--shadow", is_flag=True, help="Also: the champion beside the model that answers behind it in production."
+)
 @as_json
 def report(
-    task: str, markdown: bool, versus: bool, calls_per_month: int | None, ask_data: bool, folder: Path | None
+    task: str,
+    markdown: bool,
+    versus: bool,
+    calls_per_month: int | None,
+    ask_data: bool,
+    folder: Path | None,
+    shadow: bool,
 ) -> int:
     """Print the latest evaluation of TASK: verdict, gates, and the path of the HTML page. Exit code 2: a gate said no.
 
     --versus compares on the sealed test: the gain is paired by row and has an interval; prices come from prices.yaml.
     --ask-data writes JSON Lines for programs and Markdown for people, without texts of the test.
+    --shadow compares what both said to the same production rows (`finetune serve --shadow`), of the lines read so far.
     """
     loaded = get_task(task)
     result = report_task(loaded)
@@ -168,19 +179,32 @@ def report(
         passed_on = _passed_on(loaded, project)
         facts["data_request"], request_lines = _data_request(evaluation.atlas, artifact, folder, passed_on)
         lines += ["", *request_lines]
+    if shadow:
+        beside = compare_shadow(_stored_rows(loaded, project), loaded.spec)
+        if beside is None:
+            raise click.ClickException(
+                f"no row of {loaded.name} has a second answer yet\nfix: `finetune serve {loaded.name} --shadow VERSION`; "
+                f"`finetune run {loaded.name} --stage logs` reads what it has logged"
+            )
+        facts["shadow"] = asdict(beside)
+        lines += ["", *shadow_lines(beside, loaded.name)]
     tell(facts, *lines)
     return DONE if result.decision in SOUND else REFUSED
 
 
 def _passed_on(task: Task, project: Project) -> list[Mapping[str, Any]]:
-    """Return the production rows that were passed on and wait for a person, of the lines read so far: this home may be another
-    user's."""
+    """Return the production rows that were passed on and wait for a person."""
+    queue = choose(task.spec, _stored_rows(task, project)).queue
+    return [row for row, why in queue if why.startswith(PASSED_ON)]
+
+
+def _stored_rows(task: Task, project: Project) -> list[dict[str, Any]]:
+    """Return the production rows of the lines read so far: this home may be another user's."""
     stored = log_store(task, project.store)
     if not stored.folder.exists():
         return []
     with project.store.lock(task.name, LOCK):
-        rows = merge_lines(stored.rows()).rows
-    return [row for row, why in choose(task.spec, rows).queue if why.startswith(PASSED_ON)]
+        return merge_lines(stored.rows()).rows
 
 
 def _data_request(

@@ -15,9 +15,10 @@ from finetune_pipeline.serving.fallback import fallback_of
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
+from finetune_pipeline.serving.shadow import WAITING_ROWS, Shadow
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.steps.earlier_runs import answers_of
-from finetune_pipeline.tracking.champion import present_champion
+from finetune_pipeline.tracking.champion import present_champion, shadow_version
 from finetune_pipeline.tracking.tracking import Tracking
 
 
@@ -29,7 +30,12 @@ from finetune_pipeline.tracking.tracking import Tracking
 @click.option(
     "--fallback", is_flag=True, help="Let the model of baseline.endpoint answer what the champion is not sure of."
 )
-def serve(task: str, port: int, fallback: bool) -> int:
+@click.option(
+    "--shadow",
+    metavar="VERSION",
+    help="Let this registered version, or `candidate`, answer the same rows behind the champion, for the log alone.",
+)
+def serve(task: str, port: int, fallback: bool, shadow: str | None) -> int:
     """Serve the champion of TASK on 127.0.0.1: it answers OpenAI-style chat completions, and logs every answer.
 
     POST /v1/chat/completions; POST /classify of a classifier, as vLLM has it; GET /v1/models, GET /health, and POST /feedback
@@ -38,6 +44,9 @@ def serve(task: str, port: int, fallback: bool) -> int:
 
     With automation.max_error, answers below the certified threshold are marked `passed_on`. With --fallback another model answers
     them, within automation.fallback_seconds and automation.fallback_dollars; it receives their texts.
+
+    With --shadow no client gets the second model's answers. It works in a process of its own, and only while the champion has
+    nothing to do; `finetune report TASK --shadow` compares both.
     """
     loaded = get_task(task)
     store, tracking = Store().artifacts(), Tracking()
@@ -47,7 +56,8 @@ def serve(task: str, port: int, fallback: bool) -> int:
     if fallback:
         prices = load_prices(home=read_settings().home, task_folder=loaded.folder)
         second = fallback_of(loaded, store, prices, AnswerCache.of(answers_of(store)))
-    service = Service(loaded, lambda: present_champion(loaded, store, tracking), writer, problem, second)
+    behind = Shadow(shadow_version(loaded, store, tracking, shadow), writer.write, problem) if shadow else None
+    service = Service(loaded, lambda: present_champion(loaded, store, tracking), writer, problem, second, behind)
     server = LocalServer(chat_app(service), port)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -56,6 +66,8 @@ def serve(task: str, port: int, fallback: bool) -> int:
     with server:
         say(f"serving {service.model} at {server.url}/v1 (Ctrl-C stops it)")
         say(f"logging to {writer.path}")
+        if behind:
+            say(f"behind it answers {behind.name}, for the log alone; at most {WAITING_ROWS} rows wait for it")
         if second:
             spent = f"{dollars(second.spending.month().dollars)} of {dollars(second.spending.limit)} spent this month"
             say(f"what is passed on is answered by {second.name} ({spent})")

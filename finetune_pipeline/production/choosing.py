@@ -8,7 +8,7 @@ are exempt.
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.triggers import find_triggers
 from finetune_pipeline.evaluation.production_rows import logged_example
+from finetune_pipeline.production.shadow_rows import differs, newest_pair
 from finetune_pipeline.spec.model import TaskSpec
 
 REFUSAL = "refusal"
@@ -141,6 +142,7 @@ def _find_triggers(rows: Rows, accepted: Rows, spec: TaskSpec) -> dict[str, Held
 
 
 PASSED_ON, FLAGGED, LOW, SAMPLED, HELD = "passed on", "flagged", "low score", "sampled", "held back"
+DIFFERS = "the model behind the champion differs"
 
 
 @dataclass
@@ -151,7 +153,8 @@ class Chosen:
         examples: Training examples, made from corrected rows.
         judging: Corrected rows for evaluation only.
         held: Corrected rows that may be poisoned.
-        queue: (row, reason) of the rows for human review: those passed on, first those that nobody has answered; failures without a
+        queue: (row, reason) of the rows for human review: those where the model behind the champion answered otherwise, in an order
+            that does not depend on who is right; those passed on, first those that nobody has answered; failures without a
             correction, a sample of the others, and held rows.
     """
 
@@ -163,7 +166,9 @@ class Chosen:
     def queued(self) -> dict[str, int]:
         """Return the number of rows for review by reason, without its details."""
         counts = Counter(reason.partition(":")[0] for _, reason in self.queue)
-        return {reason: counts[reason] for reason in (PASSED_ON, FLAGGED, LOW, SAMPLED, HELD) if counts[reason]}
+        return {
+            reason: counts[reason] for reason in (PASSED_ON, FLAGGED, LOW, DIFFERS, SAMPLED, HELD) if counts[reason]
+        }
 
 
 def settings(spec: TaskSpec) -> dict[str, Any]:
@@ -206,20 +211,31 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
             chosen.judging.append(row)
         else:
             chosen.examples.append(example_of(row, spec))
+    pair, deciding = newest_pair(rows), set[str]()
     for row in rows:
         if not row["input"].strip() or row["left_out"]:
             continue
+        if differs(row, pair, spec.output) and not row["reviewed"]:
+            deciding.add(row["id"])
         if row["id"] in held_by_id:
             chosen.queue.append((row, f"{HELD}: {held_by_id[row['id']].reason}"))
         elif row["id"] in failed:
             chosen.queue.append((row, failed[row["id"]]))
         elif row.get("passed_on") and not row["correction"]:
             chosen.queue.append((row, _passed_on(row)))
+        elif row["id"] in deciding:
+            chosen.queue.append((row, DIFFERS))
         elif _is_open(row) and in_watched_sample(row["id"], spec.logs.sample_share):
             chosen.queue.append((row, SAMPLED))
-    # whoever waits comes first
-    chosen.queue.sort(key=lambda entry: (not entry[0].get("passed_on"), _is_answered_by_model(entry[0])))
+    chosen.queue.sort(key=lambda entry: _urgency(entry[0], deciding))
     return chosen
+
+
+def _urgency(row: Mapping[str, Any], deciding: Collection[str]) -> tuple[Any, ...]:
+    """Return the sort key of the queue: rows that decide between two models by a hash of their ids, then whoever waits."""
+    if row["id"] in deciding:
+        return 0, _hash(row["id"])
+    return 1, not row.get("passed_on"), _is_answered_by_model(row)
 
 
 def in_watched_sample(row_id: str, share: float) -> bool:

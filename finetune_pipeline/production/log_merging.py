@@ -46,13 +46,15 @@ _TIMES: LatestResult[list[float]] = LatestResult()
 
 @dataclass
 class Logs:
-    """All production rows of a task, one per answer, sorted by time and id. lines = rows + duplicates + feedback + quarantine.
+    """All production rows of a task, one per answer, sorted by time and id. lines = rows + duplicates + feedback + shadows +
+    quarantine.
 
     Attributes:
         duplicates: Number of lines that repeat the id and question of an earlier one. Lines with a known id and another
             question are quarantined.
         feedback: Number of lines with feedback only.
         unmatched: Number of those whose answer has not been logged yet.
+        shadows: Number of lines with a second model's answer. The latest to a row is its `shadow`.
         digest: Of the log store's state, independent of files and order.
     """
 
@@ -62,6 +64,7 @@ class Logs:
     duplicates: int = 0
     feedback: int = 0
     unmatched: int = 0
+    shadows: int = 0
     digest: str = ""
 
     @property
@@ -85,8 +88,11 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
             logs.quarantine.append({**entry, "users": users_of(row), "ids": ids_of(row)})
         else:
             by_id.setdefault(row["id"], []).append(row)
-    for lines in by_id.values():
-        lines.sort(key=_feedback_order)
+    for all_lines in by_id.values():
+        all_lines.sort(key=_feedback_order)
+        shadows = [line["shadow"] for line in all_lines if line["kind"] == "shadow"]
+        lines = [line for line in all_lines if line["kind"] != "shadow"]
+        logs.shadows += len(shadows)
         answers = [line for line in lines if line["kind"] == "row"]
         feedback_lines = len(lines) - len(answers)
         logs.feedback += feedback_lines
@@ -104,6 +110,8 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
                 continue
             row.update({name: line[name] for name in _FEEDBACK_FIELDS if line[name] is not None})
         row["flag"] = row["flag"] or None  # False took it back
+        if shadows:
+            row["shadow"] = shadows[-1]
         reviews = [line for line in lines if _is_review(line)]
         row["reviewed"] = bool(reviews)
         if decided := next((line["decided"] for line in reviews if line.get("decided")), None):
@@ -181,7 +189,7 @@ def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
 
 
 class LogFacts(Facts, frozen=True, kw_only=True):
-    """Facts of production_logs: always lines == rows + duplicates + feedback + quarantined (see :class:`Logs`).
+    """Facts of production_logs: always lines == rows + duplicates + feedback + shadows + quarantined (see :class:`Logs`).
 
     Attributes:
         by_rule, held_by_rule: Findings, and held rows, per rule.
@@ -195,6 +203,7 @@ class LogFacts(Facts, frozen=True, kw_only=True):
     duplicates: int
     feedback: int
     unmatched: int
+    shadows: int
     quarantined: int
     by_rule: dict[str, int]
     corrections: int
@@ -221,6 +230,7 @@ def write_logs(spec: TaskSpec, logs: Logs, out: Path) -> LogFacts:
         duplicates=logs.duplicates,
         feedback=logs.feedback,
         unmatched=logs.unmatched,
+        shadows=logs.shadows,
         quarantined=len(logs.quarantine),
         by_rule=logs.by_rule,
         corrections=len(chosen_rows.examples),

@@ -116,8 +116,8 @@ def _without_in_text(text: str, matches: OwnerTest) -> str:
 
 
 def _is_record(value: dict[str, Any]) -> bool:
-    """Whether an object is an answer or feedback; its other fields are contents, in which no user is looked for."""
-    return isinstance(value.get("id"), str) and not value.keys().isdisjoint(("output", "feedback"))
+    """Whether an object is an answer, also a second one, or feedback; its other fields are contents without users."""
+    return isinstance(value.get("id"), str) and not value.keys().isdisjoint(("output", "feedback", "shadow"))
 
 
 def _texts(user: Any) -> Iterator[str]:

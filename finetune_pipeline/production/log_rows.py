@@ -4,7 +4,8 @@ One JSON object per line: ``id``, ``timestamp`` (RFC 3339, or a number since 197
 ``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional
 ``probability``, ``passed_on`` and ``answered_by`` (see :data:`SURE`), optional ``metadata`` (ignored). Lines from
 `finetune review` may have ``left_out`` and ``decided`` (a time) in the feedback. A line with ``id``, ``timestamp`` and
-``feedback`` but no ``output`` is later feedback.
+``feedback`` but no ``output`` is later feedback; one with ``shadow`` but no ``output`` is what a second model said behind the
+champion (:mod:`.shadow_rows`).
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from finetune_pipeline.data.scrub import Finder, Scrubber, finder_of, load_key, 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.production.log_owners import hide_users, owners_of
+from finetune_pipeline.production.shadow_rows import ShadowAnswer, is_shadow, shadow_problem
 from finetune_pipeline.spec.model import TaskSpec
 
 USER_KEY = "FINETUNE_USER_KEY"
@@ -76,7 +78,7 @@ def ids_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, key: bytes) -> dict[str, Any]:
-    """Parse a line into the record to store, by its `kind`: row, feedback or bad.
+    """Parse a line into the record to store, by its `kind`: row, feedback, shadow or bad.
 
     Args:
         cut: Whether the line was too long and has lost its end.
@@ -84,8 +86,8 @@ def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, k
 
     Returns:
         Of each kind: kind, source. row and feedback: user, id, timestamp, flag, score, correction. row: model_version,
-        input, turns (of a conversation, else None), output. bad: raw (scrubbed and cut), findings, users and ids of all
-        records in the line.
+        input, turns (of a conversation, else None), output. shadow: user, id, timestamp, shadow (its fields). bad: raw (scrubbed
+        and cut), findings, users and ids of all records in the line.
     """
     place = f"{source['file']}:{source['line']}"
     row: Any = None
@@ -153,7 +155,7 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> Iterator[Finding]:
     if not isinstance(row, dict):
         yield _error(place, "not_an_object", "the line is not a JSON object", "write one object per line")
         return
-    for key in ("id",) if is_feedback(row) else ("id", "output", "model_version"):
+    for key in ("id",) if is_feedback(row) or is_shadow(row) else ("id", "output", "model_version"):
         value = row.get(key)
         # an empty answer is possible, and people may give feedback to it
         if not isinstance(value, str) or not (value.strip() or key == "output"):
@@ -165,6 +167,10 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> Iterator[Finding]:
         yield _error(place, "timestamp", f"the timestamp {error}", "log it with every line, as in RFC 3339")
     if row.get("user") not in (None, "") and not _names_user(row["user"]):
         yield _error(place, "wrong_type", "the user is neither text nor a number", "log the user's id as text")
+    if is_shadow(row) and (problem := shadow_problem(row)):
+        yield _error(
+            place, "shadow", problem, "write such lines as `finetune serve --shadow` does, feedback on lines of its own"
+        )
     if not is_feedback(row) and (problem := _question_problem(row)):
         fix = "log the user's text as 'input', or 'messages' of role and content, both text, before the answer"
         yield _error(place, "missing_field", problem, fix)
@@ -273,11 +279,13 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     turns = [
         {"role": turn["role"], "content": turn["content"]} for turn in messages if turn["role"] not in SYSTEM_ROLES
     ]
+    shadow = msgspec.convert(row["shadow"], ShadowAnswer) if is_shadow(row) else None
     texts = [
         *(turn["content"] for turn in turns),
         str(row.get("input") or ""),
         str(row.get("output") or ""),
         correction or "",
+        *(shadow.texts() if shadow else []),
     ]
     find = finder_of(spec.data, names=False)
     scrubber = Scrubber(texts, find=find)
@@ -285,9 +293,13 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     def clean(text: str) -> str:
         return text if text.strip() in spec.labels else scrubber.scrub(text)
 
+    place = {"id": row["id"], "timestamp": _read_time(row["timestamp"]).isoformat()}
+    if shadow:
+        for question in texts:  # a value of the question gets the number that it has in the champion's line
+            clean(question)
+        return {"kind": "shadow", **place, "shadow": shadow.cleaned(clean)}
     common = {
-        "id": row["id"],
-        "timestamp": _read_time(row["timestamp"]).isoformat(),
+        **place,
         "flag": _clean_flag(feedback.get("flag"), find),
         "score": float(score) if score is not None else None,
         "correction": (clean(correction.strip()) or None) if correction else None,

@@ -222,6 +222,12 @@ def _data_queue(
     )
 
 
+def _second_answer(row: Row) -> tuple[str, str]:
+    """Return title and text of what the model behind the champion answered."""
+    shadow = row["shadow"]
+    return f"Answer of {shadow['model_version']}, which nobody got", shadow["output"] or "none: it failed"
+
+
 def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -> ReviewQueue:
     """Return the queue of production rows for human review (production.choosing's queue, with `why`). A decision becomes
     feedback for the next run: a log line with the same id and the correction, or with `left_out`.
@@ -249,7 +255,8 @@ def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -
 
     return ReviewQueue(
         title=f"Production answers: {task.name}",
-        intro="Production answers that failed, were sampled, or whose correction is held back. Give the correct "
+        intro="Production answers that failed, were sampled, from which another model differs, or whose correction is held "
+        "back. Give the correct "
         "answer: it becomes a training example.",
         sheet=f"{task.name}-flagged",
         mode="rows",
@@ -259,6 +266,7 @@ def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -
                 row["id"],
                 (f"Input ({row['why']})", row["input"]),
                 (f"Answer of {row['model_version']}", row["output"]),
+                *([_second_answer(row)] if row.get("shadow") else []),
                 *([("Proposed correction", row["correction"])] if row["correction"] else []),
             )
             for row in rows

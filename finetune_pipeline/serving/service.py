@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from finetune_pipeline.serving.loading import AnyServed, Loaded, load
 from finetune_pipeline.serving.logprobs import logprobs
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.serving.served import Served
+from finetune_pipeline.serving.shadow import Shadow
 from finetune_pipeline.serving.sureness import Sureness, sureness
 from finetune_pipeline.spec.model import Task
 
@@ -43,6 +45,7 @@ class Service:
         writer: Writes the log.
         tell: Informs the operator.
         fallback: Answers what the champion passes on; None: nobody does here.
+        shadow: Answers the same rows behind the champion, for the log alone; None: nobody does here.
     """
 
     def __init__(
@@ -52,9 +55,10 @@ class Service:
         writer: LogWriter,
         tell: Callable[[str], None] = lambda _: None,
         fallback: Fallback | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
         self.task, self._find, self._writer, self._tell, self._fallback = task, find, writer, tell, fallback
-        self.loaded = load(find())
+        self.loaded, self._shadow = load(find()), shadow
         self.since = int(time.time())
         self.problems: dict[str, str] = {}
         self._waiting_slots = BoundedSemaphore(WAITING)
@@ -68,7 +72,14 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         status = "degraded" if self.problems else "ok"
-        return {"status": status, "task": self.task.name, "model": self.model, "problems": dict(self.problems)}
+        shadow = {"shadow": self._shadow.facts()} if self._shadow else {}
+        return {
+            "status": status,
+            "task": self.task.name,
+            "model": self.model,
+            "problems": dict(self.problems),
+            **shadow,
+        }
 
     def models(self) -> dict[str, Any]:
         """Return the one model in OpenAI's list format."""
@@ -80,11 +91,11 @@ class Service:
         loaded = self.loaded  # read once: the champion may change meanwhile
         name = loaded.served.name
         chat = parse_chat(body, loaded.served.system_prompt, [name, self.task.name], loaded.served.json_schema)
-        reply = self._answer(loaded, chat, gone)
+        reply, seconds = self._answer(loaded, chat, gone)
         served = self._served(
             chat, reply.text.strip(), self._logprobs(loaded, chat, reply), _sureness(loaded, chat, reply)
         )
-        answer_id = self._keep("chatcmpl", name, chat, served)
+        answer_id = self._keep("chatcmpl", name, chat, served, seconds)
         message = {"role": "assistant", "content": served.text, "refusal": served.refusal}
         finish_reason = "length" if reply.status == "truncated" and not served.answered_by else "stop"
         choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": served.logprobs}
@@ -120,19 +131,22 @@ class Service:
         if not classes:
             raise BadRequest(f"{name} is no classifier: ask /v1/chat/completions", status=404, code="not_found")
         request = parse_classify(body, loaded.served.system_prompt, [name, self.task.name])
-        reply = self._answer(loaded, request, gone)
+        reply, seconds = self._answer(loaded, request, gone)
         served = Served(reply.text, sure=_sureness(loaded, request, reply))
-        return classification(self._keep("classify", name, request, served), name, reply, classes, served.facts())
+        answer_id = self._keep("classify", name, request, served, seconds)
+        return classification(answer_id, name, reply, classes, served.facts())
 
-    def _answer(self, loaded: Loaded, chat: Chat, gone: Event) -> Answer:
-        """Answer a conversation when it is its turn. Raises BadRequest."""
+    def _answer(self, loaded: Loaded, chat: Chat, gone: Event) -> tuple[Answer, float]:
+        """Answer a conversation when it is its turn. Returns the answer and its seconds. Raises BadRequest."""
         if not self._waiting_slots.acquire(blocking=False):
             raise BadRequest(f"{WAITING} requests are already waiting: try again later", status=503, code="overloaded")
         try:
-            with loaded.turn:
+            with self._shadow.paused() if self._shadow else nullcontext(), loaded.turn:
                 if self._stop.is_set():
                     raise BadRequest("this server is stopping", status=503, code="stopping")
-                return loaded.answer(chat.messages, chat.max_tokens, gone, chat.constrained, chat.alternatives)
+                start = time.perf_counter()
+                answer = loaded.answer(chat.messages, chat.max_tokens, gone, chat.constrained, chat.alternatives)
+                return answer, time.perf_counter() - start
         except FindingsError as error:
             raise BadRequest(str(error), "messages") from error
         except RuntimeError as error:
@@ -158,8 +172,8 @@ class Service:
             return Served(None, sure=sure, refusal=refusal, answered_by=REFUSAL, second=second, own=text)
         return replace(own, second=second)
 
-    def _keep(self, kind: str, name: str, chat: Chat, served: Served) -> str:
-        """Log an answer and how sure it is, unless the client does not want that. Returns its id."""
+    def _keep(self, kind: str, name: str, chat: Chat, served: Served, seconds: float) -> str:
+        """Log an answer and how sure it is, unless the client does not want that; the shadow gets its row. Returns its id."""
         answer_id = f"{kind}-{uuid.uuid4().hex}"
         if chat.store:
             row = {"id": answer_id, "messages": chat.messages, "output": served.logged, "model_version": name}
@@ -167,6 +181,9 @@ class Service:
             self._log(row, chat.user)
             with self._lock:
                 self._ids.add(answer_id)
+            if self._shadow:
+                own = served.logged if served.own is None else served.own
+                self._shadow.offer(answer_id, chat, name, own, seconds)
         return answer_id
 
     def feedback(self, body: Any) -> dict[str, Any]:
@@ -223,6 +240,8 @@ class Service:
     def close(self) -> None:
         """Refuse all requests that wait for the model; the one that it is answering is finished."""
         self._stop.set()
+        if self._shadow:
+            self._shadow.close()
 
 
 def _sureness(loaded: Loaded, chat: Chat, reply: Answer) -> Sureness | None:

@@ -312,7 +312,8 @@ def _quality(name: str, part: str, description: str, on_failure: Action = "block
 
 
 @check(
-    "Every complete log line is kept, a duplicate, feedback to another line, or quarantined.", name="logs_accounted_for"
+    "Every complete log line is kept, a duplicate, feedback or a second answer to another line, or quarantined.",
+    name="logs_accounted_for",
 )
 def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     facts = artifact.read(LogFacts)
@@ -322,6 +323,7 @@ def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         quarantined=facts.quarantined,
         duplicates=facts.duplicates,
         feedback=facts.feedback,
+        shadows=facts.shadows,
     )
     if facts.unmatched:
         note = f"; {facts.unmatched} lines of feedback are for answers not logged yet"

@@ -1,4 +1,4 @@
-"""Finds the champion's files, to serve it as it was evaluated."""
+"""Finds the files of the champion, or of another registered version, to serve it as it was evaluated."""
 
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import SHARED
@@ -18,16 +18,46 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 
 def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> AnyServed:
-    """Return the model with the alias `champion`, to serve it as it was evaluated.
+    """Return the model with the alias `champion`.
 
-    Raises OutsideError if there is none, if its trainer hosts it, or if its files are missing from the artifact store, and
-    FindingsError like :func:`.registry.tags_of_release`.
+    Raises OutsideError if there is none, and the errors of :func:`served_version`.
     """
     version = registry.champion(tracking, task.name)
     if version is None:
         raise OutsideError(
             f"{task.name} has no champion yet: `finetune run {task.name}` makes one when every gate passes"
         )
+    return served_version(task, store, tracking, version)
+
+
+def shadow_version(task: Task, store: ArtifactStore, tracking: Tracking, wanted: str) -> AnyServed:
+    """Return a registered version that is to answer behind the champion. wanted: its number, or `candidate`, the newest.
+
+    Raises OutsideError if there is no such version, if it is the champion or was trained on forgotten rows, and the errors of
+    :func:`served_version`.
+    """
+    aliases = registry.aliases(tracking, task.name)
+    version = aliases.get(wanted, int(wanted) if wanted.isascii() and wanted.isdigit() else None)
+    try:
+        tags = registry.version_tags(tracking, task.name, version or 0)
+    except ValueError:
+        raise OutsideError(
+            f"{task.name} has no version {wanted}: name a registered version by its number, or `{registry.CANDIDATE}`, "
+            "the newest; MLflow lists them"
+        ) from None
+    if version == aliases.get(registry.CHAMPION):
+        raise OutsideError(f"version {version} of {task.name} is the champion itself: name another version")
+    if registry.FORGOTTEN in tags:
+        raise OutsideError(f"version {version} of {task.name} was {registry.FORGOTTEN_REASON}: name another version")
+    return served_version(task, store, tracking, version or 0)
+
+
+def served_version(task: Task, store: ArtifactStore, tracking: Tracking, version: int) -> AnyServed:
+    """Return a registered version.
+
+    Raises OutsideError if its trainer hosts it, or if its files are missing from the artifact store, and FindingsError like
+    :func:`.registry.tags_of_release`.
+    """
     tags = registry.tags_of_release(tracking, task.name, version, "merged_version")
     kind, name = tags.get(registry.WINNER_KIND, "tuned"), f"{task.name}:{version}"
     release = release_of(store, task.name, version)

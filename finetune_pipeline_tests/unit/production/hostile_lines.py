@@ -123,7 +123,7 @@ def through_logs(task: Task, home: Path, lines: list[bytes], tally: Tally) -> No
     """Ingest all lines as one log file."""
     (task.folder / "logs" / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     logs = read_logs(task, ArtifactStore(home))
-    assert logs.lines == len(logs.rows) + logs.duplicates + logs.feedback + len(logs.quarantine)
+    assert logs.lines == len(logs.rows) + logs.duplicates + logs.feedback + logs.shadows + len(logs.quarantine)
     tally.kept += logs.lines - len(logs.quarantine)
     tally.refused += len(logs.quarantine)
     tally.valid_kept += sum(row["id"].startswith("sound-") for row in logs.rows)

@@ -10,17 +10,21 @@ from finetune_pipeline.serving.loading import AnyServed
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
+from finetune_pipeline.serving.shadow import Shadow
 from finetune_pipeline.spec import Task
 
 
 class Running:
     """A server, and a client that speaks HTTP to it."""
 
-    def __init__(self, task: Task, champion: AnyServed, fallback: Fallback | None = None) -> None:
+    def __init__(
+        self, task: Task, champion: AnyServed, fallback: Fallback | None = None, behind: AnyServed | None = None
+    ) -> None:
         self.champion = champion
         self.messages: list[str] = []
         writer = LogWriter(task.folder / "logs")
-        self.service = Service(task, lambda: self.champion, writer, self.messages.append, fallback)
+        self.shadow = Shadow(behind, writer.write, self.messages.append) if behind else None
+        self.service = Service(task, lambda: self.champion, writer, self.messages.append, fallback, self.shadow)
         self.server = LocalServer(chat_app(self.service))
 
     def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:

@@ -115,8 +115,8 @@ PREFERENCES = {
 
 
 LOGS = {
-    "lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1, "unmatched": 0, "by_rule": {}, "corrections": 3,
-    "judging": 0, "held": 0, "held_by_rule": {}, "queue": {}, "left_out": 0, "flagged": 0,
+    "lines": 8, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1, "unmatched": 0, "shadows": 2, "by_rule": {},
+    "corrections": 3, "judging": 0, "held": 0, "held_by_rule": {}, "queue": {}, "left_out": 0, "flagged": 0,
 }  # fmt: skip
 VALIDATED = {
     "rows_in": 5, "kept": 4, "quarantined": 1, "quarantined_share": 0.2, "by_rule": {}, "shapes": {}, "labels": {},
@@ -127,7 +127,7 @@ VALIDATED = {
 # (step, check): facts of a clean artifact, and changes that each plant one fault
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("production_logs", "logs_accounted_for"): (LOGS,
-        [{"rows": 2}, {"lines": 4}, {"feedback": 0}]),
+        [{"rows": 2}, {"lines": 4}, {"feedback": 0}, {"shadows": 1}]),
     ("production_logs", "nothing_held_back"): (LOGS,
         [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}]),
     ("unlabelled_rows", "rows_accounted_for"): ({"rows_in": 5, "kept": 3, "quarantined": 1, "repeats": 1}, [{"repeats": 0}]),

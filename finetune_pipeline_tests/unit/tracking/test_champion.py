@@ -20,11 +20,12 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.release import present_inputs
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
-from finetune_pipeline.tracking.champion import present_champion
+from finetune_pipeline.tracking.champion import present_champion, shadow_version
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.production.releases import released_facts
+from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.tracking.test_registry import PROMPT, register
 
 
@@ -100,6 +101,48 @@ def test_the_champion_is_found_and_served_until_another_takes_its_place(project:
     assert server.wait(60) == 0
     rows = [json.loads(line) for line in (project.folder / "logs" / "served.jsonl").read_text().splitlines()]
     assert [row["model_version"] for row in rows] == [f"colours:{first}", f"colours:{second}"]
+
+
+def test_another_version_answers_behind_the_champion(project: Project) -> None:
+    task, store, tracking = opened(project)
+    refusals = {
+        "2": "is the champion itself",
+        "7": "no version 7",
+        "newest": "no version newest",
+        "-1": "no version -1",
+    }
+    for wanted, why in {**refusals, "candidate": "version 2 of colours is the champion itself"}.items():
+        with pytest.raises(OutsideError, match=why):
+            shadow_version(task, store, tracking, wanted)
+    assert shadow_version(task, store, tracking, "1").name == "colours:1"
+    (project.folder / "logs" / "served.jsonl").unlink()
+    command = project.command("serve", "colours", "--port", "0", "--shadow", "1")
+    env = {**project.environment(), "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (project.folder / "logs" / "served.jsonl").read_text().splitlines()]
+
+    try:
+        assert server.stdout is not None and server.stderr is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+        assert address, server.stderr.read()
+        body = json.dumps({"messages": [{"role": "user", "content": "fire"}]}).encode()
+        request = urllib.request.Request(
+            f"{address[0]}/v1/chat/completions", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            assert json.load(answer)["model"] == "colours:2"
+        wait_until(lambda: len(lines()) == 2, 120)
+    finally:
+        os.kill(server.pid, signal.SIGTERM)
+    assert server.wait(60) == 0
+    first, second = lines()
+    assert (first["model_version"], second["shadow"]["model_version"]) == ("colours:2", "colours:1")
+    assert second["shadow"]["champion_output"] == first["output"] != second["shadow"]["output"]
+    registry.block_forgotten(tracking, "colours", ["d"])
+    with pytest.raises(OutsideError, match="version 1 of colours was trained on rows that have been forgotten"):
+        shadow_version(task, store, tracking, "1")
 
 
 def test_a_champion_whose_files_are_gone_is_told(project: Project) -> None:

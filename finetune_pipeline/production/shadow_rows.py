@@ -1,0 +1,98 @@
+"""The line that a server logs when a second model answered a row behind the champion: its form, and what of it is compared.
+
+``{"id", "timestamp", "messages" or "input", "shadow": {…}}``, with the fields of :class:`ShadowAnswer` in ``shadow``. The id is
+that of the champion's answer, which has its own line. Nothing reads ``shadow`` as an answer that somebody got.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from finetune_pipeline.data.answer_equality import same_answer
+from finetune_pipeline.spec.outputs import AnyOutput, TextOutput
+
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class ShadowAnswer(msgspec.Struct, frozen=True):
+    """Both models' answers to one row.
+
+    Attributes:
+        model_version: Of the model behind the champion.
+        output: Its answer; None if it failed.
+        champion: The version of the champion that answered.
+        champion_output: What it answered, also where the client got a refusal or another model's answer.
+        seconds, champion_seconds: How long each took, without waiting for its turn.
+        problem: Why there is no answer.
+    """
+
+    model_version: Name
+    output: str | None
+    champion: Name
+    champion_output: str
+    seconds: Seconds
+    champion_seconds: Seconds
+    problem: str = ""
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The versions of the champion and of the model behind it."""
+        return self.champion, self.model_version
+
+    def texts(self) -> list[str]:
+        """Return the texts to scrub."""
+        return [self.champion_output, self.output or "", self.problem]
+
+    def cleaned(self, clean: Callable[[str], str]) -> dict[str, Any]:
+        """Return the fields with scrubbed texts, as the log store keeps them."""
+        output = None if self.output is None else clean(self.output)
+        texts = {"output": output, "champion_output": clean(self.champion_output), "problem": clean(self.problem)}
+        return {**msgspec.structs.asdict(self), **texts}
+
+
+def is_shadow(row: Any) -> bool:
+    """Whether a decoded line is a second model's answer to a row in another line."""
+    return isinstance(row, dict) and "shadow" in row and "output" not in row
+
+
+def shadow_problem(row: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a line of a second model's answer, or None."""
+    if row.get("feedback") is not None:
+        return "one line has both 'shadow' and 'feedback'"
+    try:
+        msgspec.convert(row["shadow"], ShadowAnswer)
+    except msgspec.ValidationError as error:
+        return f"'shadow' is not what a server writes: {error}"
+    return None
+
+
+def shadow_of(row: Mapping[str, Any]) -> ShadowAnswer | None:
+    """Return the second answer of a row as merge_lines returns it; None if there is none."""
+    return msgspec.convert(row["shadow"], ShadowAnswer) if row.get("shadow") else None
+
+
+def newest_pair(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return the versions of the champion and of the model behind it in the latest row that has both; rows: sorted by time."""
+    pair = None
+    for row in rows:
+        if row.get("shadow"):
+            pair = row["shadow"]["champion"], row["shadow"]["model_version"]
+    return pair
+
+
+def is_decidable(output: AnyOutput) -> bool:
+    """Whether one right answer says which of two answers is right: of free text, a second answer may be as good."""
+    return not isinstance(output, TextOutput) or bool(output.extract)
+
+
+def agree(shadow: ShadowAnswer, output: AnyOutput) -> bool:
+    """Whether both models gave the same answer. A failed one agrees with none."""
+    return shadow.output is not None and same_answer(shadow.champion_output, shadow.output, output)
+
+
+def differs(row: Mapping[str, Any], pair: tuple[str, str] | None, output: AnyOutput) -> bool:
+    """Whether a reviewer's answer to a row decides between the models of this pair."""
+    shadow = shadow_of(row) if pair else None
+    return shadow is not None and shadow.pair == pair and is_decidable(output) and not agree(shadow, output)
