@@ -24,8 +24,8 @@ from finetune_pipeline.tracking.champion import present_champion, shadow_version
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.processes import wait_until
+from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.tracking.test_registry import PROMPT, register
 
 
