@@ -196,6 +196,7 @@ class ReportDocument:
     evaluation: dict[str, Any]
     versus: dict[str, Any] | None = None
     data_request: dict[str, Any] | None = None
+    shadow: dict[str, Any] | None = None
 
 
 @dataclass

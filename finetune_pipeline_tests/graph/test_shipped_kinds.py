@@ -126,6 +126,19 @@ def test_it_is_served_logged_exported_and_verified(simple_world: Project, tmp_pa
     logged = (project.folder / "logs" / "served.jsonl").read_text().splitlines()
     answered = [row for row in map(json.loads, logged) if "output" in row]
     assert [row["model_version"] for row in answered] == ["colours:1"] * 30, "what is verified is not logged"
+    none = project.finetune("report", "colours", "--shadow")
+    assert none.returncode == 1 and "no row of colours has a second answer yet" in none.stderr
+    with (project.folder / "logs" / "behind.jsonl").open("w") as out:  # what a second model has said to the first three
+        for row in answered[:3]:
+            shadow = {
+                "model_version": "colours:7",
+                "output": "red",
+                "champion": "colours:1",
+                "champion_output": row["output"],
+            }
+            shadow |= {"seconds": 0.2, "champion_seconds": 0.1}
+            line = {key: row[key] for key in ("id", "timestamp", "messages", "user")} | {"shadow": shadow}
+            out.write(json.dumps(line) + "\n")
     exported = project.finetune("export", "colours", "--to", str(tmp_path / "exported"), "--json")
     assert exported.returncode == 0, exported.stderr
     text = "stone water cloud"
@@ -142,6 +155,9 @@ def test_a_run_with_new_rows_fits_it_again_and_judges_that_by_the_same_gates(sim
     first_files = registry.version_tags(tracking, "colours", 1)["files_digest"]
     code, output = project.run()
     assert (code, output["decision"]) == (2, "refuse"), "it is no better than the champion"
+    shadow = json.loads(project.finetune("report", "colours", "--shadow", "--json").stdout)["shadow"]
+    assert (shadow["rows"], shadow["unanswered"], shadow["decided"]) == (3, 27, 0), "users' labels decide nothing"
+    assert shadow["reported"]["corrected"] == shadow["reported"]["champion_right"] == 3
     champion = answers(project, "champion")
     assert champion.keys() >= before.keys() and {i: champion[i] for i in before} == before
     facts = project.facts("test_predictions")
