@@ -35,7 +35,7 @@ from finetune_pipeline.evaluation.predictions import (
 )
 from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
 from finetune_pipeline.evaluation.promises import probabilities_of
-from finetune_pipeline.evaluation.rivals import simple_rows
+from finetune_pipeline.evaluation.rivals import Baseline, simple_rows
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.simple_answers import log_shares
 from finetune_pipeline.evaluation.simple_models import FITTED, load_simple_model
@@ -105,7 +105,7 @@ class Project:
         if self.input("merged_model").facts:
             kind = "classifier" if self.spec.training.method == "classifier" else "tuned"
             yield self._judged(kind, self.spec.training.method, *self._tuned(rows[CANDIDATE]))
-        chosen = contenders(self.spec, self.baseline.facts, rows, simple_rows(rows), by_model(in_order(asked)))
+        chosen = contenders(self.spec, self.baseline.read(Baseline), rows, simple_rows(rows), by_model(in_order(asked)))
         for contender in chosen:
             validation: Rows = contender.validation
             test: Rows = contender.rows

@@ -13,7 +13,8 @@ from finetune_pipeline.engine.graph import Graph
 from finetune_pipeline.engine.step import SHARED, Step
 from finetune_pipeline.engine.store import SKIPPED, ArtifactStore
 from finetune_pipeline.evaluation.prediction_facts import failed_test_rows
-from finetune_pipeline.evaluation.predictions import failed_baseline_rows, unscored_items
+from finetune_pipeline.evaluation.predictions import unscored_items
+from finetune_pipeline.evaluation.rivals import failed_baseline_rows
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.answering import asking_settings
 from finetune_pipeline.plugins import plugin_versions

@@ -50,7 +50,7 @@ from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
 from finetune_pipeline.evaluation.predictions import SIMPLE, same_rows
-from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, rank_of, rivals_of
+from finetune_pipeline.evaluation.rivals import Baseline, Rival, ScoredBaselines, base_at_its_best, rivals_of
 from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
 from finetune_pipeline.evaluation.wording import (
@@ -123,7 +123,7 @@ class Advised(Prospects, frozen=True, kw_only=True):
 
 def advise(
     spec: TaskSpec,
-    baseline: Mapping[str, Any],
+    baseline: Baseline,
     power: PowerPlan,
     rows: Rows,
     counts: Mapping[str, int],
@@ -134,7 +134,6 @@ def advise(
     """Decide before training, with reasons.
 
     Args:
-        baseline: Facts of few_shot_baseline (rivals.score_baselines, prompt_details).
         rows: Validation rows by model (prompts, restricted answers, simple models), each in the order of example ids.
         rival: The strongest rival of a fine-tuned model (rivals.strongest_rival).
         sources: The source of each example, by id.
@@ -181,18 +180,18 @@ def advise(
     )
 
 
-def _lead_of_simple(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> Match | None:
+def _lead_of_simple(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, sources: SourceOf) -> Match | None:
     """Rules 3 (simple) and 5 (pilot): the best simple model that reads the input, if it surely beats always the commonest answer
     and leads the base model in each of its modes, and no measured result speaks for fine-tuning.
 
     Intervals are corrected for the number of simple models of which this is the best. A lead over the untrained model says
     nothing of the trained one, so it decides only with measured results.
     """
-    simple, blind = baseline.get("simple") or {}, [rows[SIMPLE + name] for name in BLIND if SIMPLE + name in rows]
+    simple, blind = baseline.simple, [rows[SIMPLE + name] for name in BLIND if SIMPLE + name in rows]
     names = [name for name in simple if name not in BLIND]
     if not names or not blind:
         return None
-    name = max(names, key=lambda name: rank_of(simple[name]))
+    name = max(names, key=lambda name: simple[name].rank)
     scores, title = simple[name], SIMPLE_MODELS[name].title
     confidence = shared_confidence(spec.gates.confidence, len(names))
 
@@ -204,10 +203,10 @@ def _lead_of_simple(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sou
             if before
         ]
 
-    over_base = leads_over(base_at_its_best(rows, spec.output, baseline["best"]).answers.values())
-    if scores["accuracy"] < 0.5 or not over_base or not all(lead.surely_above() for lead in leads_over(blind)):
+    over_base = leads_over(base_at_its_best(rows, spec.output, baseline.best).answers.values())
+    if scores.accuracy < 0.5 or not over_base or not all(lead.surely_above() for lead in leads_over(blind)):
         return None
-    comparable = [result for result in measured_gains(spec) if result["simple"] >= rank_of(scores) - SIMPLE_TOLERANCE]
+    comparable = [result for result in measured_gains(spec) if result["simple"] >= scores.rank - SIMPLE_TOLERANCE]
     least = min(over_base, key=lambda lead: lead.gain)
     if least.gain <= 0 or any(result["interval"][0] > 0 for result in comparable):
         return None
@@ -268,12 +267,12 @@ def _test_too_small(spec: TaskSpec, power: PowerPlan) -> Match | None:
     return None
 
 
-def _retrieval_helps(spec: TaskSpec, baseline: Mapping[str, Any], retrieval: Retrieval | None) -> Match | None:
+def _retrieval_helps(spec: TaskSpec, baseline: ScoredBaselines, retrieval: Retrieval | None) -> Match | None:
     """Rule 5: a pilot has to beat the nearest examples, because they close most of the gap."""
     if retrieval is None or not is_interval(retrieval.interval) or retrieval.interval[0] <= 0:
         return None
-    upper_bound = baseline["prompts"][retrieval.prompt]["interval"][1]
-    simple_learns_more = any(scores["interval"][0] > upper_bound for scores in (baseline.get("simple") or {}).values())
+    upper_bound = baseline.prompts[retrieval.prompt].interval[1]
+    simple_learns_more = any(scores.interval[0] > upper_bound for scores in baseline.simple.values())
     in_form = retrieval.valid_share is not None and retrieval.valid_share >= spec.gates.min_valid_share
     if simple_learns_more or not in_form or (retrieval.closes or 0.0) < CLOSES_MOST:
         return None

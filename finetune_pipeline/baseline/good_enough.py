@@ -1,8 +1,7 @@
 """What is good enough without training: alternatives that surely reach a share of right answers, such as baseline.ceiling."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from finetune_pipeline.baseline.ladder import Answered, Rows
 from finetune_pipeline.baseline.reasons import measured_accuracy
@@ -13,7 +12,7 @@ from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.metrics.exact import Exact
 from finetune_pipeline.evaluation.predictions import API, prompts_of
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
-from finetune_pipeline.evaluation.rivals import restricted_rows, simple_rows
+from finetune_pipeline.evaluation.rivals import ScoredBaselines, restricted_rows, simple_rows
 from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.multiple_testing import surely_at_least
 from finetune_pipeline.evaluation.statistics.proportions import Interval
@@ -60,12 +59,13 @@ def _score_interval(spec: TaskSpec, rows: Sequence[Row], sources: SourceOf, conf
 
 
 def good_enough(
-    spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, least: float, sources: SourceOf = None
+    spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, least: float, sources: SourceOf = None
 ) -> list[tuple[str, str, str]]:
     """Everything that is surely right on at least a share `least` of the rows, and in the metric that decides as good, as (prompt,
     retrieve, documents or simple; name; sentence for people): the best prompt first, then restricted answers, then simple
     models, best first."""
-    prompts, best, simple = baseline["prompts"], baseline["best"], simple_rows(rows)
+    prompts, best, simple = baseline.prompts, baseline.best, simple_rows(rows)
+    in_form = {name: scores for name, prompt in prompts.items() if (scores := prompt.restricted)}
     names = prompts_of(rows)
     restricted = {name: answers for name in names if (answers := restricted_rows(rows, name, spec.output))}
     alternatives = [
@@ -85,37 +85,37 @@ def good_enough(
         if ("restricted", name) in sure:
             sentence = (
                 f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
-                f"{measured_accuracy(prompts[name]['restricted'])}, {above}. It knows the task but does not keep to the form."
+                f"{measured_accuracy(in_form[name])}, {above}. It knows the task but does not keep to the form."
             )
             enough.append(("prompt", f"{name}, restricted", sentence))
-    for name in sorted(simple, key=lambda name: -baseline["simple"][name]["accuracy"]):
+    for name in sorted(simple, key=lambda name: -baseline.simple[name].accuracy):
         if ("simple", name) in sure:
             sentence = (
                 f"Fine-tuning is not needed: {SIMPLE_MODELS[name].title}, made in seconds from the same rows, is "
-                f"{measured_accuracy(baseline['simple'][name])}, {above}. `finetune export TASK --simple --to DIR` writes it."
+                f"{measured_accuracy(baseline.simple[name])}, {above}. `finetune export TASK --simple --to DIR` writes it."
             )
             enough.append(("simple", name, sentence))
     return enough
 
 
-def worth_training(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf = None) -> Worth:
+def worth_training(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, sources: SourceOf = None) -> Worth:
     """Judge the facts of :func:`finetune_pipeline.evaluation.rivals.score_baselines`, and the rows that they score.
 
     Training is not worth it if anything simpler is surely at or above baseline.ceiling (:func:`good_enough`).
     """
-    ceiling, best = spec.baseline.ceiling, baseline["best"]
+    ceiling, best = spec.baseline.ceiling, baseline.best
     for _, name, sentence in good_enough(spec, baseline, rows, ceiling, sources):
         return Worth(
             passed=False, reason=sentence, best=best, enough=name, shippable=_is_shippable(spec, baseline, name)
         )
-    scores = baseline["prompts"][best]
+    scores = baseline.prompts[best]
     reason = (
         f"Training may pay: the best prompt, {prompt_name(best)}, is {measured_accuracy(scores)}; the ceiling above which it "
         f"would not is {percent(ceiling)}."
     )
-    restricted = {name: r["accuracy"] for name, s in baseline["prompts"].items() if (r := s.get("restricted"))}
+    restricted = {name: r.accuracy for name, s in baseline.prompts.items() if (r := s.restricted)}
     prompt = max(restricted, key=lambda name: restricted[name], default=best)
-    gap, added = ceiling - scores["accuracy"], restricted.get(prompt, 0.0) - scores["accuracy"]
+    gap, added = ceiling - scores.accuracy, restricted.get(prompt, 0.0) - scores.accuracy
     if 0 < CLOSES_MOST * gap <= added:
         reason += (
             f" But try restricting the answers first: the same base model, its answers restricted to the allowed forms, is "
@@ -125,10 +125,10 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sour
     return Worth(passed=True, reason=reason, best=best, enough=None)
 
 
-def _is_shippable(spec: TaskSpec, baseline: Mapping[str, Any], enough: str) -> bool:
+def _is_shippable(spec: TaskSpec, baseline: ScoredBaselines, enough: str) -> bool:
     """Whether there is a finalist without training (finalists.contenders) that may pass its gates. People rate answers only beside
     those of a fine-tuned model; an API model and the commonest answer are never shipped."""
-    finalists = bool(baseline["simple"]) or not baseline["best"].startswith(API)
+    finalists = bool(baseline.simple) or not baseline.best.startswith(API)
     return finalists and not enough.startswith(API) and enough not in BLIND and not spec.gates.min_rated
 
 

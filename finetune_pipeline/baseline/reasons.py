@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from finetune_pipeline.baseline.ladder import Rows, Rung, Scored, Terms
 from finetune_pipeline.baseline.learning_curve import Extrapolation, Point, rows_for
@@ -13,7 +12,7 @@ from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
 from finetune_pipeline.evaluation.prompts import NEAREST, fixed_prompts
-from finetune_pipeline.evaluation.rivals import Rival, rank_of
+from finetune_pipeline.evaluation.rivals import Baseline, BaselineScores, Rival, ScoredBaselines
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.simple_models.commonest import CommonestAnswer
 from finetune_pipeline.evaluation.wording import (
@@ -83,21 +82,21 @@ FORM_KINDS = ("error", "empty", "refusal", "repetition", "truncated", "format")
 """Failures of form or style, which fine-tuning fixes first."""
 
 
-def measured_accuracy(scores: Mapping[str, Any]) -> str:
-    rows, between = counted(scores["n"], "validation row"), percent_range(scores["interval"])
-    return f"right on {percent(scores['accuracy'])} of {rows} ({between})"
+def measured_accuracy(scores: BaselineScores) -> str:
+    rows, between = counted(scores.n, "validation row"), percent_range(scores.interval)
+    return f"right on {percent(scores.accuracy)} of {rows} ({between})"
 
 
-def best_prompt(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
-    name = baseline["best"]
-    scores, title = baseline["prompts"][name], metric_title(spec.metric)
-    in_form = scores.get("restricted")
+def best_prompt(spec: TaskSpec, baseline: ScoredBaselines) -> str:
+    name = baseline.best
+    scores, title = baseline.prompts[name], metric_title(spec.metric)
+    in_form = scores.restricted
     restricted = f" Restricted to the allowed forms it is {measured_accuracy(in_form)}." if in_form else ""
     hint = " Make that prompt the system_prompt, so that training uses it." if name.startswith("prompt_") else ""
-    value = "" if is_right_or_wrong(spec.metric) else f"{title} {points(scores['primary']['value'], sign=False)}, "
+    value = "" if is_right_or_wrong(spec.metric) else f"{title} {points(scores.primary.value, sign=False)}, "
     return (
-        f"Best of {counted(len(baseline['prompts']), 'prompt')}: {prompt_name(name)}, {value}{measured_accuracy(scores)}; "
-        f"{percent(scores['valid_share'])} of its answers are in form.{restricted}{hint}"
+        f"Best of {counted(len(baseline.prompts), 'prompt')}: {prompt_name(name)}, {value}{measured_accuracy(scores)}; "
+        f"{percent(scores.valid_share)} of its answers are in form.{restricted}{hint}"
     )
 
 
@@ -119,12 +118,12 @@ def failure_sentences(failures: Failures, retrieval: Retrieval | None) -> list[s
     ]
 
 
-def simple_sentences(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> list[str]:
+def simple_sentences(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, sources: SourceOf) -> list[str]:
     """Scores of the simple models, and whether each is significantly above the most common answer."""
     sentences = []
     metric, constant = METRICS[spec.metric], rows.get(SIMPLE + CommonestAnswer.name, ())
     clusters = shared_sources(constant, sources)
-    for name, scores in (baseline.get("simple") or {}).items():
+    for name, scores in baseline.simple.items():
         sentence = f"{SIMPLE_MODELS[name].title}: {measured_accuracy(scores)}"
         if name != CommonestAnswer.name and constant:
             lead = metric.gain(constant, rows[SIMPLE + name], spec.output, spec.gates.confidence, clusters)
@@ -171,7 +170,7 @@ def privacy_sentences(spec: TaskSpec) -> list[str]:
     return [f"The texts must not leave your machines (advise.private): {out}."] if spec.advise.private else []
 
 
-def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> Failures:
+def failures_of(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows) -> Failures:
     """Count the wrong answers of the base model's best prompt without retrieval, by what would help."""
     prompt = best_fixed(baseline)
     nearest = _nearest_prompt(baseline)
@@ -202,23 +201,23 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> Fail
     )
 
 
-def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> Retrieval | None:
+def retrieval_of(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, sources: SourceOf) -> Retrieval | None:
     """Return what the nearest examples gain; None without such a prompt."""
     nearest, fixed = _nearest_prompt(baseline), best_fixed(baseline)
     if nearest is None:
         return None
     clusters = shared_sources(rows[fixed], sources)
     gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence, clusters)
-    scores = baseline["prompts"][nearest]
-    gap = goal_of(spec) - rank_of(baseline["prompts"][fixed])
+    scores = baseline.prompts[nearest]
+    gap = goal_of(spec) - baseline.prompts[fixed].rank
     return Retrieval(
         prompt=nearest,
         over=fixed,
-        value=scores["primary"]["value"],
+        value=scores.primary.value,
         gain=gain.gain,
         interval=gain.interval,
         closes=min(1.0, max(0.0, gain.gain) / gap) if gap > 0 else None,
-        valid_share=scores["valid_share"],
+        valid_share=scores.valid_share,
     )
 
 
@@ -227,28 +226,27 @@ def goal_of(spec: TaskSpec) -> float:
     return spec.baseline.ceiling if is_right_or_wrong(spec.metric) else 1.0
 
 
-def tokens_of(baseline: Mapping[str, Any]) -> CallTokens | None:
-    """Return the tokens of a call; None if the baseline does not report them."""
-    details = baseline.get("prompt_details") or {}
-    best, zero_shot = details.get(baseline["best"]), details.get("zero_shot")
+def tokens_of(baseline: Baseline) -> CallTokens | None:
+    """Return the tokens of a call; None without a prompt that shows no example."""
+    best, zero_shot = (baseline.prompt_details.get(name) for name in (baseline.best, "zero_shot"))
     if not best or not zero_shot:
         return None
     return CallTokens(
-        best=PromptTokens(prompt=best["mean_prompt_tokens"], answer=best["mean_new_tokens"]),
-        tuned=PromptTokens(prompt=zero_shot["mean_prompt_tokens"]),
+        best=PromptTokens(prompt=best.mean_prompt_tokens, answer=best.mean_new_tokens),
+        tuned=PromptTokens(prompt=zero_shot.mean_prompt_tokens),
     )
 
 
-def _nearest_prompt(baseline: Mapping[str, Any]) -> str | None:
+def _nearest_prompt(baseline: ScoredBaselines) -> str | None:
     """The base model's prompt with the nearest training examples, if there is one."""
-    base_prompts = [name for name in baseline["prompts"] if not name.startswith(API)]
+    base_prompts = [name for name in baseline.prompts if not name.startswith(API)]
     return next((name for name in base_prompts if name.endswith(NEAREST)), None)
 
 
-def best_fixed(baseline: Mapping[str, Any]) -> str:
+def best_fixed(baseline: ScoredBaselines) -> str:
     """The base model's best prompt without retrieval."""
-    prompts = baseline["prompts"]
-    return max(fixed_prompts(prompts), key=lambda name: rank_of(prompts[name]))
+    prompts = baseline.prompts
+    return max(fixed_prompts(prompts), key=lambda name: prompts[name].rank)
 
 
 def reaches(spec: TaskSpec, rung: Rung) -> str:

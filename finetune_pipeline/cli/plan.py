@@ -19,6 +19,7 @@ from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompt_without_labels, prompts_to_try
+from finetune_pipeline.evaluation.rivals import Baseline
 from finetune_pipeline.evaluation.wording import dollars_range, duration
 from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.jobs import Job
@@ -187,7 +188,7 @@ def _traffic(
     except ValueError as error:
         raise click.ClickException(f"{task.name}: {error}\nfix: add rows, or lower baseline.shots") from error
     baseline = PIPELINE.find("few_shot_baseline", task, run_inputs, store)
-    best = str(baseline.facts["best"]).removeprefix(API) if baseline else ""
+    best = baseline.read(Baseline).best.removeprefix(API) if baseline else ""
     chosen = best if best in prompts else max(prompts, key=lambda name: prompts[name].shots)
     rows = (inputs.validation or inputs.train)[:COUNTED_ROWS]
     retriever = Retriever(inputs.train) if prompts[chosen].retrieved else None

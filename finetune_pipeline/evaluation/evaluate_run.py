@@ -19,6 +19,7 @@ from finetune_pipeline.evaluation.rivals import (
     API_MODEL,
     MODE_TITLES,
     BaseAtItsBest,
+    ScoredBaselines,
     base_at_its_best,
     best_api_prompt,
     restricted_rows,
@@ -113,7 +114,7 @@ def evaluate_task(
     level = float(seal.level.level or 0.0)
     parts = [] if untrained else parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
-    baseline = facts.baseline.model_dump()
+    baseline = ScoredBaselines.of(facts.baseline.model_dump())
     chosen = list(contenders(spec, baseline, rows, simple, asked))
     judged = {
         finalist.row: probabilities_of(
@@ -255,26 +256,27 @@ def _model_table(
     candidate_title: str,
     scores: Mapping[str, Scores],
     restricted: Mapping[str, Scores | None],
-    baseline: Mapping[str, Any],
+    baseline: ScoredBaselines,
     champion_learned: bool,
 ) -> dict[str, ModelRow]:
     """The rows of the side-by-side table, in order: validation first, then the sealed test."""
-    best, restricted_suffix = baseline.get("best"), MODE_TITLES["restricted"]
+    best, restricted_suffix = baseline.best, MODE_TITLES["restricted"]
     table = {}
-    for name, model_scores in (baseline.get("prompts") or {}).items():
+    for name, model_scores in baseline.prompts.items():
         title = f"Base, {prompt_name(name)}"
         best_mark = " (best prompt)" if name == best else ""
-        table[f"validation_{name}"] = ModelRow.of(title + best_mark, "validation", model_scores)
-        if restricted_scores := model_scores.get("restricted"):
-            row = ModelRow.of(title + restricted_suffix, "validation", restricted_scores)
+        table[f"validation_{name}"] = ModelRow.of(title + best_mark, "validation", model_scores.to_json())
+        if restricted_scores := model_scores.restricted:
+            row = ModelRow.of(title + restricted_suffix, "validation", restricted_scores.to_json())
             table[f"validation_{restricted_name(name)}"] = row
-    for name, model_scores in (baseline.get("simple") or {}).items():
-        table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", model_scores)
+    for name, simple_scores in baseline.simple.items():
+        row = ModelRow.of(SIMPLE_MODELS[name].title, "validation", simple_scores.to_json())
+        table[f"validation_{SIMPLE}{name}"] = row
     champion_title = "Champion in service" + (" (rows it was not trained on)" if champion_learned else "")
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
         ("base_restricted", f"Base, {prompt_name(best)}{restricted_suffix}", restricted["base"]),
-        (API_MODEL, prompt_name(best_api_prompt(baseline.get("prompts") or {})), scores.get(API_MODEL)),
+        (API_MODEL, prompt_name(best_api_prompt(baseline.prompts)), scores.get(API_MODEL)),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
         ("candidate", candidate_title, scores["candidate"]),
         ("candidate_restricted", f"{candidate_title}{restricted_suffix}", restricted["candidate"]),

@@ -4,7 +4,7 @@ not pass its gates."""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -18,7 +18,7 @@ from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Interval, Scores
-from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES, rank_of, restricted_rows
+from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES, ScoredBaselines, restricted_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
@@ -56,7 +56,7 @@ def row_name(kind: str | None, name: str | None, mode: Mode | None) -> str:
 
 def contenders(
     spec: TaskSpec,
-    baseline: Mapping[str, Any],
+    baseline: ScoredBaselines,
     rows: Mapping[str, Sequence[Row]],
     simple: Mapping[str, Sequence[Row]],
     validation: Mapping[str, Sequence[Row]] = MappingProxyType({}),
@@ -67,14 +67,14 @@ def contenders(
     baseline: from rivals.score_baselines. rows, simple: answers to the sealed test. validation: answers to validation, of the
     models in `rows`.
     """
-    validated = {name: scores for name, scores in (baseline.get("simple") or {}).items() if name in simple}
+    validated = {name: scores for name, scores in baseline.simple.items() if name in simple}
     if validated:
-        name = max(validated, key=lambda name: rank_of(validated[name]))
+        name = max(validated, key=lambda name: validated[name].rank)
         title, asked = inside(SIMPLE_MODELS[name].title), scored(validation.get(SIMPLE + name, ()), spec.output)
         yield Contender("simple", name, None, title, scored(simple[name], spec.output), asked)
-    best, prompts = str(baseline.get("best")), baseline.get("prompts") or {}
-    if best in prompts and not best.startswith(API):
-        mode: Mode = baseline["best_mode"]
+    best = baseline.best
+    if not best.startswith(API):
+        mode = baseline.best_mode
         answers = restricted_rows(rows, "base", spec.output) if mode == "restricted" else rows["base"]
         if answers:
             title = f"the base model with its {prompt_name(best)} prompt{MODE_TITLES[mode]}"

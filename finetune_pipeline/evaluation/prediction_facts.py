@@ -6,7 +6,6 @@ from typing import Any, Self
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.openai_endpoint import Spent
 from finetune_pipeline.evaluation.predictions import count_statuses, is_test_set
-from finetune_pipeline.evaluation.teacher_rival import AskedTeacher
 from finetune_pipeline.models.inference.generated import Answer
 
 
@@ -98,23 +97,6 @@ class ApiUsage(Facts, frozen=True, kw_only=True):
     spent: Spent
     prompts: dict[str, SetFacts]
     prompt: str | None = None
-
-
-class SealedAnswers(Predicted, frozen=True, kw_only=True, omit_defaults=False):
-    """Facts of test_predictions.
-
-    Attributes:
-        kinds: The kind of candidate and champion.
-        champion: As in engine.step.RunInputs.
-        api, teacher: None if they were not asked.
-        untrained: Why nothing was trained; empty if there is a candidate.
-    """
-
-    kinds: dict[str, str]
-    champion: dict[str, Any]
-    api: ApiUsage | None
-    teacher: AskedTeacher | None = None
-    untrained: str
 
 
 def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:

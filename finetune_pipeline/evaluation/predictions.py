@@ -198,18 +198,6 @@ def read_by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
     return by_model(in_order(read_predictions(path)))
 
 
-def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Validation rows without an answer, by prompt. Leaves API models out: a few failed requests count as wrong answers, and too
-    many stop the step."""
-    details = facts["prompt_details"]
-    return {name: _failed_rows(details[name]) for name in facts["prompts"] if not name.startswith(API)}
-
-
-def _failed_rows(set_facts: Mapping[str, Any]) -> int:
-    restricted = (set_facts.get("restricted") or {}).get("statuses") or {}
-    return int(set_facts["statuses"].get("error", 0)) + int(restricted.get("error", 0))
-
-
 def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
     scored = Scored.of(facts)
     return {"items": scored.unscored} if scored.items else {}

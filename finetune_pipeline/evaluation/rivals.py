@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.decisions import Mode
 from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.prediction_facts import ApiUsage, SetFacts
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.scored_rows import scored
@@ -122,7 +124,79 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
     return max(rivals_of(spec, rows), key=lambda rival: metric.rank(rival.value))
 
 
-def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> dict[str, Any]:
+class BaselinePrimary(Facts, frozen=True, kw_only=True):
+    """The score in the metric that decides."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+
+
+class BaselineScores(Facts, frozen=True, kw_only=True):
+    """Scores on validation. interval: of the accuracy."""
+
+    n: int
+    correct: int
+    accuracy: float
+    interval: tuple[float, float]
+    primary: BaselinePrimary
+
+    @property
+    def rank(self) -> float:
+        """The rank of these scores, by the metric that decides; more is better."""
+        return METRICS[self.primary.name].rank(self.primary.value)
+
+
+class PromptScores(BaselineScores, frozen=True, kw_only=True):
+    """Scores of one prompt. valid_share: share of free answers in the declared form; restricted: of answers restricted to it. The
+    kind of output determines which further metric is set."""
+
+    macro_f1: float | None = None
+    micro_f1: float | None = None
+    rougeLsum: float | None = None
+    statuses: dict[str, int]
+    valid_share: float | None
+    restricted: BaselineScores | None
+
+
+class ScoredBaselines(Facts, frozen=True, kw_only=True):
+    """Scores of all prompts and simple models. best, best_mode: the prompt that fine-tuning must beat."""
+
+    prompts: dict[str, PromptScores]
+    best: str
+    best_mode: Mode
+    simple: dict[str, BaselineScores]
+    metric: str
+    confidence: float
+    n: int
+
+
+class Baseline(ScoredBaselines, frozen=True, kw_only=True):
+    """Facts of few_shot_baseline.
+
+    Attributes:
+        rows, passages, documents_left_out, vectors, left_out: As in prediction_facts.AnsweredPrompts.
+        prompt_details: Answers of each prompt.
+        api: None if no API model was asked.
+    """
+
+    rows: int
+    passages: int
+    documents_left_out: list[str]
+    vectors: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, str] = {}
+    prompt_details: dict[str, SetFacts]
+    api: ApiUsage | None
+
+
+def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
+    """Validation rows without an answer, by prompt, of facts of few_shot_baseline. Leaves API models out: a few failed requests
+    count as wrong answers, and too many stop the step."""
+    baseline = Baseline.of(facts)
+    return {name: baseline.prompt_details[name].failed for name in baseline.prompts if not name.startswith(API)}
+
+
+def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> ScoredBaselines:
     """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
 
     The best prompt has the best answers in the metric that decides: free ones, where enough are in form (MIN_IN_FORM), or
@@ -132,11 +206,6 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
     Args:
         rows: As in :func:`rivals_of`.
         sources: What each example was made from, by id; intervals count them where rows share them.
-
-    Returns:
-        {prompts: {name: {n, correct, accuracy, interval, primary, valid_share, statuses, restricted:
-        {n, accuracy, interval, primary} or null, and further metrics}}, best (prompt), best_mode (free or
-        restricted), simple: {name: {n, correct, accuracy, interval, primary}}, metric, confidence, n}.
 
     Raises:
         ValueError: There is no prompt, or prompts cover different examples.
@@ -149,46 +218,37 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
     if different := [name for name, ids in covered.items() if ids != covered[names[0]]]:
         raise ValueError(f"prompts cover other examples than {names[0]}: {', '.join(different)}")
     prompts = {name: _prompt_scores(spec, rows, name, sources) for name in names}
-    restricted = [name for name in names if prompts[name]["restricted"]]
+    restricted = {name: scores for name in names if (scores := prompts[name].restricted)}
     in_form = names
     if not isinstance(spec.output, TextOutput):
-        in_form = [name for name in names if (prompts[name]["valid_share"] or 0.0) >= MIN_IN_FORM]
+        in_form = [name for name in names if (prompts[name].valid_share or 0.0) >= MIN_IN_FORM]
     free = in_form if in_form or restricted else names
-    ranks: dict[tuple[str, str], float] = {("free", name): rank_of(prompts[name]) for name in free}
-    ranks |= {("restricted", name): rank_of(prompts[name]["restricted"]) for name in restricted}
+    ranks: dict[tuple[Mode, str], float] = {("free", name): prompts[name].rank for name in free}
+    ranks |= {("restricted", name): scores.rank for name, scores in restricted.items()}
     mode, best = max(ranks, key=lambda key: ranks[key])
-    return {
-        "prompts": prompts,
-        "best": best,
-        "best_mode": mode,
-        "simple": {name: _reported(score(answers, spec, sources)) for name, answers in simple_rows(rows).items()},
-        "metric": spec.metric,
-        "confidence": spec.gates.confidence,
-        "n": len(covered[names[0]]),
-    }
+    simple = {name: score(answers, spec, sources) for name, answers in simple_rows(rows).items()}
+    return ScoredBaselines(
+        prompts=prompts,
+        best=best,
+        best_mode=mode,
+        simple={name: BaselineScores.of(_plain(scores)) for name, scores in simple.items()},
+        metric=spec.metric,
+        confidence=spec.gates.confidence,
+        n=len(covered[names[0]]),
+    )
 
 
-def best_api_prompt(prompts: Mapping[str, Mapping[str, Any]]) -> str | None:
+def best_api_prompt(prompts: Mapping[str, BaselineScores]) -> str | None:
     """The API model's best prompt on validation, by its free answers; None if it was not asked."""
     api_prompts = [name for name in prompts if name.startswith(API)]
-    return max(api_prompts, key=lambda name: rank_of(prompts[name]), default=None)
+    return max(api_prompts, key=lambda name: prompts[name].rank, default=None)
 
 
-def rank_of(scores: Mapping[str, Any]) -> float:
-    """The rank of a baseline's scores, by the metric that decides; more is better."""
-    return METRICS[scores["primary"]["name"]].rank(scores["primary"]["value"])
-
-
-def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str, sources: SourceOf) -> dict[str, Any]:
+def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str, sources: SourceOf) -> PromptScores:
     scores, restricted = score(rows[name], spec, sources), restricted_rows(rows, name, spec.output)
-    return {
-        **_reported(scores, "macro_f1", "micro_f1", "rougeLsum", "statuses"),
-        "valid_share": scores.valid.share,
-        "restricted": _reported(score(restricted, spec, sources)) if restricted else None,
-    }
+    in_form = _plain(score(restricted, spec, sources)) if restricted else None
+    return PromptScores.of({**_plain(scores), "valid_share": scores.valid.share, "restricted": in_form})
 
 
-def _reported(scores: Scores, *more_fields: str) -> dict[str, Any]:
-    """The fields of scores that the baseline's facts keep, as JSON."""
-    fields = {"n", "correct", "accuracy", "interval", "primary", *more_fields}
-    return scores.model_dump(mode="json", include=fields, exclude_unset=True)
+def _plain(scores: Scores) -> dict[str, Any]:
+    return scores.model_dump(mode="json", include=set(PromptScores.__struct_fields__), exclude_unset=True)

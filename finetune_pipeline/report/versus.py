@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from finetune_pipeline.evaluation.decisions import Comparison
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
+from finetune_pipeline.evaluation.rivals import API_MODEL, ScoredBaselines, best_api_prompt
 from finetune_pipeline.evaluation.wording import (
     counted,
     dollars,
@@ -71,7 +71,7 @@ def versus(
     if evaluation.training is None:
         return f"{spec.name}: there is no fine-tuned model to compare: training was not worth it"
     name = API_MODEL if API_MODEL in evaluation.scores else "base"
-    prompt = best_api_prompt(evaluation.baseline.model_dump().get("prompts") or {})
+    prompt = best_api_prompt(ScoredBaselines.of(evaluation.baseline.model_dump()).prompts)
     if spec.baseline.endpoint is None or prompt is None or evaluation.cost is None:
         return (
             f"{spec.name}: no API model was evaluated\nfix: set baseline.endpoint {{url, model, key_variable}} "

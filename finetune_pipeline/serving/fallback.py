@@ -20,7 +20,7 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.openai_endpoint import ask
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
-from finetune_pipeline.evaluation.rivals import best_api_prompt
+from finetune_pipeline.evaluation.rivals import Baseline, best_api_prompt
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.planning.prices import ApiPrice, PriceList, newest_price
 from finetune_pipeline.planning.serving_costs import Call, call_price
@@ -123,7 +123,7 @@ def fallback_of(task: Task, store: ArtifactStore, prices: PriceList, cache: Answ
     if spec.automation.max_error is None:
         raise OutsideError("nothing is ever passed on without a promise", "set automation.max_error, and run the task")
     baseline = store.newest(task.name, "few_shot_baseline")
-    best = best_api_prompt(baseline.facts["prompts"]) if baseline else None
+    best = best_api_prompt(baseline.read(Baseline).prompts) if baseline else None
     splits = store.find(task.name, "splits", baseline.inputs["train_split"]) if baseline else None
     if baseline is None or best is None or splits is None:
         raise OutsideError(f"the prompts of {declared.model} were not tried yet", f"run `finetune run {task.name}`")

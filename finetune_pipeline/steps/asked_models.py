@@ -17,7 +17,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.prediction_facts import ApiUsage
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
-from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
+from finetune_pipeline.evaluation.rivals import API_MODEL, Baseline, best_api_prompt
 from finetune_pipeline.jobs import FittedSet, ModelSet, Perturbed
 from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import served
@@ -104,10 +104,11 @@ def add_api_answers(context: StepContext, examples: Path) -> ApiUsage | None:
     They are the model `base` if nothing was better on validation, else API_MODEL.
     """
     baseline = context.inputs["few_shot_baseline"]
-    name = best_api_prompt(baseline.facts["prompts"])
+    facts = baseline.read(Baseline)
+    name = best_api_prompt(facts.prompts)
     if name is None:
         return None
-    prompts = {"base" if name == baseline.facts["best"] else API_MODEL: read_json(baseline.path("prompts.json"))[name]}
+    prompts = {"base" if name == facts.best else API_MODEL: read_json(baseline.path("prompts.json"))[name]}
     path = context.out / "predictions.parquet"
     rows = read_predictions(path)
     gold = {row["example_id"]: row["gold"] for row in rows}

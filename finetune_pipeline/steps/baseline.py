@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
+
 from finetune_pipeline.baseline.decision import DECISIONS, Advised, advise
 from finetune_pipeline.baseline.good_enough import worth_training
 from finetune_pipeline.baseline.input_evidence import learnable, validation_evidence
@@ -21,7 +23,7 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
-from finetune_pipeline.evaluation.prediction_facts import ApiUsage
+from finetune_pipeline.evaluation.prediction_facts import AnsweredPrompts, ApiUsage
 from finetune_pipeline.evaluation.predictions import (
     API,
     SIMPLE,
@@ -32,7 +34,7 @@ from finetune_pipeline.evaluation.predictions import (
     write_predictions,
 )
 from finetune_pipeline.evaluation.prompts import WITHOUT_LABELS, prompt_without_labels
-from finetune_pipeline.evaluation.rivals import rank_of, rivals_of, score_baselines, strongest_rival
+from finetune_pipeline.evaluation.rivals import Baseline, BaselineScores, rivals_of, score_baselines, strongest_rival
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.simple_models import FITTED, SimpleModel, load_simple_model
 from finetune_pipeline.evaluation.simple_models.encoders import encoder_files
@@ -69,12 +71,12 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
     return facts
 
 
-def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
+def make_few_shot_baseline(context: StepContext) -> Baseline:
     """Run every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
     spec = context.spec
     train, validation = split_file(context, "train"), split_file(context, "validation")
     documents = context.run_inputs.documents
-    facts = context.launch(
+    answered = context.launch(
         BaselineJob(
             base=context.inputs["base_model"].folder,
             examples=validation,
@@ -105,12 +107,18 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
     examples = read_examples(validation)
     if spec.baseline.endpoint is not None:
         rows, api_usage = _add_api_answers(context, rows, read_examples(train), examples)
-    return {
-        **facts,
-        **score_baselines(spec, by_model(in_order(rows)), {e.id: e.made_from for e in examples}),
-        "prompt_details": {**facts.get("prompts", {}), **(api_usage.to_json()["prompts"] if api_usage else {})},
-        "api": api_usage.to_json() if api_usage else None,
-    }
+    facts = AnsweredPrompts.of(answered)
+    scores = score_baselines(spec, by_model(in_order(rows)), {e.id: e.made_from for e in examples})
+    return Baseline(
+        **asdict(scores),
+        rows=facts.rows,
+        passages=facts.passages,
+        documents_left_out=facts.documents_left_out,
+        vectors=facts.vectors,
+        left_out=facts.left_out,
+        prompt_details={**facts.prompts, **(api_usage.prompts if api_usage else {})},
+        api=api_usage,
+    )
 
 
 def json_schema(spec: TaskSpec) -> dict[str, Any] | None:
@@ -205,12 +213,13 @@ def make_advice(context: StepContext) -> Advised:
     counts = context.inputs["train_split"].read(SplitFacts).counts
     hindering = obstacles(spec, counts["test"], [*train, *validation], rivals_of(spec, rows))
     power = power_plan(spec, counts["test"], rival, shared_sources(rival.rows, sources), hindering)
-    signal = learnable(spec, train, validation_evidence(spec, baseline.facts["best"], rows, sources))
-    advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, sources)
+    facts = baseline.read(Baseline)
+    signal = learnable(spec, train, validation_evidence(spec, facts.best, rows, sources))
+    advice = advise(spec, facts, power, rows, counts, rival, signal, sources)
     reasons = [f"- {plain(reason)}" for reason in advice.reasons]
     return Advised(
         learnable=signal,
-        worth_training=worth_training(spec, baseline.facts, rows, sources),
+        worth_training=worth_training(spec, facts, rows, sources),
         power=power,
         advice=advice,
         advice_markdown="\n".join([f"**{plain(DECISIONS[advice.decision])}**", "", *reasons]),
@@ -224,7 +233,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     """
     spec = task.spec
     baseline = store.newest(task.name, "few_shot_baseline")
-    if baseline is None or not baseline.facts.get("simple"):
+    if baseline is None or not (validation_scores := baseline.read(Baseline).simple):
         return f"{task.name} has no simple model yet: run `finetune advise {task.name}`"
     splits = store.find(task.name, "splits", baseline.inputs["train_split"])
     if splits is None:
@@ -233,15 +242,17 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     if any(example.messages[-1].get("tool_calls") for example in train):
         return "answers with tool calls need a chat template, which a simple model does not have"
     report = store.newest(task.name, "evaluation_report", few_shot_baseline=baseline.version)
-    validation_scores = baseline.facts["simple"]
-    test_scores = read_json(store.check(report).path("report.json"))["scores"] if report else {}
-    name = max(validation_scores, key=lambda name: rank_of(test_scores.get(SIMPLE + name, validation_scores[name])))
+    tested = read_json(store.check(report).path("report.json"))["scores"] if report else {}
+    test_scores = {
+        name: BaselineScores.of(tested[SIMPLE + name]) for name in validation_scores if SIMPLE + name in tested
+    }
+    name = max(validation_scores, key=lambda name: test_scores.get(name, validation_scores[name]).rank)
     scores = {"validation": validation_scores[name]}
-    if SIMPLE + name in test_scores:
-        scores["the sealed test"] = test_scores[SIMPLE + name]
+    if name in test_scores:
+        scores["the sealed test"] = test_scores[name]
     model = load_simple_model(store.check(baseline).path(FITTED) / name)
     keys = ("n", "accuracy", "interval", "primary")
-    shown_scores = {split: {key: score[key] for key in keys} for split, score in scores.items()}
+    shown_scores = {split: {key: score.to_json()[key] for key in keys} for split, score in scores.items()}
     verdict = str(report.facts["verdict"]) if report else ""
     return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown_scores, verdict)
 
@@ -305,4 +316,4 @@ def advice_settings(spec: TaskSpec) -> dict[str, Any]:
 
 def best_prompt(context: StepContext) -> dict[str, Any]:
     baseline = context.inputs["few_shot_baseline"]
-    return dict(read_json(baseline.path("prompts.json"))[baseline.facts["best"]])
+    return dict(read_json(baseline.path("prompts.json"))[baseline.read(Baseline).best])

@@ -28,7 +28,7 @@ from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.finalists import contenders, with_candidate
 from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finalists, held_back_by_defaults
-from finetune_pipeline.evaluation.prediction_facts import Predicted, SealedAnswers
+from finetune_pipeline.evaluation.prediction_facts import Predicted
 from finetune_pipeline.evaluation.predictions import (
     SIMPLE,
     by_model,
@@ -47,9 +47,10 @@ from finetune_pipeline.evaluation.promises import released
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.result import EvaluationResult, StepFacts
-from finetune_pipeline.evaluation.rivals import API_MODEL, simple_rows
+from finetune_pipeline.evaluation.rivals import API_MODEL, Baseline, simple_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
+from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.teacher_rival import AskedTeacher, teacher_file
 from finetune_pipeline.evaluation.winner import TRAINED, gates_of, row_of, winner_of
@@ -214,7 +215,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     if answered.untrained:
         untrained = context.inputs["advice"].read(Advised).worth_training.reason
         by_name = by_model(in_order(answers))
-        baseline = context.inputs["few_shot_baseline"].facts
+        baseline = context.inputs["few_shot_baseline"].read(Baseline)
         without_training = list(contenders(context.spec, baseline, by_name, simple_rows(by_name)))
         rows = with_candidate(answers, without_training[0])
     record_judgement(
@@ -309,7 +310,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
 
 def on_validation(baseline: Artifact) -> list[dict[str, Any]]:
     """Return the answers of the best prompt and of the simple models to validation rows, under the names of the test's."""
-    best = str(baseline.facts["best"])
+    best = baseline.read(Baseline).best
     names = {best: "base", restricted_name(best): restricted_name("base")}
     rows = read_predictions(baseline.path("predictions.parquet"))
     kept = [row for row in rows if row["model"] in names or row["model"].startswith(SIMPLE)]

@@ -21,6 +21,7 @@ from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.prediction_facts import Predicted
 from finetune_pipeline.evaluation.predictions import API, read_by_model
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
+from finetune_pipeline.evaluation.rivals import Baseline
 from finetune_pipeline.jobs import LatencyJob
 from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.planning.costs import training_costs
@@ -61,7 +62,7 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
     rows = read_by_model(baseline.path(PREDICTIONS))
     train_rows, sources = read_examples(split_file(context, "train")), row_sources(context)
     # computed again, not read from the asset `advice`: its failed check would stop the ladder in Dagster
-    signal = learnable(spec, train_rows, validation_evidence(spec, baseline.facts["best"], rows, sources))
+    signal = learnable(spec, train_rows, validation_evidence(spec, baseline.read(Baseline).best, rows, sources))
     result = ladder(
         spec,
         answered,
@@ -97,7 +98,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
         sets = while_served(context, prompted, services)
         facts = context.launch(answers_job(context, sets, split_file(context, "validation"), out, "tuned_rungs"))
     rows = read_by_model(out / PREDICTIONS)
-    tokens = {name: call_of(details.to_json()) for name, details in Predicted.of(facts).sets.items()}
+    tokens = {name: call_of(details) for name, details in Predicted.of(facts).sets.items()}
     tuned = [Answered(name, "tuned", TUNED[name], rows[name], tokens[name]) for name in prompts]
     answered = [*answered_rungs(context), *tuned]
     loaded = None if tuned_set.hosted else served(inputs["merged_model"], inputs["base_model"])
@@ -129,9 +130,9 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
     """
     spec, train_rows = context.spec, read_examples(split_file(context, "train"))
     prices = load_prices(home=context.store.root.parent, task_folder=context.task.folder)
-    details = context.inputs["few_shot_baseline"].facts["prompt_details"]
+    details = context.inputs["few_shot_baseline"].read(Baseline).prompt_details
     zero_shot = details.get("zero_shot") or next(iter(details.values()))
-    tuned = Call(zero_shot["mean_prompt_tokens"], max(1.0, zero_shot["mean_new_tokens"]))
+    tuned = Call(zero_shot.mean_prompt_tokens, max(1.0, zero_shot.mean_new_tokens))
     parameters = float(model_shape(model_folder(context.inputs["base_model"].folder)).parameters)
     today, tokens = datetime.datetime.now(datetime.UTC).date(), round(len(train_rows) * tuned.tokens)
     costs = training_costs(spec, prices, tokens, parameters, today, [spec.training.method])
@@ -153,7 +154,7 @@ def timed_prompts(context: StepContext) -> Prompts:
     """Return the base model's prompts by rung: the best fixed one, and the retrieving ones."""
     baseline = context.inputs["few_shot_baseline"]
     prompts = {name: p for name, p in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
-    rung_prompts = {"prompt": prompts[best_fixed(baseline.facts)]}
+    rung_prompts = {"prompt": prompts[best_fixed(baseline.read(Baseline))]}
     for rung, suffix in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
         if prompt := next((p for name, p in prompts.items() if name.endswith(suffix)), None):
             rung_prompts[rung] = prompt

@@ -10,12 +10,12 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
-from finetune_pipeline.evaluation.prediction_facts import SealedAnswers
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge, JudgeReview, prediction_pairs
 from finetune_pipeline.evaluation.preferences.people import People, people_choices
 from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, similar
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
+from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by_rule
 from finetune_pipeline.review.ratings import ratings_digest, read_ratings, summarise

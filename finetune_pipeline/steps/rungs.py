@@ -7,8 +7,9 @@ from typing import Any
 from finetune_pipeline.baseline.ladder import Answered, rung_answers
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.prediction_facts import SetFacts
 from finetune_pipeline.evaluation.predictions import read_by_model
+from finetune_pipeline.evaluation.rivals import Baseline
 from finetune_pipeline.jobs import ModelSet, PredictJob
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
@@ -33,12 +34,12 @@ def answered_rungs(context: StepContext) -> list[Answered]:
     """Return the rungs below training with their answers."""
     baseline = context.inputs["few_shot_baseline"]
     rows = read_by_model(baseline.path(PREDICTIONS))
-    tokens = {name: call_of(details) for name, details in baseline.facts["prompt_details"].items()}
+    tokens = {name: call_of(details) for name, details in baseline.read(Baseline).prompt_details.items()}
     return rung_answers(context.spec, rows, tokens, row_sources(context))
 
 
-def call_of(tokens: Row) -> Call:
-    return Call(tokens["mean_prompt_tokens"], tokens["mean_new_tokens"])
+def call_of(answers: SetFacts) -> Call:
+    return Call(answers.mean_prompt_tokens, answers.mean_new_tokens)
 
 
 def answers_job(context: StepContext, sets: Sequence[ModelSet], examples: Path, out: Path, stage: str) -> PredictJob:

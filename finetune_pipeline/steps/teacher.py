@@ -14,8 +14,8 @@ from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.evaluation.call_ledger import CallLedger, TokenPrice
-from finetune_pipeline.evaluation.prediction_facts import SealedAnswers
 from finetune_pipeline.evaluation.predictions import prediction_row, write_predictions
+from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.evaluation.teacher import Agreed, agreed, ask_teacher
 from finetune_pipeline.evaluation.teacher_rival import TEACHER, AskedTeacher, teacher_file
 from finetune_pipeline.findings import Finding, FindingsError

@@ -9,7 +9,7 @@ from finetune_pipeline.baseline.decision import DECISIONS, Advised, Prospects
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
-from finetune_pipeline.evaluation.predictions import failed_baseline_rows
+from finetune_pipeline.evaluation.rivals import Baseline, failed_baseline_rows
 from finetune_pipeline.models.facts import Parity
 from finetune_pipeline.planning.plan import TrainingPlan
 from finetune_pipeline.spec.methods import METHODS
@@ -92,7 +92,7 @@ def answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("No generation failed.", name="generations_complete")
 def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    errors = {name: prompt["statuses"]["error"] for name, prompt in artifact.facts["prompts"].items()}
+    errors = {name: prompt.statuses["error"] for name, prompt in artifact.read(Baseline).prompts.items()}
     failed = sum(failed_baseline_rows(artifact.facts).values())
     return CheckResult(failed == 0 and bool(errors), f"{failed} generations failed", {"errors": errors})
 

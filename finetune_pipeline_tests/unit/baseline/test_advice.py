@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.baseline.decision import (
     MIN_RESULTS,
@@ -22,6 +23,7 @@ from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import DEFAULT_METRICS
+from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of, tokens
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, register_mirrored, row, spec, text_spec
 from finetune_pipeline_tests.unit.evaluation.rows import answers as some_answers
 
@@ -72,12 +74,8 @@ def advice_for(
         ],
     }
     rows = prompts | simple
-    facts = score_baselines(task, rows) | {
-        "prompt_details": {
-            name: {"mean_prompt_tokens": 400.0 if name != "zero_shot" else 90.0, "mean_new_tokens": 4.0}
-            for name in prompts
-        }
-    }
+    details = {name: tokens(400.0 if name != "zero_shot" else 90.0) for name in prompts}
+    facts = baseline_of(score_baselines(task, rows), details)
     rival = strongest_rival(task, rows)
     hindering = obstacles(task, test, [_example(r) for r in simple["simple_linear"]], rivals_of(task, rows))
     power = power_plan(task, test, rival, obstacles=hindering)
@@ -225,11 +223,12 @@ def test_where_retrieval_is_just_worth_a_pilot() -> None:
     valid = spec().gates.min_valid_share
     retrieval = {"prompt": "3_nearest", "over": "zero_shot", "value": 0.8, "gain": 0.4, "interval": [0.001, 0.5]}
     retrieval |= {"closes": CLOSES_MOST, "valid_share": valid}
+    scored = score_baselines(spec(), {"3_nearest": answers(150), "simple_linear": answers(150)})
 
     def enough(simple: list[float] | None = None, **change: Any) -> bool:
-        facts: dict[str, Any] = {"prompts": {"3_nearest": {"interval": [0.7, 0.85]}}}
-        if simple:
-            facts["simple"] = {"simple_linear": {"interval": simple}}
+        shown = replace(scored.prompts["3_nearest"], interval=(0.7, 0.85))
+        models = {"linear": replace(scored.simple["linear"], interval=(simple[0], simple[1]))} if simple else {}
+        facts = replace(scored, prompts={"3_nearest": shown}, simple=models)
         return _retrieval_helps(spec(), facts, Retrieval.of({**retrieval, **change})) is not None
 
     assert enough() and enough([0.85, 0.95])
@@ -245,10 +244,10 @@ def test_where_retrieval_is_just_worth_a_pilot() -> None:
 
 
 def test_tokens_are_told_where_both_prompts_were_measured() -> None:
-    measured = {"mean_prompt_tokens": 300.0, "mean_new_tokens": 4.0}
+    scores, measured = score_baselines(spec(), {"8_shot": answers(9)}), tokens(300.0)
     for details in ({}, {"8_shot": measured}, {"zero_shot": measured}):
-        assert tokens_of({"best": "8_shot", "prompt_details": details}) is None
-    assert tokens_of({"best": "8_shot", "prompt_details": {"8_shot": measured, "zero_shot": measured}})
+        assert tokens_of(baseline_of(scores, details)) is None
+    assert tokens_of(baseline_of(scores, {"8_shot": measured, "zero_shot": measured}))
 
 
 def test_failures_are_told_apart() -> None:
@@ -277,7 +276,7 @@ def test_extraction_is_judged_by_the_same_rules() -> None:
 
     def extraction(zero: int, nearest: int) -> dict[str, Any]:
         task, asked = json_spec(), {"zero_shot": rows(zero), "3_nearest": rows(nearest)}
-        facts, rival = score_baselines(task, asked), strongest_rival(task, asked)
+        facts, rival = baseline_of(score_baselines(task, asked)), strongest_rival(task, asked)
         return advise(task, facts, power_plan(task, 400, rival), asked, {"train": 700}, rival, SHOWN)
 
     assert extraction(5, 20).decision == "fine_tune"

@@ -44,7 +44,7 @@ def test_the_best_of_many_is_enough_only_if_it_is_so_among_them_all() -> None:
     """Of nine alternatives that are all right on about 90% of the rows, one is above it by an ordinary interval."""
     rows = {f"prompt_{i}": answers(180, label_scores=[]) for i in range(7)} | _rows(189, linear=0.9)
     task = spec()
-    assert score_baselines(task, rows)["prompts"]["8_shot"]["interval"][0] > 0.9
+    assert score_baselines(task, rows).prompts["8_shot"].interval[0] > 0.9
     assert _worth(rows).passed is True
     assert _worth(_rows(189, linear=0.4)).passed is False, "alone it is enough"
     many = {f"prompt_{i}": answers(189, label_scores=[]) for i in range(7)} | _rows(189, linear=0.945)

@@ -21,6 +21,7 @@ from finetune_pipeline.evaluation.simple_models.hidden import HiddenStates
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
 from finetune_pipeline_tests.unit.evaluation.rows import row
 
 LABELS = ["billing", "bug"]
@@ -78,14 +79,14 @@ def make_store(
             rows[f"simple_{name}"] = [
                 row(i, g, g if i < n_right else "no", label_scores=[]) for i, g in enumerate(gold)
             ]
-        builder.facts.update(score_baselines(task, rows))
+        builder.facts.update(baseline_of(score_baselines(task, rows)).to_json())
         texts, answers = zip(*[make(i) for i in range(60)], strict=True)
         for name, model in fit_simple_models(texts, answers, task.output, shared=Shared(encoders or {})).items():
             model.save(builder.folder / FITTED / name)
 
     def report(builder: Builder) -> None:
         scores = {
-            f"simple_{name}": {"n": 40, "accuracy": share, "interval": [0.1, 0.9]}
+            f"simple_{name}": {"n": 40, "correct": round(40 * share), "accuracy": share, "interval": [0.1, 0.9]}
             | {"primary": {"name": "accuracy", "value": share, "interval": [0.1, 0.9]}}
             for name, share in (evaluated or {}).items()
         }

@@ -84,7 +84,7 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
     validated = {n: rows([("bug", "bug")] * k + [("bug", "other")] * (40 - k)) for n, k in right_on_validation.items()}
     args = {
         "spec": spec(), "predictions": [*base, *candidate, *perturbed_answers(candidate)],
-        "baseline": score_baselines(spec(), {"zero_shot": zero_shot, "8_shot": eight_shot, **validated}),
+        "baseline": score_baselines(spec(), {"zero_shot": zero_shot, "8_shot": eight_shot, **validated}).to_json(),
         "training": TRAINING, "data": DATA, "parity": PARITY, "ability": ABILITY, "people": {"rated": 0},
         "supervision": SUPERVISION, "cost": COST, "quality": QUALITY, "openings": OPENINGS, "versions": VERSIONS,
         **changes,
@@ -136,7 +136,7 @@ def text_evaluation() -> EvaluationResult:
     gold = [f"parcel {i} arrives on monday morning" for i in range(40)]
     base = [row(i, text, " ".join(text.split()[:3]), "base", label_scores=[]) for i, text in enumerate(gold)]
     candidate = [row(i, text, text, "candidate", label_scores=[]) for i, text in enumerate(gold)]
-    baseline = score_baselines(text_spec(), {"zero_shot": base})
+    baseline = score_baselines(text_spec(), {"zero_shot": base}).to_json()
     return evaluation(spec=text_spec(), predictions=[*base, *candidate], baseline=baseline)
 
 
@@ -154,5 +154,5 @@ def json_evaluation_and_rows(**changes: Any) -> tuple[EvaluationResult, ShownRow
     base = [row(i, g, text, "base", label_scores=[]) for i, (g, text) in enumerate(zip(gold, fenced, strict=True))]
     candidate = [row(i, g, s, "candidate", label_scores=[]) for i, (g, s) in enumerate(zip(gold, misread, strict=True))]
     task = json_spec(**changes)
-    baseline = score_baselines(task, {"zero_shot": base})
+    baseline = score_baselines(task, {"zero_shot": base}).to_json()
     return evaluation_and_rows(spec=task, predictions=[*base, *candidate], baseline=baseline)

@@ -38,13 +38,11 @@ def test_scores_of_prompts():
     zero = [row(i, "bug", "bug" if i < 2 else "It is a bug", label_scores=[-0.1, -1.0, -1.0]) for i in range(10)]
     eight = rows([("bug", "bug")] * 7 + [("bug", "other")] * 3)
     facts = score_baselines(spec(), {"zero_shot": zero, "8_shot": eight})
-    assert (facts["best"], facts["best_mode"]) == ("zero_shot", "restricted"), (
-        "wrong only in form, and the best answers"
-    )
-    assert facts["n"] == 10
-    first = facts["prompts"]["zero_shot"]
-    assert (first["accuracy"], first["valid_share"], first["restricted"]["accuracy"]) == (0.2, 0.2, 1.0)
-    assert facts["prompts"]["8_shot"]["macro_f1"] == pytest.approx(14 / 17)
+    assert (facts.best, facts.best_mode) == ("zero_shot", "restricted"), "wrong only in form, and the best answers"
+    assert facts.n == 10
+    first = facts.prompts["zero_shot"]
+    assert (first.accuracy, first.valid_share, first.restricted.accuracy) == (0.2, 0.2, 1.0)
+    assert facts.prompts["8_shot"].macro_f1 == pytest.approx(14 / 17)
     with pytest.raises(ValueError, match="other examples than zero_shot: 8_shot"):
         score_baselines(spec(), {"zero_shot": zero, "8_shot": eight[:5]})
     with pytest.raises(ValueError, match="no baseline predictions"):
@@ -56,7 +54,9 @@ def test_baselines_are_not_surer_than_the_sources_of_validation_allow():
     documents = {r["example_id"]: f"document {i // 25}" for i, r in enumerate(rows["zero_shot"])}
     alone, shared = (score_baselines(spec(), rows, sources) for sources in (None, documents))
     for kind, name in (("prompts", "zero_shot"), ("simple", "linear")):
-        assert alone[kind][name]["interval"][0] > 0.95 and shared[kind][name]["interval"][0] < 0.5, "four documents"
+        assert getattr(alone, kind)[name].interval[0] > 0.95 and getattr(shared, kind)[name].interval[0] < 0.5, (
+            "four documents"
+        )
 
 
 def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
@@ -69,8 +69,8 @@ def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
         likeliest = [[-0.1, -1.0, -1.0]] * right + [[-1.0, -0.1, -1.0]] * (10 - right)
         loose = [row(i, "bug", "bug" if i < 7 else "I think", label_scores=likeliest[i]) for i in range(10)]
         facts = score_baselines(spec(), {"zero_shot": half, "8_shot": loose})
-        assert (facts["best"], facts["best_mode"]) == best, "7 of 10 in form is no rival by itself"
-    assert score_baselines(spec(), {"zero_shot": half, "8_shot": half})["best"] == "zero_shot", "a tie"
+        assert (facts.best, facts.best_mode) == best, "7 of 10 in form is no rival by itself"
+    assert score_baselines(spec(), {"zero_shot": half, "8_shot": half}).best == "zero_shot", "a tie"
     best = base_at_its_best({"base": answers(20)}, spec().output)
     assert best.mode == "free" and list(best.answers) == ["free"], "labels without likelihoods are not restricted"
 
@@ -82,7 +82,7 @@ def test_where_no_prompt_keeps_the_form_the_best_restricted_answers_are_the_ones
         texts = ["bug"] * 7 + ["I think it is a bug"] * 3
         spoken[name] = [row(i, "bug", texts[i], label_scores=scores[i]) for i in range(10)]
     facts = score_baselines(spec(), spoken)
-    assert (facts["best"], facts["best_mode"]) == ("8_shot", "restricted"), "7 of 10 in form is no rival by itself"
+    assert (facts.best, facts.best_mode) == ("8_shot", "restricted"), "7 of 10 in form is no rival by itself"
 
 
 def test_restricted_json_answers_and_simple_models_stand_beside_the_prompts():
@@ -92,6 +92,6 @@ def test_restricted_json_answers_and_simple_models_stand_beside_the_prompts():
     simple = [row(i, gold, gold if i < 3 else "{}", label_scores=[]) for i in range(20)]
     rows = {"zero_shot": free, "zero_shot_restricted": under_schema, "simple_nearest": simple}
     facts = score_baselines(json_spec(), rows)
-    assert list(facts["prompts"]) == ["zero_shot"] and facts["best_mode"] == "restricted"
-    assert facts["prompts"]["zero_shot"]["restricted"]["accuracy"] == 0.6
-    assert facts["simple"]["nearest"]["correct"] == 3 and facts["simple"]["nearest"]["n"] == 20
+    assert list(facts.prompts) == ["zero_shot"] and facts.best_mode == "restricted"
+    assert facts.prompts["zero_shot"].restricted.accuracy == 0.6
+    assert facts.simple["nearest"].correct == 3 and facts.simple["nearest"].n == 20

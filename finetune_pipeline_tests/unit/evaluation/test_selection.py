@@ -26,7 +26,9 @@ def as_the_pipeline_ships(right: dict[str, np.ndarray], look: int) -> str | None
         name: {row["example_id"]: row["text"] for row in answers(right[name].tolist())}
         for name in ("commonest", "nearest", "linear")
     }
-    baseline = score_baselines(spec(), {"8_shot": [r | {"label_scores": []} for r in RIGHT], "simple_linear": RIGHT})
+    baseline = score_baselines(
+        spec(), {"8_shot": [r | {"label_scores": []} for r in RIGHT], "simple_linear": RIGHT}
+    ).to_json()
     looks = [OPENINGS[0] | {"candidate": f"c{look - i}"} for i in range(look)]
     result = evaluation(predictions=predictions, simple=simple, baseline=baseline, openings=looks)
     gates = [gate for gate in decide(spec(), result) if gate.name.startswith("beats_")]

@@ -127,7 +127,7 @@ def test_what_a_finalist_must_show_is_decided_at_a_shared_level():
     result = evaluated(spec(), tuned=100, linear=100, prompt=100)
     (gain,) = result.finalists[0].commonest.gains
     assert gain.interval == pytest.approx(tango_interval(0, 20, ROWS, 0.975)), "two finalists share 5%"
-    validated = score_baselines(spec(), {"8_shot": rows([("bug", "bug")] * 40)})
+    validated = score_baselines(spec(), {"8_shot": rows([("bug", "bug")] * 40)}).to_json()
     alone = evaluated(spec(), tuned=100, linear=100, prompt=100, baseline=validated)
     assert [f.kind for f in alone.finalists] == ["prompt"], "no simple model was compared on validation"
     assert alone.finalists[0].commonest.gains[0].interval == pytest.approx(tango_interval(0, 20, ROWS, 0.95))
@@ -136,14 +136,14 @@ def test_what_a_finalist_must_show_is_decided_at_a_shared_level():
 def test_the_finalists_are_the_best_on_validation_not_on_the_test():
     near = {"simple_nearest": rows([("bug", "bug")] * 39 + [("bug", "other")])}
     prompts = {"zero_shot": rows([("bug", "bug")] * 39 + [("bug", "other")]), "8_shot": rows([("bug", "bug")] * 40)}
-    baseline = score_baselines(spec(), {**prompts, **near, "simple_linear": rows([("bug", "other")] * 40)})
+    baseline = score_baselines(spec(), {**prompts, **near, "simple_linear": rows([("bug", "other")] * 40)}).to_json()
     finalists = evaluated(spec(), tuned=100, linear=190, prompt=100, baseline=baseline).finalists
     assert [(f.kind, f.name) for f in finalists] == [("simple", "nearest"), ("prompt", "8_shot")]
 
 
 def test_a_prompt_answers_in_the_way_that_is_better_on_validation():
     chatty = [row | {"text": f"I say {row['text']}"} for row in rows([("bug", "bug")] * 40)]
-    baseline = score_baselines(spec(), {"8_shot": chatty})
+    baseline = score_baselines(spec(), {"8_shot": chatty}).to_json()
     base = answers([True] * 150 + [False] * 50)
     spoken = [row | {"text": f"I say {row['text']}"} for row in base]
     predictions = [*spoken, *answers(150, ROWS, "candidate")]
@@ -157,7 +157,7 @@ def test_a_prompt_answers_in_the_way_that_is_better_on_validation():
 def test_an_api_model_is_never_shipped_and_still_counts_as_a_rival():
     baseline = score_baselines(
         spec(), {"api_8_shot": rows([("bug", "bug")] * 40), "simple_linear": rows([("bug", "bug")])}
-    )
+    ).to_json()
     given = judged(tuned=100, linear=100, prompt=150, baseline=baseline)
     assert given.kind is None and "surely worse than the prompted model behind an API" in given.why
 

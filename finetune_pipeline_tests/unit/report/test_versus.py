@@ -28,7 +28,7 @@ def compared(model: str = "gpt-6.1-terra", calls: int | None = None, **changes: 
     result = evaluation(
         spec=task,
         predictions=[*base, *candidate, *api, *perturbed_answers(candidate)],
-        baseline=score_baselines(task, {"8_shot": strong, "api_zero_shot": weak, "api_8_shot": strong}),
+        baseline=score_baselines(task, {"8_shot": strong, "api_zero_shot": weak, "api_8_shot": strong}).to_json(),
         cost=COST | {"tokens": COST["tokens"] | {"api": {"prompt": 900.0, "answer": 2.0}}},
         **changes,
     )

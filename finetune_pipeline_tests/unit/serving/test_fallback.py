@@ -13,6 +13,7 @@ from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.calibration import AutomationPromise, ReleasedProbability
+from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.planning.prices import load_prices
@@ -23,6 +24,9 @@ from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline_tests.openai_server import Server, completion, openai_server
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM
+from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
+from finetune_pipeline_tests.unit.evaluation.rows import answers
+from finetune_pipeline_tests.unit.evaluation.rows import spec as evaluation_spec
 from finetune_pipeline_tests.unit.serving.running import Running
 
 SURE, UNSURE = "invoice", "nothing of the kind"
@@ -60,10 +64,9 @@ class World:
         def baseline(builder: Builder) -> None:
             prompts = {"api_zero": {"api": True}, "api_one": {"api": True, "shots": 1, "turns": shot}, "zero": {}}
             write_json(builder.folder / "prompts.json", prompts)
-            scores = {"api_zero": 0.5, "api_one": 0.9, "zero": 1.0}
-            builder.facts["prompts"] = {
-                name: {"primary": {"name": "accuracy", "value": score}} for name, score in scores.items()
-            }
+            right = {"api_zero": 10, "api_one": 18, "zero": 20}
+            rows = {name: answers(n, 20, name) for name, n in right.items()}
+            builder.facts.update(baseline_of(score_baselines(evaluation_spec(), rows)).to_json())
 
         key: dict[str, Any] = {"code_version": "1", "settings": {}}
         made = self.store.build("tickets", "splits", **key, inputs={}, make=splits)

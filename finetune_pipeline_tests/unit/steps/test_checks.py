@@ -15,11 +15,15 @@ from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.rivals import ScoredBaselines, score_baselines
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline_tests.trainings import HOSTED, LOCAL
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
+from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
+from finetune_pipeline_tests.unit.evaluation.rows import row
+from finetune_pipeline_tests.unit.evaluation.rows import spec as evaluation_spec
 from finetune_pipeline_tests.unit.planning.plans import planned
 from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.production.streams import drift_of
@@ -41,10 +45,13 @@ def answers(**statuses: int) -> dict[str, Any]:
 
 def asked(**statuses: int) -> dict[str, Any]:
     """Facts of a baseline with one prompt whose answers ended so."""
-    details = {"zero_shot": {"statuses": {"ok": 0, "error": 0, **statuses}}}
-    return {"prompts": details, "prompt_details": details}
+    scores = score_baselines(evaluation_spec(), {"zero_shot": [row(0, "bug", "bug")]}).to_json()
+    details = answers(**statuses)
+    scores["prompts"]["zero_shot"]["statuses"] = details["statuses"]
+    return baseline_of(ScoredBaselines.of(scores), {"zero_shot": details}).to_json()
 
 
+RESTRICTED = {"asked": 1, "available": True, "why": "", "statuses": {"error": 1}}
 POWER = {
     "enough": True, "sentence": "s", "test_rows": 400, "rows_needed": 340, "detectable_gain": 0.04, "wanted_gain": 0.05,
     "power_now": 0.85, "obstacles": [], "power": 0.8, "metric": "accuracy", "rival": "r", "before": 0.7, "must_reach": 0.8,
@@ -165,7 +172,7 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("base_model", "safe_weights"): ({"files": {"model.safetensors": "x", "config.json": "y"}},
         [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}]),
     ("few_shot_baseline", "generations_complete"): (asked(ok=9), [asked(ok=8, error=1),
-        asked(ok=9) | {"prompt_details": {"zero_shot": {"statuses": {}, "restricted": {"statuses": {"error": 1}}}}},
+        asked(ok=9) | {"prompt_details": {"zero_shot": answers(ok=9) | {"restricted": RESTRICTED}}},
         {"prompts": {}, "prompt_details": {}}]),
     ("advice", "enough_test_rows"): (ADVISED,
         [{"power": POWER | {"enough": False}}, {"power": POWER | {"obstacles": [{"gate": "g", "reason": "r", "to_do": "t"}]}},

@@ -34,6 +34,7 @@ from finetune_pipeline.steps.data import sealing_key
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.unit.data.rows import example
+from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
 from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, QUALITY, TRAINING
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
 from finetune_pipeline_tests.unit.planning.plans import planned
@@ -85,7 +86,7 @@ class Stage:
             "human_review": {"rated": 0}, "judge_review": {"judge": None, "similarity": None},
         }  # fmt: skip
         before = {
-            **DATA, "reviewed_examples": {}, "base_model": {}, "few_shot_baseline": baseline, "advice": {},
+            **DATA, "reviewed_examples": {}, "base_model": {}, "few_shot_baseline": baseline_of(baseline).to_json(), "advice": {},
             "training_plan": planned(), "data_quality": QUALITY, "production_logs": {},
         }  # fmt: skip
         inputs = {

@@ -23,8 +23,8 @@ from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
-from finetune_pipeline.evaluation.prediction_facts import SealedAnswers
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.evaluation.teacher_rival import AskedTeacher
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
