@@ -1,7 +1,6 @@
 """Connects the graph with the model registry: inputs of a run from the champion, registration, promotion and alarm."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from finetune_pipeline.evaluation.calibration import AutomationPromise, released
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.production.promise_watch import promise_kept
-from finetune_pipeline.production.released import Outcome, Released
+from finetune_pipeline.production.released import Outcome, Released, ReleaseRequest
 from finetune_pipeline.production.status import champion_alarm
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import RECORD, release_of
@@ -99,38 +98,38 @@ def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
     return bool(tags.get(registry.ADAPTER_VERSION) == record["adapter_version"])
 
 
-def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> Outcome:
+def release(tracking: Tracking, request: ReleaseRequest, run_id: str) -> Outcome:
     """Register a model (see steps.release.release_request) and promote it if the evaluation ships it.
 
     Repeating it has the same result. Raises OutsideError if another champion serves than the one it was compared with.
     """
-    name = str(request["name"])
+    name, endpoint = request.name, request.endpoint.to_json() if request.endpoint else {}
     version = registration.register(
         tracking,
         request,
         run_id=run_id,
         tags={
-            registry.GATES: registry.PASSED if request["gates_passed"] else "failed",
-            **{tag: request[tag] for tag in _REQUEST_TAGS},
-            registry.WINNER_KIND: request["winner_kind"] or "tuned",
+            registry.GATES: registry.PASSED if request.gates_passed else "failed",
+            **{tag: getattr(request, tag) for tag in _REQUEST_TAGS},
+            registry.WINNER_KIND: request.winner_kind or "tuned",
             **(
-                {registry.WINNER_NAME: request["winner_name"], registry.FILES: digest_json(request["files"])}
-                if request["files"]
+                {registry.WINNER_NAME: request.winner_name, registry.FILES: digest_json(request.files)}
+                if request.files
                 else {}
             ),
-            **{f"endpoint.{key}": value for key, value in (request["endpoint"] or {}).items() if value is not None},
-            "compared_with": json.dumps(request["compared_with"]),
-            **({registry.FORGOTTEN: registry.FORGOTTEN_REASON} if request["forgotten"] else {}),
-            **({registry.HOLDS_ROWS: "true"} if request["holds_rows"] else {}),
-            **{f"gate.{gate}": status for gate, status in request["gates"].items()},
+            **{f"endpoint.{key}": value for key, value in endpoint.items() if value is not None},
+            "compared_with": json.dumps(request.compared_with),
+            **({registry.FORGOTTEN: registry.FORGOTTEN_REASON} if request.forgotten else {}),
+            **({registry.HOLDS_ROWS: "true"} if request.holds_rows else {}),
+            **{f"gate.{gate}": status for gate, status in request.gates.items()},
         },
     )
     tags, aliases = registry.version_tags(tracking, name, version), registry.aliases(tracking, name)
     rolled_back = tags.get(registry.ROLLED_BACK)
     known = registry.was_promoted(tags, version, aliases)
-    promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"] and not known
+    promotable = request.gates_passed and rolled_back is None and not request.forgotten and not known
     if promotable:
-        compared_with = request["compared_with"]["model_version"] if request["compared_with"] else None
+        compared_with = request.compared_with["model_version"] if request.compared_with else None
         registry.promote(tracking, name, version, compared_with)
     aliases = registry.aliases(tracking, name)
     champion = aliases.get(registry.CHAMPION)

@@ -1,11 +1,13 @@
 """RELEASE: registers the model that the evaluation ships, or else the candidate; `champion` moves only to one that is shipped."""
 
 import shutil
-from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.calibration import PROBABILITY, digest_of
+from finetune_pipeline.evaluation.calibration import ReleasedProbability, digest_of
 from finetune_pipeline.evaluation.decisions import Winner
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
@@ -14,7 +16,7 @@ from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, base_record, describe
 from finetune_pipeline.production.erasure import tainted_data
-from finetune_pipeline.production.released import Outcome, Released
+from finetune_pipeline.production.released import Outcome, Released, ReleaseRequest
 from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.report.shipped_card import shipped_card
 from finetune_pipeline.report.stored import read_report
@@ -26,9 +28,8 @@ from finetune_pipeline.steps.earlier_runs import RECORD, SHIPPED
 CARD = "README.md"
 
 
-def release_request(context: StepContext) -> dict[str, Any]:
-    """Return the request to register a model, and write the files of a simple model or a prompt. A rerun reads `compared_with`
-    to compare with the same model again."""
+def release_request(context: StepContext) -> ReleaseRequest:
+    """Return the request to register a model, and write the files of a simple model or a prompt."""
     report, adapter, merged = (context.inputs[name] for name in ("evaluation_report", "adapter", "merged_model"))
     hosted, winner = read_hosted(merged.folder), Winner.model_validate(report.facts["winner"])
     chosen, passed = winner, winner.kind is not None
@@ -38,42 +39,44 @@ def release_request(context: StepContext) -> dict[str, Any]:
     registered, dataset = report.facts["models"][row_of(chosen)], adapter.inputs["train_split"]
     holds_rows = _write_shipped(context, chosen)
     files = {path.name: digest_file(path) for path in sorted((context.out / SHIPPED).glob("*"))}
-    request = {
-        "name": context.task.name,
-        "method": hosted.trainer if hosted else "none" if merged.skipped else context.spec.training.method,
-        "kind": str(chosen.kind) if merged.skipped else merged.facts["kind"],
-        "endpoint": hosted.to_json() if hosted else None,
-        "dataset_version": dataset,
-        "adapter": str(adapter.folder / "adapter"),
-        "adapter_version": adapter.version,
-        "merged": str(merged.folder),
-        "merged_version": merged.version,
-        "evaluation_version": report.version,
-        "base": str(context.inputs["base_model"].folder),
-        "base_identity": dict(context.run_inputs.base),
-        "system_prompt": context.spec.system_prompt,
-        "max_new_tokens": context.spec.answer_length,
-        "precision": context.spec.evaluation.precision,
-        "json_schema": json_schema(context.spec),
-        "constrained_decoding": context.spec.decoded_schema is not None,
-        "gates_passed": passed,
-        "gates": dict(report.facts["winner_gates"]),
-        "forgotten": bool({dataset, adapter.inputs.get("preference_rows")} & tainted_data(context.task, context.store)),
-        "verdict": report.facts["verdict"],
-        "winner_kind": chosen.kind,
-        "winner_name": chosen.name,
-        "shipped": str(context.out / SHIPPED) if files else None,
-        "files": files,
-        "holds_rows": holds_rows,
-        "loosened": report.facts["loosened"] or "none",
-        "about": f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
-        "scores": {name: value for name, value in registered.items() if isinstance(value, int | float)},
-        "compared_with": dict(context.run_inputs.champion) if context.run_inputs.champion else None,
-        "card": _shipped_card(context, chosen, files) if files else _card(context),
-    }
+    request = ReleaseRequest(
+        name=context.task.name,
+        method=hosted.trainer if hosted else "none" if merged.skipped else context.spec.training.method,
+        kind=str(chosen.kind) if merged.skipped else merged.facts["kind"],
+        endpoint=hosted,
+        dataset_version=dataset,
+        adapter=str(adapter.folder / "adapter"),
+        adapter_version=adapter.version,
+        merged=str(merged.folder),
+        merged_version=merged.version,
+        evaluation_version=report.version,
+        base=str(context.inputs["base_model"].folder),
+        base_identity=dict(context.run_inputs.base),
+        system_prompt=context.spec.system_prompt,
+        max_new_tokens=context.spec.answer_length,
+        precision=context.spec.evaluation.precision,
+        json_schema=json_schema(context.spec),
+        constrained_decoding=context.spec.decoded_schema is not None,
+        gates_passed=passed,
+        gates=dict(report.facts["winner_gates"]),
+        forgotten=bool({dataset, adapter.inputs.get("preference_rows")} & tainted_data(context.task, context.store)),
+        verdict=report.facts["verdict"],
+        winner_kind=chosen.kind,
+        winner_name=chosen.name,
+        shipped=str(context.out / SHIPPED) if files else None,
+        files=files,
+        holds_rows=holds_rows,
+        loosened=report.facts["loosened"] or "none",
+        about=f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
+        scores={name: value for name, value in registered.items() if isinstance(value, int | float)},
+        compared_with=dict(context.run_inputs.champion) if context.run_inputs.champion else None,
+        card=_shipped_card(context, chosen, files) if files else _card(context),
+    )
     measured = report.facts["probabilities"].get(row_of(chosen))
-    probability = {**measured, "digest": digest_of(request)} if measured else None
-    return request | {PROBABILITY: probability}
+    if not measured:
+        return request
+    probability = msgspec.convert({**measured, "digest": digest_of(request.record)}, ReleasedProbability)
+    return replace(request, probability=probability)
 
 
 def _write_shipped(context: StepContext, winner: Winner) -> bool:
@@ -118,14 +121,6 @@ def make_model_version(context: StepContext) -> Released:
     """Register the candidate, and promote it if every gate passed. Registration is idempotent: a killed release is repeated."""
     request = release_request(context)
     outcome = Outcome.of(context.release(request)).to_json()
-    (context.out / CARD).write_text(request.pop("card"), "utf-8")
-    for folder in (
-        "adapter",
-        "merged",
-        "base",
-        "shipped",
-    ):  # they may move; their versions, which are kept, do not change
-        del request[folder]
-    write_json(context.out / RECORD, {**request, **outcome})
-    kept = ("gates_passed", "forgotten", "gates", "verdict", "winner_kind", "winner_name", "holds_rows")
-    return Released.of({**outcome, **{name: request[name] for name in kept}})
+    (context.out / CARD).write_text(request.card, "utf-8")
+    write_json(context.out / RECORD, {**request.record, **outcome})
+    return Released.of({**request.record, **outcome})

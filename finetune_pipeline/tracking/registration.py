@@ -17,6 +17,7 @@ from finetune_pipeline.evaluation.simple_models.skops_files import TRUSTED
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import TEXTS
+from finetune_pipeline.production.released import ReleaseRequest
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.tracking.mlflow_store import redact, redact_field, suppress_error
@@ -52,7 +53,7 @@ _SERVING_KEYS = (
 """Parts of a request that the served model needs."""
 
 
-def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tags: Mapping[str, Any]) -> int:
+def register(tracking: Tracking, request: ReleaseRequest, *, run_id: str, tags: Mapping[str, Any]) -> int:
     """Register a trained model as a version and give it the alias `candidate`. Returns the version.
 
     Registering an adapter_version again returns its existing version, with updated tags and texts. A version that was promoted
@@ -63,14 +64,13 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
     the verdict is shown on the version's page, the purpose on the model's.
 
     Args:
-        request: From steps.release.release_request.
         run_id: MLflow run of the release, which the version names as its source.
         tags: Tags of the version; gates="passed" allows promotion.
     """
-    name = str(request["name"])
+    name = request.name
     with open_registry(tracking) as client:
         current_aliases, _ = settle(client, name)
-        adapter_version = request["adapter_version"]
+        adapter_version = request.adapter_version
         same_run = find_trained(client, name, adapter_version)
         promoted = (v for v in same_run if was_promoted(v.tags, int(v.version), current_aliases))
         known = next(promoted, None) or next((v for v in same_run if _is_same(v.tags, tags)), None)
@@ -86,10 +86,10 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
                 client.set_model_version_tag(name, str(version), key, value)
         with tempfile.TemporaryDirectory(prefix="finetune-card-") as folder:
             readme = Path(folder) / "README.md"
-            readme.write_text(redact(request["card"]), "utf-8")
+            readme.write_text(redact(request.card), "utf-8")
             client.log_model_artifact(find_version(client, name, version).tags[LOGGED_MODEL], str(readme))
-        client.update_model_version(name, str(version), description=redact_field("verdict", request["verdict"]))
-        client.update_registered_model(name, description=redact_field("about", request["about"]))
+        client.update_model_version(name, str(version), description=redact_field("verdict", request.verdict))
+        client.update_registered_model(name, description=redact_field("about", request.about))
         client.set_registered_model_alias(name, CANDIDATE, str(version))
         return version
 
@@ -106,23 +106,23 @@ class _FilesToServe:
     sklearn: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _files_to_serve(request: Mapping[str, Any]) -> _FilesToServe:
-    merged, kind = Path(request["merged"]), str(request["kind"])
-    described = {**{key: request[key] for key in _SERVING_KEYS}, WINNER_KIND: request.get("winner_kind") or "tuned"}
+def _files_to_serve(request: ReleaseRequest) -> _FilesToServe:
+    merged, kind = Path(request.merged), request.kind
+    described = {**{key: getattr(request, key) for key in _SERVING_KEYS}, WINNER_KIND: request.winner_kind or "tuned"}
     if described[WINNER_KIND] == "simple":
-        needed = read_json(Path(request["shipped"], SAVED))["versions"]
+        needed = read_json(Path(str(request.shipped), SAVED))["versions"]
         packages = (*_PACKAGES_OF_SIMPLE, *(name for name in needed if name not in _PACKAGES_OF_SIMPLE))
-        described |= {"base_model": "none", "files": request["files"]}
-        folders = {"shipped": Path(request["shipped"])}
-        return _FilesToServe(_SIMPLE_MODEL, packages, described, folders, _sklearn_flavour(request["files"]))
+        described |= {"base_model": "none", "files": request.files}
+        folders = {"shipped": Path(str(request.shipped))}
+        return _FilesToServe(_SIMPLE_MODEL, packages, described, folders, _sklearn_flavour(request.files))
     if described[WINNER_KIND] == "prompt":
-        described |= _weights(Path(request["base"]), request)
-        return _FilesToServe(_SERVED_MODEL, _PACKAGES_TO_SERVE, described, {"shipped": Path(request["shipped"])})
+        described |= _weights(Path(request.base), request)
+        return _FilesToServe(_SERVED_MODEL, _PACKAGES_TO_SERVE, described, {"shipped": Path(str(request.shipped))})
     if hosted := read_hosted(merged):
         described |= {"base_model": hosted.base_model, "endpoint": hosted.to_json()}
         return _FilesToServe(_HOSTED_MODEL, _PACKAGES_TO_ASK, described)
-    described |= _weights(merged if KINDS[kind].plain else Path(request["base"]), request)
-    folders = {} if kind == "full" else {"adapter": Path(request["adapter"])}
+    described |= _weights(merged if KINDS[kind].plain else Path(request.base), request)
+    folders = {} if kind == "full" else {"adapter": Path(request.adapter)}
     return _FilesToServe(_SERVED_MODEL, _PACKAGES_TO_SERVE, described, folders)
 
 
@@ -139,9 +139,9 @@ def _sklearn_flavour(files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _weights(model: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+def _weights(model: Path, request: ReleaseRequest) -> dict[str, Any]:
     """Return the folder to serve, with digests of its files, for a model with local weights."""
-    identity, home = request["base_identity"], read_settings().home
+    identity, home = request.base_identity, read_settings().home
     folder = model_folder(model)
     files = {path.name: digest_file(path) for path in sorted(folder.iterdir()) if _affects_answers(path)}
     if not any(name.endswith(".safetensors") for name in files):

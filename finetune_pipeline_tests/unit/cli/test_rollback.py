@@ -38,13 +38,11 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
 def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> Outcome:
     """What a release of candidate `number` says, with every gate passed and compared with an older champion, unless changed."""
     champion = registry.champion(tracking, "tickets")
-    request = release_request(folder, f"adapter-{number}") | {
-        "method": "lora", "merged_version": f"merged-{number}", "evaluation_version": f"evaluation-{number}",
-        "dataset_version": "rows", "endpoint": None, "forgotten": False, "gates_passed": True,
-        "gates": {"beats_baseline": True}, "compared_with": {"model_version": champion} if champion and champion < number else None,
-        "loosened": "none",
-    }  # fmt: skip
-    return release(tracking, request | changes, new_run(tracking))
+    fields = {
+        "merged_version": f"merged-{number}", "evaluation_version": f"evaluation-{number}",
+        "compared_with": {"model_version": champion} if champion and champion < number else None,
+    } | changes  # fmt: skip
+    return release(tracking, release_request(folder, f"adapter-{number}", **fields), new_run(tracking))
 
 
 def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_undo_it(

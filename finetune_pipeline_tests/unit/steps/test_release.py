@@ -59,7 +59,7 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
     builder, store = Builder(out, out / "work"), ArtifactStore(tmp_path / "store")
 
     def registry(request: Any) -> dict[str, Any]:
-        requests.append(dict(request))
+        requests.append(request.to_json())
         return released_facts(1, passed)
 
     result = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, registry))
@@ -121,7 +121,7 @@ def test_the_files_of_a_simple_model_or_a_prompt_are_part_of_its_release(
     builder, store = Builder(out, out / "work"), ArtifactStore(tmp_path / "store")
 
     def register(request: Any) -> dict[str, Any]:
-        requests.append({**request, "stored": {p.name for p in Path(request["shipped"]).iterdir()}})
+        requests.append({**request.to_json(), "stored": {p.name for p in Path(request.shipped).iterdir()}})
         return released_facts(1)
 
     result = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, register))

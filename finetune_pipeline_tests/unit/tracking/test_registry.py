@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.production.released import ReleaseRequest
 from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
 from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
@@ -57,22 +58,32 @@ def new_run(tracking: Tracking, dagster_run: str = "run-1") -> str:
         return step.run_id
 
 
-def release_request(models: Path, version: str) -> dict[str, Any]:
+SERVED = {
+    "name", "kind", "adapter", "merged", "base", "system_prompt", "precision", "json_schema", "constrained_decoding", "card",
+    "verdict", "about",
+}  # fmt: skip
+"""Fields of a request that :func:`register` may change; what else it is given are tags."""
+
+
+def release_request(models: Path, version: str, **changes: Any) -> ReleaseRequest:
     """The request for the adapter of the base model in this folder."""
-    return {
+    fields = {
         "name": "tickets", "kind": "lora", "adapter": models / "adapter", "merged": models / "merged",
         "base": models / "base", "base_identity": {"kind": "local", "base_model": "tiny"}, "adapter_version": version,
         "system_prompt": PROMPT, "max_new_tokens": 8, "precision": "serving",
         "json_schema": None, "constrained_decoding": False,
         "card": f"# Card of {version}\n", "verdict": "Better.", "about": "Sorts tickets.",
-        "winner_kind": "tuned", "winner_name": "candidate", "files": {}, "holds_rows": False,
-    }  # fmt: skip
+        "winner_kind": "tuned", "winner_name": "candidate", "files": {}, "holds_rows": False, "shipped": None,
+        "method": "lora", "endpoint": None, "dataset_version": "rows", "merged_version": f"merged-{version}",
+        "evaluation_version": f"evaluation-{version}", "gates_passed": True, "gates": {"beats_baseline": "passed"},
+        "forgotten": False, "loosened": "none", "scores": {}, "compared_with": None,
+    } | changes  # fmt: skip
+    return ReleaseRequest.of({key: str(value) if isinstance(value, Path) else value for key, value in fields.items()})
 
 
 def register(tracking: Tracking, models: Path, version: str = "aaaa", gates: str = "passed", **more: Any) -> int:
     """Register the adapter under this version. More: what the request says otherwise, and tags."""
-    request = release_request(models, version)
-    request |= {key: more.pop(key) for key in request.keys() & more.keys()}
+    request = release_request(models, version, **{key: more.pop(key) for key in SERVED & more.keys()})
     return registration.register(tracking, request, run_id=new_run(tracking), tags={"gates": gates, **more})
 
 

@@ -66,8 +66,8 @@ def prompted(folder: Path, mode: str = "free", retrieved: int = 2) -> Path:
 
 def register_shipped(tracking: Tracking, base: Path, kind: str, folder: Path, adapter: str = "aaaa") -> int:
     files = {path.name: digest_file(path) for path in folder.iterdir()}
-    request = release_request(base, adapter) | {"adapter": base, "merged": base, "base": base, "winner_kind": kind}
-    request |= {"shipped": str(folder), "files": files}
+    shipped: dict[str, Any] = {"winner_kind": kind, "shipped": folder, "files": files}
+    request = release_request(base, adapter, adapter=base, merged=base, base=base, **shipped)
     tags = {"gates": "passed", "winner_kind": kind, "winner_name": "n", "files_digest": digest_json(files)}
     tags |= {"dataset_version": "d", "holds_rows": "true"}
     return registration.register(tracking, request, run_id=new_run(tracking), tags=tags)
