@@ -54,20 +54,19 @@ def candidates(validation: Answers) -> list[float]:
 
 
 def first_of(thresholds: Sequence[float], validation: Answers, test_rows: int, max_error: float, alpha: float) -> int:
-    """Return the index of the threshold to test first: the one with the largest share answered times the chance that its test
-    succeeds. The chance is that of a beta-binomial forecast from validation (Jeffreys' prior)."""
-    best, best_value = 0, -1.0
-    for i, threshold in enumerate(thresholds):
+    """Return the index of the threshold to test first: the one whose test is the likeliest to succeed, the strictest of equal ones.
+
+    Looser thresholds are tested after it at the same level, so beginning strictly costs nothing where these succeed. The chance is
+    that of a beta-binomial forecast from validation (Jeffreys' prior).
+    """
+    chances = []
+    for threshold in thresholds:
         answered, wrong = validation.at_least(threshold)
-        share = answered / len(validation.right)
-        expected = round(share * test_rows)
+        expected = round(answered / len(validation.right) * test_rows)
         most = allowed_mistakes(expected, max_error, alpha)
-        chance = 0.0
-        if most >= 0:
-            chance = float(scipy.stats.betabinom.cdf(most, expected, wrong + 0.5, answered - wrong + 0.5))
-        if share * chance > best_value:
-            best, best_value = i, share * chance
-    return best
+        forecast = scipy.stats.betabinom(expected, wrong + 0.5, answered - wrong + 0.5)
+        chances.append(float(forecast.cdf(most)) if most >= 0 else 0.0)
+    return int(np.argmax(chances)) if chances else 0
 
 
 def _tested(

@@ -76,7 +76,8 @@ def test_validation_chooses_where_to_begin_and_cannot_make_a_promise() -> None:
     thresholds = candidates(mixed)
     assert thresholds == sorted(thresholds, reverse=True) and {0.99, 0.7} == set(thresholds)
     assert thresholds[first_of(thresholds, mixed, 600, 0.05, 0.05)] == 0.99
-    assert thresholds[first_of(thresholds, mixed, 600, 0.2, 0.05)] == 0.7
+    assert thresholds[first_of(thresholds, mixed, 600, 0.2, 0.05)] == 0.99, "the surest test comes first"
+    assert certify(mixed, mixed, 0.2, 0.05).threshold == 0.7, "and the looser threshold after it, at the same level"
 
 
 def test_what_has_no_probability_of_its_own_is_passed_on() -> None:
