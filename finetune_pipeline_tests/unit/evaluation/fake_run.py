@@ -106,6 +106,7 @@ def evaluation_and_rows(
     texts = {r["example_id"]: f"text of {r['example_id']}" for r in candidate} if texts is None else texts
     atlas = failure_atlas(candidate, output, texts, Neighbours(trained))
     facts = {name: args.pop(name) for name in StepFacts.model_fields if name in args}
+    facts["baseline"] = json.loads(json.dumps(facts["baseline"]))  # as it is read from the store: lists, no tuples
     result = evaluate_task(**args, facts=StepFacts.model_validate(facts), atlas=atlas)
     return result, shown_rows(result, args["predictions"], output, texts, trained)
 

@@ -60,7 +60,15 @@ def test_every_json_answer_is_parsed_once_for_scores_comparisons_gates_failures_
     spec = json_spec(robustness={"rows": 0}, gates={"more_metrics": ["micro_f1"]})
     answers[31] |= {"text": gold[2]}  # a mistake of the candidate
     rows = scored(answers, spec.output)
-    baseline = {"prompts": {}, "simple": {}, "best": None}
+    baseline = {
+        "prompts": {},
+        "simple": {},
+        "best": "",
+        "best_mode": "free",
+        "metric": "exact",
+        "confidence": 0.95,
+        "n": 30,
+    }
     evaluation, shown = evaluation_and_rows(
         spec=spec, predictions=rows, baseline=baseline, versions={"adapter": "c1", "champion": "1"}
     )

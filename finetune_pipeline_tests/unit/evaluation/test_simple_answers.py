@@ -83,7 +83,7 @@ def test_the_test_is_answered_by_the_models_that_the_baseline_fitted(folder: Pat
         cost = measured["simple"][name]
         assert cost["fit_seconds"] > 0 and cost["p95"] >= cost["p50"] > 0 and cost["megabytes"] > 0
     assert sum(row["text"] == row["gold"] for row in of_model(test, "simple_hidden")) >= 12, "the tickets repeat"
-    vectors = facts["vectors"]
+    vectors = facts.vectors
     assert {source: (of["training_rows"], of["cut"]) for source, of in vectors.items()} == dict.fromkeys(
         vectors, (45, 0)
     )

@@ -14,6 +14,7 @@ from finetune_pipeline.report.stored import REPORT, Report
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.earlier_runs import RECORD
 from finetune_pipeline.steps.passed_on import measured_shares
+from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.production.streams import task_of
 from finetune_pipeline_tests.unit.report.test_promises import promised_at
 
@@ -53,7 +54,7 @@ def test_logs_say_what_the_version_that_answered_last_passes_on(task: Task, stor
     record: dict[str, Any] = {"winner_kind": "simple", "winner_name": "linear"}
     released = ReleasedProbability(digest=digest_of(record), promise=AutomationPromise(threshold=0.9, max_error=0.02))
     known = record | {PROBABILITY: msgspec.to_builtins(released)}
-    keep(store, "model_version", RECORD, known, model_version=7, gates_passed=True)
+    keep(store, "model_version", RECORD, known, **released_facts(7))
     answer = {"input": "i", "output": "a"}
     rows: list[dict[str, Any]] = [
         *({"model_version": "demo:6", "passed_on": True, "timestamp": f"2026-05-01T10:{i:02}:00Z"} for i in range(50)),

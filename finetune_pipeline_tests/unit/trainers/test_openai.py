@@ -23,6 +23,7 @@ from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
 from finetune_pipeline.training.facts import training_of
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, Reply, Request, refusal
+from finetune_pipeline_tests.unit.planning.plans import planned
 from finetune_pipeline_tests.unit.trainers.orders import GPT, files_below, interrupt, make_order, make_rows, make_task
 
 
@@ -60,7 +61,7 @@ def test_the_graphs_checks_know_what_a_service_cannot_tell(server, nebius, rows,
     assert {name: r.passed for name, r in results.items() if not r.passed} == {"not_overfitted": False}
     assert "16 rows" in results["supervision"].message and "does not report" in results["learned"].message
     assert training_of(artifact).measured.billed_tokens == 4321
-    unfit = Artifact("demo", "plan", "0", tmp_path, {"fits": False}, {})
+    unfit = Artifact("demo", "plan", "0", tmp_path, planned(fits=False), {})
     plan = PIPELINE.steps["training_plan"].checks[0].ask(unfit, spec)
     assert plan.passed, "this machine's memory does not matter"
     facts["history"] = []
