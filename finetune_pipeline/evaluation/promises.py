@@ -15,9 +15,15 @@ PART_ROWS = 50
 """Fewest sealed rows of a label or field whose calibration is shown alone."""
 
 
-def released(measured: Probabilities) -> ReleasedProbability:
-    """Return what a release keeps of a model's probabilities; its digest is made with the release."""
+def released(measured: Probabilities) -> ReleasedProbability | None:
+    """Return what a release keeps of a model's probabilities; its digest is made with the release.
+
+    Returns:
+        None where fields were calibrated and nothing can be promised of them: no answer must get the probability of a field.
+    """
     promised, promise = measured.automation, None
+    if promised and promised.unit == "field" and promised.threshold is None:
+        return None
     if promised and promised.threshold is not None:
         error, fields = promised.max_error, promised.fields
         promise = AutomationPromise(threshold=promised.threshold, max_error=error, unit=promised.unit, fields=fields)

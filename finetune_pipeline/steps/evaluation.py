@@ -299,7 +299,11 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         "winner": report.winner.model_dump(mode="json"),
         "winner_gates": {gate.name: gate.status for gate in winner_gates},
         "gates": stored["gates"],
-        "probabilities": {name: to_builtins(released(measured)) for name, measured in evaluation.probabilities.items()},
+        "probabilities": {
+            name: to_builtins(kept)
+            for name, measured in evaluation.probabilities.items()
+            if (kept := released(measured)) is not None
+        },
         "loosened": "; ".join(evaluation.loosened.thresholds),
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},

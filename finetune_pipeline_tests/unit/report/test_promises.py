@@ -8,6 +8,7 @@ import pytest
 from finetune_pipeline.evaluation.calibration import Calibration
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
+from finetune_pipeline.evaluation.promises import released
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_html, page_markdown
@@ -91,3 +92,14 @@ def test_too_few_rows_to_calibrate_are_not_called_good_probabilities(promised: E
     enough = promised.model_copy(update={"probabilities": {"candidate": many}})
     words = Parsed(page_html(evaluation_page(enough, decide(spec(), enough)))).words
     assert "none needed" in words and "are calibrated where" not in words
+
+
+def test_a_release_without_a_promise_on_fields_gives_no_answer_the_probability_of_a_field(
+    promised: EvaluationResult,
+) -> None:
+    measured = promised.probabilities["base"]
+    assert measured.automation is not None and measured.automation.threshold is None
+    kept = released(measured)
+    assert kept is not None and kept.promise is None and kept.calibration == measured.calibration
+    of_fields = measured.model_copy(update={"automation": measured.automation.model_copy(update={"unit": "field"})})
+    assert released(of_fields) is None
