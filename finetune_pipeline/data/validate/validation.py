@@ -305,6 +305,16 @@ def _reject_left_out(row: ValidatedRow, raw: Any, place: str) -> ValidatedRow:
     return row._replace(example=None, findings=[*row.findings, finding])
 
 
+def _served_answer(mapped: Mapped, place: str) -> list[Finding]:
+    """Refuse a line of a served model's log without `origin`: its answer is the model's, even where a person corrected it."""
+    raw = mapped.raw
+    if not isinstance(raw, dict) or "origin" in mapped.row or not {"model_version", "output"} <= raw.keys():
+        return []
+    fix = 'move the file into logs/, where corrections become rows, or add "origin": "synthetic" to its rows'
+    message = f"the answer in `output` is that of the model {quoted(raw['model_version'])}, which no person has written"
+    return [row_finding("served_answer", place, message, fix)]
+
+
 def _clean_cells(row: dict[str, Any]) -> dict[str, Any]:
     """Clean a table's row: drop empty cells of optional columns, and split tags in one cell at commas."""
     row = {k: v for k, v in row.items() if not (v == "" and k in OPTIONAL)}
@@ -324,6 +334,8 @@ def _validate_mapped(
     shape = "mapped" if by_fields else turns.shape or "unknown"
     time, time_findings = read_time(row.get("time"), place)
     all_findings += turns.findings + check_row(row, turns, spec, place) + time_findings
+    if not by_fields:
+        all_findings += _served_answer(mapped, place)
     if all_findings and "data.invalid_utf8" in [f.rule for f in all_findings]:  # U+FFFD then comes from decoding
         all_findings = [f for f in all_findings if f.rule != "data.replacement_character"]
     ignored = sorted({*turns.ignored, *mapped.ignored}) if mapped.ignored else turns.ignored

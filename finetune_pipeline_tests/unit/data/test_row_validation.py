@@ -57,6 +57,18 @@ def test_messages_say_what_and_how_to_fix() -> None:
         assert said in finding.message and fix in finding.fix, row
 
 
+def test_an_answer_that_a_served_model_gave_is_not_taken_for_a_persons() -> None:
+    """It may be the very answer that its user rejected."""
+    spec = make_spec({"kind": "labels", "labels": ["red", "blue"]}, inject=True)
+    line = {"input": "a fire", "output": "red", "model_version": "colours:3", "feedback": {"correction": "blue"}}
+    assert row_rules(line, spec) == ["served_answer"]
+    (finding,) = validate_row(line, spec).findings
+    assert "colours:3" in finding.message and "logs/" in finding.fix
+    declared = kept_example(line | {"origin": "synthetic"}, spec)
+    assert (declared.label, declared.origin) == ("red", "synthetic")
+    assert kept_example({"input": "a fire", "output": "red"}, spec).origin == "human"
+
+
 def test_the_suggested_line_makes_the_row_readable() -> None:
     for row, output, fix in LINES:
         finding = next(f for f in validate_row(row, make_spec(output)).findings if f.severity == "error")
