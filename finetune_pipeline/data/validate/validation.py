@@ -306,7 +306,8 @@ def _reject_left_out(row: ValidatedRow, raw: Any, place: str) -> ValidatedRow:
 
 
 def _served_answer(mapped: Mapped, place: str) -> list[Finding]:
-    """Refuse a line of a served model's log without `origin`: its answer is the model's, even where a person corrected it."""
+    """Refuse a line of a served model's log without `origin` whose answer is the model's `output`, even where a person corrected
+    it."""
     raw = mapped.raw
     if not isinstance(raw, dict) or "origin" in mapped.row or not {"model_version", "output"} <= raw.keys():
         return []
@@ -334,7 +335,7 @@ def _validate_mapped(
     shape = "mapped" if by_fields else turns.shape or "unknown"
     time, time_findings = read_time(row.get("time"), place)
     all_findings += turns.findings + check_row(row, turns, spec, place) + time_findings
-    if not by_fields:
+    if not by_fields and "output" not in turns.ignored:
         all_findings += _served_answer(mapped, place)
     if all_findings and "data.invalid_utf8" in [f.rule for f in all_findings]:  # U+FFFD then comes from decoding
         all_findings = [f for f in all_findings if f.rule != "data.replacement_character"]

@@ -67,6 +67,8 @@ def test_an_answer_that_a_served_model_gave_is_not_taken_for_a_persons() -> None
     declared = kept_example(line | {"origin": "synthetic"}, spec)
     assert (declared.label, declared.origin) == ("red", "synthetic")
     assert kept_example({"input": "a fire", "output": "red"}, spec).origin == "human"
+    labelled = kept_example({"text": "a fire", "label": "blue", "output": "red", "model_version": "colours:3"}, spec)
+    assert (labelled.label, labelled.origin) == ("blue", "human"), "the model's answer stands beside a person's"
 
 
 def test_the_suggested_line_makes_the_row_readable() -> None:
