@@ -5,6 +5,7 @@ A number that was not measured, or is not finite, is None.
 
 from typing import Literal
 
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.result_parts import (
     Count,
     Flag,
@@ -83,6 +84,21 @@ class Decisions(Part):
     champion: Decision | None
 
 
+class LabelErrors(Facts, frozen=True, kw_only=True):
+    """What a teacher answers to rows of one label, among those whose answers it agrees on as for training rows.
+
+    Attributes:
+        label: The label that people gave.
+        n, wrong: Rows with it, and those that the teacher answers otherwise.
+        instead: Its most frequent wrong answer to them; empty without one.
+    """
+
+    label: str
+    n: int
+    wrong: int
+    instead: str = ""
+
+
 class TeacherRival(Part):
     """The candidate against the teacher, on the sealed rows (teacher_rival.compare_with_teacher).
 
@@ -97,6 +113,7 @@ class TeacherRival(Part):
         kept, kept_wrong: Rows on whose answers the teacher agrees as for training rows, and those of them that are wrong: the
             noise of its training rows, if they are like the test.
         noise: Interval of the share kept_wrong / kept.
+        worse_on: Labels on which it is surely wrong more often than on the others, the worst first.
     """
 
     name: str
@@ -110,6 +127,7 @@ class TeacherRival(Part):
     kept: int = 0
     kept_wrong: int = 0
     noise: Interval = None
+    worse_on: list[LabelErrors] = []
 
 
 class BaseMode(Part):

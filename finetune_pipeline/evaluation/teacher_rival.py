@@ -1,13 +1,16 @@
 """Compares the candidate with the teacher whose answers it learned, on the sealed rows that people answered."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from scipy.stats import fisher_exact
 
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decide_gain
-from finetune_pipeline.evaluation.decisions import TeacherRival
+from finetune_pipeline.evaluation.decisions import LabelErrors, TeacherRival
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import in_order
 from finetune_pipeline.evaluation.scored_rows import scored
@@ -33,6 +36,45 @@ class AskedTeacher(Facts, frozen=True, kw_only=True):
     kept: int
     kept_wrong: int
     spent_usd: float
+    by_label: list[LabelErrors] = []
+
+
+def errors_by_label(answers: Sequence[tuple[str, str]]) -> list[LabelErrors]:
+    """Count the wrong answers for each label, from pairs of people's label and the teacher's answer. In the labels' order."""
+    wrong: dict[str, Counter[str]] = {label: Counter() for label in sorted({label for label, _ in answers})}
+    for label, answer in answers:
+        if answer != label:
+            wrong[label][answer] += 1
+    return [
+        LabelErrors(
+            label=label,
+            n=sum(of_people == label for of_people, _ in answers),
+            wrong=others.total(),
+            instead=others.most_common(1)[0][0] if others else "",
+        )
+        for label, others in wrong.items()
+    ]
+
+
+def surely_worse_labels(by_label: Sequence[LabelErrors], level: float) -> list[LabelErrors]:
+    """Return the labels on which the teacher is surely wrong more often than on all others together, the worst first.
+
+    One-sided exact test by Fisher of each label against the rest, at level / (2 · labels) (Bonferroni).
+    """
+    rows, wrong = sum(errors.n for errors in by_label), sum(errors.wrong for errors in by_label)
+    worse = [
+        errors
+        for errors in by_label
+        if fisher_exact(
+            [
+                [errors.wrong, errors.n - errors.wrong],
+                [wrong - errors.wrong, rows - errors.n - (wrong - errors.wrong)],
+            ],
+            alternative="greater",
+        ).pvalue
+        <= level / (2 * len(by_label))
+    ]
+    return sorted(worse, key=lambda errors: (-errors.wrong / errors.n, errors.label))
 
 
 def compare_with_teacher(
@@ -83,6 +125,7 @@ def compare_with_teacher(
         kept=facts.kept,
         kept_wrong=facts.kept_wrong,
         noise=wilson_interval(facts.kept_wrong, facts.kept, spec.gates.confidence) if facts.kept else None,
+        worse_on=surely_worse_labels(facts.by_label, 1 - spec.gates.confidence),
     )
 
 

@@ -285,6 +285,11 @@ def teacher_sentences(evaluation: EvaluationResult) -> list[str]:
             f"Of the answers that the teacher agrees on with itself {share} are wrong, on {rows}; expect as many of its training "
             "rows to be."
         )
+    sentences += [
+        f"It is wrong on {errors.wrong} of {errors.n} with {errors.label!r}, surely more often than on the other labels, mostly as "
+        f"{errors.instead!r}: describe this label better in teacher.prompt, or let people answer rows like these."
+        for errors in rival.worse_on
+    ]
     return sentences
 
 

@@ -17,7 +17,7 @@ from finetune_pipeline.evaluation.call_ledger import CallLedger, TokenPrice
 from finetune_pipeline.evaluation.predictions import prediction_row, write_predictions
 from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.evaluation.teacher import Agreed, agreed, ask_teacher
-from finetune_pipeline.evaluation.teacher_rival import TEACHER, AskedTeacher, teacher_file
+from finetune_pipeline.evaluation.teacher_rival import TEACHER, AskedTeacher, errors_by_label, teacher_file
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.planning.prices import load_prices, newest_price
@@ -243,6 +243,7 @@ def ask_about_test(context: StepContext, examples: Path) -> AskedTeacher | None:
         kept=len(kept),
         kept_wrong=sum(not same_answer(said.answer, row.answer, spec.output) for row, said in kept),
         spent_usd=bought.spent_usd,
+        by_label=errors_by_label([(row.label, said.answer) for row, said in kept if row.label is not None]),
     )
 
 

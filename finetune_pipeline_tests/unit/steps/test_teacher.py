@@ -25,7 +25,7 @@ from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
-from finetune_pipeline.evaluation.teacher_rival import AskedTeacher
+from finetune_pipeline.evaluation.teacher_rival import AskedTeacher, surely_worse_labels
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
@@ -178,6 +178,26 @@ def test_a_command_that_only_looks_buys_nothing(tmp_path: Path) -> None:
         assert lesson.run("teacher_answers", launch=no_tool)["teacher_answers"].version == bought.version
 
 
+def answers_about_test(lesson: Class, root: Path) -> tuple[AskedTeacher, Path]:
+    """Ask about 100 rows of people as about a sealed test; returns the facts and the folder of the answers."""
+    people = [
+        Example(
+            f"{i:016x}",
+            [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["label"]}],
+            label=row["label"],
+        )
+        for i, row in enumerate(rows(102)[:100])
+    ]
+    write_examples(root / "people.jsonl", people)
+    task, out = load_task(lesson.folder), root / "out"
+    out.mkdir(exist_ok=True)
+    inputs = collect_run_inputs(task, None, lesson.store)
+    context = StepContext(task, inputs, {}, Builder(out, out / "work"), lesson.store, no_tool, no_tool)
+    asked = ask_about_test(context, root / "people.jsonl")
+    assert asked is not None
+    return asked, out
+
+
 @pytest.mark.parametrize("share", [0, 20, 10, 5])
 def test_the_noise_of_the_teachers_rows_is_estimated_from_peoples_rows(tmp_path: Path, share: int) -> None:
     """Every share-th answer is wrong; the first answer and what it costs are the rival's."""
@@ -190,25 +210,31 @@ def test_the_noise_of_the_teachers_rows_is_estimated_from_peoples_rows(tmp_path:
 
     with openai_server(mind) as server:
         lesson = Class(tmp_path, server.url, people=100, unlabelled=2)
-        task = load_task(lesson.folder)
-        people = [
-            Example(
-                f"{i:016x}", [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["label"]}]
-            )
-            for i, row in enumerate(rows(102)[:100])
-        ]
-        write_examples(tmp_path / "people.jsonl", people)
-        out = tmp_path / "out"
-        out.mkdir()
-        inputs = collect_run_inputs(task, None, lesson.store)
-        context = StepContext(task, inputs, {}, Builder(out, out / "work"), lesson.store, no_tool, no_tool)
-        asked = ask_about_test(context, tmp_path / "people.jsonl")
-        assert ask_about_test(context, tmp_path / "people.jsonl") == asked and len(server.requests) == 300
-    assert asked is not None and (asked.kept, asked.kept_wrong) == (99, 100 // share if share else 0)
+        asked, out = answers_about_test(lesson, tmp_path)
+        assert answers_about_test(lesson, tmp_path)[0] == asked and len(server.requests) == 300
+    assert (asked.kept, asked.kept_wrong) == (99, 100 // share if share else 0)
     assert asked.dollars_per_1k == pytest.approx(1000 * CALL_USD) and asked.spent_usd == pytest.approx(300 * CALL_USD)
     answers = read_predictions(out / "teacher.parquet")
     assert Counter(row["status"] for row in answers) == {"ok": 99, "empty": 1}
     assert sum(row["text"] == row["gold"] for row in answers) == 99 - asked.kept_wrong
+
+
+@pytest.mark.parametrize(("label", "worse"), [("red", ["red"]), (None, [])])
+def test_a_label_on_which_the_teacher_errs_is_named(tmp_path: Path, label: str | None, worse: list[str]) -> None:
+    """Of the rows of one label every third is answered wrong; without one, every sixth of all rows. The rows are kept all the same:
+    a teacher that always errs in the same way agrees with itself."""
+
+    def mind(body: dict[str, Any], seen: int) -> Any:
+        number, right = int(user(body).rsplit(" ", 1)[1]), truth(user(body))
+        every = 6 if label is None else 3 if right == label else 0
+        return wrong(right) if every and number // 2 % every == 0 else right
+
+    with openai_server(mind) as server:
+        asked = answers_about_test(Class(tmp_path, server.url, people=100, unlabelled=2), tmp_path)[0]
+    assert (asked.kept, sum(errors.n for errors in asked.by_label)) == (100, 100)
+    assert asked.kept_wrong == sum(errors.wrong for errors in asked.by_label) >= 12
+    surely = surely_worse_labels(asked.by_label, 0.05)
+    assert [errors.label for errors in surely] == worse and all(errors.instead == "blue" for errors in surely)
 
 
 @pytest.mark.parametrize(
