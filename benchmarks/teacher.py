@@ -33,9 +33,10 @@ import yaml
 
 from benchmarks.example_sets import example_set
 from benchmarks.finetune_command import environment, finetune
-from finetune_pipeline.data.examples import Example, examples_of, read_examples, sample_examples
+from finetune_pipeline.data.examples import Example, read_examples, sample_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.store import MANIFEST
 from finetune_pipeline.steps.teacher import ANSWERS, TeacherAnswers
 from finetune_pipeline_tests.openai_server import openai_server
 
@@ -196,18 +197,18 @@ def measure(world: str, public: Path, base: str, work: Path, kills: int) -> Worl
     if "steps" not in run:
         raise RuntimeError(f"{project}: the run stopped: {str(run)[:1000]}")
     folders = {step: Path(made["folder"]) for step, made in run["steps"].items()}
-    bought = msgspec.convert(read_json(folders["teacher_answers"] / "artifact.json")["facts"], TeacherAnswers)
+    bought = msgspec.convert(read_json(folders["teacher_answers"] / MANIFEST)["facts"], TeacherAnswers)
     report = read_json(folders["evaluation_report"] / "report.json")
     answers = [row for row in read_rows(folders["teacher_answers"] / ANSWERS) if not row.get("reason")]
     texts = {e.id: e.user_text for e in read_examples(folders["unlabelled_rows"] / "rows.jsonl")}
     rival = report["teacher"]
     calls = Counter((body["messages"][-1]["content"], body["temperature"]) for body in server.requests)
-    sealed = [e for part in ("test", "validation") for e in read_examples(examples_of(folders["splits"], part))]
+    origins = read_json(folders["splits"] / MANIFEST)["facts"]["origins"]
     models = report["models"]
     best_simple = max(
         (model for model in models if model.startswith("simple_")), key=lambda model: models[model]["value"]
     )
-    asked = read_json(folders["test_predictions"] / "artifact.json")["facts"]["teacher"]
+    asked = read_json(folders["test_predictions"] / MANIFEST)["facts"]["teacher"]
     return World(
         rows=bought.rows_in,
         kept=bought.kept,
@@ -228,7 +229,7 @@ def measure(world: str, public: Path, base: str, work: Path, kills: int) -> Worl
             best_simple.removeprefix("simple_"): 100 * models[best_simple]["value"],
         },
         gate=next(gate["status"] for gate in report["gates"] if gate["name"] == "not_worse_than_teacher"),
-        sealed_synthetic=sum(e.origin == "synthetic" for e in sealed),
+        sealed_synthetic=sum(origins[part].get("synthetic", 0) for part in ("test", "validation")),
         ships=report["winner"].get("title") or "nothing",
     )
 
