@@ -98,6 +98,7 @@ async def command(name: str, *arguments: str) -> dict[str, Any]:
 
     A cancelled call interrupts the command, which then keeps its checkpoint. Raises ToolError with its message if it fails.
     """
+    import anyio
     from mcp.server.mcpserver.exceptions import ToolError
 
     process = await asyncio.create_subprocess_exec(
@@ -110,11 +111,11 @@ async def command(name: str, *arguments: str) -> dict[str, Any]:
         output, messages = await process.communicate()
     except asyncio.CancelledError:
         process.send_signal(signal.SIGINT)
-        try:
-            await asyncio.wait_for(asyncio.shield(process.wait()), STOP_SECONDS)
-        finally:
-            if process.returncode is None:
-                process.kill()
+        # without the shield, the scope of the cancelled call ends this wait at once
+        with anyio.move_on_after(STOP_SECONDS, shield=True):
+            await process.communicate()
+        if process.returncode is None:
+            process.kill()
         raise
     try:
         facts = json.loads(output)
