@@ -56,7 +56,7 @@ class AutomationPromise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class ReleasedProbability(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The probability of a released model's answers, kept with the release under PROBABILITY.
+    """The probability of a released model's answers, or of their fields, kept with the release under PROBABILITY.
 
     Attributes:
         digest: Of the model, its prompt, decoding and precision, see :func:`digest_of`; with others nothing of this holds.

@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from finetune_pipeline.evaluation.calibration import Calibration, Unit, calibrated_all
+from finetune_pipeline.evaluation.calibration import Calibration, Unit, calibrated, calibrated_all
 from finetune_pipeline.evaluation.correctness import Row, label_probability
 from finetune_pipeline.evaluation.result_parts import Bin, Reliability
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
@@ -15,6 +16,7 @@ from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
 ON_VALIDATION = "candidate:validation"
 """The candidate's answers to validation rows, in predictions."""
+AnyRow = TypeVar("AnyRow", bound=Row)
 BINS = 10
 _DRAWS = 500
 
@@ -70,19 +72,31 @@ def answers_of(
             is drawn equally often, the share of wrong ones among those answered is that of all fields.
         fields: From fields_of.
     """
-    first: dict[str, ScoredRow] = {}
-    for row in sorted(scored(rows, output), key=lambda row: str(row["example_id"])):
-        first.setdefault((sources or {}).get(row["example_id"], row["example_id"]), row)
+    first = _first_of_sources(scored(rows, output), sources)
     if unit == "field" and isinstance(output, JsonOutput):
-        drawn = [(row, _drawn(str(row["example_id"]), fields)) for row in first.values()]
+        drawn = [(row, drawn_field(str(row["example_id"]), fields)) for row in first]
         judged = [(*_of_field(row, field), field) for row, field in drawn]
     else:
         of_labels = isinstance(output, LabelsOutput)
-        judged = [
-            (probability_of(row, output), row.right, row["text"].strip() if of_labels else "") for row in first.values()
-        ]
+        judged = [(probability_of(row, output), row.right, row["text"].strip() if of_labels else "") for row in first]
     p, right, parts = zip(*judged, strict=True) if judged else ((), (), ())
     return Answers(np.array(p, float), np.array(right, bool), parts)
+
+
+def whole_coverage(
+    rows: Iterable[Row],
+    sources: Mapping[str, str] | None,
+    fields: Sequence[str],
+    calibration: Calibration,
+    threshold: float,
+) -> float:
+    """Return the share of rows all of whose `fields` have at least this calibrated probability; of rows of one source the first
+    counts, as in answers_of."""
+    sure = [
+        [(share := share_of(table, field)) > 0 and calibrated(share, calibration) >= threshold for field in fields]
+        for table in map(field_table, _first_of_sources(rows, sources))
+    ]
+    return sum(map(all, sure)) / len(sure) if sure else 0.0
 
 
 def fields_of(rows: Iterable[Row], output: JsonOutput) -> list[str]:
@@ -97,16 +111,33 @@ def field_table(row: Row) -> dict[str, float]:
     return {entry["field"]: entry["probability"] for entry in row["field_probabilities"]}
 
 
-def _drawn(name: str, fields: Sequence[str]) -> str:
+def _first_of_sources(rows: Iterable[AnyRow], sources: Mapping[str, str] | None) -> list[AnyRow]:
+    """Return the first row by id of each source."""
+    first: dict[str, AnyRow] = {}
+    for row in sorted(rows, key=lambda row: str(row["example_id"])):
+        first.setdefault((sources or {}).get(row["example_id"], row["example_id"]), row)
+    return list(first.values())
+
+
+def drawn_field(name: str, fields: Sequence[str]) -> str:
+    """Return the field of a row that counts, drawn by its id."""
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
     return fields[number % len(fields)] if fields else FORM
 
 
 def _of_field(row: ScoredRow, field: str) -> tuple[float, bool]:
-    """Return the probability of a field, and whether it is right. A field that is left out has the probability of the form."""
-    table = field_table(row)
-    right = row["status"] == "ok" and row.json.claimed.get(field) == row.json.gold.get(field)
-    return table.get(field, table.get(FORM, 0.0)), right
+    """Return the probability of a field, and whether it is right."""
+    return share_of(field_table(row), field), field_is_right(row, field)
+
+
+def field_is_right(row: ScoredRow, field: str) -> bool:
+    """Whether a field of a JSON answer has the value of the reference, or is left out by both."""
+    return row["status"] == "ok" and row.json.claimed.get(field) == row.json.gold.get(field)
+
+
+def share_of(table: Mapping[str, float], field: str) -> float:
+    """Return the probability of a field; of one that the answer leaves out, that of the form."""
+    return table.get(field, table.get(FORM, 0.0))
 
 
 def reliability(answers: Answers) -> Reliability | None:

@@ -6,7 +6,7 @@ from finetune_pipeline.evaluation.automation import certify
 from finetune_pipeline.evaluation.calibration import AutomationPromise, ReleasedProbability, fit_calibration
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.correctness import Row
-from finetune_pipeline.evaluation.probabilities import answers_of, fields_of, of_part, reliability
+from finetune_pipeline.evaluation.probabilities import answers_of, fields_of, of_part, reliability, whole_coverage
 from finetune_pipeline.evaluation.result_parts import Probabilities
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
@@ -48,7 +48,7 @@ def probabilities_of(
         None if no answer has a probability and nothing is to be promised.
     """
     output, automation = spec.output, spec.automation
-    unit = automation.unit
+    unit = "answer" if automation.max_error is None else automation.unit
     fields = fields_of([*validation, *test], output) if isinstance(output, JsonOutput) and unit == "field" else []
     asked = answers_of(validation, output, validation_sources, unit, fields)
     sealed = answers_of(test, output, sources, unit, fields)
@@ -59,6 +59,9 @@ def probabilities_of(
     promise = None
     if automation.max_error is not None:
         promise = certify(asked.calibrated(calibration), after, automation.max_error, level, unit, fields)
+        if unit == "field" and promise.threshold is not None:
+            whole = whole_coverage(test, sources, fields, calibration, promise.threshold)
+            promise = promise.model_copy(update={"whole_coverage": whole})
     by_part = {part: of_part(after, part) for part in sorted(set(after.parts)) if part}
     return Probabilities(
         calibration=calibration,

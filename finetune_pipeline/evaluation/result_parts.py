@@ -168,7 +168,8 @@ class Automation(Part):
         threshold: The certified one; none if the promise could not be shown.
         fields: The fields that may be drawn.
         needed: Answered rows without a mistake that show it.
-        coverage: Share of rows answered at it.
+        coverage: Share of rows answered at it, or of fields.
+        whole_coverage: With unit field: share of rows none of whose fields is passed on; none without a threshold.
         mistakes_passed_on: Of `all_mistakes`, those below it.
         attainable: If the promise could not be shown: the least of a few larger errors that could have been.
         rows_for_it: If it could not be shown: test rows that probably would; none if too many answers are wrong.
@@ -186,6 +187,7 @@ class Automation(Part):
     upper_bound: float | None
     coverage: float
     coverage_interval: tuple[float, float]
+    whole_coverage: float | None = None
     passed_on: int
     mistakes_passed_on: int
     all_mistakes: int

@@ -21,6 +21,7 @@ from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.triggers import find_triggers
 from finetune_pipeline.evaluation.production_rows import logged_example
+from finetune_pipeline.production.log_rows import FIELDS_PASSED_ON
 from finetune_pipeline.production.shadow_rows import differs, newest_pair
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -227,13 +228,14 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
             chosen.queue.append((row, DIFFERS))
         elif _is_open(row) and in_watched_sample(row["id"], spec.logs.sample_share):
             chosen.queue.append((row, SAMPLED))
-    chosen.queue.sort(key=lambda entry: _urgency(entry[0], deciding))
+    chosen.queue.sort(key=lambda entry: _urgency(entry[0], deciding, spec.logs.sample_share))
     return chosen
 
 
-def _urgency(row: Mapping[str, Any], deciding: Collection[str]) -> tuple[Any, ...]:
-    """Return the sort key of the queue: rows that decide between two models by a hash of their ids, then whoever waits."""
-    if row["id"] in deciding:
+def _urgency(row: Mapping[str, Any], deciding: Collection[str], share: float) -> tuple[Any, ...]:
+    """Return the sort key of the queue: by a hash of their ids rows that decide between two models, and drawn ones whose fields are
+    promised, be they passed on or not: else the drawn ones that are decided would be the unsure ones. Then whoever waits."""
+    if row["id"] in deciding or (of_fields(row) and in_watched_sample(row["id"], share)):
         return 0, _hash(row["id"])
     return 1, not row.get("passed_on"), _is_answered_by_model(row)
 
@@ -246,7 +248,12 @@ def in_watched_sample(row_id: str, share: float) -> bool:
 def _is_open(row: Mapping[str, Any]) -> bool:
     """Whether a drawn row waits for a decision. Of answers that were given without a person, also one that a user corrected: else
     the drawn ones that reviewers decide would be the better ones."""
-    return not row["correction"] or (row.get("passed_on") is False and not row["reviewed"])
+    return not row["correction"] or ((row.get("passed_on") is False or of_fields(row)) and not row["reviewed"])
+
+
+def of_fields(row: Mapping[str, Any]) -> bool:
+    """Whether the client got the model's own answer, some fields of which needed no person."""
+    return row.get(FIELDS_PASSED_ON) is not None and not row.get("answered_by")
 
 
 def _passed_on(row: Mapping[str, Any]) -> str:

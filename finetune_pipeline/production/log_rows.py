@@ -2,8 +2,8 @@
 
 One JSON object per line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970), ``messages`` or ``input``, ``output``,
 ``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional
-``probability``, ``passed_on`` and ``answered_by`` (see :data:`SURE`), optional ``metadata`` (ignored). Lines from
-`finetune review` may have ``left_out`` and ``decided`` (a time) in the feedback. A line with ``id``, ``timestamp`` and
+``probability``, ``passed_on`` and ``answered_by`` (see :data:`SURE`), optional ``field_probabilities`` and ``fields_passed_on``
+(see :data:`FIELD_SHARES`), optional ``metadata`` (ignored). Lines from `finetune review` may have ``left_out`` and ``decided`` (a time) in the feedback. A line with ``id``, ``timestamp`` and
 ``feedback`` but no ``output`` is later feedback; one with ``shadow`` but no ``output`` is what a second model said behind the
 champion (:mod:`.shadow_rows`).
 """
@@ -11,7 +11,7 @@ champion (:mod:`.shadow_rows`).
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
@@ -40,6 +40,8 @@ _FEEDBACK_KEYS = {"flag", "score", "correction", "label", "left_out", "decided"}
 SURE = ("probability", "passed_on", "answered_by")
 """Optional keys of an answer: its calibrated probability, whether it was below the certified threshold, and who answered in place
 of the model."""
+FIELD_SHARES, FIELDS_PASSED_ON = "field_probabilities", "fields_passed_on"
+"""Optional keys of an answer whose fields are promised: the calibrated probability of each, and which are below the threshold."""
 SYSTEM_ROLES = ("system", "developer")
 ROLES = (*SYSTEM_ROLES, "user", "assistant")
 """Accepted roles of turns."""
@@ -179,16 +181,24 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> Iterator[Finding]:
 
 
 def _sureness_problems(row: Mapping[str, Any], place: str) -> Iterator[Finding]:
-    """Yield the problems of the keys SURE, which may be missing or null."""
+    """Yield the problems of the keys that say how sure an answer is, which may be missing or null."""
     probability, passed_on, answered_by = (row.get(key) for key in SURE)
-    is_number = isinstance(probability, int | float) and not isinstance(probability, bool) and 0 <= probability <= 1
+    shares, fields = row.get(FIELD_SHARES), row.get(FIELDS_PASSED_ON)
+    are_shares = isinstance(shares, dict) and all(p is None or _is_probability(p) for p in shares.values())
+    are_names = isinstance(fields, list) and all(isinstance(name, str) for name in fields)
     for key, value, is_right, kind in (
-        ("probability", probability, is_number, "a number from 0 to 1"),
+        ("probability", probability, _is_probability(probability), "a number from 0 to 1"),
         ("passed_on", passed_on, isinstance(passed_on, bool), "true or false"),
         ("answered_by", answered_by, isinstance(answered_by, str), "text"),
+        (FIELD_SHARES, shares, are_shares, "an object of numbers from 0 to 1"),
+        (FIELDS_PASSED_ON, fields, are_names, "a list of texts"),
     ):
         if value is not None and not is_right:
             yield _error(place, "wrong_type", f"{key!r} is not {kind}", f"log {kind}, or leave it out")
+
+
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _question_problem(row: dict[str, Any]) -> str | None:
@@ -319,4 +329,15 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         "turns": turns if len(turns) > 1 else None,
         "output": clean(row["output"]),
         **{key: row[key] for key in SURE if row.get(key) is not None},
+        **_clean_fields(row, clean),
     }
+
+
+def _clean_fields(row: Mapping[str, Any], clean: Callable[[str], str]) -> dict[str, Any]:
+    """Return what a line says of fields, with their names scrubbed: a model may write what it likes there."""
+    fields: dict[str, Any] = {}
+    if row.get(FIELD_SHARES) is not None:
+        fields[FIELD_SHARES] = {clean(name): share for name, share in row[FIELD_SHARES].items()}
+    if row.get(FIELDS_PASSED_ON) is not None:
+        fields[FIELDS_PASSED_ON] = [clean(name) for name in row[FIELDS_PASSED_ON]]
+    return fields

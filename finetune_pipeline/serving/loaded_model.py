@@ -11,6 +11,7 @@ from threading import Event, Lock
 from typing import Any
 
 from finetune_pipeline.evaluation.calibration import ReleasedProbability
+from finetune_pipeline.evaluation.token_probabilities import field_probabilities
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.logprobs import ScoredToken, chosen_label, written_tokens
 from finetune_pipeline.serving.requests import BadRequest
@@ -118,6 +119,10 @@ class LoadedModel:
         if self.classes:
             return chosen_label(dict(zip(self.classes, answer.label_scores, strict=True)), answer.text, alternatives)
         return written_tokens(answer, self._tokenizer)
+
+    def fields(self, answer: Answer) -> Mapping[str, float]:
+        """Return the probability of each field of a JSON answer; empty of another."""
+        return field_probabilities(answer, self._tokenizer)
 
 
 def check_decodable(asked: bool, restriction: Any) -> None:

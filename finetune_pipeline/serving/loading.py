@@ -44,6 +44,10 @@ class Loaded(Protocol):
     def tokens(self, answer: Answer, alternatives: int) -> list[ScoredToken] | None:
         """Return the tokens of an answer with their log-probabilities; None if its answers have none."""
 
+    def fields(self, answer: Answer) -> Mapping[str, float]:
+        """Return the probability of each field of a JSON answer by its dotted path, token_probabilities.FORM among them; empty
+        without."""
+
 
 def load(served: AnyServed) -> Loaded:
     """Load a model into memory."""

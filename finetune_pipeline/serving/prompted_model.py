@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.calibration import ReleasedProbability
+from finetune_pipeline.evaluation.token_probabilities import field_probabilities
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.loaded_model import check_decodable, check_length, stopping
 from finetune_pipeline.serving.logprobs import ScoredToken, chosen_label, written_tokens
@@ -101,3 +102,7 @@ class LoadedPrompt:
         if labels := self._stored.scored_labels:
             return chosen_label(dict(zip(labels, answer.label_scores, strict=True)), answer.text, alternatives)
         return written_tokens(answer, self._answerer.tokenizer)
+
+    def fields(self, answer: Answer) -> Mapping[str, float]:
+        """Return the probability of each field of a JSON answer; empty of another."""
+        return field_probabilities(answer, self._answerer.tokenizer)

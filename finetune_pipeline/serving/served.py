@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.serving.fallback import SecondAnswer
-from finetune_pipeline.serving.sureness import Sureness
+from finetune_pipeline.serving.sureness import AnySureness
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Served:
     """
 
     text: str | None
-    sure: Sureness | None = None
+    sure: AnySureness | None = None
     logprobs: dict[str, Any] | None = None
     refusal: str | None = None
     answered_by: str | None = None

@@ -29,7 +29,7 @@ from finetune_pipeline.serving.logprobs import logprobs
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.serving.served import Served
 from finetune_pipeline.serving.shadow import Shadow
-from finetune_pipeline.serving.sureness import Sureness, sureness
+from finetune_pipeline.serving.sureness import AnySureness, sureness
 from finetune_pipeline.spec.model import Task
 
 WAITING = 64
@@ -155,7 +155,7 @@ class Service:
         finally:
             self._waiting_slots.release()
 
-    def _served(self, chat: Chat, text: str, scored: dict[str, Any] | None, sure: Sureness | None) -> Served:
+    def _served(self, chat: Chat, text: str, scored: dict[str, Any] | None, sure: AnySureness | None) -> Served:
         """Return what the client gets: the champion's answer, or if that is passed on, the fallback's or the declared refusal."""
         own = Served(text, sure=sure, logprobs=scored)
         if sure is None or not sure.passed_on:
@@ -244,10 +244,10 @@ class Service:
             self._shadow.close()
 
 
-def _sureness(loaded: Loaded, chat: Chat, reply: Answer) -> Sureness | None:
+def _sureness(loaded: Loaded, chat: Chat, reply: Answer) -> AnySureness | None:
     """Return how sure an answer is; None if nothing is known about the model's probabilities."""
     as_evaluated = loaded.always_constrained or not chat.constrained
-    return sureness(reply, loaded.labels, loaded.served.probability, as_evaluated)
+    return sureness(reply, loaded.labels, loaded.served.probability, as_evaluated, loaded.fields)
 
 
 class _LoggedRow(msgspec.Struct):

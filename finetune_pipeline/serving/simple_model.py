@@ -68,3 +68,7 @@ class LoadedSimple:
         if not self.labels:
             return None
         return chosen_label(dict(zip(self.labels, answer.label_scores, strict=True)), answer.text, alternatives)
+
+    def fields(self, answer: Answer) -> Mapping[str, float]:
+        """Return the probability of each field of a JSON answer; empty of another."""
+        return answer.field_shares

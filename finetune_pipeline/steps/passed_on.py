@@ -35,10 +35,11 @@ def _on_the_sealed_test(task: Task, store: ArtifactStore, max_error: float) -> I
         promise = measured.automation
         if promise is None or promise.max_error != max_error or (name == CANDIDATE and report.untrained):
             continue
-        if promise.unit == "field":
-            continue  # a share of fields is none of calls
         kind = "tuned" if name == CANDIDATE else "simple" if name.startswith(SIMPLE) else "prompt"
-        share = None if promise.threshold is None else 1 - promise.coverage
+        answered = promise.coverage if promise.unit == "answer" else promise.whole_coverage
+        if promise.threshold is not None and answered is None:
+            continue  # an older report: a share of fields is none of calls
+        share = None if promise.threshold is None or answered is None else 1 - answered
         yield PassedOn(kind, share, f"measured on {counted(promise.n, 'row')} of the sealed test")
 
 

@@ -23,8 +23,12 @@ def promise_of(automation: Automation) -> str:
         f"Answers {percent(automation.coverage)} ({percent_range(automation.coverage_interval)}) by itself, at most "
         f"{percent(automation.max_error)} wrong ({automation.mistakes:,} of {automation.answered:,} seen, surely at most "
         f"{percent(automation.upper_bound)}); passes on {passed_on}, among them {automation.mistakes_passed_on:,} of "
-        f"{counted(automation.all_mistakes, 'mistake')}"
+        f"{counted(automation.all_mistakes, 'mistake')}{_whole(automation.whole_coverage)}"
     )
+
+
+def _whole(coverage: float | None) -> str:
+    return "" if coverage is None else f"; {percent(coverage)} of rows pass on no field"
 
 
 def why_not(automation: Automation) -> str:

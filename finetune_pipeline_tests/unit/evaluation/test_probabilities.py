@@ -10,6 +10,7 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.calibration import fit_calibration
+from finetune_pipeline.evaluation.gates.automation import promise_of
 from finetune_pipeline.evaluation.probabilities import (
     Answers,
     answers_of,
@@ -133,6 +134,11 @@ def test_a_simple_model_of_json_keeps_a_promise(unit: str, coverage: float) -> N
     assert measured is not None and measured.automation is not None and measured.after is not None
     assert measured.automation.coverage == pytest.approx(coverage, abs=0.06) and measured.automation.mistakes <= 4
     assert measured.after.ece is not None and measured.after.ece < 0.05
+    whole = measured.automation.whole_coverage
+    assert whole is None if unit == "answer" else whole == pytest.approx(0.9, abs=0.06), (
+        "one row in ten has an unsure field"
+    )
+    assert ("rows pass on no field" in promise_of(measured.automation)) == (unit == "field")
 
 
 def test_the_calibration_error_is_the_distance_of_probability_and_share() -> None:

@@ -100,6 +100,9 @@ FAULTS: list[tuple[str, dict | str]] = [
     ("unknown_label", row(1, feedback={"label": "A"})),
     ("unknown_feedback", row(1, feedback={"thumb": "down"})),
     ("wrong_type", row(1, feedback={"flag": {"value": False}})),
+    ("wrong_type", row(1, field_probabilities={"city": 1.5})),
+    ("wrong_type", row(1, field_probabilities=[0.5])),
+    ("wrong_type", row(1, fields_passed_on=["city", 1])),
     ("two_answers", row(1, feedback={"label": "a", "correction": "b"})),
     # a conversation that cannot be told as it was is not told without its tool calls and pictures
     ("missing_field", row(1, messages=[USER, {"role": "assistant", "content": "", "tool_calls": [{}]}, USER])),

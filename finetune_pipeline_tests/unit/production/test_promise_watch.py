@@ -2,6 +2,8 @@
 that were drawn before anybody looked at them count."""
 
 import hashlib
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import yaml
 
 from finetune_pipeline.evaluation.calibration import AutomationPromise
+from finetune_pipeline.evaluation.probabilities import drawn_field
 from finetune_pipeline.production.choosing import PASSED_ON, SAMPLED, choose, in_watched_sample
 from finetune_pipeline.production.promise_watch import evidence, promise_kept
 from finetune_pipeline.spec.model import TaskSpec
@@ -72,6 +75,53 @@ def test_a_broken_promise_says_since_when_and_the_alarm_stays() -> None:
     assert broken and not broken.passed and "surely broken since 2026-05-03" in broken.message
     later = promise_kept([*rows, *(row(i) for i in range(2000, 4000))], 2, PROMISE, spec())
     assert later and not later.passed and later.figures["since"] == broken.figures["since"]
+
+
+def json_spec() -> TaskSpec:
+    output = {"kind": "json", "json_schema": {"type": "object"}}
+    return TaskSpec.model_validate(spec().model_dump() | {"output": output})
+
+
+def field_row(i: int, wrong: str = "", below: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    """A row whose fields are promised. wrong: the field that is; below: those passed on."""
+    right = {"city": "Rome", "guests": 2}
+    output = json.dumps(right | ({wrong: None} if wrong else {}))
+    of_fields = {
+        "fields_passed_on": [*below],
+        "passed_on": bool(below),
+        "output": output,
+        "correction": json.dumps(right),
+    }
+    return row(i) | of_fields | more
+
+
+def test_of_a_row_whose_fields_are_promised_one_counts_if_it_was_not_passed_on() -> None:
+    promise = AutomationPromise(threshold=0.9, max_error=0.05, unit="field", fields=["city", "guests"])
+    cities = sum(drawn_field(str(i), promise.fields) == "city" for i in range(400))
+
+    def kept(**row_facts: Any) -> tuple[bool, int, int]:
+        result = promise_kept([field_row(i, **row_facts) for i in range(400)], 2, promise, json_spec())
+        assert result
+        return result.passed, result.figures["decided"], result.figures["wrong"]
+
+    assert 150 < cities < 250
+    assert kept() == (True, 400, 0)
+    assert kept(wrong="city") == (False, 400, cities)
+    assert kept(wrong="city", below=["city"]) == (True, 400 - cities, 0), "the wrong field went to a person"
+    assert kept(wrong="city", below=["guests"]) == (False, cities, cities)
+    assert kept(answered_by="large at api") == (True, 0, 0), "the client got another model's fields"
+
+
+def test_drawn_rows_with_promised_fields_are_decided_whether_passed_on_or_not() -> None:
+    """Else the decided ones would be the unsure ones, or those that no user corrected."""
+    ids = [str(i) for i in range(40)]
+    drawn = {name for name in ids if in_watched_sample(name, 0.5)}
+    below = {i: ["city"] if i % 2 else [] for i in range(40)}
+    rows = [field_row(i, below=below[i], reviewed=False, correction=None if i % 3 else "{}") for i in range(40)]
+    task = json_spec().model_copy(update={"logs": json_spec().logs.model_copy(update={"sample_share": 0.5})})
+    queue = [entry["id"] for entry, _ in choose(task, rows).queue]
+    assert set(queue[: len(drawn)]) == drawn
+    assert set(queue[len(drawn) :]) == {name for name in ids if name not in drawn and int(name) % 2 and int(name) % 3}
 
 
 def test_rows_passed_on_stand_first_and_drawn_ones_wait_for_a_reviewer_whatever_users_said() -> None:

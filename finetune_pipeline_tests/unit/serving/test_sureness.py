@@ -11,6 +11,7 @@ import pytest
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.calibration import AutomationPromise, Calibration, ReleasedProbability
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
+from finetune_pipeline.evaluation.token_probabilities import FORM
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.production.log_merging import read_logs
@@ -18,8 +19,9 @@ from finetune_pipeline.serving.loaded_model import ServedModel
 from finetune_pipeline.serving.simple_model import ServedSimple
 from finetune_pipeline.serving.sureness import sureness
 from finetune_pipeline.spec import Task
-from finetune_pipeline.spec.outputs import LabelsOutput
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM
+from finetune_pipeline_tests.unit.evaluation.test_probabilities import orders
 from finetune_pipeline_tests.unit.models.test_classifier import make_classifier_adapter
 from finetune_pipeline_tests.unit.serving.running import Running
 
@@ -109,12 +111,78 @@ def test_a_simple_model_is_sure_by_its_probabilities(task: Task, tmp_path: Path)
     assert (sure["passed_on"], unsure["passed_on"]) == (False, True)
 
 
-def test_nothing_is_said_of_answers_whose_fields_are_promised() -> None:
-    """The threshold of a field is none of the whole answer."""
-    promise = AutomationPromise(threshold=0.5, max_error=0.05, unit="field")
+def of_fields(threshold: float, fields: list[str]) -> ReleasedProbability:
+    promise = AutomationPromise(threshold=threshold, max_error=0.05, unit="field", fields=fields)
+    return ReleasedProbability(digest="d", calibration=TEMPERATURE, promise=promise)
+
+
+def test_a_field_is_passed_on_if_it_is_unsure_untested_or_without_a_probability() -> None:
+    """A field that is left out has the probability of the form, and an answer one unsure field of which is passed on."""
     answer = Answer(text="{}", log_probabilities=[-0.01])
-    assert sureness(answer, [], ReleasedProbability(digest="d", promise=promise)) is None
-    whole = sureness(
-        answer, [], ReleasedProbability(digest="d", promise=AutomationPromise(threshold=0.5, max_error=0.05))
+    shares = {FORM: 0.9, "city": 0.8, "guests": 0.4, "notes": 0.99, "copied": 0.0}
+    known = of_fields(0.6, ["city", "copied", "date", "guests"])
+    sure = sureness(answer, [], known, fields=lambda _: shares)
+    assert (
+        sure
+        and sure.passed_on
+        and sure.facts()
+        == {
+            "field_probabilities": {
+                "city": pytest.approx(2 / 3),
+                "copied": None,
+                "date": pytest.approx(0.75),
+                "guests": pytest.approx(calibrated(0.4)),
+                "notes": pytest.approx(calibrated(0.99)),
+            },
+            "fields_passed_on": ["copied", "guests", "notes"],
+            "passed_on": True,
+        }
     )
-    assert whole and whole.passed_on is False
+    all_sure = sureness(answer, [], of_fields(0.6, ["city", "date"]), fields=lambda _: {FORM: 0.9, "city": 0.8})
+    assert all_sure and not all_sure.passed_on and all_sure.facts()["fields_passed_on"] == []
+    otherwise = sureness(answer, [], of_fields(0.6, ["city"]), as_evaluated=False, fields=lambda _: shares)
+    assert otherwise and otherwise.facts()["field_probabilities"] == {"city": None} and otherwise.passed_on
+
+
+def test_the_fields_of_a_span_taggers_answers_are_marked_in_response_and_log(task: Task, tmp_path: Path) -> None:
+    train = orders(300, 1)
+    output = JsonOutput(json_schema={"type": "object"})
+    tagger = fit_simple_models(*map(list, zip(*train, strict=True)), output)["tagger"]
+    tagger.save(tmp_path / "tagger")
+    texts = ["please send 41 apples", "please send 41 fruit"]
+    known = of_fields(0.75, ["fruit", "number"])
+    champion = ServedSimple("orders:1", tmp_path / "tagger", SYSTEM, probability=known)
+    with (running := Running(task, champion)).server:
+        replies = [running.chat(text)[1] for text in texts]
+    sure, unsure = (reply["choices"][0] for reply in replies)
+    assert json.loads(sure["message"]["content"]) == {"fruit": "apples", "number": 41}
+    assert (sure["passed_on"], sure["fields_passed_on"]) == (False, []) and "probability" not in sure
+    assert unsure["passed_on"] and unsure["fields_passed_on"] == ["fruit"]
+    for choice, shares in zip((sure, unsure), tagger.field_probabilities(texts) or (), strict=True):
+        assert choice["field_probabilities"] == pytest.approx({name: calibrated(p) for name, p in shares.items()})
+    rows = {row["id"]: row for row in read_logs(task, ArtifactStore(tmp_path / "store")).rows}
+    logged_row = rows[replies[1]["id"]]
+    assert logged_row["passed_on"] and logged_row["fields_passed_on"] == ["fruit"]
+    assert logged_row["field_probabilities"] == pytest.approx(unsure["field_probabilities"])
+
+
+def test_a_written_field_is_as_sure_as_the_tokens_of_its_value(task: Task, models: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [True, False]}}, "required": ["a"]}
+    schema |= {"additionalProperties": False}
+    champion = ServedModel(
+        "t:1", models / "one", None, SYSTEM, 30, "serving", schema, True, of_fields(0.0001, ["a", "b"])
+    )
+    with (running := Running(task, champion)).server:
+        (choice,) = running.chat(logprobs=True)[1]["choices"]
+        assert set(json.loads(choice["message"]["content"])) == {"a"}
+        shares = choice["field_probabilities"]
+        logs = choice["logprobs"]["content"]
+        value = [token["logprob"] for token in logs if token["token"].strip() in ("true", "false")]
+        if len(value) == 1:  # one token
+            assert shares["a"] == pytest.approx(calibrated(math.exp(value[0])), abs=0.01)
+        written = sum(token["logprob"] for token in logs)
+        raw = [1 / (1 + ((1 - p) / p) ** 2) for p in (shares["a"], shares["b"])]
+        assert math.prod(raw) == pytest.approx(math.exp(written), rel=0.02), "values and form make the answer"
+        assert choice["passed_on"] is False
+        cut = running.chat(max_tokens=2)[1]["choices"][0]
+        assert cut["passed_on"] and cut["field_probabilities"] == {"a": None, "b": None}

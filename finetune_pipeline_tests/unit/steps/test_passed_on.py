@@ -50,12 +50,14 @@ def test_the_report_says_what_each_model_passes_on_and_of_which_nothing_is_promi
     assert measured_shares(task_of(tmp_path / "other", automation={"max_error": 0.05}), store) == [], "another promise"
 
 
-def test_a_share_of_fields_is_no_share_of_calls(task: Task, store: ArtifactStore) -> None:
+def test_where_fields_are_promised_a_call_with_one_unsure_field_is_passed_on(task: Task, store: ArtifactStore) -> None:
     report = Report.of(promised_at(0.02), []).to_json()
     for measured in report["probabilities"].values():
         measured["automation"]["unit"] = "field"
+    report["probabilities"]["candidate"]["automation"]["whole_coverage"] = 0.6
     keep(store, "evaluation_report", REPORT, report)
-    assert measured_shares(task, store) == []
+    shares = {shown.kind: shown.share for shown in measured_shares(task, store)}
+    assert shares == {"tuned": pytest.approx(0.4), "prompt": None}, "of the simple model no share of calls was measured"
 
 
 def test_logs_say_what_the_version_that_answered_last_passes_on(task: Task, store: ArtifactStore) -> None:
