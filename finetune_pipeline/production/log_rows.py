@@ -3,9 +3,9 @@
 One JSON object per line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970), ``messages`` or ``input``, ``output``,
 ``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional
 ``probability``, ``passed_on`` and ``answered_by`` (see :data:`SURE`), optional ``field_probabilities`` and ``fields_passed_on``
-(see :data:`FIELD_SHARES`), optional ``metadata`` (ignored). Lines from `finetune review` may have ``left_out`` and ``decided`` (a time) in the feedback. A line with ``id``, ``timestamp`` and
-``feedback`` but no ``output`` is later feedback; one with ``shadow`` but no ``output`` is what a second model said behind the
-champion (:mod:`.shadow_rows`).
+(see :data:`FIELD_SHARES`), optional ``metadata`` (ignored). Lines from `finetune review` may have ``left_out`` and ``decided`` (a
+time) in the feedback. A line with ``id``, ``timestamp`` and ``feedback`` but no ``output`` is later feedback; one with ``shadow``
+but no ``output`` is what a second model said behind the champion (:mod:`.shadow_rows`).
 """
 
 import hashlib
