@@ -189,6 +189,7 @@ def measure(world: str, public: Path, base: str, work: Path, kills: int) -> Worl
     name, share = WORLDS[world]
     source = example_set(name, public)
     examples = sample_examples(source.rows, PEOPLE + TEXTS, "teacher")
+    random.Random(world.partition("-")[0]).shuffle(examples)  # the same people's rows for every teacher
     teacher, project = Teacher(examples, share), project_name(world)
     with openai_server(teacher) as server:
         write_project(world, examples, server.url, base, work / "data")
