@@ -34,6 +34,7 @@ class Check:
         description: What is true when the check passes.
         on_failure: What a failure does; a function if the spec decides.
         live: About the model in service: run by its own job and sensor, not when the artifact is made.
+        asked: Whether a spec asks for it; if not, it passes, and is not shown.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Check:
     judge: Callable[[Artifact, TaskSpec], CheckResult]
     on_failure: Action | Callable[[TaskSpec], Action] = "block"
     live: bool = False
+    asked: Callable[[TaskSpec], bool] = lambda spec: True
 
     def action(self, spec: TaskSpec) -> Action:
         return self.on_failure(spec) if callable(self.on_failure) else self.on_failure

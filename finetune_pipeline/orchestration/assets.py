@@ -43,7 +43,7 @@ def task_assets(task: Task, prefix: Prefix = ()) -> list[dg.AssetsDefinition]:
 def asset_of(step: Step, task: Task, prefix: Prefix = ()) -> dg.AssetsDefinition:
     """Return the asset of one row of the table for one task, key ``[*prefix, task, step]``."""
     spec, key = task.spec, key_of(task, step.name, prefix)
-    checks = [check for check in step.checks if not check.live]
+    checks = [check for check in step.checks if not check.live and check.asked(spec)]
 
     @dg.asset(
         key=key,

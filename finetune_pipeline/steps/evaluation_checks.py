@@ -5,7 +5,7 @@ from collections.abc import Callable
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.ability.drop import Ability, Scored
-from finetune_pipeline.evaluation.gates import GATES
+from finetune_pipeline.evaluation.gates import GATES, Gate
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.prediction_facts import Predicted, failed_test_rows
 from finetune_pipeline.evaluation.preferences.judge import JudgeReview
@@ -96,7 +96,13 @@ def drift(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(not report.drifted, report.sentence)
 
 
-GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), on_failure="fail") for gate in GATES.values())
+def _asks_for(gate: Gate) -> Callable[[TaskSpec], bool]:
+    return lambda spec: not gate.unasked(spec)
+
+
+GATE_CHECKS = tuple(
+    Check(gate.name, gate.needs, _gate(gate.name), on_failure="fail", asked=_asks_for(gate)) for gate in GATES.values()
+)
 """One check for each gate. They stop nothing: the registry step decides by the verdict."""
 
 

@@ -64,6 +64,7 @@ def what_would_do(automation: Automation) -> str | None:
 
 @gate(
     order=37,
+    unasked=lambda spec: "The spec sets no automation.max_error." if spec.automation.max_error is None else "",
     trained_only="",
     least_rows=_least_rows,
     needs="A threshold of the answer's probability, chosen on validation, is certified on the sealed test: of the answers above it "
@@ -75,8 +76,7 @@ def what_would_do(automation: Automation) -> str | None:
 )
 def automation(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     max_error, of_model = spec.automation.max_error, evaluation.probabilities.get(CANDIDATE)
-    if max_error is None:
-        return Outcome("not_asked", None, None, "The spec sets no automation.max_error.")
+    assert max_error is not None
     promise = of_model.automation if of_model else None
     if promise is None:
         return Outcome(False, None, max_error, "The probabilities of the answers were not measured.")

@@ -14,9 +14,10 @@ A gate is one module of this package with one function::
             return Outcome(False, None, 20.0, "The tokens of the answers were not counted.")
         return Outcome(tokens <= 20, tokens, 20.0, f"{tokens:g} tokens an answer; at most 20 are allowed.")
 
-A threshold that task.yaml may set is a field of :class:`~finetune_pipeline.spec.evaluation.GatesSpec`. A gate that does not apply
-returns the status `not_asked`, which passes. A gate is asked of the fine-tuned model; with ``trained_only=""``
-also of the finalists, each of which stands in `evaluation` as `candidate` then.
+A threshold that task.yaml may set is a field of :class:`~finetune_pipeline.spec.evaluation.GatesSpec`. A gate that task.yaml does
+not ask for says so by `unasked`; one that does not apply to what was evaluated returns the status `not_asked`. Both pass. A gate
+is asked of the fine-tuned model; with ``trained_only=""`` also of the finalists, each of which stands in `evaluation` as
+`candidate` then.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Gate:
         default: The default threshold.
         holds_back: What a failure stops.
         reads: The part of the evaluation that `judge` gets.
+        unasked: Why the spec does not ask for it, as a sentence; empty: it does.
         trained_only: Why it is asked of trained models alone, as a sentence; empty: also of simple models and prompts, with `reads`
             applied to the evaluation of finalists.as_candidate.
         least_rows: The test rows that it needs whatever the candidate answers; None if it needs none. Needs of room above a
@@ -90,9 +92,12 @@ class Gate:
     reads: Callable[[EvaluationResult], Any]
     judge: Callable[[TaskSpec, Any], Outcome]
     least_rows: Callable[[TaskSpec], LeastRows | None]
+    unasked: Callable[[TaskSpec], str]
     trained_only: str
 
     def __call__(self, spec: TaskSpec, part: Any) -> GateResult:
+        if why := self.unasked(spec):
+            return self.not_asked(why)
         outcome = self.judge(spec, part)
         status = outcome.status
         if isinstance(status, bool):
@@ -131,13 +136,16 @@ def gate(
     holds_back: str = "champion",
     reads: Callable[[EvaluationResult], Any] = lambda evaluation: evaluation,
     least_rows: Callable[[TaskSpec], LeastRows | None] = lambda spec: None,
+    unasked: Callable[[TaskSpec], str] = lambda spec: "",
     trained_only: str = "It is asked of trained models alone.",
 ) -> Callable[[Callable[[TaskSpec, Any], Outcome]], Gate]:
     """Make a gate of a function and add it to the registry. The arguments are the attributes of :class:`Gate`."""
 
     def register(judge: Callable[[TaskSpec, Any], Outcome]) -> Gate:
         name = judge.__name__
-        new_gate = Gate(name, order, needs, default, holds_back, what_to_do, reads, judge, least_rows, trained_only)
+        new_gate = Gate(
+            name, order, needs, default, holds_back, what_to_do, reads, judge, least_rows, unasked, trained_only
+        )
         GATES[new_gate.name] = new_gate
         ordered = sorted(GATES.values(), key=lambda known_gate: known_gate.order)
         GATES.clear()

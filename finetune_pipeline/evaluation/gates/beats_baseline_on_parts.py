@@ -10,6 +10,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=15,
+    unasked=lambda spec: "" if spec.gates.parts else "The spec names no files in gates.parts.",
     trained_only="It asks for the gain of training.",
     needs="The lower bound of the paired gain over the base model at its best is above gates.min_gain on the test rows of each "
     f"file of gates.parts alone. Fewer than {MIN_ROWS} rows do not pass. Not asked if gates.parts is empty.",
@@ -20,8 +21,6 @@ from finetune_pipeline.spec.model import TaskSpec
 def beats_baseline_on_parts(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     threshold = spec.gates.min_gain
     named = [part for part in evaluation.parts if part.files is not None]
-    if not spec.gates.parts:
-        return Outcome("not_asked", None, threshold, "The spec names no files in gates.parts.")
     if [part.files for part in named] != spec.gates.parts:
         return Outcome(False, None, threshold, "The files of gates.parts were not evaluated separately.")
     sentences, lows, passed = [], [], True

@@ -10,6 +10,9 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=120,
+    unasked=lambda spec: (
+        "" if spec.ability.suite or spec.ability.files else "The spec asks for no test of general ability."
+    ),
     trained_only="No weights of the base model were changed.",
     reads=lambda evaluation: evaluation.ability,
     needs="The upper bound of the accuracy lost on questions besides the task is below gates.max_ability_loss, no benchmark of "
@@ -22,9 +25,8 @@ from finetune_pipeline.spec.model import TaskSpec
 def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
     """Refuse a candidate that may have lost too much; the measured number is the upper bound of the lost accuracy."""
     limit = spec.gates.max_ability_loss
-    requested = spec.ability.suite or spec.ability.files
-    if ability is not None and ability.items == 0 and (ability.not_asked or not requested):
-        return Outcome("not_asked", None, limit, ability.not_asked or "The spec asks for no test of general ability.")
+    if ability is not None and ability.items == 0 and ability.not_asked:
+        return Outcome("not_asked", None, limit, ability.not_asked)
     if ability and ability.failed:
         return Outcome(False, None, limit, f"{counted(len(ability.failed), 'item')} could not be scored.")
     if ability is None or ability.drop is None or ability.interval is None:

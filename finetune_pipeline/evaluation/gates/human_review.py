@@ -18,6 +18,7 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
 
 @gate(
     order=130,
+    unasked=lambda spec: "" if spec.gates.min_rated else "The spec asks for no human review.",
     trained_only="",
     least_rows=_least_rows,
     reads=lambda evaluation: evaluation.people,
@@ -29,8 +30,6 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
 )
 def human_review(spec: TaskSpec, people: People | None) -> Outcome:
     min_rated, required_share = spec.gates.min_rated, spec.gates.min_accepted
-    if not min_rated:
-        return Outcome("not_asked", None, required_share, "The spec asks for no human review.")
     ratings = people.random if people else None
     n, accepted = ratings.n if ratings else 0, ratings.candidate if ratings else None
     if n < min_rated or accepted is None:

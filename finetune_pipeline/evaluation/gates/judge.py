@@ -20,6 +20,7 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
 
 @gate(
     order=110,
+    unasked=lambda spec: "" if spec.gates.min_preferred else "The spec asks for no judge.",
     trained_only="The judge compares the fine-tuned model with the base model.",
     least_rows=_least_rows,
     reads=lambda evaluation: evaluation.judge,
@@ -31,8 +32,6 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
 )
 def judge(spec: TaskSpec, findings: JudgeFindings | None) -> Outcome:
     required_share = spec.gates.min_preferred
-    if not required_share:
-        return Outcome("not_asked", None, required_share, "The spec asks for no judge.")
     if findings is None or not findings.believed:
         why = "; ".join(findings.refused if findings else []) or "none was asked"
         return Outcome(False, None, required_share, f"No judge can be trusted: {why}.")

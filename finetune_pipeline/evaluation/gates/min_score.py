@@ -15,6 +15,7 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
 
 @gate(
     order=35,
+    unasked=lambda spec: "The spec sets no gates.min_score." if spec.gates.min_score is None else "",
     trained_only="",
     least_rows=_least_rows,
     needs="The lower bound of the score in gates.metric, at the level of this judgement, is at or above gates.min_score (the upper "
@@ -25,8 +26,7 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
 )
 def min_score(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     least, metric = spec.gates.min_score, METRICS[spec.metric]
-    if least is None:
-        return Outcome("not_asked", None, None, "The spec sets no gates.min_score.")
+    assert least is not None
     interval, scores = evaluation.score_interval, evaluation.scores["candidate"]
     if interval is None or scores.primary.value is None:
         return Outcome(False, None, least, "The interval of the score could not be measured.")

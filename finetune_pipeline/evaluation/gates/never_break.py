@@ -8,6 +8,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=60,
+    unasked=lambda spec: "" if spec.gates.never_break else "No example is listed in gates.never_break.",
     trained_only="",
     needs="Every example of gates.never_break is in the sealed test and answered correctly.",
     default="no example listed",
@@ -19,8 +20,6 @@ def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     listed_count, missing, broken = checked.listed, checked.missing, checked.broken
     if listed_count is None or missing is None or broken is None:
         return Outcome(False, None, 0.0, "The never-break list was not checked.")
-    if not listed_count:
-        return Outcome("not_asked", 0, 0.0, "No example is listed in gates.never_break.")
     failed = len(missing) + len(broken)
     if not failed:
         verb = "is" if listed_count == 1 else "are all"

@@ -10,6 +10,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=45,
+    unasked=lambda spec: "" if spec.teacher else "No teacher is declared.",
     needs="The lower bound of the paired gain over the teacher is above minus gates.teacher_margin, in gates.metric and every "
     "one of gates.more_metrics. Not asked without a teacher.",
     default=f"{DEFAULTS.teacher_margin:g}, {100 * DEFAULTS.confidence:g}% interval for the first candidate",
@@ -18,8 +19,6 @@ from finetune_pipeline.spec.model import TaskSpec
 )
 def not_worse_than_teacher(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     threshold, rival = -spec.gates.teacher_margin, evaluation.teacher
-    if spec.teacher is None:
-        return Outcome("not_asked", None, threshold, "No teacher is declared.")
     measured = worst_gain(rival.decision.gains) if rival and rival.decision else None
     if rival is None or rival.decision is None or measured is None or rival.decision.margin != threshold:
         answered = f": it answered {counted(rival.n, 'row')}, and {MIN_ROWS} are needed" if rival else ""

@@ -180,7 +180,7 @@ def test_lost_rows_that_clump_in_sources_count_for_few():
     ],
 )
 def test_a_listed_example_must_be_in_the_test_and_right(listed, measured, says):
-    gate = _gate("never_break", evaluation(never_break=listed))
+    gate = _gate("never_break", evaluation(never_break=listed), spec(gates={"never_break": listed}))
     assert (gate.passed, gate.measured, gate.threshold) == (measured == 0, measured, 0.0)
     assert says in gate.message and bool(gate.what_to_do) is not gate.passed
 
@@ -320,7 +320,7 @@ _NEVER_NONE = {"ability." + k for k in ("interval.1", "text.before", "text.rise"
 @pytest.mark.parametrize("value", [math.nan, None])
 def test_nothing_measured_nothing_passed(championed, value):
     """A value that is missing or not a finite number fails its gate, wherever the gate reads one."""
-    task = spec(gates={"min_score": 0.5}, teacher=TEACHER)
+    task = spec(gates={"min_score": 0.5, "never_break": ["e0000"]}, teacher=TEACHER)
     assert all(gate.passed for gate in decide(task, championed))
     for name, places in _PLACES.items():
         for place in places:
@@ -356,7 +356,7 @@ def test_parts_that_are_missing_do_not_pass(championed):
         "judge": None,
         "robustness": None,
     }
-    asked = {"min_rated": 1, "parts": ["raw/a.jsonl"], "min_preferred": 0.5, "min_score": 0.1}
+    asked = {"min_rated": 1, "parts": ["raw/a.jsonl"], "min_preferred": 0.5, "min_score": 0.1, "never_break": ["e0000"]}
     task = spec(gates=asked, teacher=TEACHER)
     gates = decide(task, changed(championed, empty))
     assert [g.name for g in gates if g.passed] == ["automation", "recent_production"]

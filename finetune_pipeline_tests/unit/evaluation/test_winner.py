@@ -178,7 +178,8 @@ def test_a_winner_of_another_kind_must_beat_the_champion_and_keep_its_right_rows
 def test_listed_examples_and_the_ledger_bind_every_kind():
     listed = next(i for i, row in enumerate(answers(150, ROWS)) if i == 149)
     for example, kind in ((f"e{listed:04d}", "simple"), (f"e{listed + 1:04d}", None)):
-        assert judged(tuned=100, linear=150, prompt=100, never_break=[example]).kind == kind
+        task = spec(gates={"never_break": [example]})
+        assert judged(task, tuned=100, linear=150, prompt=100, never_break=[example]).kind == kind
     assert judged(tuned=100, linear=150, prompt=100, openings=[]).kind is None, "no opening is on record"
     looks = [OPENINGS[0] | {"candidate": f"c{9 - i}"} for i in range(9)]
     for right, kinds in ((88, ("simple", None)), (150, ("simple", "simple"))):

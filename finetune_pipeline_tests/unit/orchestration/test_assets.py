@@ -38,6 +38,20 @@ def test_each_task_has_its_own_groups_without_a_cycle_and_assets_carry_their_cod
     assert {key.path[-1]: asset_spec.code_version for key, asset_spec in specs.items()} == versions
 
 
+def test_a_gate_that_the_task_does_not_ask_for_is_no_green_check() -> None:
+    def checks(**changes: object) -> set[str]:
+        assets = task_assets(Task(spec=spec(**changes), folder=Path("triage")))
+        return {
+            key.name for asset in assets for key in asset.check_keys if key.asset_key.path[-1] == "evaluation_report"
+        }
+
+    gates = {"min_score": 0.5, "min_rated": 30, "min_preferred": 0.5, "never_break": ["a"], "parts": ["raw/a.jsonl"]}
+    every = checks(gates=gates, automation={"max_error": 0.05})
+    unasked = {"min_score", "human_review", "judge", "never_break", "beats_baseline_on_parts", "automation"}
+    assert every - checks() == unasked and {"beats_baseline", "general_ability", "beats_champion"} <= checks()
+    assert "not_worse_than_teacher" not in every and "general_ability" not in checks(ability={"suite": False})
+
+
 def test_dagster_loads_all_of_a_task_and_a_whole_run_leaves_out_what_is_made_on_request(tmp_path: Path) -> None:
     _write(tmp_path / "triage")
     repository = build_definitions(tmp_path).get_repository_def()
