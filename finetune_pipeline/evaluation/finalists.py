@@ -171,9 +171,10 @@ def as_candidate(evaluation: EvaluationResult, finalist: Finalist) -> Evaluation
         probabilities[CANDIDATE] = probabilities[row]
     ratings = evaluation.people.random if evaluation.people else None
     rated = ratings if ratings and finalist.mode == "free" else None
-    nothing = Decision()
+    nothing, method = Decision(), "restricted" if finalist.mode == "restricted" else finalist.kind
     return evaluation.model_copy(
         update={
+            "task": evaluation.task.model_copy(update={"method": method}),
             "scores": {**evaluation.scores, "candidate": scores_of(evaluation, finalist)},
             "comparisons": {**evaluation.comparisons, "champion": finalist.beside_champion},
             "decisions": Decisions(baseline=nothing, simple=finalist.commonest, champion=finalist.champion),

@@ -284,6 +284,18 @@ def test_invalid_answers_are_refused():
     assert "below 1" in _gate("format_compliance", usual(), spec(gates={"min_valid_share": 1.0})).what_to_do
 
 
+@pytest.mark.parametrize(
+    ("method", "wrong", "passes"), [("classifier", 0, True), ("classifier", 1, False), ("lora", 0, False)]
+)
+def test_a_model_that_can_answer_only_labels_needs_no_rows_to_show_its_form(method, wrong, passes):
+    """Forty rows show no share of 95% of a model that writes its answers; whatever answered no label is refused all the same."""
+    pairs = [("bug", "bug")] * (40 - wrong) + [("bug", "It is a bug")] * wrong
+    result = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
+    task = spec(training={"method": method})
+    gate = _gate("format_compliance", changed(result, {"task.method": method}), task)
+    assert gate.passed is passes and (GATES["format_compliance"].least_rows(task) is None) is (method == "classifier")
+
+
 def test_the_opening_must_be_on_record():
     assert _gate("sealed_test_openings", evaluation(openings=[])).passed is False
     assert _gate("sealed_test_openings", evaluation(openings=[OPENINGS[0] | {"candidate": "c2"}])).passed is False

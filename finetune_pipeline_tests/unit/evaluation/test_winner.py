@@ -197,6 +197,14 @@ def test_gates_on_training_are_not_asked_of_other_kinds_and_say_why():
     assert review.status == "failed", "nobody judged the answers of a simple model"
 
 
+def test_the_form_of_a_simple_model_that_answers_labels_needs_no_proof():
+    few = {name: dict(list(in_form(right).items())[:40]) for name, right in (("commonest", 10), ("linear", 40))}
+    predictions = [row for model in ("base", "candidate") for row in answers(15, ROWS, model)[:40]]
+    finalists = decide_finalists(spec(), evaluation(predictions=predictions, simple=few)).finalists
+    form = {f.kind: next(g for g in f.gates if g.name == "format_compliance").status for f in finalists}
+    assert form["simple"] == "passed" and form["prompt"] == "failed"
+
+
 def test_the_answers_of_a_finalist_must_be_in_form():
     broken = dict(list(in_form(150).items())[:150]) | {i: f"{g}?" for i, g in list(GOLD.items())[150:]}
     predictions = [*answers(100, ROWS), *answers(100, ROWS, "candidate")]
