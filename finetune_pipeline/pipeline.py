@@ -76,8 +76,9 @@ STEPS = [
     Step(
         "unlabelled_rows",
         DATA,
-        "Rows for the teacher to answer: scrubbed, without repeats, chosen to cover their variety. None without `teacher`.",
+        "Rows for the teacher to answer, or that it has answered in the logs: scrubbed, without repeats. None without `teacher`.",
         teacher.make_unlabelled,
+        after=("production_logs",),
         settings=lambda spec, run: teacher.unlabelled_settings(spec, run.unlabelled),
         checks=(data_check.unlabelled_accounted,),
         kinds=("jsonl",),

@@ -53,8 +53,8 @@ class RawFacts(Facts, frozen=True, kw_only=True):
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
     """Return (name relative to the task folder, path) of every file that the globs of ``data.raw`` match, sorted by name.
-    Raises FindingsError if nothing matches, for links that lead out of the task folder, and for errors in how the spec
-    declares raw rows."""
+    Raises FindingsError if nothing matches and no teacher is declared, for links that lead out of the task folder, and for errors
+    in how the spec declares raw rows."""
     folder = task.folder.resolve()
     paths, file_problems = matching_files(folder, task.spec.data.raw)
     problems = {*check_fields(task.spec), *file_problems}
@@ -62,7 +62,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     def add(rule: str, place: str, message: str, fix: str) -> None:
         problems.add(Finding(f"data.{rule}", "error", place, message, fix))
 
-    if not paths and not any(f.rule.startswith("data.") for f in problems):
+    if not paths and task.spec.teacher is None and not any(f.rule.startswith("data.") for f in problems):
         patterns = ", ".join(repr(p) for p in task.spec.data.raw)
         message = f"no file in the folder of task {task.name!r} matches {patterns}; {_list_raw_folder(folder)}"
         fix = "put the raw files there or correct the globs. Supported: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"

@@ -50,7 +50,7 @@ class RunInputs:
         ladder: Version of the task's newest ladder.
         preferences: Digest of the files of preferences and of those in the logs; empty without training.refine.
         split_ledger: Name of the ledger that keeps every row in its split.
-        unlabelled: Digest of the files of rows without an answer.
+        unlabelled: Digest of the files of rows without an answer, or of a teacher's answers in the logs.
     """
 
     raw: str

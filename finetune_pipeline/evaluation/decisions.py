@@ -105,6 +105,7 @@ class TeacherRival(Part):
     Attributes:
         name: The teacher's generator name.
         n: Rows that the teacher answered; of calls whose answer never came nothing is known.
+        missing: Sealed rows to which the logs hold no answer of it (teacher.from_logs).
         score: The teacher's, in the deciding metric.
         comparison, decision: None with too few rows.
         beaten_by: Titles of the simple models that are surely better than the teacher.
@@ -118,6 +119,7 @@ class TeacherRival(Part):
 
     name: str
     n: int
+    missing: int = 0
     score: Primary
     comparison: Comparison | None
     decision: Decision | None

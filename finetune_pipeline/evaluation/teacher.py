@@ -62,6 +62,11 @@ def agreed(row_id: str, answers: Sequence[Answer], output: AnyOutput, min_agreem
     if not came:
         return Agreed(row_id, [], reason=answers[0].error.partition(":")[0])
     texts = [answer.text.strip() if answer.status == "ok" else "" for answer in came]
+    return agreed_texts(row_id, texts, output, min_agreement)
+
+
+def agreed_texts(row_id: str, texts: Sequence[str], output: AnyOutput, min_agreement: float) -> Agreed:
+    """Decide what a teacher that gave these answers answers to a row, and whether it is kept."""
     counts = Counter(answer_key(text, output) for text in texts)
     key, votes = max(counts.items(), key=lambda item: item[1])  # the first of equals
     answer = next(text for text in texts if answer_key(text, output) == key)
@@ -71,7 +76,7 @@ def agreed(row_id: str, answers: Sequence[Answer], output: AnyOutput, min_agreem
         reason = FORM
     elif agreement < min_agreement - 1e-9:
         reason = DISAGREES
-    return Agreed(row_id, texts, answer, round(agreement, 4), reason)
+    return Agreed(row_id, [*texts], answer, round(agreement, 4), reason)
 
 
 def in_form(answer: str, output: AnyOutput) -> bool:
@@ -107,6 +112,7 @@ def ask_teacher(
         JobError: The teacher is worse than a simple model, the endpoint cannot be used as configured or answers nothing, or the
             estimate exceeds what is left of the budget: then nothing was sent.
     """
+    assert teacher.endpoint is not None
     try:
         endpoint = Endpoint.of(teacher.endpoint, teacher.endpoint.model)
     except ValueError as error:

@@ -27,15 +27,19 @@ ROWS = "teacher.parquet"
 
 
 class AskedTeacher(Facts, frozen=True, kw_only=True):
-    """Facts about the teacher's answers to the sealed rows; see TeacherRival. asked: digest of how it was asked."""
+    """Facts about the teacher's answers to the sealed rows; see TeacherRival.
+
+    asked: digest of how it was asked. dollars_per_1k: None if its answers are in the logs, which have no price.
+    """
 
     name: str
     asked: str
-    dollars_per_1k: float
+    dollars_per_1k: float | None
     milliseconds: float | None
     kept: int
     kept_wrong: int
     spent_usd: float
+    missing: int = 0
     by_label: list[LabelErrors] = []
 
 
@@ -116,6 +120,7 @@ def compare_with_teacher(
     return TeacherRival(
         name=facts.name,
         n=len(answers),
+        missing=facts.missing,
         score=score(answers, spec, sources).primary,
         comparison=comparison,
         decision=decision,

@@ -192,7 +192,7 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
     logs.judging_share is for evaluation and never trained on, so that no version has seen these rows.
     """
     corrected = [row for row in rows if row["correction"] and row["input"].strip()]
-    failed = {row["id"]: reason for row in rows if not row["correction"] and (reason := _failure(row, spec))}
+    failed = {row["id"]: reason for row in rows if not row["correction"] and (reason := failure(row, spec))}
     accepted = [
         row
         for row in rows
@@ -264,7 +264,7 @@ def _is_answered_by_model(row: Mapping[str, Any]) -> bool:
     return row.get("answered_by") not in (None, REFUSAL)
 
 
-def _failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
+def failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
     """Return why people object to an answer, or None."""
     if row["flag"]:
         return f"{FLAGGED}: {row['flag']}"

@@ -28,7 +28,7 @@ from finetune_pipeline.production.log_intake import LOCK, ingest_new_lines
 from finetune_pipeline.production.log_owners import Owner, OwnerTest
 from finetune_pipeline.production.log_rows import hash_user, ids_of, users_of
 from finetune_pipeline.production.log_store import ForgottenList, log_store
-from finetune_pipeline.production.used_rows import log_row_ids, production_examples
+from finetune_pipeline.production.used_rows import LOGGED_ANSWERS, log_row_ids, logged_examples
 from finetune_pipeline.spec.model import Task
 
 MODELS = (
@@ -286,7 +286,7 @@ def _is_trained_on(adapter: Artifact, tainted: Collection[str]) -> bool:
 
 def _example_ids(raw: Artifact, is_forgotten: IdTest) -> set[str]:
     """Return the ids of examples made from such rows."""
-    return {e.id for e in production_examples(raw) if any(map(is_forgotten, log_row_ids([e])))}
+    return {e.id for e in logged_examples(raw) if any(map(is_forgotten, log_row_ids([e])))}
 
 
 def _decision_places(task: Task, artifacts: list[Artifact], is_forgotten: IdTest) -> list[str]:
@@ -323,6 +323,8 @@ def _contains_row(artifact: Artifact, forgotten: ForgottenList, is_forgotten: Id
             return path.exists() and any(map(is_forgotten, read_json(path)["ids"]))
         if artifact.step == "preference_rows" and not artifact.skipped:
             return any(map(is_forgotten, _logged_ids(artifact)))
+        if artifact.step == "unlabelled_rows" and (artifact.folder / LOGGED_ANSWERS).exists():
+            return any(is_forgotten(answer["log"]) for answer in read_rows(artifact.path(LOGGED_ANSWERS)))
         return artifact.step == "raw_examples" and bool(_example_ids(artifact, is_forgotten))
     except _DAMAGED:
         return True
@@ -382,7 +384,7 @@ def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) ->
         f"{task.folder / 'raw'}: rows copied there by hand have no user and no log id",
         *(
             ["files of data.unlabelled, and the teacher's answers to them: they have no user and no log id"]
-            if teacher
+            if spec.data.unlabelled
             else []
         ),
         f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote rows",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
+from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE, TEACHER_FILE
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.production.choosing import example_of
@@ -30,6 +30,16 @@ def production_examples(raw: Artifact) -> list[Example]:
     """Return the raw examples that come from production."""
     path = raw.folder / FILES / PRODUCTION_FILE
     return read_examples(path) if path.exists() else []
+
+
+LOGGED_ANSWERS = "logged.jsonl"
+"""File of unlabelled_rows with teacher.from_logs: for each row, its answers in the logs (logged_answers.LoggedAnswer)."""
+
+
+def logged_examples(raw: Artifact) -> list[Example]:
+    """Return the raw examples that come from log rows: people's corrections, and a teacher's answers."""
+    paths = [raw.folder / FILES / name for name in (PRODUCTION_FILE, TEACHER_FILE)]
+    return [example for path in paths if path.exists() for example in read_examples(path)]
 
 
 def production_ids(store: ArtifactStore, report: Artifact) -> set[str]:

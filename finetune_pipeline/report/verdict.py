@@ -278,6 +278,9 @@ def teacher_sentences(evaluation: EvaluationResult) -> list[str]:
         judged = "What may be shipped instead" if evaluation.untrained else "The fine-tuned model"
         sentence = f"{judged} reaches {metric_title(evaluation.metric)} {own}, the teacher {of_teacher} ({gain}; {compared.n} rows)"
         sentences.append(f"{sentence}{_teacher_price(evaluation)}.")
+    if rival.missing:
+        rows = counted(rival.missing, "other sealed row")
+        sentences.append(f"The logs hold no answer of the teacher to {rows}; nothing is said about these.")
     if rival.kept and rival.noise:
         share = f"{percent(rival.kept_wrong / rival.kept)} ({percent_range(rival.noise)})"
         rows = counted(rival.kept, "sealed row")

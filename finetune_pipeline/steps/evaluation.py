@@ -173,7 +173,7 @@ def _judgement(context: StepContext) -> Judgement:
         "never_break": run_inputs.never_break,
     }
     if spec.teacher is not None:
-        rules["teacher"] = spec.teacher.endpoint.model
+        rules["teacher"] = spec.teacher.name
     if promised := spec.automation.promised():
         rules["automation"] = promised
     trained = context.inputs["merged_model"].inputs["adapter"]

@@ -95,7 +95,7 @@ def _newest_training_time(train: Sequence[Example], rows: Iterable[Mapping[str, 
 
     A row from the future, whose clock was wrong, does not count: all later rows would be left out.
     """
-    used = log_row_ids(e for e in train if e.origin == "production")
+    used = log_row_ids(train)  # of corrections, and of a teacher's answers in the logs
     now = time.time()
     return max((at for row in rows if row["id"] in used and (at := moment(row)) <= now), default=None)
 

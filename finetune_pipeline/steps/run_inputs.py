@@ -12,7 +12,8 @@ from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
-from finetune_pipeline.production.log_merging import corrections_digest, read_logs
+from finetune_pipeline.production.log_merging import Logs, corrections_digest, read_logs
+from finetune_pipeline.production.logged_answers import logged_digest
 from finetune_pipeline.production.used_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
@@ -53,5 +54,14 @@ def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: Ar
         preferences=preferences_of(task, logs),
         ladder=ladder.version if (ladder := store.newest(task.name, "ladder")) else "",
         split_ledger=ledger_name(store.state_folder(task.name), task.spec.split.restart),
-        unlabelled=unlabelled_digest(task, store.seen_files(task.name)) if task.spec.teacher else "",
+        unlabelled=_teacher_digest(task, logs, store),
     )
+
+
+def _teacher_digest(task: Task, logs: Logs, store: ArtifactStore) -> str:
+    """Return the digest of what the teacher answers: files, or its answers in the logs. Empty without a teacher."""
+    if task.spec.teacher is None:
+        return ""
+    if task.spec.teacher.from_logs:
+        return logged_digest(task.spec, logs.rows)
+    return unlabelled_digest(task, store.seen_files(task.name))

@@ -1,28 +1,33 @@
-"""DATA: rows without an answer, and the answers that the teacher of task.yaml gives to them."""
+"""DATA: rows without an answer, and the answers that the teacher of task.yaml gives to them, or gave to them in the logs."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.answer_equality import same_answer
+from finetune_pipeline.data.answer_equality import answer_key, same_answer
+from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.data.unlabelled import read_unlabelled, unlabelled_digest
+from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.unlabelled import read_unlabelled, spread, unlabelled_digest
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.call_ledger import CallLedger, TokenPrice
 from finetune_pipeline.evaluation.predictions import prediction_row, write_predictions
 from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
-from finetune_pipeline.evaluation.teacher import Agreed, agreed, ask_teacher
+from finetune_pipeline.evaluation.teacher import Agreed, Bought, agreed, agreed_texts, ask_teacher
 from finetune_pipeline.evaluation.teacher_rival import TEACHER, AskedTeacher, errors_by_label, teacher_file
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.planning.prices import load_prices, newest_price
+from finetune_pipeline.production.logged_answers import LoggedAnswer, distinct_questions, logged_answers, question_of
+from finetune_pipeline.production.used_rows import LOGGED_ANSWERS
 from finetune_pipeline.spec.model import Task, TaskSpec
-from finetune_pipeline.spec.teacher import TeacherSpec
+from finetune_pipeline.spec.teacher import TEACHER_GENERATOR, TeacherSpec
 
 ROWS, ANSWERS, TEACHER_ROWS = "rows.jsonl", "answers.jsonl", "examples.jsonl"
 """Files: the rows to ask; the teacher's answers to each (Agreed); the rows that are kept, as examples."""
@@ -31,7 +36,13 @@ NO_TEACHER = "no teacher is declared"
 
 
 class UnlabelledRows(Facts, frozen=True, kw_only=True):
-    """Facts of unlabelled_rows. Always rows_in == kept + quarantined + repeats. chosen: rows for the teacher to answer."""
+    """Facts of unlabelled_rows. Always rows_in == kept + quarantined + repeats.
+
+    Attributes:
+        rows_in: Rows of the files; with teacher.from_logs the teacher's answers in the logs.
+        chosen: Rows for the teacher to answer.
+        by_reason: With teacher.from_logs, why answers are quarantined (production.logged_answers).
+    """
 
     sentence: str
     rows_in: int
@@ -40,6 +51,7 @@ class UnlabelledRows(Facts, frozen=True, kw_only=True):
     repeats: int
     clusters: int
     chosen: int
+    by_reason: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class TeacherAnswers(Facts, frozen=True, kw_only=True):
@@ -50,7 +62,7 @@ class TeacherAnswers(Facts, frozen=True, kw_only=True):
         by_reason: Rows left out, by reason: `form`, `agreement`, or how all calls failed.
         agreement: Rows by the share of answers that are the same, as text.
         labels: Rows kept, by label.
-        calls: Answers asked for, those of earlier runs included.
+        calls: Answers asked for, those of earlier runs included; 0 if they are in the logs.
         spent_usd: Dollars of all calls so far, also of rows that are no longer asked.
     """
 
@@ -70,6 +82,9 @@ def unlabelled_settings(spec: TaskSpec, digest: str) -> dict[str, Any]:
     """Return the settings of unlabelled_rows; empty without a teacher."""
     if spec.teacher is None:
         return {}
+    if spec.teacher.from_logs:
+        threshold = spec.data.near_duplicate_threshold
+        return {"logs": digest, "system_prompt": spec.system_prompt, "near_duplicate_threshold": threshold}
     reading = {"format", "fields", "roles", "csv", "sheet", "max_unpacked_gib", "inject", "max_chars", "min_chars"}
     scrubbing = {"scrub", "scrub_names", "scrub_region", "near_duplicate_threshold", "unlabelled"}
     data = spec.data.model_dump(include=reading | scrubbing)
@@ -81,8 +96,11 @@ def teacher_settings(spec: TaskSpec) -> dict[str, Any]:
     teacher: TeacherSpec | None = spec.teacher
     if teacher is None:
         return {}
-    asked = teacher.model_dump(include={"answers", "min_agreement", "prompt"})
-    asked |= teacher.endpoint.model_dump(include={"url", "model", "body"})
+    if teacher.endpoint is None:
+        asked = teacher.model_dump(include={"min_agreement", "models"})
+    else:
+        asked = teacher.model_dump(include={"answers", "min_agreement", "prompt"})
+        asked |= teacher.endpoint.model_dump(include={"url", "model", "body"})
     return {**asked, "output": spec.output.model_dump(), "length": spec.answer_length}
 
 
@@ -94,6 +112,8 @@ def make_unlabelled(context: StepContext) -> UnlabelledRows:
     write_examples(context.out / ROWS, [])
     if teacher is None:
         return UnlabelledRows(sentence=NO_TEACHER, rows_in=0, kept=0, quarantined=0, repeats=0, clusters=0, chosen=0)
+    if teacher.from_logs:
+        return _rows_of_logs(context)
     unlabelled = read_unlabelled(context.task)
     digest = unlabelled_digest(context.task)
     context.refuse_changed("unlabelled files", digest, context.run_inputs.unlabelled)
@@ -111,6 +131,51 @@ def make_unlabelled(context: StepContext) -> UnlabelledRows:
         clusters=unlabelled.clusters,
         chosen=len(chosen),
     )
+
+
+def _rows_of_logs(context: StepContext) -> UnlabelledRows:
+    """Write the distinct questions that the teacher has answered in the logs, and its answers (LOGGED_ANSWERS)."""
+    spec, rows = context.spec, read_rows(context.inputs["production_logs"].path("rows.jsonl"))
+    answers = logged_answers(spec, rows)
+    examples = distinct_questions(spec, rows, answers)
+    threshold = spec.data.near_duplicate_threshold
+    clusters = near_duplicate_clusters([example.user_text for example in examples], threshold).tolist()
+    chosen = spread(examples, clusters)
+    unusable = [answer for answer in answers if answer.reason]
+    write_examples(context.out / ROWS, chosen)
+    write_rows(context.out / LOGGED_ANSWERS, answers)
+    write_rows(context.out / "quarantine.jsonl", unusable)
+    reasons = dict(Counter(answer.reason for answer in unusable).most_common())
+    repeats = len(answers) - len(unusable) - len(chosen)
+    left_out = ", ".join(f"{n:,} {reason}" for reason, n in reasons.items()) or "none"
+    return UnlabelledRows(
+        sentence=f"{len(answers):,} answers in the logs to {len(chosen):,} distinct questions in {len(set(clusters)):,} clusters; "
+        f"{repeats:,} repeat one of these questions. Left out: {left_out}",
+        rows_in=len(answers),
+        kept=len(chosen),
+        quarantined=len(unusable),
+        repeats=repeats,
+        clusters=len(set(clusters)),
+        chosen=len(chosen),
+        by_reason=reasons,
+    )
+
+
+def _decide_logged(spec: TaskSpec, rows: Artifact, teacher: TeacherSpec) -> tuple[list[Agreed], list[str]]:
+    """Return what the logs' answers to each of the rows decide, and the generator of each: the model that wrote this answer."""
+    decided, generators = [], []
+    answers_to: defaultdict[str, list[LoggedAnswer]] = defaultdict(list)
+    for answer in (msgspec.convert(stored, LoggedAnswer) for stored in read_rows(rows.path(LOGGED_ANSWERS))):
+        if not answer.reason:
+            answers_to[answer.question].append(answer)
+    for row in read_examples(rows.path(ROWS)):
+        answers = answers_to[question_of(row.messages)]
+        row_answers = agreed_texts(row.id, [a.answer.strip() for a in answers], spec.output, teacher.min_agreement)
+        key = answer_key(row_answers.answer, spec.output)
+        first = next(a for a in answers if answer_key(a.answer.strip(), spec.output) == key)
+        decided.append(row_answers)
+        generators.append(f"{TEACHER_GENERATOR}{first.model}")
+    return decided, generators
 
 
 def make_teacher_answers(context: StepContext) -> TeacherAnswers:
@@ -135,6 +200,10 @@ def make_teacher_answers(context: StepContext) -> TeacherAnswers:
             spent_usd=0.0,
         )
     rows = read_examples(context.inputs["unlabelled_rows"].path(ROWS))
+    if teacher.from_logs:
+        decided, generators = _decide_logged(spec, context.inputs["unlabelled_rows"], teacher)
+        said = f"{generator_of(teacher)} answered {len(rows):,} questions of the logs"
+        return _write_answers(context, rows, decided, generators, Bought(), said)
     state = context.store.state_folder(context.task.name)
     with context.store.lock(context.task.name, "teacher"):
         ledger = open_ledger(context.task, context.store.root.parent, state)
@@ -147,20 +216,34 @@ def make_teacher_answers(context: StepContext) -> TeacherAnswers:
     decided = [
         agreed(row.id, of_row, spec.output, teacher.min_agreement) for row, of_row in zip(rows, answers, strict=True)
     ]
-    generator = generator_of(teacher)
+    said = (
+        f"{generator_of(teacher)} answered {len(rows):,} rows {teacher.answers} times each for ${bought.spent_usd:.2f}"
+    )
+    return _write_answers(context, rows, decided, [generator_of(teacher)] * len(rows), bought, said)
+
+
+def _write_answers(
+    context: StepContext,
+    rows: Sequence[Example],
+    decided: Sequence[Agreed],
+    generators: Sequence[str],
+    bought: Bought,
+    said: str,
+) -> TeacherAnswers:
+    """Write the answers, and the examples made of those that are kept. generators: of each row; said: how they were answered."""
     examples = [
-        _example(row, row_answers, generator, spec.labels)
-        for row, row_answers in zip(rows, decided, strict=True)
+        _example(row, row_answers, generator, context.spec.labels)
+        for row, row_answers, generator in zip(rows, decided, generators, strict=True)
         if not row_answers.reason
     ]
     write_rows(context.out / ANSWERS, decided)
     write_examples(context.out / TEACHER_ROWS, examples)
     reasons = Counter(row_answers.reason for row_answers in decided if row_answers.reason)
     left_out = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common()) or "none"
+    assert context.spec.teacher is not None
     return TeacherAnswers(
-        sentence=f"{generator} answered {len(rows):,} rows {teacher.answers} times each for ${bought.spent_usd:.2f}; "
-        f"{len(examples):,} are kept. Left out: {left_out}",
-        generator=generator,
+        sentence=f"{said}; {len(examples):,} are kept. Left out: {left_out}",
+        generator=generator_of(context.spec.teacher),
         rows_in=len(rows),
         kept=len(examples),
         left_out=len(rows) - len(examples),
@@ -185,14 +268,14 @@ def judged_worse_than(context: StepContext) -> list[str]:
 
 
 def generator_of(teacher: TeacherSpec) -> str:
-    return f"teacher {teacher.endpoint.model}"
+    return f"{TEACHER_GENERATOR}{teacher.name}"
 
 
 def open_ledger(task: Task, home: Path, state: Path, test: bool = False) -> CallLedger:
     """Open the task's ledger of paid calls, or (test) that of the calls on the sealed test, which is paid from the same budget.
     Raises FindingsError if the teacher's price is not known."""
     teacher = task.spec.teacher
-    assert teacher is not None
+    assert teacher is not None and teacher.budget_usd is not None
     price = teacher_price(task, home)
     names = (LEDGER, TEST_LEDGER) if test else (TEST_LEDGER, LEDGER)
     other = CallLedger(state / names[0], price, teacher.budget_usd)
@@ -210,6 +293,8 @@ def ask_about_test(context: StepContext, examples: Path) -> AskedTeacher | None:
     if teacher is None:
         return None
     rows = read_examples(examples)
+    if teacher.from_logs:
+        return _look_up_test(context, teacher, rows)
     with context.store.lock(context.task.name, "teacher"):
         state = context.store.state_folder(context.task.name)
         ledger = open_ledger(context.task, context.store.root.parent, state, test=True)
@@ -227,22 +312,61 @@ def ask_about_test(context: StepContext, examples: Path) -> AskedTeacher | None:
             predictions.append(prediction_row(row.id, TEACHER, first, row.answer))
     write_predictions(teacher_file(context.out), predictions)
     decided = [
-        agreed(row.id, drawn, spec.output, teacher.min_agreement) for row, drawn in zip(rows, answers, strict=True)
+        (row, agreed(row.id, drawn, spec.output, teacher.min_agreement))
+        for row, drawn in zip(rows, answers, strict=True)
     ]
-    kept = [(row, said) for row, said in zip(rows, decided, strict=True) if not said.reason]
     firsts = [drawn[0] for drawn in answers if drawn[0].prompt_tokens]
     tokens = [
         sum(counts) / max(1, len(firsts))
         for counts in ([a.prompt_tokens for a in firsts], [a.new_tokens for a in firsts])
     ]
+    return _asked(
+        spec,
+        teacher,
+        decided,
+        dollars_per_1k=round(1000 * ledger.price.of(*tokens), 6),
+        milliseconds=milliseconds,
+        spent_usd=bought.spent_usd,
+    )
+
+
+def _look_up_test(context: StepContext, teacher: TeacherSpec, rows: Sequence[Example]) -> AskedTeacher:
+    """Write what the logs hold of the teacher's answers to the sealed rows' questions, corrected ones too, into teacher.parquet."""
+    spec = context.spec
+    said: defaultdict[str, list[str]] = defaultdict(list)
+    for logged in logged_answers(spec, read_rows(context.inputs["production_logs"].path("rows.jsonl"))):
+        said[logged.question].append(logged.answer.strip())
+    answered = [(row, texts) for row in rows if (texts := said.get(question_of(row.messages)))]
+    predictions = [
+        prediction_row(row.id, TEACHER, Answer(text=texts[0]) if texts[0] else Answer(status="empty"), row.answer)
+        for row, texts in answered
+    ]
+    write_predictions(teacher_file(context.out), predictions)
+    decided = [(row, agreed_texts(row.id, texts, spec.output, teacher.min_agreement)) for row, texts in answered]
+    return _asked(spec, teacher, decided, missing=len(rows) - len(answered))
+
+
+def _asked(
+    spec: TaskSpec,
+    teacher: TeacherSpec,
+    decided: Sequence[tuple[Example, Agreed]],
+    *,
+    dollars_per_1k: float | None = None,
+    milliseconds: float | None = None,
+    spent_usd: float = 0.0,
+    missing: int = 0,
+) -> AskedTeacher:
+    """Return the facts of the answers to sealed rows, with the noise of those that would be kept as training rows."""
+    kept = [(row, said) for row, said in decided if not said.reason]
     return AskedTeacher(
         name=generator_of(teacher),
         asked=digest_json(teacher_settings(spec)),
-        dollars_per_1k=round(1000 * ledger.price.of(*tokens), 6),
+        dollars_per_1k=dollars_per_1k,
         milliseconds=milliseconds,
         kept=len(kept),
         kept_wrong=sum(not same_answer(said.answer, row.answer, spec.output) for row, said in kept),
-        spent_usd=bought.spent_usd,
+        spent_usd=spent_usd,
+        missing=missing,
         by_label=errors_by_label([(row.label, said.answer) for row, said in kept if row.label is not None]),
     )
 
@@ -250,7 +374,7 @@ def ask_about_test(context: StepContext, examples: Path) -> AskedTeacher | None:
 def teacher_price(task: Task, home: Path) -> TokenPrice:
     """Return the price of the teacher's tokens. Raises FindingsError if the price list has no line of its name."""
     teacher = task.spec.teacher
-    assert teacher is not None
+    assert teacher is not None and teacher.endpoint is not None
     prices = load_prices(home=home, task_folder=task.folder)
     price = newest_price((line for line in prices.apis if not line.tuned), teacher.endpoint.model)
     if price is None:

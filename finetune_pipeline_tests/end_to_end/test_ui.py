@@ -27,6 +27,7 @@ VERSION = {"query": "{ version }"}
 STRANGERS = (("Host", "rebound.example"), ("Origin", "https://evil.example"))
 MATERIALIZED = {step.name for step in STEPS if not step.asked_for}
 UNUSED_INPUTS = {
+    ("unlabelled_rows", "production_logs"): "the spec names no teacher whose answers are in the logs",
     ("teacher_answers", "unlabelled_rows"): "the spec names no teacher",
     ("raw_examples", "teacher_answers"): "the spec names no teacher",
     ("judge_review", "test_predictions"): "the spec names no judge",

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from finetune_pipeline.data.scrub.find import PLACEHOLDER, Finder, find_spans
 from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
+from finetune_pipeline.spec.teacher import TEACHER_GENERATOR
 
 if TYPE_CHECKING:
     from finetune_pipeline.data.examples import Example
@@ -157,8 +158,10 @@ def scrub_keys(example: Example, key: bytes, find: Finder = find_spans) -> Examp
 
 
 def _keys(example: Example) -> list[str]:
-    """Return group, id in the raw file, generator and tags, but not the id of a production row in the log, which names it."""
-    tags = [tag for tag in example.tags if example.origin != "production" or not tag.startswith("log:")]
+    """Return group, id in the raw file, generator and tags, but not the ids of log rows of which corrections or a teacher's answers
+    are examples: they name these rows."""
+    is_logged = example.origin == "production" or (example.generator or "").startswith(TEACHER_GENERATOR)
+    tags = [tag for tag in example.tags if not (is_logged and tag.startswith("log:"))]
     return [text for text in (example.group, example.source.get("id"), example.generator, *tags) if text]
 
 

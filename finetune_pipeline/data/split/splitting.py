@@ -1,5 +1,6 @@
 """The splitting step: train, validation and sealed test, with the leakage certificate."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,8 @@ def split(
         seal: Makes the rows of the test unreadable (see :func:`finetune_pipeline.data.examples.seal`).
     """
     rows = load_rows(reviewed)
+    if spec.teacher is not None:
+        _refuse_without_people(rows, spec)
     table = RowTable(rows, clean / ALL_ROWS)
     boilerplate = Boilerplate.load(clean / BOILERPLATE)
     alike = alike_rows(table)
@@ -280,6 +283,24 @@ def _refusal(example: Example, reason: int, by_time: bool) -> Finding:
         raise RuntimeError(f"row {example.id} has no split and no reason why")
     message = "this new row is close to rows of different splits: it would leak in any of them"
     return row_finding("bridges_splits", example.place, message, fix)
+
+
+def _refuse_without_people(rows: np.ndarray, spec: TaskSpec) -> None:
+    """Raise FindingsError if no kept row is answered by a person: with a teacher, nothing else may be in validation and test."""
+    origins = rows["origin"][rows["state"] == KEPT]
+    if (origins == HUMAN).any():
+        return
+    sealed = 1 - next(iter(shares_of(spec).values()))
+    wanted = math.ceil(sealed * len(origins) / (1 - sealed))
+    message = (
+        f"none of {len(origins):,} rows is answered by people for the test: a teacher's answers, and those that people corrected "
+        "in the logs, are for training only"
+    )
+    fix = (
+        f"let people answer questions drawn at random, without the teacher's answers, and put them into data.raw: validation and "
+        f"test take the first {wanted:,} of them"
+    )
+    raise FindingsError([Finding("data.no_rows_by_people", "error", "task.yaml: data.raw", message, fix)])
 
 
 def _wanted_shares(spec: TaskSpec, counts: Mapping[str, int], by_people: int) -> dict[str, float]:

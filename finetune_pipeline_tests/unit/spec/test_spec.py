@@ -171,6 +171,7 @@ TEACHER: dict[str, Any] = {
     "allowed": True,
     "budget_usd": 5,
 }
+LOGGED: dict[str, Any] = {"from_logs": True, "models": ["large"], "allowed": True}
 UNLABELLED = {"unlabelled": ["unlabelled/*"]}
 KTO = {"refine": {"method": "kto"}}
 
@@ -199,6 +200,15 @@ RULES = [
     ("spec.engine", {"evaluation": {"engine": "endpoint"}}),
     ("spec.automation", {"automation": {"max_error": 0.02, "unit": "field"}}),
     ("spec.teacher_allowed", {"teacher": {**TEACHER, "allowed": False}, "data": UNLABELLED}),
+    ("spec.teacher_source", {"teacher": {"allowed": True}, "data": UNLABELLED}),
+    ("spec.teacher_source", {"teacher": {**TEACHER, "budget_usd": None}, "data": UNLABELLED}),
+    ("spec.teacher_source", {"teacher": {**TEACHER, **LOGGED}}),
+    ("spec.teacher_source", {"teacher": {**LOGGED, "answers": 1}}),
+    ("spec.teacher_source", {"teacher": LOGGED, "data": UNLABELLED}),
+    ("spec.teacher_models", {"teacher": {**LOGGED, "models": []}}),
+    ("spec.teacher_models", {"teacher": {**LOGGED, "models": ["large", GOOD["name"] + ":3"]}}),
+    ("spec.teacher_models", {"teacher": {**TEACHER, "models": ["large"]}, "data": UNLABELLED}),
+    ("spec.teacher_allowed", {"teacher": {**LOGGED, "allowed": False}}),
     ("spec.teacher_rows", {"teacher": TEACHER}),
     ("spec.teacher_rows", {"data": UNLABELLED}),
     ("spec.raw_inside_folder", {"teacher": TEACHER, "data": {"unlabelled": ["../elsewhere/*"]}}),
@@ -222,6 +232,7 @@ def test_no_rule_fires_on_a_good_spec() -> None:
     sections = {"logs": {"retrain_cron": "*/15 0-6 1,15 * 1-5"}, "robustness": {"rows": 24, "action": "warn"}}
     assert found(GOOD) == found(GOOD | sections) == set()
     assert found(GOOD | {"teacher": TEACHER, "data": UNLABELLED}) == set()
+    assert found(GOOD | {"teacher": LOGGED}) == set()
     text = {"output": {"kind": "text"}, "teacher": {**TEACHER, "answers": 1}, "data": UNLABELLED}
     assert found(GOOD | text) == set()
     for method in ("kto", "dpo"):

@@ -1,0 +1,108 @@
+"""Answers of a teacher that production logs hold (`teacher.from_logs`): read, counted by reason, and joined by question."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.data.dedup.text_similarity import loose_form
+from finetune_pipeline.data.examples import Example, Message, example_id
+from finetune_pipeline.engine.files import digest_json
+from finetune_pipeline.evaluation.production_rows import logged_example
+from finetune_pipeline.findings import Finding, FindingsError, listed
+from finetune_pipeline.production.choosing import REFUSAL, failure
+from finetune_pipeline.spec.model import TaskSpec
+
+CORRECTED, LEFT_OUT, OBJECTED = "corrected", "left_out", "objected"
+"""Reasons why an answer is no teacher's row: a person answered the question, left the row out, or objected to the answer."""
+
+
+class LoggedAnswer(msgspec.Struct, frozen=True):
+    """A teacher's answer in the logs.
+
+    Attributes:
+        log: Id of the log row.
+        question: Its text in a form in which case, blanks and punctuation do not count; see :func:`question_of`.
+        answer, model: The text, and the name of the model that wrote it.
+        reason: Why it is no training row: CORRECTED, LEFT_OUT, OBJECTED; empty if it may be one.
+    """
+
+    log: str
+    question: str
+    answer: str
+    model: str
+    reason: str = ""
+
+
+def question_of(messages: Sequence[Message]) -> str:
+    """Return the text of all turns but the system's and a last answer, in a form in which small differences do not count."""
+    turns = [m for m in messages if m["role"] != "system"]
+    if turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    return loose_form("\n".join(m["content"] for m in turns))
+
+
+def author_of(row: Mapping[str, Any]) -> str:
+    """Return the name of the model that wrote a logged answer; of a declared refusal, that of the model behind it."""
+    answered_by = row.get("answered_by")
+    return str(row["model_version"] if answered_by in (None, REFUSAL) else answered_by)
+
+
+def logged_answers(spec: TaskSpec, rows: Iterable[dict[str, Any]]) -> list[LoggedAnswer]:
+    """Return the answers of `teacher.models` in production rows, in the rows' order. An answer to a question that a person has
+    answered anywhere in the logs is CORRECTED."""
+    assert spec.teacher is not None
+    rows, models = list(rows), {*spec.teacher.models}
+    corrected = {_question(spec, row) for row in rows if row["correction"]}
+
+    def reason_of(row: dict[str, Any], question: str) -> str:
+        if question in corrected:
+            return CORRECTED
+        if row["left_out"]:
+            return LEFT_OUT
+        return OBJECTED if failure(row, spec) else ""
+
+    return [
+        LoggedAnswer(row["id"], question := _question(spec, row), row["output"], author, reason_of(row, question))
+        for row in rows
+        if (author := author_of(row)) in models
+    ]
+
+
+def logged_digest(spec: TaskSpec, rows: Iterable[dict[str, Any]]) -> str:
+    """Return a digest of the teacher's answers in production rows, independent of those of other models.
+
+    Raises FindingsError if the logs hold none, naming the models that they hold.
+    """
+    assert spec.teacher is not None
+    rows = list(rows)
+    answers = logged_answers(spec, rows)
+    if not answers:
+        names = Counter(map(author_of, rows))
+        held = listed([f"{name} ({n:,} rows)" for name, n in names.most_common()], 5)
+        message = f"no row of the logs is an answer of {spec.teacher.name}; they hold {held or 'no answers'}"
+        fix = "correct teacher.models, or put the log files into the task's logs/"
+        raise FindingsError([Finding("teacher.no_logged_answers", "error", "task.yaml: teacher.models", message, fix)])
+    return digest_json([msgspec.to_builtins(answer) for answer in answers])
+
+
+def distinct_questions(
+    spec: TaskSpec, rows: Iterable[dict[str, Any]], answers: Iterable[LoggedAnswer]
+) -> list[Example]:
+    """Return the distinct questions with a usable answer, as examples that end with the user's turn, in the order of their first
+    answer. Each has a tag ``log:<id>`` for every usable answer's row."""
+    by_id, logs = {row["id"]: row for row in rows}, dict[str, list[str]]()
+    for answer in answers:
+        if not answer.reason:
+            logs.setdefault(answer.question, []).append(answer.log)
+    examples = []
+    for ids in logs.values():
+        messages = logged_example(spec, by_id[ids[0]], "").prompt_messages
+        tags = [f"log:{name}" for name in ids]
+        examples.append(Example(example_id(messages), messages, source=by_id[ids[0]]["source"], tags=tags))
+    return examples
+
+
+def _question(spec: TaskSpec, row: dict[str, Any]) -> str:
+    return question_of(logged_example(spec, row, "").messages)
