@@ -57,12 +57,17 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @reading_options
 @click.option("--name", help="Name of the task. Unset: taken from the files.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
+@click.option(
+    "--allowed", is_flag=True, help="Of logs: you have read the terms, which allow training on the model's answers."
+)
 @as_json
-def init(files: Sequence[Path], name: str | None, yes: bool, **options: Any) -> int:
+def init(files: Sequence[Path], name: str | None, yes: bool, allowed: bool, **options: Any) -> int:
     """Make a task from raw FILES: copy them, draft task.yaml, check every row, and score the simplest model.
 
     Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns. Of a folder, all files outside hidden folders
-    are read. Nothing is overwritten. Asks at most three questions, and none with --yes or without a terminal.
+    are read. Of logs of a model in production (id, timestamp, input or messages, output, model_version), that model becomes the
+    teacher, whose answers are there already. Nothing is overwritten. Asks at most three questions, and none with --yes or
+    without a terminal.
 
     Exit code 2: the task was made, but the pipeline would stop at its data.
     """
@@ -78,7 +83,12 @@ def init(files: Sequence[Path], name: str | None, yes: bool, **options: Any) -> 
     folder = settings.data_root / name
     if problems := name_problems(name, folder, sources):
         raise FindingsError(problems)
-    draft, findings = draft_task(sources, options, asking)
+    from finetune_pipeline.production.log_draft import are_logs, draft_from_logs
+
+    if not (options["text"] or options["answer"]) and are_logs(sources):
+        draft, findings, sources = draft_from_logs(sources, allowed)
+    else:
+        draft, findings = draft_task(sources, options, asking)
     store = ArtifactStore(settings.artifacts)
     with store.lock(name, "init"):
         if problems := name_problems(name, folder, sources):  # another command made it meanwhile

@@ -65,6 +65,11 @@ class LogFile:
         return Path(self.path) if "file" in ((protocol,) if isinstance(protocol, str) else protocol) else None
 
 
+def is_log_name(name: str) -> bool:
+    """Whether a file of this name in a log folder is read."""
+    return _NAMED.search(name) is not None and not name.endswith((".tmp", ".part"))
+
+
 def log_files(task: Task) -> list[LogFile]:
     """List the log files of the task's log folders and their subfolders, links followed, by name. Hidden and partial files (.tmp,
     .part) and other suffixes are left out."""
@@ -80,7 +85,7 @@ def log_files(task: Task) -> list[LogFile]:
         for path in sorted(fs.find(root) if "://" in place else files_below(root, follow_links=True)):
             relative = path[len(root) :].lstrip("/")
             name = PurePosixPath(path).name
-            if not _NAMED.search(name) or "/." in f"/{relative}" or name.endswith((".tmp", ".part")):
+            if not is_log_name(name) or "/." in f"/{relative}":
                 continue
             with contextlib.suppress(FileNotFoundError):  # rotated since: the next call finds it under its new name
                 info = fs.info(path)

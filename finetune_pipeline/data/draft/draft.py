@@ -39,6 +39,7 @@ class Draft:
         data, output: These sections of task.yaml.
         system_prompt: Holds STUB wherever a person has to describe something.
         schema: JSON schema of JSON answers.
+        teacher: This section of task.yaml; None without one.
     """
 
     reading: Reading
@@ -48,6 +49,7 @@ class Draft:
     output: dict[str, Any] = field(default_factory=dict)
     system_prompt: str = ""
     schema: dict[str, Any] | None = None
+    teacher: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

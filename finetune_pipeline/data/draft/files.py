@@ -34,7 +34,7 @@ _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json")
 
 
 class GivenFile(NamedTuple):
-    """A raw file: its path, and its name in the task folder (``raw/…``)."""
+    """A raw file: its path, and its name in the task folder (``raw/…``; ``logs/…`` of a model's log)."""
 
     name: str
     path: Path
@@ -115,7 +115,7 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
         fix = f"go on with `finetune check {name}`, edit {folder / 'task.yaml'}, or choose another --name; nothing was changed"
         add("task_exists", str(folder), f"there is a task {name!r} already", fix)
         return problems
-    raw = folder / "raw"
+    raw = folder / Path(files[0].name).parent if files else folder / "raw"
     old = {p.name: p for p in raw.iterdir() if p.is_file()} if raw.is_dir() else {}
     new = {Path(file.name).name: file.path for file in files}
     for other_name in sorted(old.keys() - new.keys()):
@@ -137,7 +137,7 @@ def place_files(files: Sequence[GivenFile], folder: Path, containers: Mapping[st
         if not has_raw_suffix(Path(name)):
             container = containers[file.name]
             name += {"json_lines": ".jsonl", "workbook": ".xlsx"}.get(container, f".{container}")
-        name = f"raw/2_{Path(name).name}" if name in written else name
+        name = f"{Path(name).parent}/2_{Path(name).name}" if name in written else name
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -182,6 +182,11 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
         lines.append(f"  min_per_label: {min_per_label or default}" + (f"  # {least}" if min_per_label else ""))
     lines += [
         f"  min_examples: {draft.spec.data.min_examples}  # fewer clean rows stop the pipeline",
+        *(
+            ["teacher:  # docs/teacher.md", *(f"  {key}: {_inline(value)}" for key, value in draft.teacher.items())]
+            if draft.teacher
+            else []
+        ),
         "training:",
         f"  method: {training.method}  # qlora, lora, full, prefix or prompt: `finetune plan {name}` compares them",
         f"  epochs: {training.epochs:g}",
