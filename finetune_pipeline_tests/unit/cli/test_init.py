@@ -50,6 +50,34 @@ def test_a_least_per_label_is_proposed_and_rarer_labels_are_named(tmp_path: Path
     assert least == min(n for n in printed["clean"]["labels"].values() if n >= 10)
 
 
+@pytest.mark.parametrize("with_system", [False, True])
+def test_a_models_log_becomes_a_task_whose_teacher_it_is(tmp_path: Path, finetune: Any, with_system: bool) -> None:
+    """300 requests and answers alone; a few answers are in no label's form."""
+
+    def logged(number: int, text: str, label: str) -> dict[str, Any]:
+        user = {"role": "user", "content": text}
+        asked = {"messages": [{"role": "system", "content": "Sort mails."}, user]} if with_system else {"input": text}
+        output = label if number % 50 else f"I would say {number}"
+        time = f"2026-11-01T10:{number // 60:02}:{number % 60:02}Z"
+        return {"id": f"r{number}", "timestamp": time, **asked, "output": output, "model_version": "gpt-large"}
+
+    rows = [logged(number, text, label) for number, (text, label) in enumerate(pairs(300))]
+    file = of(tmp_path, "mails.log", lines(rows))[1]
+    refused = finetune("init", file)
+    assert refused.returncode == 1 and "logs of gpt-large (300 answers)" in refused.stderr
+    assert not (tmp_path / "data" / "mails").exists()
+    result = finetune("init", file, "--allowed", "--json")
+    assert result.returncode == 2, result.stdout + result.stderr
+    folder = tmp_path / "data" / "mails"
+    assert (folder / "logs" / "mails.log.jsonl").read_bytes() == file.read_bytes()
+    spec = yaml.safe_load((folder / "task.yaml").read_text())
+    assert spec["teacher"] == {"from_logs": True, "models": ["gpt-large"], "allowed": True}
+    assert sorted(spec["output"]["labels"]) == ["account", "billing", "delivery"]
+    assert spec["system_prompt"].startswith("Sort mails." if with_system else "Classify the text.")
+    assert "6 answers are empty or no label" in " ".join(result.json["draft"]["notes"])
+    assert result.json["clean"]["rows"] > 200
+
+
 def test_answers_in_json_get_a_schema_and_no_least_per_label(tmp_path: Path, finetune: Any) -> None:
     rows = [{"text": text, "answer": {"kind": label, "words": len(text.split())}} for text, label in pairs(60)]
     result = finetune("init", of(tmp_path, "mine.jsonl", lines(rows))[1], "--json")
