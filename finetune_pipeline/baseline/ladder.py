@@ -97,12 +97,14 @@ class Terms:
         latency: (p50, p95) in milliseconds by rung.
         training: Dollars of training on all rows; None if no price is known.
         tuned_dollars: Of 1,000 calls of the fine-tuned model.
+        teacher_row: Of a row that a teacher answers and that is kept; None: nobody sells rows.
     """
 
     dollars: Mapping[str, float | None]
     latency: Mapping[str, tuple[float, float]]
     training: float | None = None
     tuned_dollars: float | None = None
+    teacher_row: float | None = None
 
 
 def rung_answers(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], sources: SourceOf = None) -> list[Answered]:

@@ -322,24 +322,34 @@ def flips(
         return sentences + _break_even(spec, rival, terms)
     if expected is not None:
         largest_pilot = pilot_rows[max(pilot_rows)] if pilot_rows else []
-        sentences += [*_more_rows(expected, train_rows), *_hardest_label(spec, largest_pilot)]
+        sentences += [*_more_rows(expected, train_rows, terms.teacher_row), *_hardest_label(spec, largest_pilot)]
     if stands.kind != "simple":
         sentences += _break_even(spec, stands, terms, equal=True)
     return sentences
 
 
-def _more_rows(expected: Extrapolation, train_rows: int) -> list[str]:
+def _more_rows(expected: Extrapolation, train_rows: int, teacher_row: float | None) -> list[str]:
+    """Sentences on what more rows would do. teacher_row: dollars of one from the teacher; None without a teacher."""
     if expected.gain_interval[0] > 0:
         return []  # the lead is sure already
-    if expected.slope <= 0:
-        return ["More rows like these would not help: doubling them added nothing."]
     more = rows_for(-expected.gain_interval[0], expected.slope, train_rows)
     if more is None:
-        return ["More rows alone would hardly help: the pilot's curve is too flat."]
-    return [
+        why = "hardly help: the pilot's curve is too flat"
+        if expected.slope <= 0:
+            why = "not help: doubling them added nothing"
+        return [
+            f"More rows like these would {why}." + (" Buy no more of the teacher's answers." if teacher_row else "")
+        ]
+    sentences = [
         f"About {counted(more, 'more training row')} would make the lead of a trained model sure, if the curve of the pilot goes "
         f"on ({points(expected.slope)} points for a doubling)."
     ]
+    if teacher_row:
+        sentences.append(
+            f"The teacher would answer these for about {dollars(more * teacher_row)}, at what 1,000 of its kept rows cost so far "
+            f"({dollars(1000 * teacher_row)}): raise teacher.rows by {more:,}."
+        )
+    return sentences
 
 
 def _hardest_label(spec: TaskSpec, rows: Sequence[Row]) -> list[str]:

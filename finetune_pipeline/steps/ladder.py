@@ -42,6 +42,7 @@ from finetune_pipeline.steps.rungs import (
     call_of,
     row_sources,
 )
+from finetune_pipeline.steps.teacher import dollars_of_row
 
 Prompts = Mapping[str, Mapping[str, Any]]
 Latencies = dict[str, tuple[float, float]]
@@ -147,6 +148,7 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
         },
         training=min((cost.high for cost in costs if cost.high > 0), default=None),
         tuned_dollars=_self_hosted_dollars(spec, prices, tuned),
+        teacher_row=dollars_of_row(context),
     )
 
 

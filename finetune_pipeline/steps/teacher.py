@@ -267,6 +267,15 @@ def judged_worse_than(context: StepContext) -> list[str]:
     return list(judged.get("beaten_by", []))
 
 
+def dollars_of_row(context: StepContext) -> float | None:
+    """Return what a kept row of the teacher has cost so far; None without a teacher, or where nothing was paid."""
+    answered = context.store.newest(context.task.name, "teacher_answers")
+    if context.spec.teacher is None or answered is None:
+        return None
+    facts = answered.read(TeacherAnswers)
+    return facts.spent_usd / facts.kept if facts.kept and facts.spent_usd else None
+
+
 def generator_of(teacher: TeacherSpec) -> str:
     return f"{TEACHER_GENERATOR}{teacher.name}"
 

@@ -210,11 +210,13 @@ def test_rows_for_a_gain_grow_with_it_and_end_where_the_curve_is_flat() -> None:
     assert rows_for(0.05, 0.0, 1000) is None and rows_for(0.6, 0.01, 1000) is None
 
 
-def answer(low: float, pilot: Mapping[float, float], *, learnable: bool = True) -> Ladder:
+def answer(
+    low: float, pilot: Mapping[float, float], *, learnable: bool = True, teacher_row: float | None = None
+) -> Ladder:
     """The ladder over a prompt of this share of right answers and a pilot of these scores."""
     order = random.Random(0).sample(range(300), 300)
     rows = answers([order[i] < low * 300 for i in range(300)])
-    terms = Terms({"prompt": 0.9}, {}, training=3.0, tuned_dollars=0.1)
+    terms = Terms({"prompt": 0.9}, {}, training=3.0, tuned_dollars=0.1, teacher_row=teacher_row)
     rungs = [Answered("prompt", "prompt", "The prompt", rows, Call(900, 5))]
     return ladder(spec(), rungs, terms, learnable=learnable, pilot_rows=curve(pilot), train_rows=800)
 
@@ -246,6 +248,12 @@ def test_an_answer_says_what_would_change_it() -> None:
         "the label with most errors"
     )
     assert any("added nothing" in flip for flip in answer(0.8, {0.125: 0.3, 0.25: 0.3, 0.5: 0.3}).flips)
+    assert not any("teacher" in flip for flip in undecided.flips)
+    (more,) = [flip for flip in undecided.flips if "more training rows" in flip]
+    rows = int(more.split()[1].replace(",", ""))
+    bought = answer(0.8, {0.125: 0.5, 0.25: 0.6, 0.5: 0.66}, teacher_row=0.01).flips
+    assert any(f"for about ${rows / 100:.2f}" in f and f"teacher.rows by {rows:,}" in f for f in bought), bought
+    assert any("Buy no more" in f for f in answer(0.8, {0.125: 0.3, 0.25: 0.3, 0.5: 0.3}, teacher_row=0.01).flips)
     sure = answer(0.95, {0.25: 0.85, 0.5: 0.995})
     assert sure.decision == "prompt" and sure.expected and sure.expected.gain_interval[0] > 0
     assert not any("ore rows" in flip for flip in sure.flips), "the lead needs no more rows"
