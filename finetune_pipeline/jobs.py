@@ -225,6 +225,9 @@ class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return replace(self, name=name, examples=examples, restricted=schema, likelihoods=False)
 
 
+LOG_PROBABILITIES = "log_probabilities.jsonl"
+
+
 class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):
     """Answer every example with every set, greedily.
 
@@ -233,7 +236,8 @@ class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):
     also answer with evaluation.simple_models, as models `simple_NAME`. fitted: other fitted models. labels: empty for free
     text; otherwise each label's log-likelihood (including the end-of-turn token) is scored too.
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order); an
-    example that cannot be answered gets a row with status ``error``.
+    example that cannot be answered gets a row with status ``error``. log_probabilities: also writes out/LOG_PROBABILITIES, those
+    of the tokens of each answer, in the order of these rows.
     """
 
     stage: str = "test_predictions"
@@ -250,6 +254,7 @@ class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):
     simple: SimpleSettings | None = None
     fitted: Sequence[FittedSet] = []
     precision: str = "serving"
+    log_probabilities: bool = False
 
     def __post_init__(self) -> None:
         names = [*(model_set.name for model_set in self.sets), *(fitted.name for fitted in self.fitted)]

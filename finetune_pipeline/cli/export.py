@@ -230,6 +230,7 @@ def _verify(task: Task, url: str, name: str | None, rows: int, key_variable: str
                 control_tokens=folder_control_tokens(model_folder(folder)) if folder else [],
                 required=required,
                 changes=max(CHANGES, 1 - same),
+                promised=task.spec.automation.max_error is not None,
             )
     except (ValueError, EndpointError) as error:
         raise click.ClickException(str(error.args[0])) from error

@@ -10,13 +10,14 @@ import click
 
 from finetune_pipeline.cli.output import problem
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
+from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.simple_models import load_simple_model
 from finetune_pipeline.evaluation.verification import JudgedRow
-from finetune_pipeline.jobs import ModelSet, PredictJob
+from finetune_pipeline.jobs import LOG_PROBABILITIES, ModelSet, PredictJob
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.models.inference.generated import Answer
@@ -209,10 +210,18 @@ def _answers(task: Task, store: ArtifactStore, source: Source | Shipped, example
             precision=precision,
             out=out,
             stage="verify",
+            log_probabilities=True,
         )
         Compute().launch(None, job)
-        by_id = {row["example_id"]: row for row in read_predictions(out / "predictions.parquet")}
+        rows, token_logs = read_predictions(out / "predictions.parquet"), read_rows(out / LOG_PROBABILITIES)
     return [
-        Answer(row["text"], row["status"], row["error"], row["label_scores"], prompt_tokens=row["prompt_tokens"])
-        for row in (by_id[e.id] for e in examples)
+        Answer(
+            row["text"],
+            row["status"],
+            row["error"],
+            row["label_scores"],
+            prompt_tokens=row["prompt_tokens"],
+            log_probabilities=logs["log_probabilities"],
+        )
+        for row, logs in zip(rows, token_logs, strict=True)
     ]

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, client_of, failure_of
-from finetune_pipeline.evaluation.verification import JudgedRow, Question, Verification, at_least, rows_needed
-
-PROBABILITY_LIMIT = 0.05
-"""Largest mean difference of a row's probabilities (half the sum of absolute differences) between two servers of one model."""
+from finetune_pipeline.evaluation.verification import (
+    PROBABILITY_LIMIT,
+    JudgedRow,
+    Question,
+    Verification,
+    at_least,
+    rows_needed,
+)
 
 
 @dataclass(frozen=True)

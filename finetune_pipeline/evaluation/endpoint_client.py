@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -189,6 +190,20 @@ def answer_in(completion: Any) -> Answer:
     text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, as of an emoji cut in two, is no text
     status = "truncated" if choice.finish_reason == "length" else "ok" if text.strip() else "empty"
     return Answer(text=text, status=status)
+
+
+def token_logs_in(completion: Any, text: str) -> list[float]:
+    """Return the log-probabilities of an answer's tokens, without the one that ends the turn, which some servers report; empty if
+    the reply has none."""
+    try:
+        entries = [(str(entry.token), float(entry.logprob)) for entry in completion.choices[0].logprobs.content]
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return []
+    before = "".join(token for token, _ in entries[:-1])
+    if entries and entries[-1][0].strip() and before.strip() == text.strip():
+        entries.pop()
+    logs = [log for _, log in entries]
+    return logs if all(math.isfinite(log) and log <= 1e-6 for log in logs) else []
 
 
 def _retry_after(header: str) -> float | None:

@@ -24,6 +24,7 @@ from finetune_pipeline.evaluation.endpoint_client import (
     answer_in,
     client_of,
     failure_of,
+    token_logs_in,
     usage_in,
 )
 from finetune_pipeline.models.inference.generated import Answer
@@ -217,6 +218,8 @@ class _Requests:
             completion = await self._send(client, key, body, reserved)
             cost = usage_in(completion)
             answer = answer_in(completion)
+            if body.get("logprobs"):
+                answer.log_probabilities = token_logs_in(completion, answer.text)
         except _OverBudget:
             self._settle(reserved, (0, 0))
             return Answer(status="error", error="budget: the dollars that may be spent are spent")

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from finetune_pipeline import progress
 from finetune_pipeline.data.documents import PASSAGES, left_out, read_documents, read_passages, write_passages
 from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.perturbations import drawn, perturbed
 from finetune_pipeline.engine.files import SeenFiles, write_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
@@ -41,7 +42,7 @@ from finetune_pipeline.evaluation.stored_prompt import (
     stored_retriever,
 )
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.jobs import BaselineJob, LatencyJob, ModelSet, PredictJob
+from finetune_pipeline.jobs import LOG_PROBABILITIES, BaselineJob, LatencyJob, ModelSet, PredictJob
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.models.inference.constrained import Complies, Grammar, Restriction
@@ -59,6 +60,7 @@ def predict(job: PredictJob) -> tuple[Predicted, dict[str, Any]]:
     """Run a job of :class:`finetune_pipeline.jobs.PredictJob`. Returns (facts, measured)."""
     examples = _examples(job)
     rows: list[dict[str, Any]] = []
+    token_logs: list[dict[str, Any]] = []
     sets: dict[str, SetFacts] = {}
     simple = NONE_ASKED
     retriever = retriever_of(job, [model_set.prompt for model_set in job.sets])
@@ -99,6 +101,7 @@ def predict(job: PredictJob) -> tuple[Predicted, dict[str, Any]]:
             answers = _constrained(name, answers, why_unrestricted, answerer)
         tokenizer = None if job.labels or isinstance(answerer, EndpointAnswerer) else answerer.tokenizer
         rows += prediction_rows(set_examples, name, answers, gold, tokenizer)
+        token_logs += [{"log_probabilities": answer.log_probabilities} for answer in answers]
         if schema is not None and not stored and not model_set.constrained:
             restricted, restricted_facts = _restricted(answers, complies, why_unrestricted)
             set_facts = replace(set_facts, restricted=restricted_facts)
@@ -118,6 +121,8 @@ def predict(job: PredictJob) -> tuple[Predicted, dict[str, Any]]:
         simple = run_simple_models(job, reader, cache, lambda example: gold_text(tokenizer, example))
         rows, measured["simple"] = rows + simple.rows, msgspec.to_builtins(simple.costs)
     write_predictions(job.out / "predictions.parquet", rows)
+    if job.log_probabilities:
+        write_rows(job.out / LOG_PROBABILITIES, token_logs)
     facts = Predicted(rows=len(examples), sets=sets, vectors=simple.vectors, left_out=simple.left_out)
     return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 

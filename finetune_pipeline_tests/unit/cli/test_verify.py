@@ -87,6 +87,11 @@ class Mind:
     system: str | None = None
     usage: bool = True
     fails: int = 0
+    sharpened: float = 1.0
+    """Factor of the logits from which the reported probabilities are made."""
+    scores: bool = True
+    ends: bool = False
+    """Whether they include the token that ends the turn."""
 
     def __post_init__(self) -> None:
         self.tokenizer, self.random = loaded(self.folder).tokenizer, torch.Generator().manual_seed(1)
@@ -101,23 +106,30 @@ class Mind:
         prompt = encode_prompt(self.tokenizer, turns) if self.template else self.tokenizer(plain)["input_ids"]
         temperature = self.temperature or (0 if "temperature" in body else self.default_temperature)
         new: list[int] = []
+        logs: list[float] = []
         with LOCK:
             while len(new) < body["max_tokens"]:
                 logits = next_token(self.folder, (*prompt, *new))
                 chances = torch.softmax(logits / temperature, -1) if temperature else None
                 drawn = logits.argmax() if chances is None else torch.multinomial(chances, 1, generator=self.random)
                 new.append(int(drawn))
+                logs.append(float(torch.log_softmax(logits * self.sharpened, -1)[drawn]))
                 if self.stop and new[-1] == self.tokenizer.eos_token_id:
                     break
         ended = self.stop and new[-1] == self.tokenizer.eos_token_id
         text = self.tokenizer.decode(new, skip_special_tokens=self.skip)
-        return completion(text, "stop" if ended else "length", (len(prompt), len(new)) if self.usage else None)
+        reply = completion(text, "stop" if ended else "length", (len(prompt), len(new)) if self.usage else None)
+        if body.get("logprobs") and self.scores:
+            shown = list(zip(new, logs, strict=True))[: None if self.ends or not ended else -1]
+            entries = [{"token": self.tokenizer.decode([token]), "logprob": log} for token, log in shown]
+            reply["choices"][0]["logprobs"] = {"content": entries}
+        return reply
 
 
-def ask(mind: Mind, judged: list[JudgedRow]) -> Verification:
+def ask(mind: Mind, judged: list[JudgedRow], promised: bool = False) -> Verification:
     with openai_server(mind) as server:
-        endpoint = Endpoint(server.url, "m")
-        return verify(endpoint, judged, LONGEST, control_tokens=CONTROL, required=required_share(0.9, 1.0))
+        endpoint, required = Endpoint(server.url, "m"), required_share(0.9, 1.0)
+        return verify(endpoint, judged, LONGEST, control_tokens=CONTROL, required=required, promised=promised)
 
 
 def failed(result: Verification) -> set[str]:
@@ -133,8 +145,9 @@ def test_finetune_serve_is_the_model_that_was_judged(skilled: Path, judged: list
     service = Service(load_task(folder), lambda: champion, LogWriter(folder / "logs"))
     with LocalServer(chat_app(service)) as server:
         endpoint = Endpoint(f"{server.url}/v1", "colours")
-        result = verify(endpoint, judged, LONGEST, control_tokens=CONTROL, required=0.9)
+        result = verify(endpoint, judged, LONGEST, control_tokens=CONTROL, required=0.9, promised=True)
     assert (result.passed, result.same, result.cause) == (True, ROWS, None)
+    assert result.questions[-1].message.startswith("probabilities of 30 answers differ by 0.0000 on average")
     assert result.notes == ["It adds the system prompt itself if a client omits it."]
 
 
@@ -164,6 +177,30 @@ def test_a_simple_model_in_service_is_told_from_another_by_its_answers_alone(tmp
     assert (same.passed, same.same, same.cause, same.notes) == (True, 40, None, [])
     assert "prompt" not in {question.name for question in same.questions}, "it reads no tokens"
     assert not other.passed and other.cause and "another model" in other.cause
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_another_engine_with_the_same_probabilities_is_as_sure(
+    skilled: Path, judged: list[JudgedRow], ends: bool
+) -> None:
+    result = ask(Mind(skilled / "right", ends=ends), judged, promised=True)
+    assert result.passed and result.questions[-1].name == "probabilities"
+    assert "of 30 answers differ by 0.0000 on average" in result.questions[-1].message
+
+
+def test_other_probabilities_of_the_same_answers_fail_where_an_error_is_promised(
+    skilled: Path, judged: list[JudgedRow]
+) -> None:
+    flattened = Mind(skilled / "right", sharpened=0.05)
+    assert ask(flattened, judged).passed, "nothing is promised"
+    result = ask(flattened, judged, promised=True)
+    assert (
+        failed(result) == {"probabilities"} and result.cause and "the certified threshold does not hold" in result.cause
+    )
+    silent = ask(Mind(skilled / "right", scores=False), judged, promised=True)
+    assert failed(silent) == {"probabilities"} and "No answer has log-probabilities" in silent.questions[-1].message
+    other = ask(Mind(skilled / "other"), judged, promised=True)
+    assert other.cause and "another model" in other.cause
 
 
 def test_a_failed_request_makes_the_system_prompt_no_duty() -> None:
@@ -215,6 +252,8 @@ def test_the_command_takes_the_model_and_rows_of_the_store(tmp_path: Path, finet
     base = make_tiny_model(tmp_path / "base")
     store = make_store(tmp_path, base, make_adapter(base, tmp_path / "adapter", size=0.1))
     merged = store.all_versions(TASK, "merged_model")[-1]
+    task_file = tmp_path / "data" / TASK / "task.yaml"
+    task_file.write_text(f"{task_file.read_text()}automation: {{max_error: 0.05}}\n")
     results = []
     for folder in (model_folder(merged.folder), base):
         with openai_server(Mind(folder)) as server:
@@ -224,6 +263,7 @@ def test_the_command_takes_the_model_and_rows_of_the_store(tmp_path: Path, finet
             results.append((result.returncode, result.json))
     (code, right), (other, wrong) = results
     assert (code, right["passed"], right["rows"], right["same"]) == (0, True, 30, 30)
+    assert "probabilities" in {question["name"] for question in right["questions"]}
     assert right["merged_model"] == merged.version
     assert (other, wrong["passed"]) == (2, False) and wrong["cause"].startswith("another model")
     result = finetune("export", TASK, "--verify", "http://127.0.0.1:9/v1")
