@@ -26,6 +26,11 @@ def listed(names: Sequence[object], most: int = 12) -> str:
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
 
+def listed_files(names: Sequence[str], most: int = 4) -> str:
+    """Return the first of these files, and how many there are if not all are shown."""
+    return listed(names, most) + (f" ({len(names):,} files)" if len(names) > most else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One problem.

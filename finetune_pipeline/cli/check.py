@@ -22,7 +22,7 @@ from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.wording import counted
-from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors, finding_lines
+from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors, finding_lines, listed_files
 from finetune_pipeline.models.chat_templates import template_origin
 from finetune_pipeline.models.identity import local_base, model_kind
 from finetune_pipeline.pipeline import PIPELINE, base_model_folder
@@ -44,7 +44,6 @@ EXAMPLES = 3
 """Findings shown of each rule."""
 OK, LOOK, STOPS = "ok", "look", "stops"
 """Marks of a check's answer: passed, failed with a warning, failed so that the pipeline would stop."""
-FILES_SHOWN = 20
 PLANNED_ROWS = 2_000
 FOUND = ("data_quality", "training_plan", "advice")
 """Steps that need not be repeated if a run has made them of the same rows and settings."""
@@ -294,10 +293,11 @@ def _findings_by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
 def _show_counts(artifacts: Mapping[str, Artifact]) -> None:
     validated, clean = artifacts["validated_examples"].read(Validated), artifacts["clean_examples"].read(Cleaned)
     files = [file for file in artifacts["raw_examples"].read(RawFacts).files if file.bytes]
-    for file in files[:FILES_SHOWN]:
-        say(f"{file.file}: {file.container} ({file.reason})")
-    if len(files) > FILES_SHOWN:
-        say(f"and {len(files) - FILES_SHOWN:,} more files")
+    alike: dict[str, list[str]] = {}
+    for file in files:
+        alike.setdefault(f"{file.container} ({file.reason})", []).append(file.file)
+    for kind, names in alike.items():
+        say(f"{listed_files(names)}: {kind}")
     say(f"formats: {', '.join(f'{n} {shape}' for shape, n in validated.shapes.items())}")
     say(
         f"{validated.rows_in} rows in {counted(len(files), 'file')} = {validated.kept} valid + {validated.quarantined} in "

@@ -14,7 +14,7 @@ import click
 from finetune_pipeline.cli.output import as_json, failure, say, tell, wants_json
 from finetune_pipeline.engine.files import replace_text, write_json
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.findings import Finding, FindingsError, as_rows, listed
+from finetune_pipeline.findings import Finding, FindingsError, as_rows, listed, listed_files
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -235,12 +235,15 @@ def draft_lines(draft: Draft) -> list[str]:
 
     choice, answers = draft.choice, draft.answers
     containers, counts = draft.reading.containers, draft.reading.counts
-    lines = [
-        f"{file.removeprefix('raw/')}: {container.replace('_', ' ')}, {counted(counts[file], 'row')}"
-        for file, container in list(containers.items())[:_FILES_SHOWN]
-    ]
-    if other_files := list(containers)[_FILES_SHOWN:]:
-        lines.append(f"and {len(other_files):,} more files, {sum(counts[file] for file in other_files):,} rows")
+    one_by_one = len(containers) <= _FILES_SHOWN
+    alike: dict[str, list[str]] = {}
+    for file, container in containers.items():
+        alike.setdefault(file if one_by_one else container, []).append(file)
+    lines = []
+    for files in alike.values():
+        names = listed_files([file.removeprefix("raw/") for file in files])
+        rows = counted(sum(counts[file] for file in files), "row")
+        lines.append(f"{names}: {containers[files[0]].replace('_', ' ')}, {rows}")
     lines += [note.replace("raw/", "") for note in draft.notes]
     if choice.chat:
         roles = ", ".join(f"{name} is the {role}" for name, role in choice.chat.roles.items() if name != role)

@@ -187,7 +187,21 @@ def single_messages(columns: Mapping[str, Column], answer: Column | None) -> Ref
             why = f"{answer.path} says who wrote it"
         elif is_answer:
             return None
-    return Refusal(f"each row is one message of a conversation: {why}", _ONE_ROW) if why else None
+    return Refusal(f"each row is one message of a conversation: {why}", _ONE_ROW + _joining(columns)) if why else None
+
+
+def _joining(columns: Mapping[str, Column]) -> str:
+    """Return how pandas joins the turns of a table; empty where its columns are not known by their names."""
+    group, speaker, text = (
+        names.by_name(list(columns), known) for known in (names.GROUPS, names.SPEAKERS, names.TEXTS)
+    )
+    if not (group and speaker and text) or len({group, speaker, text}) < 3:
+        return ""
+    turns = f"[{{'role': r, 'content': c}} for r, c in zip(turns[{speaker!r}], turns[{text!r}])]"
+    return (
+        f"; with pandas, where d is the table: d.groupby({group!r}).apply(lambda turns: {turns}).rename('messages').reset_index()"
+        ".to_json('conversations.jsonl', orient='records', lines=True)"
+    )
 
 
 def turns_in_elements(column: Column, element_keys: Sequence[str]) -> Refusal | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pandas
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -184,6 +185,26 @@ def test_an_export_with_a_turn_a_row_is_refused_with_what_to_write(tmp_path: Pat
     result = finetune("init", of(tmp_path, "export.json", json.dumps({"chat": rows}))[1], "--json")
     assert result.returncode == 1 and "each row is one message of a conversation: author" in result.json["error"]
     assert '{"messages": [{"role": "user", "content": "' in result.json["error"] and not (tmp_path / "data").exists()
+    joining = result.json["error"].partition("where d is the table: ")[2].splitlines()[0]
+    joined = tmp_path / "conversations.jsonl"
+    exec(joining.replace("'conversations.jsonl'", repr(str(joined))), {"d": pandas.DataFrame(rows)})
+    made = [json.loads(line) for line in joined.read_text().splitlines()]
+    assert [row["thread_id"] for row in made] == list(range(len(CHATS)))
+    assert made[0]["messages"][0] == {"role": "support", "content": "hello"} and len(made[0]["messages"]) == 1 + len(
+        CHATS[0]
+    )
+
+
+def test_many_files_of_one_row_are_named_on_one_line(tmp_path: Path, finetune: Any) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    for i, (text, label) in enumerate(
+        [(f"a red thing {i}", "yes") if i % 2 else (f"blue thing {i}", "no") for i in range(60)]
+    ):
+        (folder / f"{i:03}.json").write_text(json.dumps({"text": text, "label": label}))
+    lines = finetune("init", folder, "--yes").stdout.splitlines()
+    named = [line for line in lines if "000.json" in line and "(60 files): json" in line]
+    assert len(named) == 2 and named[0].endswith("60 rows"), "as drafted and as read"
 
 
 @pytest.mark.parametrize(
