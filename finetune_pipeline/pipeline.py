@@ -105,7 +105,7 @@ STEPS = [
             "corrections": run.corrections,
             **spec.data.model_dump(include={"raw", "benchmarks", "fields", "csv", "sheet", "max_unpacked_gib"}),
         },
-        code_version="8",
+        code_version="9",
         kinds=("jsonl",),
     ),
     Step(

@@ -11,13 +11,16 @@ import click
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, failure, get_task, problem, say, tell, writing
 from finetune_pipeline.data.examples import examples_of, hash_order, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.people import read_people
 from finetune_pipeline.data.review import read_decisions
+from finetune_pipeline.data.unlabelled import read_unlabelled
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.sealed import user_name
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
+from finetune_pipeline.review.people_queue import people_queue, progress
 from finetune_pipeline.review.queues import (
     ReviewQueue,
     flagged_queue,
@@ -32,8 +35,9 @@ from finetune_pipeline.review.sheet_files import read_table, store, write_table
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.reviews import output_sheet, secret_of
+from finetune_pipeline.steps.teacher import ANSWERS
 
-SUBJECTS = ("outputs", "suspects", "rows", "synthetic", "flagged")
+SUBJECTS = ("outputs", "test", "suspects", "rows", "synthetic", "flagged")
 
 
 @click.command()
@@ -64,9 +68,9 @@ def review(
     table: Path | None,
     take: Path | None,
 ) -> int:
-    """Review answers or rows of TASK: answers of base and candidate side by side, blind (--what outputs), labels in doubt
-    (suspects), rows as they were read (rows), synthetic rows awaiting a decision, or flagged production rows. Decisions go into
-    the task folder; the next `finetune run TASK` applies them.
+    """Review answers or rows of TASK: answers of base and candidate side by side, blind (--what outputs), rows without an answer,
+    which people answer for test and validation (test), labels in doubt (suspects), rows as they were read (rows), synthetic rows
+    awaiting a decision, or flagged production rows. Decisions go into the task folder; the next `finetune run TASK` applies them.
     """
     loaded = get_task(task)
     if table is not None and table.exists():
@@ -98,6 +102,8 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     """The queue to review. Raises ClickException with the reason if it is empty. taking: whether a filled-in sheet is
     imported, whose rows may be decided already."""
     artifacts = Store().artifacts()
+    if what == "test":
+        return _unlabelled_rows(task, artifacts, items, rater or user_name(), taking)
     if what == "flagged":
         logs = read_logs(task, artifacts)
         rows = [{**row, "why": why} for row, why in cached_choice(task.spec, logs).queue]
@@ -118,6 +124,30 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     name, sheet = output_sheet(artifacts.check(versions[-1]), task, items, secret_of(artifacts))
     ratings = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
     return outputs_queue(task, name, sheet, ratings)
+
+
+def _unlabelled_rows(task: Task, artifacts: ArtifactStore, items: int, rater: str, taking: bool) -> ReviewQueue:
+    """The queue of rows for people to answer, who become test and validation."""
+    if task.spec.teacher is None:
+        fix = "declare teacher and data.unlabelled in task.yaml; rows with answers are reviewed by --what rows"
+        raise click.ClickException(f"{task.name} declares no teacher, so no row waits for people's answers\nfix: {fix}")
+    if task.spec.teacher.from_logs:
+        fix = f"correct them with `finetune review {task.name} --what flagged`, or add rows that people answered to data.raw"
+        raise click.ClickException(
+            f"the teacher of {task.name} answered in the logs: no row waits without an answer\nfix: {fix}"
+        )
+    rows = read_unlabelled(task).rows
+    people = read_people(task.folder, task.spec)
+    problem(*(f"{f.place}: {f.message}; {f.fix}" for f in people.findings))
+    newest = artifacts.all_versions(task.name, "teacher_answers")[-1:]
+    said = {}
+    if newest:
+        lines = read_rows(artifacts.check(newest[0]).path(ANSWERS))
+        said = {str(line["id"]): str(line["answer"]) for line in lines if line.get("answer")}
+    queue = people_queue(task, rows, people, said, rater, items)
+    if not queue.items and not taking:
+        raise click.ClickException(f"{rater} has answered or skipped every row. {progress(people, task.spec)}")
+    return queue
 
 
 def _data_rows(task: Task, artifacts: ArtifactStore, what: str, items: int, taking: bool) -> ReviewQueue:
@@ -155,7 +185,7 @@ def _import_sheet(queue: ReviewQueue, file: Path, result: dict[str, object]) -> 
 
 
 def _serve(queue: ReviewQueue, rater: str, port: int, browser: bool) -> int:
-    app = review_app(queue.page(rater, server=True), queue.take, queue.target(rater or user_name()))
+    app = review_app(queue.page(rater, server=True), queue.take, queue.target(rater or user_name()), queue.reveal)
     with LocalServer(app, port) as server, contextlib.suppress(KeyboardInterrupt):
         say(f"{len(queue.items)} items: {server.url}/")
         say("Ctrl-C stops it; decisions are saved immediately")

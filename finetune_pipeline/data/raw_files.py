@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from finetune_pipeline.data.examples import write_examples
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.json_lines import combine_digests
+from finetune_pipeline.data.people import digest_examples, people_examples
 from finetune_pipeline.data.readers.any_file import look_at
 from finetune_pipeline.data.readers.encoding import Survey, survey
 from finetune_pipeline.data.readers.records import is_utf8
@@ -20,6 +22,7 @@ from finetune_pipeline.spec import Task, TaskSpec
 FILES = "files"
 PRODUCTION_FILE = "production.jsonl"
 TEACHER_FILE = "teacher.jsonl"
+PEOPLE_FILE = "people.jsonl"
 BENCHMARKS = "benchmarks"
 NamedFiles = Sequence[tuple[str, Path]]
 """(name, path) of each file."""
@@ -67,7 +70,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
         message = f"no file in the folder of task {task.name!r} matches {patterns}; {_list_raw_folder(folder)}"
         fix = "put the raw files there or correct the globs. Supported: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"
         add("no_raw_files", "task.yaml: data.raw", message, fix)
-    for name, rows in {PRODUCTION_FILE: "production logs", TEACHER_FILE: "the teacher"}.items():
+    for name, rows in {PRODUCTION_FILE: "production logs", TEACHER_FILE: "the teacher", PEOPLE_FILE: "people"}.items():
         if name in paths:
             add("reserved_name", name, f"this name is kept for rows from {rows}", "rename the file")
     if problems:
@@ -141,7 +144,9 @@ def raw_digest(task: Task, seen: SeenFiles | None = None, ability_benchmarks: Na
     ability_benchmarks: the questions on general ability, which count as benchmarks."""
     digest = seen.digest if seen else digest_file
     benchmarks = [(f"{BENCHMARKS}/{name}", path) for name, path in [*benchmark_paths(task), *ability_benchmarks]]
-    return combine_digests((name, digest(path)) for name, path in [*raw_paths(task), *benchmarks])
+    digests = [(name, digest(path)) for name, path in [*raw_paths(task), *benchmarks]]
+    people = people_examples(task)
+    return combine_digests(digests + ([(PEOPLE_FILE, digest_examples(people))] if people else []))
 
 
 def collect_raw(
@@ -152,25 +157,34 @@ def collect_raw(
     teacher: Path | None = None,
 ) -> RawFacts:
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``, the
-    teacher's to ``teacher.jsonl``, and the benchmark and ability files to ``out/benchmarks/<name>``. Each file is copied, digested
-    and surveyed in one pass.
+    teacher's to ``teacher.jsonl``, the rows that people answered to ``people.jsonl``, and the benchmark and ability files to
+    ``out/benchmarks/<name>``. Each file is copied, digested and surveyed in one pass.
 
     If the digest of the facts is not :func:`raw_digest`, a file changed during the copy.
     """
     digests: list[tuple[str, str]] = []
     files: list[RawFile] = []
-    made = [(name, path) for name, path in ((PRODUCTION_FILE, production), (TEACHER_FILE, teacher)) if path]
+    people = people_examples(task)
+    answered = out / PEOPLE_FILE if people else None
+    if answered is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_examples(answered, people)
+        digests.append((PEOPLE_FILE, digest_examples(people)))
+    sources = ((PRODUCTION_FILE, production), (PEOPLE_FILE, answered), (TEACHER_FILE, teacher))
+    made = [(name, path) for name, path in sources if path]
     for name, path in [*raw_paths(task), *made]:
         copy = out / FILES / name
         with _Copying(path, copy) as source:
             surveyed = survey(path, name, task.spec, source)
-        if name not in (PRODUCTION_FILE, TEACHER_FILE):
+        if name not in (PRODUCTION_FILE, TEACHER_FILE, PEOPLE_FILE):
             digests.append((name, source.digest))
         container, reason = container_of(copy, name, task.spec, surveyed)
         size = copy.stat().st_size
         files.append(
             RawFile(file=name, sha256=source.digest, bytes=size, container=container, reason=reason, survey=surveyed)
         )
+    if answered is not None:
+        answered.unlink()
     benchmarks = [*benchmark_paths(task), *ability_benchmarks]
     for name, path in benchmarks:
         with _Copying(path, out / BENCHMARKS / name) as source:

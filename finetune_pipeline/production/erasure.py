@@ -383,7 +383,9 @@ def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) ->
         *(f"{service.url}: prompts that the service keeps" for service in services if service),
         f"{task.folder / 'raw'}: rows copied there by hand have no user and no log id",
         *(
-            ["files of data.unlabelled, and the teacher's answers to them: they have no user and no log id"]
+            [
+                "files of data.unlabelled, and the answers of the teacher and of people/ to them: they have no user and no log id"
+            ]
             if spec.data.unlabelled
             else []
         ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.review import RATINGS, read_decision
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.production.log_files import OWN_FOLDER
@@ -38,13 +38,14 @@ class ReviewQueue:
 
     Attributes:
         sheet: Name under which browsers keep the decisions.
-        mode: `outputs` (two answers side by side) or `rows`.
+        mode: `outputs` (two answers side by side), `rows`, or `people` (rows without an answer).
         choices: Possible decisions: value, label, key, and `answer` if another answer must be given.
         take: Validates one returned line. Returns the row to store, or the problems; neither if nothing was decided.
         target: The file for a rater's decisions.
         table: The rows of a sheet to fill in as a file.
         answers: The labels allowed as another answer.
         done: Rows of earlier decisions, to continue from.
+        reveal: What the page says of a stored decision.
     """
 
     title: str
@@ -58,6 +59,7 @@ class ReviewQueue:
     table: Sequence[Mapping[str, str]]
     answers: Sequence[str] | None = None
     done: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    reveal: Callable[[Any], str] = lambda row: ""
 
     def page(self, rater: str = "", server: bool = False) -> str:
         """Return the page, for a server or to give to people as a file."""
@@ -73,7 +75,7 @@ def safe_name(rater: str) -> str:
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in rater)[:60] or "somebody"
 
 
-def _page_item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
+def page_item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
     """Return the titles and texts that the page shows of one row."""
     return {"id": str(name), "blocks": [{"title": title, "text": text} for title, text in blocks]}
 
@@ -99,7 +101,7 @@ def outputs_queue(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequ
         choices=_RATING_CHOICES,
         items=[
             {
-                **_page_item(item.id, ("Input", item.text), ("Reference answer", item.reference)),
+                **page_item(item.id, ("Input", item.text), ("Reference answer", item.reference)),
                 "sides": [{"title": "A", "text": item.a}, {"title": "B", "text": item.b}],
             }
             for item in items
@@ -143,7 +145,7 @@ def synthetic_queue(task: Task, rows: Sequence[Row], earlier: Iterable[Row] = ()
     earlier: those of earlier reports, for which decisions may still be returned."""
     known_rows = {str(row["id"]): row for row in (*earlier, *rows)}
     items = [
-        _page_item(
+        page_item(
             row["id"],
             (f"Input (written by {row.get('generator', 'unknown')})", row["text"]),
             ("Answer", row["answer"]),
@@ -158,9 +160,9 @@ def suspects_queue(task: Task, suspects: Sequence[Row], rows: Mapping[str, Examp
     """Return the queue of labels in doubt. suspects: of the data report's part on noise. rows: those of training and validation,
     by id, which may be decided."""
     items = [
-        _page_item(
+        page_item(
             suspect["id"],
-            (f"Input ({rows[suspect['id']].place})", _conversation(rows[suspect["id"]], task)),
+            (f"Input ({rows[suspect['id']].place})", conversation(rows[suspect["id"]].prompt_messages, task)),
             ("Label in the data", suspect["given"]),
             (f"A simple model expects ({percent(suspect['confidence'])} sure)", suspect["suggested"]),
         )
@@ -177,7 +179,8 @@ def suspects_queue(task: Task, suspects: Sequence[Row], rows: Mapping[str, Examp
 def rows_queue(task: Task, sample: Sequence[Example], rows: Mapping[str, Example]) -> ReviewQueue:
     """Return the queue of rows as they were read. rows: those of training and validation, by id, which may be decided."""
     items = [
-        _page_item(e.id, (f"Input ({e.place})", _conversation(e, task)), ("Answer to learn", e.answer)) for e in sample
+        page_item(e.id, (f"Input ({e.place})", conversation(e.prompt_messages, task)), ("Answer to learn", e.answer))
+        for e in sample
     ]
     shown = [{"id": e.id, "text": e.user_text, "answer": e.answer} for e in sample]
     intro = (
@@ -187,9 +190,9 @@ def rows_queue(task: Task, sample: Sequence[Example], rows: Mapping[str, Example
     return _data_queue(task, "rows", f"Rows as read: {task.name}", intro, items, shown, rows)
 
 
-def _conversation(example: Example, task: Task) -> str:
+def conversation(messages: Sequence[Message], task: Task) -> str:
     """Return the user's text; of a longer conversation or one with a system prompt of its own, all turns with their roles."""
-    turns = [m for m in example.prompt_messages if m != {"role": "system", "content": task.spec.system_prompt}]
+    turns = [m for m in messages if m != {"role": "system", "content": task.spec.system_prompt}]
     if len(turns) == 1 and turns[0]["role"] == "user":
         return str(turns[0]["content"])
     return "\n\n".join(f"{turn['role']}: {turn.get('content') or ''}" for turn in turns)
@@ -262,7 +265,7 @@ def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -
         mode="rows",
         choices=_FLAG_CHOICES,
         items=[
-            _page_item(
+            page_item(
                 row["id"],
                 (f"Input ({row['why']})", row["input"]),
                 (f"Answer of {row['model_version']}", row["output"]),

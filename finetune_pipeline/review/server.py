@@ -21,8 +21,11 @@ _HEADERS = {**NO_STORE, "Content-Security-Policy": "frame-ancestors 'none'; form
 Judge = Callable[[Any], tuple[dict[str, Any] | None, list[str]]]
 
 
-def review_app(page: str, judge: Judge, file: Path) -> Starlette:
-    """Return the application: GET / returns the page, POST /ratings appends a decision to a file after validation by `judge`."""
+def review_app(page: str, judge: Judge, file: Path, reveal: Callable[[Any], str] = lambda row: "") -> Starlette:
+    """Return the application: GET / returns the page, POST /ratings appends a decision to a file after validation by `judge`.
+
+    reveal: what is said of a decision once it is stored, and not before.
+    """
     lock = Lock()
 
     async def show(_: Request) -> Response:
@@ -33,7 +36,7 @@ def review_app(page: str, judge: Judge, file: Path) -> Starlette:
         if row is None:
             raise HTTPException(400, "; ".join(wrong) or "nothing was decided")
         await run_in_threadpool(_store, row)
-        return PlainTextResponse("stored", headers=_HEADERS)
+        return PlainTextResponse(reveal(row) or "stored", headers=_HEADERS)
 
     def _store(row: dict[str, Any]) -> None:
         try:

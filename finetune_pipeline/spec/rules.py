@@ -132,8 +132,8 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that logs/, reviews/ and preferences/ are not broken links, which would look like an absent folder."""
-    for path in (folder / "logs", folder / "reviews", folder / "preferences"):
+    """Check that logs/, reviews/, people/ and preferences/ are not broken links, which would look like an absent folder."""
+    for path in (folder / "logs", folder / "reviews", folder / "people", folder / "preferences"):
         if path.is_symlink() and not path.exists():
             message = f"the link {path.name} points to a missing file"
             yield problem("broken_link", path.name, message, "correct or remove the link")

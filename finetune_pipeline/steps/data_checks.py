@@ -19,6 +19,7 @@ from finetune_pipeline.data.validate.validation import Validated
 from finetune_pipeline.engine.checks import Action, Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.production.log_merging import LogFacts
+from finetune_pipeline.review.people_queue import rows_wanted
 from finetune_pipeline.spec.model import TaskSpec
 
 PERSONAL_DATA_SAMPLE = 20_000
@@ -209,7 +210,11 @@ def people_judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     listed = " and ".join(f"{n} rows of people in {split}" for split, n in sizes.items())
     message = f"{listed}, {synthetic} by models"
     if not all(sizes.values()):
-        message += ": add rows that people answered to data.raw, which test and validation are filled with first"
+        message += ": rows that people answered fill them first"
+    if (missing := rows_wanted(spec) - sum(sizes.values())) > 0:
+        from_logs = spec.teacher is not None and spec.teacher.from_logs
+        how = "add them to data.raw" if from_logs else f"answer them with `finetune review {spec.name} --what test`"
+        message += f". At least {missing:,} more are needed to show the wanted gain: {how}"
     return CheckResult(synthetic == 0 and all(sizes.values()), message, {"rows": sizes, "synthetic": synthetic})
 
 

@@ -5,11 +5,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.people import PeopleAnswers
+from finetune_pipeline.data.unlabelled import read_unlabelled
+from finetune_pipeline.review.people_queue import people_queue
+from finetune_pipeline.review.sheet_files import store
+from finetune_pipeline.spec.loading import load_task
 from finetune_pipeline_tests.graph.project import Project, rows
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.skilled_model import LABELS, truth
 
-PEOPLE, TEXTS = 80, 160
+PEOPLE, TEXTS, ANSWERED = 80, 160, 20
 PRICE = {"engine": "test", "model": "large", "unit": "million_served", "input": 10.0, "output": 30.0}
 CALL_USD = (7 * PRICE["input"] + 3 * PRICE["output"]) / 1e6  # type: ignore[operator]
 
@@ -37,6 +42,14 @@ def test_from_texts_to_a_verdict_every_call_is_counted_and_none_is_repeated(tmp_
         (project.folder / "unlabelled").mkdir()
         texts = [json.dumps({"text": row["text"]}) for row in every[PEOPLE:]]
         (project.folder / "unlabelled" / "a.jsonl").write_text("\n".join(texts))
+        task = load_task(project.folder)
+        asked = read_unlabelled(task).rows[:ANSWERED]
+        queue = people_queue(task, asked, PeopleAnswers(), {}, "Ada", ANSWERED)
+        sheet = [
+            {"id": row.id, "decision": "answer", "answer": truth(row.user_text), "reviewer": "Ada"} for row in asked
+        ]
+        lines = [queue.take(line)[0] for line in sheet]
+        assert store(queue, {"Ada": [line for line in lines if line]}).added == ANSWERED
         priced = {**PRICE, "date": "2026-12-01", "note": "made up"}
         (project.folder / "prices.yaml").write_text(json.dumps([priced]))
         code, result = project.run()
@@ -45,7 +58,9 @@ def test_from_texts_to_a_verdict_every_call_is_counted_and_none_is_repeated(tmp_
         assert project.run()[0] == code and len(server.requests) == calls, "the second run buys nothing"
     bought, splits = project.facts("teacher_answers"), project.facts("splits")
     test = splits["counts"]["test"]
-    assert splits["origins"]["test"] == {"human": test} and splits["origins"]["train"]["synthetic"] == TEXTS
+    assert splits["origins"]["test"] == {"human": test} and splits["origins"]["train"]["synthetic"] == TEXTS - ANSWERED
+    human = sum(origins.get("human", 0) for origins in splits["origins"].values())
+    assert human == PEOPLE + ANSWERED, "the teacher's answer to a text that a person answered is left out"
     assert calls == 2 * (TEXTS + test), "each text and each sealed row, twice"
     assert set(Counter((b["messages"][-1]["content"], b["temperature"]) for b in server.requests).values()) == {1}
     report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())

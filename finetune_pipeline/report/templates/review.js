@@ -38,7 +38,8 @@ function block(title, text) {
 
 const item = () => data.items[at];
 const choice_of = row => data.choices.find(choice => row && choice.value === row.choice);
-const complete = row => Boolean(row && row.choice && !(choice_of(row).answer && !row.answer));
+const complete = row => Boolean(row && row.choice && !(choice_of(row).answer && !row.answer)
+  && !(choice_of(row).reason && !row.comment));
 const decided = () => data.items.filter(each => complete(kept[each.id])).length;
 
 function show() {
@@ -66,6 +67,11 @@ function show() {
 // The form of the lines that people hand in: ratings of answers, or decisions about rows of data.
 function line(row) {
   const comment = row.comment || undefined;
+  if (data.mode === "people") {
+    const skipped = row.choice === "skip";
+    const answer = skipped ? undefined : choice_of(row).answer ? row.answer : row.choice.slice("is ".length);
+    return { id: row.id, decision: skipped ? "skip" : "answer", answer, reviewer: row.rater, comment, time: row.time };
+  }
   if (data.mode === "rows") {
     const label = choice_of(row).answer ? row.answer : undefined;
     return { id: row.id, decision: row.choice, label, reviewer: row.rater, comment, time: row.time };
@@ -81,7 +87,7 @@ function send(row) {
     .then(() => fetch("ratings", { method: "POST", headers, body }))
     .then(async answer => {
       if (!answer.ok) throw new Error(await answer.text());
-      say("stored");
+      say(await answer.text());
     })
     .catch(error => say(`not stored: ${error.message} (kept in this browser; download it)`, true));
 }
@@ -105,6 +111,9 @@ function choose(choice) {
   show();
   if (choice.answer) {
     $("answer").focus();
+  } else if (choice.reason && !$("comment").value.trim()) {
+    say("write the reason as a comment: the row is skipped with it", true);
+    $("comment").focus();
   } else if (at + 1 < data.items.length) {
     const here = at;
     setTimeout(() => { if (at === here) move(1); }, 120);

@@ -1,0 +1,133 @@
+"""Answers of people to unlabelled rows (`people/NAME.jsonl`), which become the rows that judge: test and validation.
+
+Each line holds the question as it was shown, so that a row stays usable when its file is gone. The last line of a reviewer about a
+row counts. A row is gold if all reviewers who answered it gave the same answer.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from finetune_pipeline.data.answer_equality import same_answer
+from finetune_pipeline.data.answer_rules import form_problems
+from finetune_pipeline.data.examples import Example, Message
+from finetune_pipeline.data.json_lines import json_rows
+from finetune_pipeline.faults import visible_files
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.model import Task, TaskSpec
+
+PEOPLE = "people"
+"""Folder of a task with people's answers."""
+LONGEST = 20_000
+
+
+class PersonAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line: what one person answered to one row, or that it cannot be answered, with the reason."""
+
+    id: str
+    messages: list[Message]
+    decision: Literal["answer", "skip"]
+    reviewer: str
+    answer: str = ""
+    comment: str = ""
+    time: str = ""
+
+
+@dataclass
+class PeopleAnswers:
+    """All answers of people.
+
+    Attributes:
+        by_row: The last line of each reviewer, by row and reviewer.
+        findings: About lines that cannot be used.
+    """
+
+    by_row: dict[str, dict[str, PersonAnswer]] = field(default_factory=lambda: defaultdict(dict))
+    findings: list[Finding] = field(default_factory=list)
+
+    def answered(self, row: str) -> list[PersonAnswer]:
+        """Return the answers to a row, by reviewer's name."""
+        lines = self.by_row.get(row, {})
+        return [line for _, line in sorted(lines.items()) if line.decision == "answer"]
+
+    def settled(self, spec: TaskSpec) -> list[PersonAnswer]:
+        """Return an answer to each row on which all who answered agree, sorted by id. A row that anybody skipped waits."""
+        rows = []
+        for row in sorted(self.by_row):
+            lines = self.answered(row)
+            agreed = all(same_answer(lines[0].answer, line.answer, spec.output) for line in lines[1:])
+            if lines and agreed and len(lines) == len(self.by_row[row]):
+                rows.append(lines[0])
+        return rows
+
+    def unsettled(self, spec: TaskSpec) -> list[str]:
+        """Return the ids of rows that several people decided, in different ways."""
+        settled = {line.id for line in self.settled(spec)}
+        return sorted(
+            row for row, lines in self.by_row.items() if len(lines) > 1 and self.answered(row) and row not in settled
+        )
+
+    def skipped(self) -> list[str]:
+        """Return the ids of rows that nobody answered and somebody skipped."""
+        return sorted(row for row in self.by_row if not self.answered(row))
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return both answers to each row that two or more people answered: the first two by name."""
+        several = (self.answered(row) for row in sorted(self.by_row))
+        return [(lines[0].answer.strip(), lines[1].answer.strip()) for lines in several if len(lines) > 1]
+
+
+def person_answer(value: Mapping[str, Any], spec: TaskSpec) -> tuple[PersonAnswer | None, list[str]]:
+    """Validate a line. Returns it, or every problem."""
+    try:
+        line = msgspec.convert(value, PersonAnswer)
+    except msgspec.ValidationError as error:
+        return None, [str(error)]
+    problems = [] if line.reviewer.strip() else ["`reviewer` is missing"]
+    if line.decision == "answer":
+        problems += [message for _, message in form_problems(line.answer, spec.output)]
+    elif not line.comment.strip():
+        problems.append("a row that cannot be answered needs the reason as its comment")
+    if max(len(line.answer), len(line.comment)) > LONGEST:
+        problems.append(f"`answer` or `comment` has more than {LONGEST:,} characters")
+    return (None if problems else line), problems
+
+
+def read_people(folder: Path, spec: TaskSpec) -> PeopleAnswers:
+    """Read people/*.jsonl of a task's folder, files by name and lines in order; a bad line is a finding and affects no other."""
+    people = PeopleAnswers()
+    for name, path in visible_files(folder / PEOPLE):
+        for number, value, wrong in json_rows(path):
+            line, problems = (None, [wrong]) if wrong else person_answer(value, spec)
+            place, fix = f"{PEOPLE}/{name}:{number}", "correct the line, or answer the row again; it was not counted"
+            people.findings += [Finding("people.answer", "warning", place, problem, fix) for problem in problems]
+            if line is not None:
+                people.by_row[line.id][line.reviewer] = line
+    return people
+
+
+def people_examples(task: Task) -> list[Example]:
+    """Return the settled rows as examples of origin human; none without a teacher, whose students these rows judge."""
+    folder, spec = task.folder, task.spec
+    if spec.teacher is None:
+        return []
+    return [
+        Example(
+            id=line.id,
+            messages=[*line.messages, {"role": "assistant", "content": line.answer.strip()}],
+            label=line.answer.strip() if spec.labels else None,
+            source={"file": f"{PEOPLE}.jsonl", "line": number},
+            time=line.time or None,
+        )
+        for number, line in enumerate(read_people(folder, spec).settled(spec), 1)
+    ]
+
+
+def digest_examples(examples: Sequence[Example]) -> str:
+    """Return the hex SHA-256 of examples as they are written."""
+    return hashlib.sha256(b"".join(msgspec.json.encode(e) + b"\n" for e in examples)).hexdigest()

@@ -1,0 +1,121 @@
+"""The queue of rows that people answer without seeing the teacher's answer: they become test and validation."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+from finetune_pipeline.data.answer_equality import same_answer
+from finetune_pipeline.data.examples import Example, hash_order
+from finetune_pipeline.data.people import PEOPLE, PeopleAnswers, PersonAnswer, person_answer
+from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval
+from finetune_pipeline.evaluation.wording import counted
+from finetune_pipeline.planning.power import power_bounds
+from finetune_pipeline.review.queues import Parsed, ReviewQueue, conversation, page_item, safe_name
+from finetune_pipeline.spec.model import Task, TaskSpec
+
+SHARED_EVERY = 5
+"""Every fifth row is shown to all reviewers, for their agreement."""
+
+
+def people_queue(
+    task: Task, rows: Sequence[Example], people: PeopleAnswers, teacher: Mapping[str, str], rater: str, items: int
+) -> ReviewQueue:
+    """Return the queue of a reviewer: unsettled rows of theirs, then rows in random order that nobody decided, or that are shared
+    and this reviewer has not decided.
+
+    teacher: its answers by row, which are shown only after a person's answer is stored.
+    """
+    order = sorted(rows, key=lambda row: (hash_order(row.id, PEOPLE), row.id))
+    known = {row.id: row for row in order}
+    unsettled = [name for name in people.unsettled(task.spec) if name in known and rater in people.by_row[name]]
+    waiting = [
+        row.id
+        for place, row in enumerate(order)
+        if not (deciders := people.by_row.get(row.id, {})) or (place % SHARED_EVERY == 0 and rater not in deciders)
+    ]
+    shown = [*unsettled, *waiting][:items]
+
+    def take(value: Any) -> Parsed:
+        if not isinstance(value, Mapping):
+            return None, ["it is not an object"]
+        if not value.get("decision"):
+            return None, []
+        row = known.get(str(value.get("id")))
+        if row is None:
+            return None, [f"there is no row {value.get('id')!r} to answer"]
+        keys = ("id", "decision", "answer", "reviewer", "comment", "time")
+        line = {key: str(value[key]).strip() for key in keys if value.get(key)} | {"messages": row.messages}
+        answer, problems = person_answer(line, task.spec)
+        return (line if answer else None), problems
+
+    def reveal(line: Mapping[str, Any]) -> str:
+        said = teacher.get(line["id"])
+        if said is None or line["decision"] == "skip":
+            return "stored"
+        if same_answer(said, line["answer"], task.spec.output):
+            return "stored; the teacher answers the same"
+        return f"stored: {line['answer']}; the teacher answers otherwise: {said}"
+
+    labels = task.spec.labels
+    choices: list[dict[str, Any]] = [
+        {"value": f"is {label}", "label": label, "key": str(key) if key < 10 else ""}
+        for key, label in enumerate(labels, 1)
+    ] or [{"value": "answer", "label": "answer", "key": "1", "answer": True}]
+    choices.append({"value": "skip", "label": "cannot be answered", "key": "0", "reason": True})
+    return ReviewQueue(
+        title=f"Rows for test and validation: {task.name}",
+        intro="Give the right answer to each row. What the teacher answers is shown once yours is stored. If a row cannot be "
+        f"answered, say why in the comment. {progress(people, task.spec)}",
+        sheet=f"{task.name}-test",
+        mode="people",
+        choices=choices,
+        items=[page_item(name, *_blocks(known[name], task, people)) for name in shown],
+        take=take,
+        target=lambda name: task.folder / PEOPLE / f"{safe_name(name)}.jsonl",
+        table=[
+            {"id": name, "text": known[name].user_text}
+            | dict.fromkeys(("decision", "answer", "reviewer", "comment"), "")
+            for name in shown
+        ],
+        answers=None if labels else [],
+        reveal=reveal,
+    )
+
+
+def _blocks(row: Example, task: Task, people: PeopleAnswers) -> list[tuple[str, str]]:
+    """Return the texts shown of a row. Of a row that people decided in different ways, their decisions."""
+    lines: list[PersonAnswer] = []
+    if row.id in people.unsettled(task.spec):
+        lines = [line for _, line in sorted(people.by_row[row.id].items())]
+    decisions = "\n".join(f"{line.reviewer}: {line.answer or f'cannot be answered: {line.comment}'}" for line in lines)
+    return [
+        ("Input", conversation(row.messages, task)),
+        *([("Decided differently; agree on one answer", decisions)] if lines else []),
+    ]
+
+
+def rows_wanted(spec: TaskSpec) -> int:
+    """Return how many rows people should answer: the fewest test rows that may show the wanted gain, and validation rows in the
+    proportion of the split."""
+    test = power_bounds(spec, 0).fewest
+    share = spec.split.test_share
+    return test if not share else ceil(test * (1 + spec.split.validation / share))
+
+
+def progress(people: PeopleAnswers, spec: TaskSpec) -> str:
+    """Say how many rows are answered, how many are wanted, and how far reviewers agree."""
+    settled, wanted = len(people.settled(spec)), rows_wanted(spec)
+    sentence = f"{settled:,} of at least {wanted:,} rows are answered"
+    if unsettled := people.unsettled(spec):
+        sentence += f", {counted(len(unsettled), 'row')} decided differently by two people"
+    if skipped := people.skipped():
+        sentence += f", {len(skipped):,} skipped"
+    if pairs := people.pairs():
+        same = sum(same_answer(a, b, spec.output) for a, b in pairs)
+        first, second = zip(*pairs, strict=True)
+        kappa, interval = cohens_kappa(first, second), kappa_interval(first, second)
+        sentence += f". Two people answered {counted(len(pairs), 'row')}, {same:,} of them alike"
+        sentence += f" (kappa {kappa:.2f}" if kappa is not None else ""
+        sentence += f", {interval[0]:.2f} to {interval[1]:.2f}" if kappa is not None and interval else ""
+        sentence += ")" if kappa is not None else ""
+    return f"{sentence}."
