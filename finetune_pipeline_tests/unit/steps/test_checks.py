@@ -382,6 +382,17 @@ def test_what_was_not_merged_is_not_compared(spec: TaskSpec, tmp_path: Path) -> 
     )
 
 
+def test_the_check_names_the_command_while_rows_by_people_are_missing(spec: TaskSpec, tmp_path: Path) -> None:
+    judged = find("splits", "people_judge")
+
+    def message(n: int) -> str:
+        origins = {"validation": {"human": n}, "test": {"human": n}}
+        return judged.ask(artifact(SPLIT | {"teacher": True, "origins": origins}, tmp_path), spec).message
+
+    assert "At least 213 more are needed" in message(10) and "finetune review demo --what test" in message(10)
+    assert message(200) == "200 rows of people in validation and 200 rows of people in test, 0 by models"
+
+
 def test_rows_that_left_warn_and_block_only_where_most_are_gone(spec: TaskSpec, tmp_path: Path) -> None:
     check = find("splits", "few_rows_left")
     for left, warns in ((20, True), (90, False)):
