@@ -71,3 +71,37 @@ def test_from_texts_to_a_verdict_every_call_is_counted_and_none_is_repeated(tmp_
     gates = {gate["name"]: gate["status"] for gate in report["gates"]}
     assert gates["not_worse_than_teacher"] in ("passed", "failed")
     assert "the teacher" in project.facts("evaluation_report")["verdict"]
+
+
+def test_from_the_log_of_a_model_alone_to_a_verdict(tmp_path: Path) -> None:
+    """The run stops and says how many rows people have to answer; with these it goes on. Nothing is asked or paid."""
+    every = rows(PEOPLE + TEXTS)
+    project = Project(
+        tmp_path,
+        teacher={"from_logs": True, "models": ["large"], "allowed": True},
+        data={
+            "min_examples": 60, "min_per_label": 20, "synthetic": {"review_share": 0.0}, "max_label_noise": 1.0,
+        },
+    )  # fmt: skip
+    (project.folder / "raw" / "a.jsonl").unlink()
+    (project.folder / "logs").mkdir()
+    # the log has the teacher's answers to some of the questions that people will answer
+    logged = every[PEOPLE // 2 :]
+    lines = [
+        {"id": f"r{i}", "timestamp": f"2026-11-01T10:{i // 60:02}:{i % 60:02}Z", "input": row["text"],
+         "output": row["label"], "model_version": "large"}
+        for i, row in enumerate(logged)
+    ]  # fmt: skip
+    (project.folder / "logs" / "large.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, result = project.run()
+    assert code == 1 and f"none of {len(logged)} rows is answered by people" in json.dumps(result)
+    project.write_rows(every[:PEOPLE])
+    code, result = project.run()
+    assert code in (0, 2), result
+    answers, splits = project.facts("teacher_answers"), project.facts("splits")
+    assert (answers["kept"], answers["calls"], answers["spent_usd"]) == (len(logged), 0, 0.0)
+    test = splits["counts"]["test"]
+    assert splits["origins"]["test"] == {"human": test} and splits["origins"]["train"]["synthetic"] == TEXTS
+    teacher = json.loads((project.artifact("evaluation_report") / "report.json").read_text())["teacher"]
+    assert teacher["n"] + teacher["missing"] == test and 0 < teacher["missing"] < test
+    assert teacher["score"]["value"] == 1.0 and teacher["dollars_per_1k"] is None
