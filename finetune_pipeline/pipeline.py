@@ -163,7 +163,7 @@ STEPS = [
             **spec.data.model_dump(include={"near_duplicate_threshold"}),
             **({"teacher": True} if spec.teacher else {}),
         },
-        code_version="17",
+        code_version="18",
         checks=(
             data_check.no_leakage,
             data_check.few_rows_left,

@@ -169,7 +169,6 @@ def collect_raw(
     if answered is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_examples(answered, people)
-        digests.append((PEOPLE_FILE, digest_examples(people)))
     sources = ((PRODUCTION_FILE, production), (PEOPLE_FILE, answered), (TEACHER_FILE, teacher))
     made = [(name, path) for name, path in sources if path]
     for name, path in [*raw_paths(task), *made]:
@@ -191,6 +190,8 @@ def collect_raw(
             pass
         digests.append((f"{BENCHMARKS}/{name}", source.digest))
     total, names = sum(file.bytes for file in files), [name for name, _ in benchmarks]
+    if people:
+        digests.append((PEOPLE_FILE, digest_examples(people)))  # last, as in raw_digest
     return RawFacts(files=files, bytes=total, benchmarks=names, digest=combine_digests(digests))
 
 

@@ -53,7 +53,7 @@ def test_from_texts_to_a_verdict_every_call_is_counted_and_none_is_repeated(tmp_
         priced = {**PRICE, "date": "2026-12-01", "note": "made up"}
         (project.folder / "prices.yaml").write_text(json.dumps([priced]))
         code, result = project.run()
-        assert code in (0, 2), result
+        assert code in (0, 2), json.dumps(result)[:3000]
         calls = len(server.requests)
         assert project.run()[0] == code and len(server.requests) == calls, "the second run buys nothing"
     bought, splits = project.facts("teacher_answers"), project.facts("splits")
@@ -62,7 +62,9 @@ def test_from_texts_to_a_verdict_every_call_is_counted_and_none_is_repeated(tmp_
     human = sum(origins.get("human", 0) for origins in splits["origins"].values())
     assert human == PEOPLE + ANSWERED, "the teacher's answer to a text that a person answered is left out"
     assert calls == 2 * (TEXTS + test), "each text and each sealed row, twice"
-    assert set(Counter((b["messages"][-1]["content"], b["temperature"]) for b in server.requests).values()) == {1}
+    times = Counter((b["messages"][-1]["content"], b["temperature"]) for b in server.requests)
+    again = {text for (text, _), n in times.items() if n > 1}
+    assert again <= {row.user_text for row in asked} and max(times.values()) <= 2, "once to teach, once as a sealed row"
     report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
     teacher = report["teacher"]
     spent = bought["spent_usd"] + project.facts("test_predictions")["teacher"]["spent_usd"]
@@ -97,7 +99,7 @@ def test_from_the_log_of_a_model_alone_to_a_verdict(tmp_path: Path) -> None:
     assert code == 1 and f"none of {len(logged)} rows is answered by people" in json.dumps(result)
     project.write_rows(every[:PEOPLE])
     code, result = project.run()
-    assert code in (0, 2), result
+    assert code in (0, 2), json.dumps(result)[:3000]
     answers, splits = project.facts("teacher_answers"), project.facts("splits")
     assert (answers["kept"], answers["calls"], answers["spent_usd"]) == (len(logged), 0, 0.0)
     test = splits["counts"]["test"]

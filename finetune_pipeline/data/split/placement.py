@@ -255,6 +255,8 @@ def _assign(
         if not may_be_test[i]:
             lacking[_TEST] = -np.inf
         if spec.teacher is not None:
+            # by shares: the first rows of people go to both, not all to the larger one
+            lacking = [lack / wanted if wanted else lack for lack, wanted in zip(lacking, targets, strict=True)]
             sealed = by_people[i] > 0 and max(lacking[_VALIDATION:]) > 0
             lacking[_TRAIN] = -np.inf if sealed else np.inf
         chosen[i] = best = lacking.index(max(lacking))

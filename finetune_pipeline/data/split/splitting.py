@@ -296,10 +296,10 @@ def _refuse_without_people(rows: np.ndarray, spec: TaskSpec) -> None:
         f"none of {len(origins):,} rows is answered by people for the test: a teacher's answers, and those that people corrected "
         "in the logs, are for training only"
     )
-    fix = (
-        f"let people answer questions drawn at random, without the teacher's answers, and put them into data.raw: validation and "
-        f"test take the first {wanted:,} of them"
-    )
+    how = f"let people answer rows with `finetune review {spec.name} --what test`"
+    if spec.teacher is not None and spec.teacher.from_logs:
+        how = "let people answer questions drawn at random, without the teacher's answers, and put them into data.raw"
+    fix = f"{how}: validation and test take the first {wanted:,} of them"
     raise FindingsError([Finding("data.no_rows_by_people", "error", "task.yaml: data.raw", message, fix)])
 
 

@@ -14,6 +14,7 @@ from finetune_pipeline.data.split.splitting import SplitFacts, assignments_in
 from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.data_checks import named_files_are_the_test, split_sizes, time_decides
 from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, random_text, read_lines, split_rows
 from finetune_pipeline_tests.unit.data.test_together import request
@@ -76,6 +77,16 @@ def test_only_people_judge(tmp_path: Path) -> None:
     facts, _ = run(tmp_path, "a", examples)
     assert facts.origins["test"] == {"human": facts.counts["test"]}
     assert 35 <= facts.counts["test"] <= 50 and {*facts.origins["train"]} == {"human", "production", "synthetic"}
+
+
+def test_a_few_rows_of_people_fill_both_splits_that_judge_a_teachers_student(tmp_path: Path) -> None:
+    """400 test and 200 validation rows are wanted of 2,000; 60 people's rows are no reason for an empty validation."""
+    teacher = {"endpoint": {"url": "http://localhost:1", "model": "large"}, "allowed": True, "budget_usd": 1.0}
+    fields = make_spec(split={"test": 0.2, "validation": 0.1}).model_dump(exclude_unset=True)
+    spec = TaskSpec.model_validate({**fields, "teacher": teacher})
+    facts, _ = run(tmp_path, "a", rows(0, 60) + rows(60, 2000, origin="synthetic"), spec=spec)
+    assert facts.origins["train"] == {"synthetic": 1940}
+    assert 35 <= facts.counts["test"] <= 45 and facts.counts["test"] + facts.counts["validation"] == 60
 
 
 def one_of(placed: dict[str, str], name: str) -> Example:
