@@ -197,6 +197,7 @@ class ReportDocument:
     versus: dict[str, Any] | None = None
     data_request: dict[str, Any] | None = None
     shadow: dict[str, Any] | None = None
+    share: dict[str, Any] | None = None
 
 
 @dataclass

@@ -22,6 +22,7 @@ from finetune_pipeline.production.log_intake import LOCK
 from finetune_pipeline.production.log_merging import merge_lines
 from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.production.shadow import compare_shadow, shadow_lines
+from finetune_pipeline.production.share import compare_share, share_lines
 from finetune_pipeline.report.failures import by_priority, group_title, request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.stored import Report, read_report, read_shown_rows
@@ -126,7 +127,9 @@ def report_task(task: Task) -> TaskReport:
     help="As --ask-data, in this folder. Unset: one in FINETUNE_HOME.",
 )
 @click.option(
-    "--shadow", is_flag=True, help="Also: the champion beside the model that answers behind it in production."
+    "--shadow",
+    is_flag=True,
+    help="Also: the champion beside the model that answers behind it, or a share, in production.",
 )
 @as_json
 def report(
@@ -142,7 +145,8 @@ def report(
 
     --versus compares on the sealed test: the gain is paired by row and has an interval; prices come from prices.yaml.
     --ask-data writes JSON Lines for programs and Markdown for people, without texts of the test.
-    --shadow compares what both said to the same production rows (`finetune serve --shadow`), of the lines read so far.
+    --shadow compares what both said to the same production rows (`finetune serve --shadow`), and what
+    became of the answers that each gave where they shared the traffic (`--share`), of the lines read so far.
     """
     loaded = get_task(task)
     result = report_task(loaded)
@@ -180,14 +184,19 @@ def report(
         facts["data_request"], request_lines = _data_request(evaluation.atlas, artifact, folder, passed_on)
         lines += ["", *request_lines]
     if shadow:
-        beside = compare_shadow(_stored_rows(loaded, project), loaded.spec)
-        if beside is None:
+        stored_rows = _stored_rows(loaded, project)
+        behind, shared = compare_shadow(stored_rows, loaded.spec), compare_share(stored_rows, loaded.spec)
+        if behind is None and shared is None:
             raise click.ClickException(
-                f"no row of {loaded.name} has a second answer yet\nfix: `finetune serve {loaded.name} --shadow VERSION`; "
-                f"`finetune run {loaded.name} --stage logs` reads what it has logged"
+                f"no row of {loaded.name} has a second answer yet\nfix: `finetune serve {loaded.name} --shadow VERSION`, or "
+                f"`--share PERCENT`; `finetune run {loaded.name} --stage logs` reads what it has logged"
             )
-        facts["shadow"] = asdict(beside)
-        lines += ["", *shadow_lines(beside, loaded.name)]
+        if behind:
+            facts["shadow"] = asdict(behind)
+            lines += ["", *shadow_lines(behind, loaded.name)]
+        if shared:
+            facts["share"] = asdict(shared)
+            lines += ["", *share_lines(shared)]
     tell(facts, *lines)
     return DONE if result.decision in SOUND else REFUSED
 

@@ -16,9 +16,11 @@ from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
 from finetune_pipeline.serving.shadow import WAITING_ROWS, Shadow
+from finetune_pipeline.serving.share import Share
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.steps.earlier_runs import answers_of
-from finetune_pipeline.tracking.champion import present_champion, shadow_version
+from finetune_pipeline.tracking.champion import present_champion, second_version
+from finetune_pipeline.tracking.registry import CANDIDATE
 from finetune_pipeline.tracking.tracking import Tracking
 
 
@@ -35,7 +37,18 @@ from finetune_pipeline.tracking.tracking import Tracking
     metavar="VERSION",
     help="Let this registered version, or `candidate`, answer the same rows behind the champion, for the log alone.",
 )
-def serve(task: str, port: int, fallback: bool, shadow: str | None) -> int:
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    metavar="PERCENT",
+    help="Let the candidate answer this percentage of the users or conversations in place of the champion.",
+)
+@click.option(
+    "--candidate",
+    metavar="VERSION",
+    help="The version that --share means: its number, or `candidate`, the newest, which is the default.",
+)
+def serve(task: str, port: int, fallback: bool, shadow: str | None, share: float | None, candidate: str | None) -> int:
     """Serve the champion of TASK on 127.0.0.1: it answers OpenAI-style chat completions, and logs every answer.
 
     POST /v1/chat/completions; POST /classify of a classifier, as vLLM has it; GET /v1/models, GET /health, and POST /feedback
@@ -47,7 +60,14 @@ def serve(task: str, port: int, fallback: bool, shadow: str | None) -> int:
 
     With --shadow no client gets the second model's answers. It works in a process of its own, and only while the champion has
     nothing to do; `finetune report TASK --shadow` compares both.
+
+    With --share a hash of `user`, or without one, of the first message decides who answers: a user or conversation keeps its model.
+    Response and log name it. Where the candidate fails, the champion answers. `finetune report TASK --shadow` compares both.
     """
+    if shadow and share:
+        raise click.UsageError("--shadow and --share are two steps: let the candidate answer behind the champion first")
+    if candidate and not share:
+        raise click.UsageError("--candidate is the version that --share PERCENT means: give both")
     loaded = get_task(task)
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
@@ -56,8 +76,13 @@ def serve(task: str, port: int, fallback: bool, shadow: str | None) -> int:
     if fallback:
         prices = load_prices(home=read_settings().home, task_folder=loaded.folder)
         second = fallback_of(loaded, store, prices, AnswerCache.of(answers_of(store)))
-    behind = Shadow(shadow_version(loaded, store, tracking, shadow), writer.write, problem) if shadow else None
-    service = Service(loaded, lambda: present_champion(loaded, store, tracking), writer, problem, second, behind)
+    behind = Shadow(second_version(loaded, store, tracking, shadow), writer.write, problem) if shadow else None
+    beside = None
+    if share:
+        beside = Share(second_version(loaded, store, tracking, candidate or CANDIDATE), share, problem)
+    service = Service(
+        loaded, lambda: present_champion(loaded, store, tracking), writer, problem, second, behind, beside
+    )
     server = LocalServer(chat_app(service), port)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,6 +93,8 @@ def serve(task: str, port: int, fallback: bool, shadow: str | None) -> int:
         say(f"logging to {writer.path}")
         if behind:
             say(f"behind it answers {behind.name}, for the log alone; at most {WAITING_ROWS} rows wait for it")
+        if beside:
+            say(f"{beside.name} answers {beside.percent:g}% of the users or conversations in its place")
         if second:
             spent = f"{dollars(second.spending.month().dollars)} of {dollars(second.spending.limit)} spent this month"
             say(f"what is passed on is answered by {second.name} ({spent})")

@@ -116,6 +116,8 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
         row["reviewed"] = bool(reviews)
         if decided := next((line["decided"] for line in reviews if line.get("decided")), None):
             row["decided"] = decided
+        if "share" in row:
+            row["reported"] = _report_time(lines)
         row["left_out"] = bool(reviews) and bool(reviews[-1].get("left_out"))
         if row["left_out"]:
             row.update(dict.fromkeys(_FEEDBACK_FIELDS))
@@ -143,6 +145,12 @@ def _sort_key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def _is_review(line: dict[str, Any]) -> bool:
     return str(line["source"]["file"]).startswith(_REVIEWED)
+
+
+def _report_time(lines: Iterable[dict[str, Any]]) -> str | None:
+    """Return the time of the first feedback or review; None if nobody has said anything."""
+    reports = [line for line in lines if any(line[name] is not None for name in _FEEDBACK_FIELDS)]
+    return min((line.get("decided") or line["timestamp"] for line in reports), default=None)
 
 
 def _feedback_order(line: dict[str, Any]) -> tuple[Any, ...]:

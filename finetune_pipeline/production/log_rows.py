@@ -3,9 +3,9 @@
 One JSON object per line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970), ``messages`` or ``input``, ``output``,
 ``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional
 ``probability``, ``passed_on`` and ``answered_by`` (see :data:`SURE`), optional ``field_probabilities`` and ``fields_passed_on``
-(see :data:`FIELD_SHARES`), optional ``metadata`` (ignored). Lines from `finetune review` may have ``left_out`` and ``decided`` (a
-time) in the feedback. A line with ``id``, ``timestamp`` and ``feedback`` but no ``output`` is later feedback; one with ``shadow``
-but no ``output`` is what a second model said behind the champion (:mod:`.shadow_rows`).
+(see :data:`FIELD_SHARES`), optional ``share`` (:mod:`.share_rows`), optional ``metadata`` (ignored). Lines from `finetune review`
+may have ``left_out`` and ``decided`` (a time) in the feedback. A line with ``id``, ``timestamp`` and ``feedback`` but no ``output``
+is later feedback; one with ``shadow`` but no ``output`` is what a second model said behind the champion (:mod:`.shadow_rows`).
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.production.log_owners import hide_users, owners_of
 from finetune_pipeline.production.shadow_rows import ShadowAnswer, is_shadow, shadow_problem
+from finetune_pipeline.production.share_rows import share_problem
 from finetune_pipeline.spec.model import TaskSpec
 
 USER_KEY = "FINETUNE_USER_KEY"
@@ -177,6 +178,8 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> Iterator[Finding]:
         fix = "log the user's text as 'input', or 'messages' of role and content, both text, before the answer"
         yield _error(place, "missing_field", problem, fix)
     yield from _sureness_problems(row, place)
+    if problem := share_problem(row):
+        yield _error(place, "share", problem, "write the key as `finetune serve --share` does, or leave it out")
     yield from feedback_problems(row.get("feedback"), place, spec)
 
 
@@ -328,7 +331,7 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         "input": question,
         "turns": turns if len(turns) > 1 else None,
         "output": clean(row["output"]),
-        **{key: row[key] for key in SURE if row.get(key) is not None},
+        **{key: row[key] for key in (*SURE, "share") if row.get(key) is not None},
         **_clean_fields(row, clean),
     }
 

@@ -33,13 +33,15 @@ _MOST = 1e12
 """Evidence is counted up to this, so that numbers stay finite."""
 
 
-def evidence(wrong: Sequence[bool], max_error: float) -> np.ndarray:
-    """Return the e-process after each row: the evidence that the error is, or has become, larger than `max_error`.
+def evidence(wrong: Sequence[bool], max_error: float | Sequence[float]) -> np.ndarray:
+    """Return the e-process after each row: the evidence that the error is, or has become, larger than `max_error`,
+    one for all rows or one a row.
 
     Each bet multiplies by the ratio of the row's likelihoods under a larger error and under max_error.
     """
-    errors = np.geomspace(max_error, 1.0, _ERRORS + 2)[1:-1]
-    gains = np.where(np.array(wrong, bool)[:, None], errors / max_error, (1 - errors) / (1 - max_error))
+    highest = np.broadcast_to(np.asarray(max_error, float), len(wrong))
+    errors, highest = np.geomspace(highest, 1.0, _ERRORS + 2)[1:-1].T, highest[:, None]
+    gains = np.where(np.array(wrong, bool)[:, None], errors / highest, (1 - errors) / (1 - highest))
     running, values = np.zeros(_ERRORS), np.zeros(len(gains))
     for j, gain in enumerate(gains, 1):
         running = np.minimum((running + 1 / (j * (j + 1))) * gain, _MOST)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import BoundedSemaphore, Event, Lock, Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production.choosing import REFUSAL
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
+from finetune_pipeline.production.share_rows import Assignment
 from finetune_pipeline.serving.classify import classification, parse_classify
 from finetune_pipeline.serving.fallback import Fallback
 from finetune_pipeline.serving.loading import AnyServed, Loaded, load
@@ -29,9 +30,11 @@ from finetune_pipeline.serving.logprobs import logprobs
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.serving.served import Served
 from finetune_pipeline.serving.shadow import Shadow
+from finetune_pipeline.serving.share import Share
 from finetune_pipeline.serving.sureness import AnySureness, sureness
 from finetune_pipeline.spec.model import Task
 
+T = TypeVar("T")
 WAITING = 64
 """Maximum number of requests that wait for the model; more are refused with status 503."""
 _POLL_SECONDS = 2.0
@@ -46,6 +49,7 @@ class Service:
         tell: Informs the operator.
         fallback: Answers what the champion passes on; None: nobody does here.
         shadow: Answers the same rows behind the champion, for the log alone; None: nobody does here.
+        share: Answers a share of the conversations in place of the champion; None: nobody does here.
     """
 
     def __init__(
@@ -56,9 +60,10 @@ class Service:
         tell: Callable[[str], None] = lambda _: None,
         fallback: Fallback | None = None,
         shadow: Shadow | None = None,
+        share: Share | None = None,
     ) -> None:
         self.task, self._find, self._writer, self._tell, self._fallback = task, find, writer, tell, fallback
-        self.loaded, self._shadow = load(find()), shadow
+        self.loaded, self._shadow, self._share = load(find()), shadow, share
         self.since = int(time.time())
         self.problems: dict[str, str] = {}
         self._waiting_slots = BoundedSemaphore(WAITING)
@@ -72,13 +77,14 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         status = "degraded" if self.problems else "ok"
-        shadow = {"shadow": self._shadow.facts()} if self._shadow else {}
+        second = {"shadow": self._shadow.facts()} if self._shadow else {}
+        second |= {"share": self._share.facts()} if self._share else {}
         return {
             "status": status,
             "task": self.task.name,
             "model": self.model,
             "problems": dict(self.problems),
-            **shadow,
+            **second,
         }
 
     def models(self) -> dict[str, Any]:
@@ -88,14 +94,17 @@ class Service:
 
     def chat(self, body: Any, gone: Event) -> tuple[Chat, dict[str, Any]]:
         """Return the request and its completion, logged unless the client sets ``store: false``. Raises BadRequest."""
-        loaded = self.loaded  # read once: the champion may change meanwhile
+        champion = self.loaded  # read once: it may change meanwhile
+        chat = parse_chat(body, champion.served.system_prompt, self._names(champion), champion.served.json_schema)
+
+        def ask(loaded: Loaded) -> tuple[Answer, float, dict[str, Any] | None]:
+            reply, seconds = self._answer(loaded, chat, gone)
+            return reply, seconds, self._logprobs(loaded, chat, reply)
+
+        loaded, assignment, (reply, seconds, scored) = self._assigned(champion, chat, gone, ask)
         name = loaded.served.name
-        chat = parse_chat(body, loaded.served.system_prompt, [name, self.task.name], loaded.served.json_schema)
-        reply, seconds = self._answer(loaded, chat, gone)
-        served = self._served(
-            chat, reply.text.strip(), self._logprobs(loaded, chat, reply), _sureness(loaded, chat, reply)
-        )
-        answer_id = self._keep("chatcmpl", name, chat, served, seconds)
+        served = self._served(chat, reply.text.strip(), scored, _sureness(loaded, chat, reply))
+        answer_id = self._keep("chatcmpl", name, chat, served, seconds, assignment)
         message = {"role": "assistant", "content": served.text, "refusal": served.refusal}
         finish_reason = "length" if reply.status == "truncated" and not served.answered_by else "stop"
         choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": served.logprobs}
@@ -126,15 +135,44 @@ class Service:
 
     def classify(self, body: Any, gone: Event) -> dict[str, Any]:
         """Return a classifier's probabilities in the form of vLLM; logged as :meth:`chat` does. Raises BadRequest."""
-        loaded = self.loaded
-        name, classes = loaded.served.name, getattr(loaded, "classes", [])
-        if not classes:
-            raise BadRequest(f"{name} is no classifier: ask /v1/chat/completions", status=404, code="not_found")
-        request = parse_classify(body, loaded.served.system_prompt, [name, self.task.name])
-        reply, seconds = self._answer(loaded, request, gone)
+        champion = self.loaded
+        _classes(champion)
+        request = parse_classify(body, champion.served.system_prompt, self._names(champion))
+
+        def ask(loaded: Loaded) -> tuple[Answer, float, list[str]]:
+            classes = _classes(loaded)
+            return *self._answer(loaded, request, gone), classes
+
+        loaded, assignment, (reply, seconds, classes) = self._assigned(champion, request, gone, ask)
+        name = loaded.served.name
         served = Served(reply.text, sure=_sureness(loaded, request, reply))
-        answer_id = self._keep("classify", name, request, served, seconds)
+        answer_id = self._keep("classify", name, request, served, seconds, assignment)
         return classification(answer_id, name, reply, classes, served.facts())
+
+    def _names(self, champion: Loaded) -> list[str]:
+        """Return the names of a model that requests may have. None of them chooses who answers."""
+        return [champion.served.name, self.task.name, *([self._share.name] if self._share else [])]
+
+    def _assigned(
+        self, champion: Loaded, chat: Chat, gone: Event, ask: Callable[[Loaded], T]
+    ) -> tuple[Loaded, Assignment | None, T]:
+        """Ask the model that a conversation is assigned to; the champion if the candidate fails. Returns who answered, the
+        assignment, and the answer. Raises BadRequest."""
+        share = self._share
+        assignment = share.assign(chat, champion.served.name) if share else None
+        if share and assignment and assignment.chosen:
+            if share.loaded is None:
+                share.failed(share.facts()["problem"])
+                return champion, assignment, ask(champion)
+            try:
+                answer = ask(share.loaded)
+                share.answered()
+                return share.loaded, assignment, answer
+            except (BadRequest, MemoryError) as error:
+                if gone.is_set() or (isinstance(error, BadRequest) and error.status == 503):
+                    raise
+                share.failed(str(error) or type(error).__name__)
+        return champion, assignment, ask(champion)
 
     def _answer(self, loaded: Loaded, chat: Chat, gone: Event) -> tuple[Answer, float]:
         """Answer a conversation when it is its turn. Returns the answer and its seconds. Raises BadRequest."""
@@ -172,12 +210,16 @@ class Service:
             return Served(None, sure=sure, refusal=refusal, answered_by=REFUSAL, second=second, own=text)
         return replace(own, second=second)
 
-    def _keep(self, kind: str, name: str, chat: Chat, served: Served, seconds: float) -> str:
+    def _keep(
+        self, kind: str, name: str, chat: Chat, served: Served, seconds: float, assignment: Assignment | None
+    ) -> str:
         """Log an answer and how sure it is, unless the client does not want that; the shadow gets its row. Returns its id."""
         answer_id = f"{kind}-{uuid.uuid4().hex}"
         if chat.store:
-            row = {"id": answer_id, "messages": chat.messages, "output": served.logged, "model_version": name}
-            row |= served.facts() | served.metadata()
+            row: dict[str, Any] = {"id": answer_id, "messages": chat.messages, "output": served.logged}
+            row |= {"model_version": name} | served.facts() | served.metadata()
+            if assignment:
+                row["share"] = msgspec.structs.asdict(assignment) | {"seconds": seconds}
             self._log(row, chat.user)
             with self._lock:
                 self._ids.add(answer_id)
@@ -242,6 +284,15 @@ class Service:
         self._stop.set()
         if self._shadow:
             self._shadow.close()
+
+
+def _classes(loaded: Loaded) -> list[str]:
+    """Return the classes of a classifier. Raises BadRequest for another model."""
+    classes: list[str] = getattr(loaded, "classes", [])
+    if not classes:
+        name = loaded.served.name
+        raise BadRequest(f"{name} is no classifier: ask /v1/chat/completions", status=404, code="not_found")
+    return classes
 
 
 def _sureness(loaded: Loaded, chat: Chat, reply: Answer) -> AnySureness | None:

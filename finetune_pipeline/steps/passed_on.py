@@ -1,6 +1,7 @@
 """Which share of the calls each champion passes on: as measured on the sealed test, and in service."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import ArtifactStore
@@ -11,6 +12,7 @@ from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.planning.serving_costs import PassedOn
 from finetune_pipeline.production.drift import version_of
 from finetune_pipeline.production.log_merging import read_logs
+from finetune_pipeline.production.share_rows import assignment_of
 from finetune_pipeline.report.stored import read_report
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import RECORD, release_of
@@ -45,7 +47,7 @@ def _on_the_sealed_test(task: Task, store: ArtifactStore, max_error: float) -> I
 
 def _in_service(task: Task, store: ArtifactStore) -> Iterator[PassedOn]:
     rows = [row for row in read_logs(task, store).rows if row.get("passed_on") is not None]
-    version = version_of(str(rows[-1]["model_version"])) if rows else ""
+    version = _champion_of(rows[-1]) if rows else ""
     release = release_of(store, task.name, int(version)) if version.isdigit() else None
     record = read_json(release.path(RECORD)) if release else {}
     released = released_probability(record)
@@ -55,3 +57,9 @@ def _in_service(task: Task, store: ArtifactStore) -> Iterator[PassedOn]:
     source = f"measured in service on {counted(len(passed_on), 'call')} of version {version}"
     kind = str(record.get("winner_kind"))
     yield PassedOn(kind if kind in ("simple", "prompt") else "tuned", sum(passed_on) / len(passed_on), source)
+
+
+def _champion_of(row: Mapping[str, Any]) -> str:
+    """Return the version that was the champion when a row was answered, also by a candidate that has a share of the traffic."""
+    assignment = assignment_of(row)
+    return version_of(assignment.champion if assignment else str(row["model_version"]))

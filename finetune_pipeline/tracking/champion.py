@@ -30,8 +30,8 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> An
     return served_version(task, store, tracking, version)
 
 
-def shadow_version(task: Task, store: ArtifactStore, tracking: Tracking, wanted: str) -> AnyServed:
-    """Return a registered version that is to answer behind the champion. wanted: its number, or `candidate`, the newest.
+def second_version(task: Task, store: ArtifactStore, tracking: Tracking, wanted: str) -> AnyServed:
+    """Return a registered version that is to answer behind or beside the champion. wanted: its number, or `candidate`, the newest.
 
     Raises OutsideError if there is no such version, if it is the champion or was trained on forgotten rows, and the errors of
     :func:`served_version`.

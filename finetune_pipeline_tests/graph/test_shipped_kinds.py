@@ -126,6 +126,10 @@ def test_it_is_served_logged_exported_and_verified(simple_world: Project, tmp_pa
     logged = (project.folder / "logs" / "served.jsonl").read_text().splitlines()
     answered = [row for row in map(json.loads, logged) if "output" in row]
     assert [row["model_version"] for row in answered] == ["colours:1"] * 30, "what is verified is not logged"
+    share = {"champion": "colours:1", "candidate": "colours:7", "percent": 10, "chosen": False, "seconds": 0.1}
+    with (project.folder / "logs" / "served.jsonl").open("w") as out:  # as if another had answered a share
+        for line in map(json.loads, logged):
+            out.write(json.dumps(line | ({"share": share} if "output" in line else {})) + "\n")
     none = project.finetune("report", "colours", "--shadow")
     assert none.returncode == 1 and "no row of colours has a second answer yet" in none.stderr
     with (project.folder / "logs" / "behind.jsonl").open("w") as out:  # what a second model has said to the first three
@@ -155,7 +159,10 @@ def test_a_run_with_new_rows_fits_it_again_and_judges_that_by_the_same_gates(sim
     first_files = registry.version_tags(tracking, "colours", 1)["files_digest"]
     code, output = project.run()
     assert (code, output["decision"]) == (2, "refuse"), "it is no better than the champion"
-    shadow = json.loads(project.finetune("report", "colours", "--shadow", "--json").stdout)["shadow"]
+    reported = json.loads(project.finetune("report", "colours", "--shadow", "--json").stdout)
+    shadow, shared = reported["shadow"], reported["share"]
+    assert (shared["champion"]["rows"], shared["candidate"]["rows"]) == (30, 0)
+    assert [measure["champion"] for measure in shared["measures"]] == [0, 0, 0], "labels that confirm are no complaints"
     assert (shadow["rows"], shadow["unanswered"], shadow["decided"]) == (3, 27, 0), "users' labels decide nothing"
     assert shadow["reported"]["corrected"] == shadow["reported"]["champion_right"] == 3
     champion = answers(project, "champion")

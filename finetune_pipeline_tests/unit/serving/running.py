@@ -11,6 +11,7 @@ from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
 from finetune_pipeline.serving.shadow import Shadow
+from finetune_pipeline.serving.share import Share
 from finetune_pipeline.spec import Task
 
 
@@ -18,13 +19,22 @@ class Running:
     """A server, and a client that speaks HTTP to it."""
 
     def __init__(
-        self, task: Task, champion: AnyServed, fallback: Fallback | None = None, behind: AnyServed | None = None
+        self,
+        task: Task,
+        champion: AnyServed,
+        fallback: Fallback | None = None,
+        behind: AnyServed | None = None,
+        beside: AnyServed | None = None,
+        percent: float = 50,
     ) -> None:
         self.champion = champion
         self.messages: list[str] = []
         writer = LogWriter(task.folder / "logs")
         self.shadow = Shadow(behind, writer.write, self.messages.append) if behind else None
-        self.service = Service(task, lambda: self.champion, writer, self.messages.append, fallback, self.shadow)
+        self.share = Share(beside, percent, self.messages.append) if beside else None
+        self.service = Service(
+            task, lambda: self.champion, writer, self.messages.append, fallback, self.shadow, self.share
+        )
         self.server = LocalServer(chat_app(self.service))
 
     def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:

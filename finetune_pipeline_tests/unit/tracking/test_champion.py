@@ -20,7 +20,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.release import present_inputs
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
-from finetune_pipeline.tracking.champion import present_champion, shadow_version
+from finetune_pipeline.tracking.champion import present_champion, second_version
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -103,6 +103,34 @@ def test_the_champion_is_found_and_served_until_another_takes_its_place(project:
     assert [row["model_version"] for row in rows] == [f"colours:{first}", f"colours:{second}"]
 
 
+def test_another_version_answers_a_share_in_place_of_the_champion(project: Project) -> None:
+    for options, why in {
+        ("--share", "10", "--shadow", "1"): "two steps",
+        ("--candidate", "1"): "give both",
+        ("--share", "100"): "0<x<100",
+        ("--share", "10"): "is the champion itself",  # the newest is
+    }.items():
+        refused = project.finetune("serve", "colours", "--port", "0", *options)
+        assert refused.returncode != 0 and why in refused.stderr, refused.stderr
+    command = project.command("serve", "colours", "--port", "0", "--share", "99.999", "--candidate", "1")
+    env = {**project.environment(), "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert server.stdout is not None and server.stderr is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+        assert address, server.stderr.read()
+        body = json.dumps({"messages": [{"role": "user", "content": "fire"}], "user": "ann"}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{address[0]}/v1/chat/completions", body, headers)
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            assert json.load(answer)["model"] == "colours:1"
+        server.stdout.readline()
+        assert server.stdout.readline() == "colours:1 answers 99.999% of the users or conversations in its place\n"
+    finally:
+        os.kill(server.pid, signal.SIGTERM)
+    assert server.wait(60) == 0
+
+
 def test_another_version_answers_behind_the_champion(project: Project) -> None:
     task, store, tracking = opened(project)
     refusals = {
@@ -113,8 +141,8 @@ def test_another_version_answers_behind_the_champion(project: Project) -> None:
     }
     for wanted, why in {**refusals, "candidate": "version 2 of colours is the champion itself"}.items():
         with pytest.raises(OutsideError, match=why):
-            shadow_version(task, store, tracking, wanted)
-    assert shadow_version(task, store, tracking, "1").name == "colours:1"
+            second_version(task, store, tracking, wanted)
+    assert second_version(task, store, tracking, "1").name == "colours:1"
     (project.folder / "logs" / "served.jsonl").unlink()
     command = project.command("serve", "colours", "--port", "0", "--shadow", "1")
     env = {**project.environment(), "PYTHONUNBUFFERED": "1"}
@@ -142,7 +170,7 @@ def test_another_version_answers_behind_the_champion(project: Project) -> None:
     assert second["shadow"]["champion_output"] == first["output"] != second["shadow"]["output"]
     registry.block_forgotten(tracking, "colours", ["d"])
     with pytest.raises(OutsideError, match="version 1 of colours was trained on rows that have been forgotten"):
-        shadow_version(task, store, tracking, "1")
+        second_version(task, store, tracking, "1")
 
 
 def test_a_champion_whose_files_are_gone_is_told(project: Project) -> None:
