@@ -114,6 +114,8 @@ def test_the_simple_model_is_champion_and_a_rerun_changes_nothing(simple_world: 
 
 def test_it_is_served_logged_exported_and_verified(simple_world: Project, tmp_path: Path) -> None:
     project = simple_world
+    none = project.finetune("report", "colours", "--shadow")
+    assert none.returncode == 1 and "no row of colours has a second answer yet" in none.stderr
     with serving(project) as ask:
         for row in easy_rows(30, seed=5):
             reply = chat(ask, row["text"], user="bob")
@@ -130,8 +132,6 @@ def test_it_is_served_logged_exported_and_verified(simple_world: Project, tmp_pa
     with (project.folder / "logs" / "served.jsonl").open("w") as out:  # as if another had answered a share
         for line in map(json.loads, logged):
             out.write(json.dumps(line | ({"share": share} if "output" in line else {})) + "\n")
-    none = project.finetune("report", "colours", "--shadow")
-    assert none.returncode == 1 and "no row of colours has a second answer yet" in none.stderr
     with (project.folder / "logs" / "behind.jsonl").open("w") as out:  # what a second model has said to the first three
         for row in answered[:3]:
             shadow = {
