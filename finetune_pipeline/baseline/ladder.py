@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from finetune_pipeline.baseline.learning_curve import Extrapolation, Point
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -39,7 +38,7 @@ class Answered:
     call: Call | None = None
 
 
-class Rung(BaseModel):
+class Rung(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """One rung.
 
     Attributes:
@@ -64,8 +63,8 @@ class Rung(BaseModel):
     excluded: str = ""
 
 
-class Ladder(BaseModel):
-    """The whole ladder.
+class Ladder(Facts, frozen=True, kw_only=True, omit_defaults=False):
+    """Facts of ladder and tuned_rungs.
 
     Attributes:
         stands: The simplest rung that no later one significantly beats.

@@ -10,8 +10,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel
 
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.statistics.proportions import cluster_codes
@@ -26,7 +26,7 @@ MAX_DOUBLINGS = 7
 """More doublings of the rows than this are not asked for."""
 
 
-class Point(BaseModel):
+class Point(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """One training of the pilot. share: of the training rows. value: in the metric that decides, on validation."""
 
     share: float
@@ -37,7 +37,15 @@ class Point(BaseModel):
     seconds: float | None = None
 
 
-class Extrapolation(BaseModel):
+class Pilot(Facts, frozen=True, kw_only=True, omit_defaults=False):
+    """Facts of pilot. skipped: why nothing was trained; stopped: why not on all shares; both else empty."""
+
+    skipped: str
+    stopped: str
+    points: list[Point]
+
+
+class Extrapolation(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """The expected score when training on all rows.
 
     Attributes:

@@ -154,9 +154,9 @@ def _climb(task: Task, tuned: bool) -> int:
     if artifact.skipped:
         fix = f"set gates.worth_training: warn in {task.name}/task.yaml, and measure again"
         raise click.ClickException(f"{task.name} has no tuned model to measure: {artifact.skipped}\nfix: {fix}")
-    result, page = Ladder.model_validate(artifact.facts), str(artifact.path("ladder.html"))
+    result, page = artifact.read(Ladder), str(artifact.path("ladder.html"))
     no_rung_left = tuned and result.decision == "undecided"  # limits of cost or latency exclude all
     command = next_command("api" if no_rung_left else result.decision, task.name)
-    facts = {"task": task.name, **result.model_dump(), "page": page, "next": command}
+    facts = {"task": task.name, **result.to_json(), "page": page, "next": command}
     tell(facts, *ladder_lines(task.name, result), "", f"page: {page}", f"next: {command}")
     return DONE if result.decision == "fine_tune" else REFUSED

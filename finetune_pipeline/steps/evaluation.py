@@ -352,7 +352,7 @@ def _current_ladder(context: StepContext) -> Ladder | None:
     ladder = context.store.find(context.task.name, "ladder", version) if version else None
     if ladder is None or ladder.inputs["few_shot_baseline"] != baseline:
         return None
-    return Ladder.model_validate(ladder.facts)
+    return ladder.read(Ladder)
 
 
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:

@@ -12,7 +12,7 @@ import msgspec
 from finetune_pipeline.baseline.input_evidence import learnable, validation_evidence
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms
 from finetune_pipeline.baseline.ladder_decision import ladder
-from finetune_pipeline.baseline.learning_curve import Point
+from finetune_pipeline.baseline.learning_curve import Pilot
 from finetune_pipeline.baseline.reasons import best_fixed
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import read_json
@@ -55,11 +55,11 @@ TUNED = {
 }
 
 
-def make_ladder(context: StepContext) -> dict[str, Any]:
+def make_ladder(context: StepContext) -> Ladder:
     """Combine all rungs: scores, costs, latencies, the answer and what would change it."""
     spec, inputs = context.spec, context.inputs
-    answered, pilot = answered_rungs(context), inputs["pilot"]
-    baseline = inputs["few_shot_baseline"]
+    answered, pilot, baseline = answered_rungs(context), inputs["pilot"].read(Pilot), inputs["few_shot_baseline"]
+    pilot_rows = read_by_model(inputs["pilot"].path(PREDICTIONS))
     rows = read_by_model(baseline.path(PREDICTIONS))
     train_rows, sources = read_examples(split_file(context, "train")), row_sources(context)
     # computed again, not read from the asset `advice`: its failed check would stop the ladder in Dagster
@@ -69,26 +69,26 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
         answered,
         rung_terms(context, answered, inputs["base_model"].folder, timed_prompts(context)),
         learnable=signal.status != "not_shown",
-        points=[Point.model_validate(point) for point in pilot.facts["points"]],
-        pilot_rows={float(share): rung_rows for share, rung_rows in read_by_model(pilot.path(PREDICTIONS)).items()},
-        skipped={"pilot": pilot.facts["skipped"]} if pilot.facts["skipped"] else {},
+        points=pilot.points,
+        pilot_rows={float(share): rows for share, rows in pilot_rows.items()},
+        skipped={"pilot": pilot.skipped} if pilot.skipped else {},
         train_rows=len(train_rows),
         sources=sources,
     )
     return _write_ladder(context, result)
 
 
-def _write_ladder(context: StepContext, result: Ladder) -> dict[str, Any]:
+def _write_ladder(context: StepContext, result: Ladder) -> Ladder:
     page = ladder_page(context.task.name, context.spec.description, result)
     (context.out / "ladder.html").write_text(page_html(page), "utf-8")
     (context.out / "ladder.md").write_text(page_markdown(page), "utf-8")
-    return result.model_dump()
+    return result
 
 
-def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
+def make_tuned_rungs(context: StepContext) -> Ladder:
     """Evaluate the last rung on the same rows: the tuned model, also with the nearest examples or passages."""
     spec, inputs = context.spec, context.inputs
-    earlier_ladder = Ladder.model_validate(inputs["ladder"].facts)
+    earlier_ladder = inputs["ladder"].read(Ladder)
     tuned_set = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"], spec.decoded_schema)
     tuned_prompts = {f"tuned_{rung}": p for rung, p in timed_prompts(context).items() if rung != "prompt"}
     prompts: dict[str, Mapping[str, Any]] = {"tuned": {}, **tuned_prompts}

@@ -3,11 +3,10 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from finetune_pipeline.baseline.ladder import Terms, score_rungs
 from finetune_pipeline.baseline.ladder_decision import conclusive, no_pilot_needed
-from finetune_pipeline.baseline.learning_curve import Point
+from finetune_pipeline.baseline.learning_curve import Pilot, Point
 from finetune_pipeline.data.examples import Example, read_examples, sample_examples, write_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
@@ -28,7 +27,7 @@ PARITY_ROWS = 4
 """Rows for comparing a pilot's merged model with the trained one; the full training has its own comparison."""
 
 
-def make_pilot(context: StepContext) -> dict[str, Any]:
+def make_pilot(context: StepContext) -> Pilot:
     """Train on growing shares of the rows and answer validation rows, until the curve is conclusive."""
     spec, answered, sources = context.spec, answered_rungs(context), row_sources(context)
     skipped = no_pilot_needed(spec, answered, sources)
@@ -50,7 +49,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
             break
     answers = [{**row, "model": str(share)} for share, share_rows in by_share.items() for row in share_rows]
     write_predictions(context.out / PREDICTIONS, answers)
-    return {"skipped": skipped, "stopped": stop_reason, "points": [point.model_dump() for point in points]}
+    return Pilot(skipped=skipped, stopped=stop_reason, points=points)
 
 
 def _train_and_ask(context: StepContext, rows: Sequence[Example], work: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import msgspec
 
 from finetune_pipeline.baseline.decision import DECISIONS, Advised, Prospects
+from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
@@ -86,8 +87,8 @@ def advised(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("The ladder's answer is certain.", name="answer_sure", on_failure="warn")
 def answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    decision = artifact.facts["decision"]
-    return CheckResult(decision in DECISIONS and decision != "undecided", artifact.facts["sentence"])
+    ladder = artifact.read(Ladder)
+    return CheckResult(ladder.decision in DECISIONS and ladder.decision != "undecided", ladder.sentence)
 
 
 @check("No generation failed.", name="generations_complete")
