@@ -36,9 +36,9 @@ def merged_in_float32(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def widened(module: nn.Module, *, merge: bool = False) -> Iterator[None]:
-    """Hold a module's weights in float32 within the block. merge: merge its low-rank adapters into these copies."""
-    stored = _widen(module, merge)
+def widened(module: nn.Module) -> Iterator[None]:
+    """Hold a module's weights in float32 within the block."""
+    stored = _widen(module, merge=False)
     try:
         yield
     finally:

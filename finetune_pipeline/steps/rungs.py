@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.baseline.ladder import Answered, rung_answers
-from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.prediction_facts import SetFacts
 from finetune_pipeline.evaluation.predictions import read_by_model
@@ -18,12 +18,6 @@ from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
 
 PREDICTIONS, PROMPTS = "predictions.parquet", "prompts.json"
-
-
-def validation_rows(context: StepContext) -> list[Example]:
-    """Return the validation rows that every rung answers, which are the baseline's."""
-    rows = sorted(read_examples(split_file(context, "validation")), key=lambda e: e.id)
-    return rows[: context.spec.baseline.rows]
 
 
 def row_sources(context: StepContext) -> dict[str, str]:
