@@ -1,5 +1,6 @@
 """The ladder: no false winner, an honest pilot, limits that are kept, and the answer that follows."""
 
+import json
 import random
 from collections.abc import Mapping
 from functools import partial
@@ -222,7 +223,10 @@ def answer(
 
 
 def test_each_shape_of_evidence_gets_its_answer() -> None:
-    assert answer(0.5, {0.125: 0.6, 0.25: 0.7, 0.5: 0.8}).decision == "fine_tune"
+    promising = answer(0.5, {0.125: 0.6, 0.25: 0.7, 0.5: 0.8})
+    assert promising.decision == "fine_tune" and Ladder.of(json.loads(json.dumps(promising.to_json()))) == promising
+    with pytest.raises(ValueError, match="stands"):
+        Ladder.of({**promising.to_json(), "stands": None})
     assert answer(0.97, {}).decision == "prompt"
     assert answer(0.8, {0.125: 0.3, 0.25: 0.31, 0.5: 0.3}).decision == "prompt"
     assert answer(0.1, {0.125: 0.1, 0.25: 0.1, 0.5: 0.1}).decision == "larger_model"
