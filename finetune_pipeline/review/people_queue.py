@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.examples import Example, hash_order
-from finetune_pipeline.data.people import PEOPLE, PeopleAnswers, PersonAnswer, person_answer
+from finetune_pipeline.data.people import PEOPLE, PeopleAnswers, PersonAnswer, person_answer, read_people
 from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.planning.power import power_bounds
@@ -46,15 +46,33 @@ def people_queue(
         keys = ("id", "decision", "answer", "reviewer", "comment", "time")
         line = {key: str(value[key]).strip() for key in keys if value.get(key)} | {"messages": row.messages}
         answer, problems = person_answer(line, task.spec)
+        if answer and (shown := seen_before(answer)):
+            return None, [shown]
         return (line if answer else None), problems
+
+    def seen_before(line: PersonAnswer) -> str:
+        """Return why an answer comes too late: the same person's first one stands, and the teacher's was shown after it."""
+        stored = read_people(task.folder, task.spec)
+        first = stored.by_row[line.id].get(line.reviewer)
+        if (
+            first is None
+            or first.decision == "skip"
+            or line.id not in teacher
+            or line.id in stored.unsettled(task.spec)
+        ):
+            return ""
+        if line.decision == "answer" and same_answer(first.answer, line.answer, task.spec.output):
+            return ""
+        return (
+            f"your answer {first.answer!r} counts, since the teacher's was shown after it; if it was a slip, correct the line in "
+            f"{PEOPLE}/"
+        )
 
     def reveal(line: Mapping[str, Any]) -> str:
         said = teacher.get(line["id"])
-        if said is None or line["decision"] == "skip":
-            return "stored"
-        if same_answer(said, line["answer"], task.spec.output):
-            return "stored; the teacher answers the same"
-        return f"stored: {line['answer']}; the teacher answers otherwise: {said}"
+        if said is None or line["decision"] == "skip" or same_answer(said, line["answer"], task.spec.output):
+            return ""
+        return f"{said}\n\nYour answer is stored and counts: {line['answer']}"
 
     labels = task.spec.labels
     choices: list[dict[str, Any]] = [

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.people import PeopleAnswers
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.report.blocks import Page, Section, Table, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_html
+from finetune_pipeline.review.people_queue import people_queue
 from finetune_pipeline.review.queues import ReviewQueue, outputs_queue, synthetic_queue
 from finetune_pipeline.review.server import review_app
 from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
@@ -256,3 +259,23 @@ def test_served_decisions_are_stored_as_they_are_made(task: Task, tmp_path: Path
     assert result["state"] == "stored"
     assert [json.loads(line) for line in stored.read_text().splitlines()] == result["rows"]
     assert result["rows"][0]["choice"] == "B"
+
+
+def test_the_teachers_other_answer_stays_on_the_page_once_ones_own_is_stored(task: Task, tmp_path: Path) -> None:
+    rows = [Example(id=f"{n:016x}", messages=[{"role": "user", "content": f"question {n}"}]) for n in range(3)]
+    first, second, _ = (item["id"] for item in people_queue(task, rows, PeopleAnswers(), {}, "Ada", 9).items)
+    people = people_queue(task, rows, PeopleAnswers(), {first: "no", second: "yes"}, "Ada", 9)
+    script = (
+        "const wait = async () => { await sending; await new Promise(done => setTimeout(done, 400)); };"
+        'const texts = () => [...document.querySelectorAll("#item pre")].map(e => e.textContent);'
+        'const before = texts(); press("1"); await wait(); const after = { at, texts: texts() };'
+        'press("ArrowRight"); press("1"); await wait(); tell({ before, after, at, texts: texts() });'
+    )
+    page = with_driver(people.page("Ada", server=True), script)
+    target = people.target("Ada")
+    with LocalServer(review_app(page, people.take, target, people.reveal)) as server:
+        result = drive(f"{server.url}/", tmp_path)
+    assert len(result["before"]) == 1
+    assert result["after"]["at"] == 0 and result["after"]["texts"][1] == "no\n\nYour answer is stored and counts: yes"
+    assert result["at"] == 2 and len(result["texts"]) == 1, "where both agree the next row is shown"
+    assert [json.loads(line)["answer"] for line in target.read_text().splitlines()] == ["yes", "yes"]

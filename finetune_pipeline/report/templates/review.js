@@ -45,6 +45,7 @@ const decided = () => data.items.filter(each => complete(kept[each.id])).length;
 function show() {
   const own = kept[item().id];
   $("item").replaceChildren(...item().blocks.map(b => block(b.title, b.text)));
+  if (own && own.revealed) $("item").append(block("The teacher answers otherwise", own.revealed));
   if (item().sides) {
     const sides = document.createElement("div");
     sides.className = "sides";
@@ -86,8 +87,14 @@ function send(row) {
   sending = sending
     .then(() => fetch("ratings", { method: "POST", headers, body }))
     .then(async answer => {
-      if (!answer.ok) throw new Error(await answer.text());
-      say(await answer.text());
+      const text = await answer.text();
+      if (!answer.ok) throw new Error(text);
+      say("stored");
+      if (text !== "stored") {
+        kept[row.id].revealed = text;
+        keep(store_key, JSON.stringify(kept));
+        if (item().id === row.id) show();
+      }
     })
     .catch(error => say(`not stored: ${error.message} (kept in this browser; download it)`, true));
 }
@@ -116,7 +123,8 @@ function choose(choice) {
     $("comment").focus();
   } else if (at + 1 < data.items.length) {
     const here = at;
-    setTimeout(() => { if (at === here) move(1); }, 120);
+    // a difference that is shown once the answer is stored keeps the page at its row
+    sending.then(() => setTimeout(() => { if (at === here && !(kept[item().id] || {}).revealed) move(1); }, 120));
   }
 }
 
@@ -152,7 +160,10 @@ function on_key(event) {
     if (event.key === "Enter" && !event.shiftKey && event.target.id !== "comment") {
       event.preventDefault();
       event.target.blur();
-      if (event.target.id === "answer" && complete(kept[item().id])) move(1);
+      if (event.target.id === "answer" && complete(kept[item().id])) {
+        const here = at;
+        sending.then(() => { if (at === here && !kept[item().id].revealed) move(1); });
+      }
     }
     return;
   }

@@ -49,13 +49,20 @@ def hand_in(task: Task, rater: str, name: str, **decision: str) -> str:
 def test_the_teachers_answer_is_shown_after_the_persons_is_stored(task: Task) -> None:
     page = people_queue(task, ROWS, read_people(task.folder, task.spec), {ROWS[0].id: "SECRET"}, "Ada", 60).page()
     assert "SECRET" not in page and "question 0" in page
-    assert hand_in(task, "Ada", ROWS[0].id, decision="answer", answer="yes") == "stored; the teacher answers the same"
-    assert (
-        hand_in(task, "Ada", ROWS[1].id, decision="answer", answer="no")
-        == "stored: no; the teacher answers otherwise: yes"
-    )
+    assert hand_in(task, "Ada", ROWS[0].id, decision="answer", answer="yes") == "stored"
+    said = hand_in(task, "Ada", ROWS[1].id, decision="answer", answer="no")
+    assert said == "yes\n\nYour answer is stored and counts: no"
     lines = (task.folder / "people" / "Ada.jsonl").read_text().splitlines()
     assert [json.loads(line)["answer"] for line in lines] == ["yes", "no"]
+
+
+def test_who_has_seen_the_teachers_answer_changes_the_own_one_no_more(task: Task) -> None:
+    hand_in(task, "Ada", ROWS[1].id, decision="skip", comment="unclear")
+    hand_in(task, "Ada", ROWS[1].id, decision="answer", answer="no")
+    for later in ({"decision": "answer", "answer": "yes"}, {"decision": "skip", "comment": "after all"}):
+        assert "your answer 'no' counts" in hand_in(task, "Ada", ROWS[1].id, **later)
+    assert "counts: no" in hand_in(task, "Ada", ROWS[1].id, decision="answer", answer="no"), "sent again"
+    assert [example.label for example in people_examples(task)] == ["no"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,7 @@ def test_free_text_is_written_and_json_must_be_valid(tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     task = task_of(tmp_path, output={"kind": "json", "json_schema": schema})
     assert "breaks the schema" in hand_in(task, "Ada", ROWS[0].id, decision="answer", answer='{"n": "x"}')
-    assert hand_in(task, "Ada", ROWS[0].id, decision="answer", answer='{"n": 1}').startswith("stored")
+    assert hand_in(task, "Ada", ROWS[0].id, decision="answer", answer='{"n": 1}').endswith('counts: {"n": 1}')
     assert people_examples(task)[0].answer == '{"n": 1}' and people_examples(task)[0].label is None
 
 
