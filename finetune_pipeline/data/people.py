@@ -1,7 +1,8 @@
 """Answers of people to unlabelled rows (`people/NAME.jsonl`), which become the rows that judge: test and validation.
 
-Each line holds the question as it was shown, so that a row stays usable when its file is gone. The last line of a reviewer about a
-row counts; the page takes no second answer from who has seen the teacher's. A row is gold if all reviewers who answered it gave the same answer.
+Each line holds the question as it was shown, so that a row stays usable when its file is gone. The last line of a reviewer about
+a row counts; the page takes no second answer from who has seen the teacher's. A row is gold if all reviewers who answered it gave
+the same answer.
 """
 
 import hashlib
