@@ -96,11 +96,15 @@ class _Drafted:
 
 @dataclass
 class TryDocument(CheckDocument, _Drafted):
-    """As of check, with the draft. worth: what the rows are worth; next: the command that follows."""
+    """As of check, with the draft.
+
+    worth: what the rows are worth; next: the command that follows; is_log: the answers are those of a model in its log.
+    """
 
     copies: Copies | None = None
     needs: Needs | None = None
     worth: RowsWorth | None = None
+    is_log: bool = False
     next: str = ""
 
 

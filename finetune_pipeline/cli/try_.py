@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from finetune_pipeline.cli.check import TaskCheck
     from finetune_pipeline.planning.needs import Needs
 
+OF_A_MODEL = (
+    "These files are a model's log: its answers are no person's, and the scores below say how well they can be predicted, not how "
+    "good they are. `finetune init FILE --allowed` makes this model the teacher, once you have read its provider's terms."
+)
 ROWS_FIT = "rows_fit"
 """The check that every row can be encoded for the base model."""
 
@@ -40,8 +44,13 @@ def try_(files: Sequence[Path], **options: Any) -> int:
     from finetune_pipeline.data.draft.files import given_files, task_name
 
     sources = given_files(files)
+    from finetune_pipeline.production.log_draft import are_logs
+
     draft, findings = draft_task(sources, options, asking=False)
     say(*draft_lines(draft), "")
+    is_log = not (options["text"] or options["answer"]) and are_logs(sources)
+    if is_log:
+        say(OF_A_MODEL, "")
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
     from finetune_pipeline.data.dedup.cleaning import Copies, copies_in
     from finetune_pipeline.planning.needs import training_needs
@@ -56,12 +65,12 @@ def try_(files: Sequence[Path], **options: Any) -> int:
         if checked.task:
             copies = copies_in(checked.artifacts["clean_examples"].folder)
             needs = training_needs(checked.task.spec, checked.rows(), read_settings().home)
-        command = init_command(files, options)
+        command = init_command(files, options) + (" --allowed" if is_log else "")
         worth, then = rows_worth(checked, needs), f"next: {command}"
         show_check(checked, brief=True, is_kept=False)
         say("", *(copies.lines() if copies else []), *(needs.lines() if needs else []))
         extra_facts = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
-        answer = {"worth": asdict(worth), "next": command}
+        answer = {"worth": asdict(worth), "next": command, "is_log": is_log}
         tell({**facts_of(checked, is_kept=False), "draft": draft_facts(draft, findings), **extra_facts, **answer})
     say("", worth.sentence, worth.then, "Nothing was kept.", then)
     return checked.code

@@ -111,3 +111,24 @@ def test_several_labels_in_one_cell_are_said_to_be_a_list(tmp_path: Path) -> Non
         labels = sorted({rng.choice(list(WORDS)), rng.choice(list(WORDS))})
         rows.append([f"{random_text(i, 6)} {' '.join(WORDS[label] for label in labels)}", ";".join(labels)])
     assert "tags holds several labels with `;` between them" in shown(tmp_path, ["text", "tags"], rows)
+
+
+@pytest.mark.parametrize("by_people", [False, True])
+def test_a_models_log_is_not_taken_for_rows_of_people(tmp_path: Path, finetune: Any, by_people: bool) -> None:
+    rows = [
+        {
+            "id": f"r{i}",
+            "timestamp": "2026-11-01T10:00:00Z",
+            "input": text,
+            "output": label,
+            "model_version": "gpt-large",
+        }
+        for i, (text, label) in enumerate(answers("easy", 120, random.Random(5)))
+    ]
+    if by_people:
+        rows = [{"text": row["input"], "label": row["output"]} for row in rows]
+    file = tmp_path / "mails.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    output = finetune("try", file).stdout
+    assert ("These files are a model's log" in output) is not by_people
+    assert output.rstrip().endswith(f"next: finetune init {file}" + ("" if by_people else " --allowed"))
