@@ -19,13 +19,14 @@ from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import ANSWERS, CHATS
 from finetune_pipeline.data.json_lines import combine_digests, decode_line
+from finetune_pipeline.data.people import PEOPLE, read_people
 from finetune_pipeline.data.quoting import RAW_SHOWN
 from finetune_pipeline.data.raw_files import matching_files, raw_paths
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import Record
 from finetune_pipeline.data.scrub import finder_of, scrub_example, scrub_text
 from finetune_pipeline.data.validate.validation import ValidatedRow, validate_record
-from finetune_pipeline.engine.files import SeenFiles, digest_file
+from finetune_pipeline.engine.files import SeenFiles, digest_file, digest_json
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import TextOutput
@@ -73,10 +74,19 @@ def unlabelled_paths(task: Task) -> list[tuple[str, Path]]:
 
 
 def unlabelled_digest(task: Task, seen: SeenFiles | None = None) -> str:
-    """Return the hex SHA-256 over names and content of the unlabelled files; empty if none are declared."""
+    """Return the hex SHA-256 over names and content of the unlabelled files, and over the rows of them that people have answered;
+    empty if none are declared."""
     digest = seen.digest if seen else digest_file
     paths = unlabelled_paths(task)
-    return combine_digests((name, digest(path)) for name, path in paths) if paths else ""
+    digests = [(name, digest(path)) for name, path in paths]
+    if answered := answered_by_people(task):
+        digests.append((PEOPLE, digest_json(sorted(answered))))
+    return combine_digests(digests) if paths else ""
+
+
+def answered_by_people(task: Task) -> set[str]:
+    """Return the ids of the rows that people have answered with one accord. The teacher is not asked about them."""
+    return {answer.id for answer in read_people(task.folder, task.spec).settled(task.spec)}
 
 
 def read_unlabelled(task: Task) -> Unlabelled:

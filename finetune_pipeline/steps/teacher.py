@@ -11,7 +11,7 @@ from finetune_pipeline.data.answer_equality import answer_key, same_answer
 from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
-from finetune_pipeline.data.unlabelled import read_unlabelled, spread, unlabelled_digest
+from finetune_pipeline.data.unlabelled import answered_by_people, read_unlabelled, spread, unlabelled_digest
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
@@ -117,13 +117,16 @@ def make_unlabelled(context: StepContext) -> UnlabelledRows:
     unlabelled = read_unlabelled(context.task)
     digest = unlabelled_digest(context.task)
     context.refuse_changed("unlabelled files", digest, context.run_inputs.unlabelled)
-    chosen = unlabelled.rows[: teacher.rows]
+    by_people = answered_by_people(context.task)
+    waiting = [row for row in unlabelled.rows if row.id not in by_people]
+    chosen = waiting[: teacher.rows]
     write_examples(context.out / ROWS, chosen)
     write_rows(context.out / "quarantine.jsonl", unlabelled.quarantine)
     kept, quarantined = len(unlabelled.rows), len(unlabelled.quarantine)
     return UnlabelledRows(
         sentence=f"{kept:,} distinct rows in {unlabelled.clusters:,} clusters, of which the teacher is asked {len(chosen):,}; "
-        f"{unlabelled.repeats:,} repeats and {quarantined:,} unusable rows were left out",
+        f"{unlabelled.repeats:,} repeats, {quarantined:,} unusable rows and {kept - len(waiting):,} that people answered were left "
+        "out",
         rows_in=unlabelled.rows_in,
         kept=kept,
         quarantined=quarantined,

@@ -128,7 +128,7 @@ def test_texts_become_synthetic_training_rows_and_people_keep_the_sealed_splits(
     temperatures = Counter(body["temperature"] for body in server.requests)
     assert temperatures == {0: 90, 1: 180} and server.requests[0]["key"] == f"Bearer {KEY}"
     counts, origins = artifacts["splits"].facts["counts"], artifacts["splits"].facts["origins"]
-    assert origins == {"train": {"human": 12, "synthetic": 90}, "validation": {"human": 16}, "test": {"human": 32}}
+    assert origins == {"train": {"human": 9, "synthetic": 90}, "validation": {"human": 20}, "test": {"human": 31}}
     assert sum(counts.values()) == 150
     taught = [e for e in splits_of(artifacts, "train") if e.origin == "synthetic"]
     assert {e.generator for e in taught} == {"teacher large"} and all(e.label == truth(e.user_text) for e in taught)
