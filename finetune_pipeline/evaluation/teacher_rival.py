@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scipy.stats import fisher_exact
+import scipy
 
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
@@ -69,7 +69,7 @@ def surely_worse_labels(by_label: Sequence[LabelErrors], level: float) -> list[L
     worse = [
         errors
         for errors in by_label
-        if fisher_exact(
+        if scipy.stats.fisher_exact(
             [
                 [errors.wrong, errors.n - errors.wrong],
                 [wrong - errors.wrong, rows - errors.n - (wrong - errors.wrong)],

@@ -19,6 +19,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from finetune_pipeline.pipeline import CHECKS, STEPS
+from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests import warm_workers, wheel
 from finetune_pipeline_tests.dagster_dev import reserved_port
 from finetune_pipeline_tests.graph.project import Finished
@@ -111,7 +112,9 @@ def test_the_terminal_shows_addresses_and_no_warnings(servers: dict[str, Any], n
     assert f"MLflow:  {servers['mlflow']}" in text and "Warning" not in text and "WARNING" not in text, text
 
 
-def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(nodes: dict[str, Any]) -> None:
+def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(
+    nodes: dict[str, Any], finished: Finished
+) -> None:
     assert set(nodes) == {step.name for step in STEPS}
     assert all(node["description"] and node["owners"] for node in nodes.values())
     assert {name for name, node in nodes.items() if node["assetMaterializations"]} == MATERIALIZED
@@ -120,7 +123,9 @@ def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(nodes
         for name, node in nodes.items()
         for c in node["assetChecksOrError"].get("checks", [])
     }
-    assert set(checks) == {(step, c.name) for step, c in CHECKS}
+    task = load_task(finished.project.folder).spec
+    assert set(checks) == {(step, c.name) for step, c in CHECKS if c.asked(task)}
+    assert ("evaluation_report", "judge") not in checks, "the task asks for no judge"
     assert all(execution for (step, _), execution in checks.items() if step in MATERIALIZED)
 
 

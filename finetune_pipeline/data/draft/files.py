@@ -183,7 +183,10 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
     lines += [
         f"  min_examples: {draft.spec.data.min_examples}  # fewer clean rows stop the pipeline",
         *(
-            ["teacher:  # docs/teacher.md", *(f"  {key}: {_inline(value)}" for key, value in draft.teacher.items())]
+            [
+                "teacher:  # finetune docs teacher",
+                *(f"  {key}: {_inline(value)}" for key, value in draft.teacher.items()),
+            ]
             if draft.teacher
             else []
         ),

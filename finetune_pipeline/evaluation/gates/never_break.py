@@ -20,6 +20,8 @@ def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     listed_count, missing, broken = checked.listed, checked.missing, checked.broken
     if listed_count is None or missing is None or broken is None:
         return Outcome(False, None, 0.0, "The never-break list was not checked.")
+    if not listed_count:
+        return Outcome("not_asked", 0, 0.0, "The file of gates.never_break lists no example.")
     failed = len(missing) + len(broken)
     if not failed:
         verb = "is" if listed_count == 1 else "are all"

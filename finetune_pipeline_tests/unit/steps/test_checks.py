@@ -10,6 +10,7 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
+from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.engine.checks import Check
@@ -27,6 +28,11 @@ from finetune_pipeline_tests.unit.evaluation.rows import spec as evaluation_spec
 from finetune_pipeline_tests.unit.planning.plans import planned
 from finetune_pipeline_tests.unit.production.releases import released_facts
 from finetune_pipeline_tests.unit.production.streams import drift_of
+
+LADDER = Ladder(
+    metric="accuracy", rows=60, confidence=0.95, rungs=[], points=[], expected=None, stands="prompt",
+    decision="larger_model", sentence="s", reasons=[], flips=[], skipped={},
+).to_json()  # fmt: skip
 
 SPEC = {
     "name": "demo", "description": "d", "system_prompt": "yes no",
@@ -221,7 +227,7 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"champion_gates": "failed"}, {"champion_gates": None}]),
     ("model_version", "champion_serves_well"): ({"passed": True, "message": "as good as before", "figures": {"rows": 60}},
         [{"passed": False}, {"passed": None}]),
-    ("ladder", "answer_sure"): ({"decision": "larger_model", "sentence": "s"},
+    ("ladder", "answer_sure"): (LADDER,
         [{"decision": "undecided"}, {"decision": None, "sentence": None}]),
     ("preference_rows", "preferences_accounted_for"): (PREFERENCES, [{"kept": 199}, {"refused": 1}, {"left_out": {}}]),
     ("preference_rows", "enough_preferences"): (PREFERENCES, [{"too_few": "20 pairs; a second stage with dpo needs 100"}]),

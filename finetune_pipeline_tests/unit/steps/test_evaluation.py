@@ -157,7 +157,10 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     assert first["passed"] is True, first["verdict"]
     assert (first["seal"]["level"]["look"], first["seal"]["level"]["level"]) == (1, pytest.approx(0.05))
     assert not stage.jobs[0].examples.exists(), "the readable copy is gone"
-    second = stage.judge("100-b", [stage.ids[0], stage.ids[110]])
+    plain, listed = stage.spec, [stage.ids[0], stage.ids[110]]
+    stage.spec = spec(gates={"never_break": listed})
+    second = stage.judge("100-b", listed)
+    stage.spec = plain
     assert [g["name"] for g in second["gates"] if not g["passed"]] == ["never_break"]
     assert f"Of 2 listed examples 1 wrong: {stage.ids[110]}" in stage.gate(second, "never_break")["message"]
     assert (second["seal"]["level"]["look"], second["seal"]["count"]) == (2, 2)
