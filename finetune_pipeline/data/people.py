@@ -45,10 +45,12 @@ class PeopleAnswers:
 
     Attributes:
         by_row: The last line of each reviewer, by row and reviewer.
+        first: Their first lines, written before they saw what others answer.
         findings: About lines that cannot be used.
     """
 
     by_row: dict[str, dict[str, PersonAnswer]] = field(default_factory=lambda: defaultdict(dict))
+    first: dict[str, dict[str, PersonAnswer]] = field(default_factory=lambda: defaultdict(dict))
     findings: list[Finding] = field(default_factory=list)
 
     def answered(self, row: str) -> list[PersonAnswer]:
@@ -78,9 +80,13 @@ class PeopleAnswers:
         return sorted(row for row in self.by_row if not self.answered(row))
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return both answers to each row that two or more people answered: the first two by name."""
-        several = (self.answered(row) for row in sorted(self.by_row))
-        return [(lines[0].answer.strip(), lines[1].answer.strip()) for lines in several if len(lines) > 1]
+        """Return the independent answers to each row that two or more people answered: those of the first two by name, before they
+        settled on one."""
+        several = (
+            [line.answer.strip() for _, line in sorted(self.first[row].items()) if line.decision == "answer"]
+            for row in sorted(self.first)
+        )
+        return [(answers[0], answers[1]) for answers in several if len(answers) > 1]
 
 
 def person_answer(value: Mapping[str, Any], spec: TaskSpec) -> tuple[PersonAnswer | None, list[str]]:
@@ -109,6 +115,7 @@ def read_people(folder: Path, spec: TaskSpec) -> PeopleAnswers:
             people.findings += [Finding("people.answer", "warning", place, problem, fix) for problem in problems]
             if line is not None:
                 people.by_row[line.id][line.reviewer] = line
+                people.first[line.id].setdefault(line.reviewer, line)
     return people
 
 

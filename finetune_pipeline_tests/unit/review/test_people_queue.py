@@ -101,6 +101,10 @@ def test_a_row_that_two_people_answer_differently_is_gold_once_they_agree(task: 
     first = queue_of(task, "Bo").items[0]
     assert first["id"] == shared[2] and first["blocks"][1]["text"] == "Ada: yes\nBo: no"
     hand_in(task, "Bo", shared[2], decision="answer", answer="yes")
+    people = read_people(task.folder, task.spec)
+    assert "3 of them alike (kappa 0.50" in progress(people, task.spec), (
+        "agreeing afterwards is no agreement of two opinions"
+    )
     gold = {example.id: example for example in people_examples(task)}
     assert gold[shared[2]].label == "yes" and gold[shared[2]].origin == "human" and len(gold) == 4
 
