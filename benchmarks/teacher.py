@@ -12,7 +12,7 @@ how much of it is wrong, the noise estimated from the sealed rows, whether the l
 by the pipeline, the scores on the sealed rows, and what is shipped.
 
 Measures: finetune_pipeline/evaluation/teacher.py, finetune_pipeline/evaluation/teacher_rival.py,
-finetune_pipeline/evaluation/call_ledger.py, finetune_pipeline/steps/teacher.py.
+finetune_pipeline/evaluation/call_ledger.py, finetune_pipeline/steps/teacher.py, finetune_pipeline/steps/teacher_rival.py.
 """
 
 import argparse

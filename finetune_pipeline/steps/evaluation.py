@@ -76,7 +76,7 @@ from finetune_pipeline.steps.asked_models import (
 from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_costs, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
-from finetune_pipeline.steps.teacher import ask_about_test
+from finetune_pipeline.steps.teacher_rival import ask_about_test
 from finetune_pipeline.training.audit import SplitAudit
 from finetune_pipeline.training.facts import Measured, training_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.answer_equality import answer_key, same_answer
+from finetune_pipeline.data.answer_equality import answer_key
 from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
@@ -17,12 +17,9 @@ from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.call_ledger import CallLedger, TokenPrice
-from finetune_pipeline.evaluation.predictions import prediction_row, write_predictions
 from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.evaluation.teacher import Agreed, Bought, agreed, agreed_texts, ask_teacher
-from finetune_pipeline.evaluation.teacher_rival import TEACHER, AskedTeacher, errors_by_label, teacher_file
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.planning.prices import load_prices, newest_price
 from finetune_pipeline.production.logged_answers import LoggedAnswer, distinct_questions, logged_answers, question_of
 from finetune_pipeline.production.used_rows import LOGGED_ANSWERS
@@ -293,94 +290,6 @@ def open_ledger(task: Task, home: Path, state: Path, test: bool = False) -> Call
     other = CallLedger(state / names[0], price, teacher.budget_usd)
     other.close()
     return CallLedger(state / names[1], price, teacher.budget_usd - other.spent_usd)
-
-
-def ask_about_test(context: StepContext, examples: Path) -> AskedTeacher | None:
-    """Let the teacher answer the sealed rows, into teacher.parquet; None without a teacher.
-
-    Its first answer is the rival's. Of all its answers follows which rows it would keep as training rows, and how many of these are
-    wrong. A row whose call failed, so that nobody knows its answer, is left out; an answer that was withheld is empty.
-    """
-    spec, teacher = context.spec, context.spec.teacher
-    if teacher is None:
-        return None
-    rows = read_examples(examples)
-    if teacher.from_logs:
-        return _look_up_test(context, teacher, rows)
-    with context.store.lock(context.task.name, "teacher"):
-        state = context.store.state_folder(context.task.name)
-        ledger = open_ledger(context.task, context.store.root.parent, state, test=True)
-        try:
-            answers, bought = ask_teacher(spec, teacher, rows, ledger, "test_predictions")
-            milliseconds = ledger.milliseconds
-        finally:
-            ledger.close()
-    predictions = []
-    for row, drawn in zip(rows, answers, strict=True):
-        first = drawn[0]
-        if first.error.startswith(("filtered", "called_tool")):
-            first = Answer(status="empty")
-        if first.status != "error":
-            predictions.append(prediction_row(row.id, TEACHER, first, row.answer))
-    write_predictions(teacher_file(context.out), predictions)
-    decided = [
-        (row, agreed(row.id, drawn, spec.output, teacher.min_agreement))
-        for row, drawn in zip(rows, answers, strict=True)
-    ]
-    firsts = [drawn[0] for drawn in answers if drawn[0].prompt_tokens]
-    tokens = [
-        sum(counts) / max(1, len(firsts))
-        for counts in ([a.prompt_tokens for a in firsts], [a.new_tokens for a in firsts])
-    ]
-    return _asked(
-        spec,
-        teacher,
-        decided,
-        dollars_per_1k=round(1000 * ledger.price.of(*tokens), 6),
-        milliseconds=milliseconds,
-        spent_usd=bought.spent_usd,
-    )
-
-
-def _look_up_test(context: StepContext, teacher: TeacherSpec, rows: Sequence[Example]) -> AskedTeacher:
-    """Write what the logs hold of the teacher's answers to the sealed rows' questions, corrected ones too, into teacher.parquet."""
-    spec = context.spec
-    said: defaultdict[str, list[str]] = defaultdict(list)
-    for logged in logged_answers(spec, read_rows(context.inputs["production_logs"].path("rows.jsonl"))):
-        said[logged.question].append(logged.answer.strip())
-    answered = [(row, texts) for row in rows if (texts := said.get(question_of(row.messages)))]
-    predictions = [
-        prediction_row(row.id, TEACHER, Answer(text=texts[0]) if texts[0] else Answer(status="empty"), row.answer)
-        for row, texts in answered
-    ]
-    write_predictions(teacher_file(context.out), predictions)
-    decided = [(row, agreed_texts(row.id, texts, spec.output, teacher.min_agreement)) for row, texts in answered]
-    return _asked(spec, teacher, decided, missing=len(rows) - len(answered))
-
-
-def _asked(
-    spec: TaskSpec,
-    teacher: TeacherSpec,
-    decided: Sequence[tuple[Example, Agreed]],
-    *,
-    dollars_per_1k: float | None = None,
-    milliseconds: float | None = None,
-    spent_usd: float = 0.0,
-    missing: int = 0,
-) -> AskedTeacher:
-    """Return the facts of the answers to sealed rows, with the noise of those that would be kept as training rows."""
-    kept = [(row, said) for row, said in decided if not said.reason]
-    return AskedTeacher(
-        name=generator_of(teacher),
-        asked=digest_json(teacher_settings(spec)),
-        dollars_per_1k=dollars_per_1k,
-        milliseconds=milliseconds,
-        kept=len(kept),
-        kept_wrong=sum(not same_answer(said.answer, row.answer, spec.output) for row, said in kept),
-        spent_usd=spent_usd,
-        missing=missing,
-        by_label=errors_by_label([(row.label, said.answer) for row, said in kept if row.label is not None]),
-    )
 
 
 def teacher_price(task: Task, home: Path) -> TokenPrice:

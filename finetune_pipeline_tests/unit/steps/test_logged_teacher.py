@@ -18,7 +18,7 @@ from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.erasure import forget
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline.steps.teacher import ask_about_test
+from finetune_pipeline.steps.teacher_rival import ask_about_test
 from finetune_pipeline_tests.graph.project import rows
 from finetune_pipeline_tests.skilled_model import LABELS
 

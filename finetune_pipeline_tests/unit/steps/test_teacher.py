@@ -1,6 +1,7 @@
 """A teacher behind a real server: what it is asked, what is kept, what it costs; and that its rows judge nothing."""
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline.steps.teacher import ask_about_test, teacher_settings
+from finetune_pipeline.steps.teacher import teacher_settings
+from finetune_pipeline.steps.teacher_rival import ask_about_test
 from finetune_pipeline_tests.graph.project import rows
 from finetune_pipeline_tests.hosted_schedules import processes
 from finetune_pipeline_tests.openai_server import completion, openai_server
@@ -350,6 +352,7 @@ def test_killed_at_any_call_nothing_is_paid_twice_and_the_budget_holds(tmp_path:
 
 def buy(root: Path) -> None:
     """Buy the answers of the task below `root`, as `finetune run` does."""
+    os.environ["TEACHER_KEY"] = KEY  # the server of processes may have started before this test, without it
     task, store = load_task(root / "colours"), ArtifactStore(root / "home" / "artifacts")
     inputs = collect_run_inputs(task, None, store)
     for name in ("production_logs", "unlabelled_rows", "teacher_answers"):
