@@ -19,7 +19,9 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.sealed import user_name
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.orchestration.resources import Store
+from finetune_pipeline.production.erasure import log_sources
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
+from finetune_pipeline.production.logged_answers import questions_to_judge
 from finetune_pipeline.review.people_queue import people_queue, progress
 from finetune_pipeline.review.queues import (
     ReviewQueue,
@@ -131,20 +133,17 @@ def _unlabelled_rows(task: Task, artifacts: ArtifactStore, items: int, rater: st
     if task.spec.teacher is None:
         fix = "declare teacher and data.unlabelled in task.yaml; rows with answers are reviewed by --what rows"
         raise click.ClickException(f"{task.name} declares no teacher, so no row waits for people's answers\nfix: {fix}")
-    if task.spec.teacher.from_logs:
-        fix = f"correct them with `finetune review {task.name} --what flagged`, or add rows that people answered to data.raw"
-        raise click.ClickException(
-            f"the teacher of {task.name} answered in the logs: no row waits without an answer\nfix: {fix}"
-        )
-    rows = read_unlabelled(task).rows
     people = read_people(task.folder, task.spec)
     problem(*(f"{f.place}: {f.message}; {f.fix}" for f in people.findings))
-    newest = artifacts.all_versions(task.name, "teacher_answers")[-1:]
-    said = {}
-    if newest:
-        lines = read_rows(artifacts.check(newest[0]).path(ANSWERS))
+    if task.spec.teacher.from_logs:
+        logged = read_logs(task, artifacts).rows
+        rows, said = questions_to_judge(task.spec, logged, people)
+        queue = people_queue(task, rows, people, said, rater, items, log_sources(task, artifacts, logged, people))
+    else:
+        newest = artifacts.all_versions(task.name, "teacher_answers")[-1:]
+        lines = read_rows(artifacts.check(newest[0]).path(ANSWERS)) if newest else []
         said = {str(line["id"]): str(line["answer"]) for line in lines if line.get("answer")}
-    queue = people_queue(task, rows, people, said, rater, items)
+        queue = people_queue(task, read_unlabelled(task).rows, people, said, rater, items)
     if not queue.items and not taking:
         raise click.ClickException(f"{rater} has answered or skipped every row. {progress(people, task.spec)}")
     return queue

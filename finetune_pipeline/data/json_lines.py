@@ -13,7 +13,7 @@ import msgspec
 
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.readers import records
-from finetune_pipeline.engine.files import DamagedFile, check_form, digest_file
+from finetune_pipeline.engine.files import DamagedFile, check_form, digest_file, hold_folder
 from finetune_pipeline.escaping import printable_value
 from finetune_pipeline.findings import Finding
 
@@ -75,6 +75,13 @@ def append_line(path: Path, row: Mapping[str, Any], mode: int = 0o666, *, sync: 
         out.flush()
         if sync:
             os.fsync(out.fileno())
+
+
+def append_decision(path: Path, row: Mapping[str, Any]) -> None:
+    """Append what a person decided; it is on disk when this returns. Waits while another process rewrites files of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold_folder(path.parent):
+        append_line(path, row, sync=True)
 
 
 def read_rows(path: Path, form: Any = None) -> list[dict[str, Any]]:

@@ -6,8 +6,10 @@ the same answer.
 """
 
 import hashlib
+import os
+import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,17 +20,28 @@ from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.json_lines import json_rows
+from finetune_pipeline.engine.files import hold_folder, sync_folder
 from finetune_pipeline.faults import visible_files
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline.spec.teacher import PEOPLE_FILE
 
 PEOPLE = "people"
 """Folder of a task with people's answers."""
 LONGEST = 20_000
+_REWRITTEN = ".rewritten"
+"""End of the name of a file while it is rewritten."""
+
+
+class LogSource(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The log row that a question was taken from: its id, and its user, hashed as in the log store."""
+
+    id: str
+    user: str | None = None
 
 
 class PersonAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line: what one person answered to one row, or that it cannot be answered, with the reason."""
+    """A line: what one person answered to one row, or that it cannot be answered, with the reason. log: where the row is from."""
 
     id: str
     messages: list[Message]
@@ -37,6 +50,13 @@ class PersonAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     answer: str = ""
     comment: str = ""
     time: str = ""
+    log: LogSource | None = None
+
+
+class _Sourced(msgspec.Struct):
+    """The only field of a line that erasure reads."""
+
+    log: LogSource | None = None
 
 
 @dataclass
@@ -129,11 +149,51 @@ def people_examples(task: Task) -> list[Example]:
             id=line.id,
             messages=[*line.messages, {"role": "assistant", "content": line.answer.strip()}],
             label=line.answer.strip() if spec.labels else None,
-            source={"file": f"{PEOPLE}.jsonl", "line": number},
+            source={"file": PEOPLE_FILE, "line": number},
             time=line.time or None,
+            tags=[f"log:{line.log.id}"] if line.log else [],
         )
         for number, line in enumerate(read_people(folder, spec).settled(spec), 1)
     ]
+
+
+@dataclass
+class Erased:
+    """What :func:`erase_people` did: the number of matching lines, and by file the numbers of lines that cannot be read."""
+
+    lines: int = 0
+    unclear: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+
+def erase_people(folder: Path, matches: Callable[[LogSource], bool], count: bool = False) -> Erased:
+    """Remove the lines about questions of matching log rows from people/*.jsonl of a task's folder. It may be killed and repeated:
+    a file has all of them or none. count: only count them."""
+    top, erased = folder / PEOPLE, Erased()
+    if not top.is_dir():
+        return erased
+    with hold_folder(top):
+        for leftover in top.rglob(f"*{_REWRITTEN}"):
+            leftover.unlink()
+        for _, path in visible_files(top):
+            kept, lines = [], path.read_bytes().splitlines(keepends=True)
+            for number, line in enumerate(lines, 1):
+                try:
+                    source = msgspec.json.decode(line, type=_Sourced).log if line.strip() else None
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    source = None
+                    erased.unclear[str(path)].append(number)
+                if source is None or not matches(source):
+                    kept.append(line)
+            erased.lines += len(lines) - len(kept)
+            if len(kept) < len(lines) and not count:
+                rewritten = path.with_name(f".{path.name}{_REWRITTEN}")
+                rewritten.write_bytes(b"".join(kept))
+                shutil.copymode(path, rewritten)
+                with rewritten.open("rb") as handle:
+                    os.fsync(handle.fileno())
+                os.replace(rewritten, path)
+                sync_folder(path.parent)
+    return erased
 
 
 def digest_examples(examples: Sequence[Example]) -> str:

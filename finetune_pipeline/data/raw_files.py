@@ -18,11 +18,13 @@ from finetune_pipeline.engine.files import SeenFiles, digest_file
 from finetune_pipeline.faults import files_below
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import Task, TaskSpec
+from finetune_pipeline.spec.teacher import PEOPLE_FILE
 
 FILES = "files"
 PRODUCTION_FILE = "production.jsonl"
 TEACHER_FILE = "teacher.jsonl"
-PEOPLE_FILE = "people.jsonl"
+MADE_FILES = (PRODUCTION_FILE, PEOPLE_FILE, TEACHER_FILE)
+"""Names of the files of rows that are not the user's own, in canonical form; raw files must not have them."""
 BENCHMARKS = "benchmarks"
 NamedFiles = Sequence[tuple[str, Path]]
 """(name, path) of each file."""
@@ -175,7 +177,7 @@ def collect_raw(
         copy = out / FILES / name
         with _Copying(path, copy) as source:
             surveyed = survey(path, name, task.spec, source)
-        if name not in (PRODUCTION_FILE, TEACHER_FILE, PEOPLE_FILE):
+        if name not in MADE_FILES:
             digests.append((name, source.digest))
         container, reason = container_of(copy, name, task.spec, surveyed)
         size = copy.stat().st_size

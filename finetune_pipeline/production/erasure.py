@@ -1,4 +1,4 @@
-"""Removes a person's rows from the logs and the log store, and deletes everything made from them.
+"""Removes a person's rows from the logs, the log store and people's answers, and deletes everything made from them.
 
 Rows are found by user and id, and artifacts made from them by lineage: the inputs named in an artifact's manifest. Texts are
 not searched, and no manifest or registry is edited: an artifact is deleted as a whole or not at all. Trained models are only
@@ -9,12 +9,13 @@ import contextlib
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_pipeline.data.examples import examples_of, stream_examples
+from finetune_pipeline.data.examples import Example, examples_of, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.people import PEOPLE, LogSource, PeopleAnswers, erase_people
 from finetune_pipeline.data.preferences.making import PREFERENCES
 from finetune_pipeline.data.review import read_decisions
 from finetune_pipeline.engine.files import read_json
@@ -140,6 +141,7 @@ def forget(
         result.decisions = _decision_places(task, artifacts, is_forgotten)
         affected = _derived_from(artifacts, forgotten, is_forgotten)
         result.lines = sum(erase(file, matches, log_rows) for file in affected_files)
+        people = erase_people(task.folder, forgotten.holds_source)
         result.models = _trained_models(artifacts, forgotten)  # some of their releases are removed
         remove_copies(affected)
         result.artifacts = _remove(task, store, artifacts, affected, forgotten)
@@ -155,8 +157,12 @@ def forget(
             Searched(f"lines of {len(searches)} log files on this machine", result.lines, lines_left),
             Searched(f"{len(rows)} ingested rows", result.rows, sum(map(forgotten.holds, remaining))),
             Searched(f"{len(artifacts)} artifacts", len(affected & _data_versions(artifacts)), artifacts_left),
+            Searched(
+                f"lines of {PEOPLE}/", people.lines, erase_people(task.folder, forgotten.holds_source, count=True).lines
+            ),
         ]
-        result.unclear = _unclear_lines({file: lines.unclear for file, lines in searches.items()}, remaining)
+        unclear = {file.path: lines.unclear for file, lines in searches.items()}
+        result.unclear = _unclear_lines(unclear | people.unclear, remaining)
     result.adapters = [a.version for a in after if a.step == "adapter" and _is_trained_on(a, forgotten.tainted)]
     result.out_of_reach = _out_of_reach(task, store, files)
     return result
@@ -166,6 +172,30 @@ def tainted_data(task: Task, store: ArtifactStore) -> set[str]:
     """Return the versions of splits and preference rows that contain forgotten rows."""
     with store.lock(task.name, LOCK):
         return ForgottenList(log_store(task, store).folder, bound_key(task, store)).tainted
+
+
+def log_sources(
+    task: Task, store: ArtifactStore, rows: Iterable[dict[str, Any]], people: PeopleAnswers
+) -> Callable[[Example], LogSource | None]:
+    """Return a function that says which log row an example's question is from: the first that its tags name. It raises LookupError
+    if the row was forgotten, even a moment ago.
+
+    rows: of the logs. people: earlier answers, whose log rows may have expired.
+    """
+    sources = {line.log.id: line.log for lines in people.by_row.values() for line in lines.values() if line.log}
+    sources |= {row["id"]: LogSource(row["id"], row["user"]) for row in rows}
+
+    def source_of(example: Example) -> LogSource | None:
+        name = next((tag.removeprefix("log:") for tag in example.tags if tag.startswith("log:")), None)
+        if name is None:
+            return None
+        with store.lock(task.name, LOCK):
+            forgotten = ForgottenList(log_store(task, store).folder, bound_key(task, store))
+        if forgotten.holds_source(sources[name]):
+            raise LookupError("this row was forgotten meanwhile: load the page again")
+        return sources[name]
+
+    return source_of
 
 
 def _artifacts(task: Task, store: ArtifactStore) -> list[Artifact]:
@@ -215,14 +245,13 @@ def _owner_test(forgotten: ForgottenList, key: bytes) -> OwnerTest:
     return matches
 
 
-def _unclear_lines(files: dict[LogFile, list[int]], rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Describe the lines, in log files and quarantined in the log store, that nobody can be found for."""
-    lines = {file.path: numbers for file, numbers in files.items()}
+def _unclear_lines(lines: Mapping[str, list[int]], rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Describe the lines, of files by path and quarantined in the log store, that nobody can be found for."""
     ingested = defaultdict(list)
     for row in rows:
         if row["kind"] == "bad" and not users_of(row) and not ids_of(row):
             ingested[f"quarantined from {row['source']['file']}"].append(row["source"]["line"])
-    return [f"{place}:{_ranges(numbers)}" for place, numbers in sorted((lines | ingested).items()) if numbers]
+    return [f"{place}:{_ranges(numbers)}" for place, numbers in sorted({**lines, **ingested}.items()) if numbers]
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import msgspec
 
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.people import LogSource
 from finetune_pipeline.engine.files import DamagedFile, read_json, replace_text, sync_folder, write_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.log_files import Stream
@@ -213,6 +214,10 @@ class ForgottenList:
 
     def holds_id(self, name: str) -> bool:
         return self._hash(name) in self.ids
+
+    def holds_source(self, source: LogSource) -> bool:
+        """Whether the log row that a person answered has a forgotten user or id."""
+        return source.user in self.users or self.holds_id(source.id)
 
     def _hash(self, name: str) -> str:
         return hash_id(name, self._key)

@@ -1,21 +1,23 @@
 """Answers of a teacher that production logs hold (`teacher.from_logs`): read, counted by reason, and joined by question."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from finetune_pipeline.data.dedup.text_similarity import loose_form
 from finetune_pipeline.data.examples import Example, Message, example_id
+from finetune_pipeline.data.people import PeopleAnswers, read_people
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.evaluation.production_rows import logged_example
 from finetune_pipeline.findings import Finding, FindingsError, listed
 from finetune_pipeline.production.choosing import REFUSAL, failure
-from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.model import Task, TaskSpec
 
-CORRECTED, LEFT_OUT, OBJECTED = "corrected", "left_out", "objected"
-"""Reasons why an answer is no teacher's row: a person answered the question, left the row out, or objected to the answer."""
+CORRECTED, LEFT_OUT, OBJECTED, JUDGES = "corrected", "left_out", "objected", "judges"
+"""Reasons why an answer is no teacher's row: a person corrected an answer to the question, left the row out, objected to the
+answer, or answered the question for test and validation."""
 
 
 class LoggedAnswer(msgspec.Struct, frozen=True):
@@ -25,7 +27,7 @@ class LoggedAnswer(msgspec.Struct, frozen=True):
         log: Id of the log row.
         question: Its text in a form in which case, blanks and punctuation do not count; see :func:`question_of`.
         answer, model: The text, and the name of the model that wrote it.
-        reason: Why it is no training row: CORRECTED, LEFT_OUT, OBJECTED; empty if it may be one.
+        reason: Why it is no training row: CORRECTED, LEFT_OUT, OBJECTED, JUDGES; empty if it may be one.
     """
 
     log: str
@@ -49,14 +51,23 @@ def author_of(row: Mapping[str, Any]) -> str:
     return str(row["model_version"] if answered_by in (None, REFUSAL) else answered_by)
 
 
-def logged_answers(spec: TaskSpec, rows: Iterable[dict[str, Any]]) -> list[LoggedAnswer]:
+def questions_by_people(task: Task) -> set[str]:
+    """Return the questions that people have answered for test and validation, with one accord."""
+    return {question_of(line.messages) for line in read_people(task.folder, task.spec).settled(task.spec)}
+
+
+def logged_answers(
+    spec: TaskSpec, rows: Iterable[dict[str, Any]], by_people: Collection[str] = ()
+) -> list[LoggedAnswer]:
     """Return the answers of `teacher.models` in production rows, in the rows' order. An answer to a question that a person has
-    answered anywhere in the logs is CORRECTED."""
+    corrected anywhere in the logs is CORRECTED. by_people: :func:`questions_by_people`, to which answers are JUDGES."""
     assert spec.teacher is not None
     rows, models = list(rows), {*spec.teacher.models}
     corrected = {_question(spec, row) for row in rows if row["correction"]}
 
     def reason_of(row: dict[str, Any], question: str) -> str:
+        if question in by_people:
+            return JUDGES
         if question in corrected:
             return CORRECTED
         if row["left_out"]:
@@ -70,14 +81,15 @@ def logged_answers(spec: TaskSpec, rows: Iterable[dict[str, Any]]) -> list[Logge
     ]
 
 
-def logged_digest(spec: TaskSpec, rows: Iterable[dict[str, Any]]) -> str:
-    """Return a digest of the teacher's answers in production rows, independent of those of other models.
+def logged_digest(spec: TaskSpec, rows: Iterable[dict[str, Any]], by_people: Collection[str] = ()) -> str:
+    """Return a digest of the teacher's answers in production rows, independent of those of other models. by_people: as for
+    :func:`logged_answers`.
 
     Raises FindingsError if the logs hold none, naming the models that they hold.
     """
     assert spec.teacher is not None
     rows = list(rows)
-    answers = logged_answers(spec, rows)
+    answers = logged_answers(spec, rows, by_people)
     if not answers:
         names = Counter(map(author_of, rows))
         held = listed([f"{name} ({n:,} rows)" for name, n in names.most_common()], 5)
@@ -90,18 +102,40 @@ def logged_digest(spec: TaskSpec, rows: Iterable[dict[str, Any]]) -> str:
 def distinct_questions(
     spec: TaskSpec, rows: Iterable[dict[str, Any]], answers: Iterable[LoggedAnswer]
 ) -> list[Example]:
-    """Return the distinct questions with a usable answer, as examples that end with the user's turn, in the order of their first
-    answer. Each has a tag ``log:<id>`` for every usable answer's row."""
+    """Return the distinct questions of answers, as examples that end with the user's turn, in the order of their first answer. Each
+    has a tag ``log:<id>`` for every answer's row; its text is that of the first one."""
     by_id, logs = {row["id"]: row for row in rows}, dict[str, list[str]]()
     for answer in answers:
-        if not answer.reason:
-            logs.setdefault(answer.question, []).append(answer.log)
+        logs.setdefault(answer.question, []).append(answer.log)
     examples = []
     for ids in logs.values():
         messages = logged_example(spec, by_id[ids[0]], "").prompt_messages
         tags = [f"log:{name}" for name in ids]
         examples.append(Example(example_id(messages), messages, source=by_id[ids[0]]["source"], tags=tags))
     return examples
+
+
+def questions_to_judge(
+    spec: TaskSpec, rows: Sequence[dict[str, Any]], people: PeopleAnswers
+) -> tuple[list[Example], dict[str, str]]:
+    """Return (the questions that the teacher has answered in production rows, its first answer to each by the question's id).
+
+    Those it answered wrongly are among them: without them a random sample would flatter the teacher. A question that somebody has
+    answered has the id and the text of then.
+    """
+    answers = [answer for answer in logged_answers(spec, rows) if answer.reason != LEFT_OUT]
+    earlier = {question_of(line.messages): line for lines in people.by_row.values() for line in lines.values()}
+    said = {answer.question: answer.answer.strip() for answer in reversed(answers)}
+    questions, said_by_id = [], {}
+    for example in distinct_questions(spec, rows, answers):
+        question = question_of(example.messages)
+        if line := earlier.get(question):
+            tags = [f"log:{line.log.id}"] if line.log else []
+            questions.append(msgspec.structs.replace(example, id=line.id, messages=line.messages, tags=tags))
+        else:
+            questions.append(example)
+        said_by_id[questions[-1].id] = said[question]
+    return questions, said_by_id
 
 
 def _question(spec: TaskSpec, row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE, TEACHER_FILE
+from finetune_pipeline.data.raw_files import FILES, MADE_FILES, PRODUCTION_FILE
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.production.choosing import example_of
@@ -37,8 +37,8 @@ LOGGED_ANSWERS = "logged.jsonl"
 
 
 def logged_examples(raw: Artifact) -> list[Example]:
-    """Return the raw examples that come from log rows: people's corrections, and a teacher's answers."""
-    paths = [raw.folder / FILES / name for name in (PRODUCTION_FILE, TEACHER_FILE)]
+    """Return the raw examples that come from log rows: people's corrections and answers, and a teacher's."""
+    paths = [raw.folder / FILES / name for name in MADE_FILES]
     return [example for path in paths if path.exists() for example in read_examples(path)]
 
 

@@ -1,12 +1,14 @@
 """The queue of rows that people answer without seeing the teacher's answer: they become test and validation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Any
 
+import msgspec
+
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.examples import Example, hash_order
-from finetune_pipeline.data.people import PEOPLE, PeopleAnswers, PersonAnswer, person_answer, read_people
+from finetune_pipeline.data.people import PEOPLE, LogSource, PeopleAnswers, PersonAnswer, person_answer, read_people
 from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.planning.power import power_bounds
@@ -18,12 +20,19 @@ SHARED_EVERY = 5
 
 
 def people_queue(
-    task: Task, rows: Sequence[Example], people: PeopleAnswers, teacher: Mapping[str, str], rater: str, items: int
+    task: Task,
+    rows: Sequence[Example],
+    people: PeopleAnswers,
+    teacher: Mapping[str, str],
+    rater: str,
+    items: int,
+    source_of: Callable[[Example], LogSource | None] = lambda row: None,
 ) -> ReviewQueue:
     """Return the queue of a reviewer: unsettled rows of theirs, then rows in random order that nobody decided, or that are shared
     and this reviewer has not decided.
 
-    teacher: its answers by row, which are shown only after a person's answer is stored.
+    teacher: its answers by row, which are shown only after a person's answer is stored. source_of: where a row of the logs is from.
+    Raises LookupError if it was forgotten meanwhile.
     """
     order = sorted(rows, key=lambda row: (hash_order(row.id, PEOPLE), row.id))
     known = {row.id: row for row in order}
@@ -43,8 +52,13 @@ def people_queue(
         row = known.get(str(value.get("id")))
         if row is None:
             return None, [f"there is no row {value.get('id')!r} to answer"]
+        try:
+            source = source_of(row)
+        except LookupError as error:
+            return None, [str(error)]
         keys = ("id", "decision", "answer", "reviewer", "comment", "time")
         line = {key: str(value[key]).strip() for key in keys if value.get(key)} | {"messages": row.messages}
+        line |= {"log": msgspec.to_builtins(source)} if source else {}
         answer, problems = person_answer(line, task.spec)
         if answer and (shown := seen_before(answer)):
             return None, [shown]

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from finetune_pipeline.data.json_lines import append_line
+from finetune_pipeline.data.json_lines import append_decision
 from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_json
 
 MAX_BODY = 64 * 1024
@@ -41,7 +41,7 @@ def review_app(page: str, judge: Judge, file: Path, reveal: Callable[[Any], str]
     def _store(row: dict[str, Any]) -> None:
         try:
             with lock:
-                append_line(file, row, sync=True)
+                append_decision(file, row)
         except OSError as error:
             raise HTTPException(500, f"this decision is not stored: {file}: {error.strerror}") from error
 

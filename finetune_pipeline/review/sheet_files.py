@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.json_lines import append_line, json_rows
+from finetune_pipeline.data.json_lines import append_decision, json_rows
 from finetune_pipeline.review.queues import ReviewQueue
 from finetune_pipeline.review.ratings import table_rows
 
@@ -54,7 +54,7 @@ def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> S
         stored = [row for _, row, wrong in json_rows(target) if not wrong] if target.exists() else []
         for row in decisions:
             if row not in stored:
-                append_line(target, row, sync=True)
+                append_decision(target, row)
                 stored.append(row)
                 added += 1
     return Stored(added, sum(map(len, rows.values())) - added, [str(queue.target(rater)) for rater in rows])

@@ -7,6 +7,8 @@ from finetune_pipeline.spec.outputs import Section
 
 TEACHER_GENERATOR = "teacher "
 """Start of the generator of rows that a teacher answered; its model's name follows."""
+PEOPLE_FILE = "people.jsonl"
+"""Name of the file of rows that people answered, among the raw files."""
 
 
 class TeacherEndpointSpec(ChatEndpointSpec):

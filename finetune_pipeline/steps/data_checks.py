@@ -212,8 +212,7 @@ def people_judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if not all(sizes.values()):
         message += ": rows that people answered fill them first"
     if (missing := rows_wanted(spec) - sum(sizes.values())) > 0:
-        from_logs = spec.teacher is not None and spec.teacher.from_logs
-        how = "add them to data.raw" if from_logs else f"answer them with `finetune review {spec.name} --what test`"
+        how = f"answer them with `finetune review {spec.name} --what test`"
         message += f". At least {missing:,} more are needed to show the wanted gain: {how}"
     return CheckResult(synthetic == 0 and all(sizes.values()), message, {"rows": sizes, "synthetic": synthetic})
 

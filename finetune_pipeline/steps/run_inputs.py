@@ -13,7 +13,7 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
 from finetune_pipeline.production.log_merging import Logs, corrections_digest, read_logs
-from finetune_pipeline.production.logged_answers import logged_digest
+from finetune_pipeline.production.logged_answers import logged_digest, questions_by_people
 from finetune_pipeline.production.used_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
@@ -63,5 +63,5 @@ def _teacher_digest(task: Task, logs: Logs, store: ArtifactStore) -> str:
     if task.spec.teacher is None:
         return ""
     if task.spec.teacher.from_logs:
-        return logged_digest(task.spec, logs.rows)
+        return logged_digest(task.spec, logs.rows, questions_by_people(task))
     return unlabelled_digest(task, store.seen_files(task.name))

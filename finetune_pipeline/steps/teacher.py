@@ -21,7 +21,14 @@ from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.evaluation.teacher import Agreed, Bought, agreed, agreed_texts, ask_teacher
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.planning.prices import load_prices, newest_price
-from finetune_pipeline.production.logged_answers import LoggedAnswer, distinct_questions, logged_answers, question_of
+from finetune_pipeline.production.logged_answers import (
+    LoggedAnswer,
+    distinct_questions,
+    logged_answers,
+    logged_digest,
+    question_of,
+    questions_by_people,
+)
 from finetune_pipeline.production.used_rows import LOGGED_ANSWERS
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.teacher import TEACHER_GENERATOR, TeacherSpec
@@ -136,8 +143,10 @@ def make_unlabelled(context: StepContext) -> UnlabelledRows:
 def _rows_of_logs(context: StepContext) -> UnlabelledRows:
     """Write the distinct questions that the teacher has answered in the logs, and its answers (LOGGED_ANSWERS)."""
     spec, rows = context.spec, read_rows(context.inputs["production_logs"].path("rows.jsonl"))
-    answers = logged_answers(spec, rows)
-    examples = distinct_questions(spec, rows, answers)
+    by_people = questions_by_people(context.task)
+    context.refuse_changed("answers of people", logged_digest(spec, rows, by_people), context.run_inputs.unlabelled)
+    answers = logged_answers(spec, rows, by_people)
+    examples = distinct_questions(spec, rows, [answer for answer in answers if not answer.reason])
     threshold = spec.data.near_duplicate_threshold
     clusters = near_duplicate_clusters([example.user_text for example in examples], threshold).tolist()
     chosen = spread(examples, clusters)

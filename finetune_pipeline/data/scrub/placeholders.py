@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from finetune_pipeline.data.scrub.find import PLACEHOLDER, Finder, find_spans
 from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
-from finetune_pipeline.spec.teacher import TEACHER_GENERATOR
+from finetune_pipeline.spec.teacher import PEOPLE_FILE, TEACHER_GENERATOR
 
 if TYPE_CHECKING:
     from finetune_pipeline.data.examples import Example
@@ -158,9 +158,10 @@ def scrub_keys(example: Example, key: bytes, find: Finder = find_spans) -> Examp
 
 
 def _keys(example: Example) -> list[str]:
-    """Return group, id in the raw file, generator and tags, but not the ids of log rows of which corrections or a teacher's answers
-    are examples: they name these rows."""
+    """Return group, id in the raw file, generator and tags, but not the ids of log rows that people
+    corrected or answered, or a teacher answered: they name these rows."""
     is_logged = example.origin == "production" or (example.generator or "").startswith(TEACHER_GENERATOR)
+    is_logged |= example.source.get("file") == PEOPLE_FILE
     tags = [tag for tag in example.tags if not (is_logged and tag.startswith("log:"))]
     return [text for text in (example.group, example.source.get("id"), example.generator, *tags) if text]
 

@@ -297,8 +297,6 @@ def _refuse_without_people(rows: np.ndarray, spec: TaskSpec) -> None:
         "in the logs, are for training only"
     )
     how = f"let people answer rows with `finetune review {spec.name} --what test`"
-    if spec.teacher is not None and spec.teacher.from_logs:
-        how = "let people answer questions drawn at random, without the teacher's answers, and put them into data.raw"
     fix = f"{how}: validation and test take the first {wanted:,} of them"
     raise FindingsError([Finding("data.no_rows_by_people", "error", "task.yaml: data.raw", message, fix)])
 

@@ -17,7 +17,7 @@ from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.data.names import leaves_out
 from finetune_pipeline.data.quoting import RAW_SHOWN, key_name, quoted, row_finding
-from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE, TEACHER_FILE
+from finetune_pipeline.data.raw_files import FILES, MADE_FILES, PRODUCTION_FILE
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.encoding import Survey
 from finetune_pipeline.data.readers.records import Record
@@ -214,13 +214,13 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     file, records = block
     result = ValidatedBlock(file)
     lines: list[bytes] = []
-    if file in (PRODUCTION_FILE, TEACHER_FILE):  # canonical already, whatever the form of the raw files
+    if file in MADE_FILES:  # canonical already, whatever the form of the raw files
         canonical = {"format": "auto", "fields": FieldsSpec()}
         spec = spec.model_copy(update={"data": spec.data.model_copy(update=canonical)})
     mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
     for record in records:
         is_about_file = record.about == "file"
-        if is_about_file and file in (PRODUCTION_FILE, TEACHER_FILE) and record.findings[0].rule == "data.no_rows":
+        if is_about_file and file in MADE_FILES and record.findings[0].rule == "data.no_rows":
             continue  # there may be no corrections, and no answer of the teacher that is kept
         validated = (
             [ValidatedRow(None, [*record.findings])] if is_about_file else validate_record(record, file, spec, mapping)

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_pipeline.cli.review import _queue
+from finetune_pipeline.data import people as people_module
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
+from finetune_pipeline.data.json_lines import append_decision
+from finetune_pipeline.data.people import erase_people
 from finetune_pipeline.data.scrub import kinds_left
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
@@ -16,11 +20,13 @@ from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.erasure import forget
+from finetune_pipeline.review.queues import ReviewQueue
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.steps.teacher_rival import ask_about_test
 from finetune_pipeline_tests.graph.project import rows
 from finetune_pipeline_tests.skilled_model import LABELS
+from finetune_pipeline_tests.unit.production.test_erasure import everything
 
 
 class Traffic:
@@ -125,7 +131,7 @@ def test_people_answer_the_sealed_splits_and_the_teacher_only_trains(tmp_path: P
         traffic.log(row["text"], row["label"], **confirmed)
     with pytest.raises(FindingsError, match="none of 120 rows is answered by people") as refused:
         traffic.run("splits")
-    assert "take the first 52 of them" in str(refused.value)
+    assert "take the first 52 of them" in str(refused.value) and "review colours --what test" in str(refused.value)
     traffic.answer(every[:60])
     origins = traffic.run("splits")["splits"].facts["origins"]
     assert set(origins["test"]) == set(origins["validation"]) == {"human"}
@@ -192,8 +198,111 @@ def traffic_again(traffic: Traffic) -> dict[str, Artifact]:
     return traffic.run("splits")
 
 
-@pytest.mark.parametrize(("generator", "left"), [("teacher large", []), ("script", ["email"])])
-def test_the_id_of_a_log_row_stays_though_it_looks_like_an_address(generator: str, left: list[str]) -> None:
+def review(traffic: Traffic, rater: str, answers: dict[str, str]) -> ReviewQueue:
+    """Hand in answers by question, as the page does. Returns the queue as it was before."""
+    task = load_task(traffic.folder)
+    queue = _queue(task, "test", 100, rater, taking=False)
+    names = {item["blocks"][0]["text"]: item["id"] for item in queue.items}
+    for question, answer in answers.items():
+        line, problems = queue.take({"id": names[question], "decision": "answer", "answer": answer, "reviewer": rater})
+        assert line is not None, problems
+        append_decision(queue.target(rater), line)
+    return queue
+
+
+@pytest.fixture
+def traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Traffic:
+    """Traffic in the home that commands use."""
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    return Traffic(tmp_path)
+
+
+def test_people_answer_questions_of_the_logs_also_those_that_the_teacher_got_wrong(traffic: Traffic) -> None:
+    traffic.log("fire", "red")
+    traffic.log("the sea", "red", feedback={"correction": "blue"})
+    traffic.log("sky", "red", feedback={"flag": "wrong"})
+    traffic.log("Fire!", "red")
+    traffic.log("ember", "red", model="colours:3")
+    traffic.run()
+    queue = review(traffic, "Ada", {"the sea": "blue", "fire": "red"})
+    assert sorted(item["blocks"][0]["text"] for item in queue.items) == ["fire", "sky", "the sea"]
+    said = {line["messages"][-1]["content"]: queue.reveal(line) for line in people_lines(traffic)}
+    assert said == {"the sea": "red\n\nYour answer is stored and counts: blue", "fire": ""}
+    facts = traffic.run()["unlabelled_rows"].facts
+    assert facts["by_reason"] == {"judges": 3, "objected": 1} and facts["kept"] == 0
+    traffic.lines.insert(0, {**traffic.lines[0], "id": "early", "input": "FIRE", "timestamp": "2026-10-01T10:00:00Z"})
+    assert [item["blocks"][0]["text"] for item in review(traffic, "Ada", {}).items] == ["sky"], "asked again"
+
+
+def people_lines(traffic: Traffic) -> list[dict[str, Any]]:
+    files = sorted((traffic.folder / "people").glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_forgetting_a_person_reaches_what_people_answered_to_their_rows(traffic: Traffic) -> None:
+    every = rows(60)
+    for number, row in enumerate(every):
+        traffic.log(row["text"], row["label"], user=f"u{number}")
+    traffic.log("annas secret rose is red", "red", user="anna")
+    traffic.run()
+    answers = {row["text"]: row["label"] for row in every[:40]} | {"annas secret rose is red": "red"}
+    queue = review(traffic, "Ada", answers)
+    late = next(item["id"] for item in queue.items if item["blocks"][0]["text"].startswith("annas"))
+    before, task = traffic.run("splits"), load_task(traffic.folder)
+    assert b"annas secret" in everything(traffic.folder.parent)
+    origins = before["splits"].facts["origins"]
+    assert origins["test"].get("human") and not origins["test"].get("synthetic")
+    os.utime(traffic.folder / "logs" / "a.jsonl", (1, 1))
+    traffic.lines.pop()
+    ada = traffic.folder / "people" / "Ada.jsonl"
+    with ada.open("ab") as out:
+        out.write(b'{"id": "cut')  # by a kill
+    result = forget(task, traffic.store, ["anna"])
+    assert {s.store: (s.found, s.left) for s in result.searched}["lines of people/"] == (1, 0)
+    assert result.unclear == [f"{ada}:42"] and ada.read_bytes().endswith(b'{"id": "cut')
+    assert b"annas secret" not in everything(traffic.folder.parent)
+    line, problems = queue.take({"id": late, "decision": "answer", "answer": "red", "reviewer": "Bo"})
+    assert line is None and problems == ["this row was forgotten meanwhile: load the page again"]
+    after = traffic_again(traffic)
+    judged = read_examples(examples_of(after["splits"].folder, "validation"))
+    assert judged and all(e.origin == "human" and e.tags[0].startswith("log:r") for e in judged)
+    assert sum(line.endswith(b"}") for line in ada.read_bytes().splitlines()) == 40, "nobody else's answer is lost"
+    assert b"annas secret" not in everything(traffic.folder.parent)
+
+
+@pytest.mark.parametrize("call", ["copymode", "fsync", "replace", "sync_folder"])
+def test_killed_while_peoples_answers_are_erased_and_repeated(traffic: Traffic, monkeypatch: Any, call: str) -> None:
+    traffic.log("fire", "red", user="bo")
+    traffic.log("annas rose", "red", user="anna")
+    traffic.run("production_logs")
+    review(traffic, "Ada", {"fire": "red", "annas rose": "red"})
+    os.utime(traffic.folder / "logs" / "a.jsonl", (1, 1))
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        owner = {"copymode": people_module.shutil, "sync_folder": people_module}.get(call, people_module.os)
+        patch.setattr(owner, call, dies)
+        erase_people(traffic.folder, lambda source: source.id == "r0")
+    assert len(people_lines(traffic)) == (1 if call == "sync_folder" else 2), "a file has all lines or none of them"
+    forget(load_task(traffic.folder), traffic.store, ["anna", "bo"])
+    assert people_lines(traffic) == [] and b"annas rose" not in everything(traffic.folder)
+    assert [path.name for path in (traffic.folder / "people").iterdir()] == ["Ada.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("generator", "file", "left"),
+    [("teacher large", "a", []), ("script", "a", ["email"]), (None, "people.jsonl", []), (None, "a", ["email"])],
+)
+def test_the_id_of_a_log_row_stays_though_it_looks_like_an_address(
+    generator: str | None, file: str, left: list[str]
+) -> None:
     messages = [{"role": "user", "content": "fire"}, {"role": "assistant", "content": "red"}]
-    example = Example("0" * 16, messages, origin="synthetic", generator=generator, tags=["log:anna.meier@web.de"])
+    source = {"file": file, "line": 1}
+    origin = "synthetic" if generator else "human"
+    example = Example("0" * 16, messages, None, None, origin, source, ["log:anna.meier@web.de"], generator=generator)
     assert kinds_left(example) == left
