@@ -64,6 +64,11 @@ class CallLedger:
         """Dollars of all calls so far; those without a known cost count at their most."""
         return self._spent
 
+    @property
+    def answers(self) -> int:
+        """Number of answers of all calls so far."""
+        return int(self._file.execute("SELECT count(*) FROM calls WHERE answer IS NOT NULL").fetchone()[0])
+
     def find(self, keys: Sequence[bytes]) -> dict[int, Answer]:
         """Return the answers of earlier calls, by index in `keys`; of those that never ended, :data:`INTERRUPTED`."""
         answers = {}

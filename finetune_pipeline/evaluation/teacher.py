@@ -146,8 +146,11 @@ def ask_teacher(
             name=endpoint.name,
         )
     except EndpointError as error:
-        kept = f"${ledger.spent_usd:.2f} are spent so far; the answers that came are kept, and the next run goes on after them"
-        raise JobError(f"teacher.endpoint: {error}; {kept}") from error
+        missing = len(unknown_calls(endpoint, prompts, tools, draws, spec.answer_length, ledger))
+        raise JobError(
+            f"teacher.endpoint: {error}; {ledger.answers:,} answers are kept, and ${ledger.spent_usd:.2f} spent so far; once it "
+            f"answers again, `finetune run {spec.name}` buys the other {missing:,} only"
+        ) from error
     size = teacher.answers
     answers = [result.answers[i : i + size] for i in range(0, len(prompts), size)]
     return answers, Bought(calls=len(prompts), spent_usd=round(ledger.spent_usd, 6))

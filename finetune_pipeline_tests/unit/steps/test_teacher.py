@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -299,25 +300,28 @@ def test_every_refusal_comes_before_the_first_call(tmp_path: Path, monkeypatch: 
         assert server.requests == []
 
 
-def test_an_endpoint_that_goes_down_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
-    up = 70
+def test_an_endpoint_that_goes_down_at_call_700_stops_the_run_and_the_next_one_pays_for_the_rest(
+    tmp_path: Path,
+) -> None:
+    up = 700
 
     def mind(body: dict[str, Any], seen: int) -> Any:
         return truth(user(body)) if len(server.requests) <= up else (429, {"Retry-After": "0"}, b"down")
 
     with openai_server(mind) as server:
-        lesson = Class(tmp_path, server.url)
+        lesson = Class(tmp_path, server.url, unlabelled=750, answers=1)
         message = refused(lesson)
-        assert "refused: 429" in message and "the next run goes on after them" in message
-        answered = len(server.requests)
-        assert 75 <= answered <= 85, "five failures in a row end the run"
-        up = 10_000
-        facts = lesson.run("teacher_answers")["teacher_answers"].facts
+        kept = re.search(r"refused: 429.* ([0-9]+) answers are kept, and \$0\.1[1-3] spent so far", message, re.DOTALL)
+        rest = re.search(r"`finetune run colours` buys the other ([0-9]+) only", message)
+        assert kept and rest, message
+        assert 705 <= len(server.requests) <= 715, "five failures in a row end the run"
         # of calls under way when the run ended nobody knows whether they were paid for: they count, and are not sent again
-        interrupted = answered + 200 - len(server.requests)
-        assert 0 <= interrupted <= 3
-        assert 90 - interrupted <= facts["kept"] <= 90, "a row may lack the answer that was under way"
-        assert facts["spent_usd"] >= (270 - interrupted) * CALL_USD
+        interrupted = 750 - int(kept[1]) - int(rest[1])
+        assert 697 <= int(kept[1]) <= 700 and 0 <= interrupted <= 3
+        answered, up = len(server.requests), 10_000
+        facts = lesson.run("teacher_answers")["teacher_answers"].facts
+        assert len(server.requests) - answered == int(rest[1]) and facts["kept"] == 750 - interrupted
+        assert facts["spent_usd"] >= (750 - interrupted) * CALL_USD
 
 
 def test_killed_at_any_call_nothing_is_paid_twice_and_the_budget_holds(tmp_path: Path) -> None:
