@@ -17,6 +17,7 @@ from finetune_pipeline.data.examples import Example, read_examples, sample_examp
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.raw_files import RawFacts
+from finetune_pipeline.data.split.placement import expected_rows
 from finetune_pipeline.data.validate.validation import Validated
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.files import read_json
@@ -168,7 +169,7 @@ def _evidence(
         advised = advice.read(Advised)
         return advised.learnable, advised.power
     spec = task.spec
-    test_rows = spec.split.test_rows([str(row.source["file"]) for row in rows])
+    _, test_rows = expected_rows(spec, rows)
     signal = learnable_by_score(spec, simple) or learnable(spec, rows) if rows else None
     return signal, power_bounds(spec, test_rows, obstacles(spec, test_rows, rows))
 

@@ -14,6 +14,7 @@ import click
 from finetune_pipeline.baseline.decision import Advised
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, get_task, problem, say, tell, writing
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.data.split.placement import expected_rows
 from finetune_pipeline.data.split.splitting import SplitFacts
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
@@ -153,9 +154,8 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
     if not rows:
         raise click.ClickException(f"{task.name} has no usable row\nfix: see `finetune check {task.name}`")
     random.Random(task.spec.split.seed).shuffle(rows)  # noqa: S311 - a shuffle, no secret
-    n_test = task.spec.split.test_rows([str(row.source["file"]) for row in rows])
+    n_validation, n_test = expected_rows(task.spec, rows)
     rows.sort(key=lambda row: task.spec.split.is_test_file(str(row.source["file"])))  # last, where the test is
-    n_validation = round(len(rows) * task.spec.split.validation)
     n_train = len(rows) - n_validation - n_test
     source = "raw data, with as many rows as the splits will have"
     return Inputs(rows[:n_train], rows[n_train : n_train + n_validation], n_test, source)

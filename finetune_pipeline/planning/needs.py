@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.split.placement import expected_rows
 from finetune_pipeline.evaluation.wording import counted, dollars
 from finetune_pipeline.planning.costs import TrainingCost, training_costs
 from finetune_pipeline.planning.prices import load_prices
@@ -54,8 +55,7 @@ def parameters_by_name(base_model: str) -> float:
 
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
     """Estimate what training would need. rows: all clean rows; home: folder with prices."""
-    test_rows = spec.split.test_rows([str(row.source["file"]) for row in rows])
-    train_rows = len(rows) - test_rows - round(len(rows) * spec.split.validation)
+    train_rows = len(rows) - sum(expected_rows(spec, rows))
     epoch_examples = training_examples(rows, spec.training.model_dump())
     characters = sum(len(m["content"]) for e in epoch_examples for m in e.messages)
     epoch_tokens = characters / CHARACTERS_A_TOKEN * train_rows / max(1, len(rows))

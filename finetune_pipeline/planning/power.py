@@ -146,7 +146,7 @@ def power_plan(
         obstacles=list(obstacles),
         sentence="",
     )
-    return replace(plan, sentence=" ".join([_sentence(plan), *map(str, obstacles)]))
+    return replace(plan, sentence=" ".join([_sentence(plan, spec), *map(str, obstacles)]))
 
 
 def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] = ()) -> PowerBounds:
@@ -223,7 +223,7 @@ def _detectable_gain(gates: GatesSpec, before: float, effect: float, test_rows: 
     return gains[index] if index < len(gains) else None
 
 
-def _sentence(plan: PowerPlan) -> str:
+def _sentence(plan: PowerPlan, spec: TaskSpec) -> str:
     """Say whether the test rows are enough, what gains they can show, and what to do if they are too few."""
     gain = f"+{points(plan.wanted_gain, sign=False)} points"
     rows = counted(plan.test_rows, "test row")
@@ -237,13 +237,15 @@ def _sentence(plan: PowerPlan) -> str:
         sentence += " These rows cannot show any possible gain."
     if not plan.enough:
         more = "add rows to the files of split.test"
-        if plan.examples_needed:
+        if spec.teacher:
+            more = f"let people answer more rows with `finetune review {spec.name} --what test`"
+        elif plan.examples_needed:
             more = f"collect {plan.examples_needed:,} examples in all, raise split.test"
         sentence += f" For {needed:,} test rows {more}, or raise gates.wanted_gain to what the test can show."
     return sentence
 
 
 def _examples_in_all(spec: TaskSpec, test_rows: int | None) -> int | None:
-    """Return how many examples give so many test rows; None if split.test names the test's files."""
+    """Return how many examples give so many test rows; None if split.test names the test's files, or with a teacher."""
     share = spec.split.test_share
-    return None if test_rows is None or share is None else math.ceil(test_rows / share)
+    return None if test_rows is None or share is None or spec.teacher else math.ceil(test_rows / share)

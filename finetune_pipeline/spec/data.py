@@ -1,6 +1,5 @@
 """Sections of task.yaml on raw data, valid examples and the splits."""
 
-from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Annotated, Any, Literal
 
@@ -158,9 +157,3 @@ class SplitSpec(Section):
     def is_test_file(self, file: str) -> bool:
         """Whether `test` names this raw file."""
         return isinstance(self.test, list) and any(fnmatch(file, pattern) for pattern in self.test)
-
-    def test_rows(self, files: Sequence[str]) -> int:
-        """The expected number of test rows, given the raw file of each row."""
-        if self.test_share is None:
-            return sum(map(self.is_test_file, files))
-        return round(len(files) * self.test_share)

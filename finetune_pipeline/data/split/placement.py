@@ -6,13 +6,14 @@ joined either.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from finetune_pipeline.data.dedup.near_duplicates import components
 from finetune_pipeline.data.dedup.row_table import CONTRADICTION, GONE, KEPT
-from finetune_pipeline.data.examples import ORIGINS
+from finetune_pipeline.data.examples import ORIGINS, Example
 from finetune_pipeline.data.split.alike import Links
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.spec import TaskSpec
@@ -43,6 +44,18 @@ def shares_of(spec: TaskSpec) -> dict[str, float]:
     """Return the wanted share of each split; of the rows outside the test if `split.test` names its files."""
     validation, test = spec.split.validation, spec.split.test_share or 0.0
     return {"train": 1 - validation - test, "validation": validation, "test": test}
+
+
+def expected_rows(spec: TaskSpec, rows: Sequence[Example]) -> tuple[int, int]:
+    """Return how many validation and test rows are expected of clean rows. With a teacher only people's count: they fill both by
+    their shares."""
+    judging = [row for row in rows if spec.teacher is None or row.origin == ORIGINS[HUMAN]]
+    validation, test = len(rows) * spec.split.validation, len(rows) * (spec.split.test_share or 0.0)
+    if spec.split.test_share is None:
+        test_rows = sum(spec.split.is_test_file(str(row.source["file"])) for row in judging)
+        return min(round(validation), len(judging) - test_rows), test_rows
+    scale = min(1.0, len(judging) / max(1.0, validation + test))
+    return round(scale * validation), round(scale * test)
 
 
 def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_pipeline.cli.check import check_task
 from finetune_pipeline.cli.review import _queue
 from finetune_pipeline.data import people as people_module
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
 from finetune_pipeline.data.json_lines import append_decision
 from finetune_pipeline.data.people import erase_people
 from finetune_pipeline.data.scrub import kinds_left
+from finetune_pipeline.data.split.placement import expected_rows
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.predictions import read_predictions
@@ -306,3 +308,23 @@ def test_the_id_of_a_log_row_stays_though_it_looks_like_an_address(
     origin = "synthetic" if generator else "human"
     example = Example("0" * 16, messages, None, None, origin, source, ["log:anna.meier@web.de"], generator=generator)
     assert kinds_left(example) == left
+
+
+def test_only_peoples_rows_count_as_test_rows_before_there_are_splits(traffic: Traffic) -> None:
+    every = rows(160)
+    traffic.answer(every[:40])
+    for row in every[40:]:
+        traffic.log(row["text"], row["label"])
+    reviewed = traffic.run("reviewed_examples")["reviewed_examples"]
+    spec, examples = load_task(traffic.folder).spec, read_examples(reviewed.folder)
+    expected = expected_rows(spec, examples)
+    assert len(examples) == 160 and sum(expected) == 40
+    counts = traffic.run("splits")["splits"].facts["counts"]
+    assert abs(counts["validation"] - expected[0]) <= 4 and abs(counts["test"] - expected[1]) <= 4, (counts, expected)
+    without = spec.model_copy(update={"teacher": None})
+    assert expected_rows(without, examples) == (16, 32)
+    some = spec.model_copy(update={"split": spec.split.model_copy(update={"test": ["raw/*", "teacher.jsonl"]})})
+    assert expected_rows(some, examples)[1] == 40
+    checked = check_task(traffic.folder, traffic.store, traffic.folder / "checks")
+    assert checked.power is not None and checked.power.test_rows == expected[1]
+    assert "examples in all" not in checked.power.sentence
