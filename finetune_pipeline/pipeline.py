@@ -530,7 +530,11 @@ STEPS = [
         release.make_model_version,
         needs=("evaluation_report", "adapter", "merged_model"),
         after=("base_model", "few_shot_baseline", "train_split"),
-        settings=lambda spec, run: {"card": spec.card.model_dump(), "description": spec.description},
+        settings=lambda spec, run: {
+            "card": spec.card.model_dump(),
+            "description": spec.description,
+            **({"rollout": True} if spec.rollout else {}),
+        },
         code_version="13",
         checks=(
             evaluation_check.nothing_forgotten,

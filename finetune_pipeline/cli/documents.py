@@ -23,6 +23,7 @@ from finetune_pipeline.evaluation.result_parts import GateResult
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.needs import Needs
 from finetune_pipeline.production.erasure import Forgotten
+from finetune_pipeline.production.rollout import Judged, Rollout
 from finetune_pipeline.worker.doctor import Machine
 
 
@@ -205,6 +206,18 @@ class ReportDocument:
 
 
 @dataclass
+class RolloutDocument:
+    """The rollout that goes on; only the first three keys without one. done: what --step did; page: shows it."""
+
+    task: str
+    sentence: str
+    rollout: Rollout | None
+    judged: Judged | None = None
+    done: str = ""
+    page: str = ""
+
+
+@dataclass
 class ShownStep:
     """A step's present version, and its folder once it is made."""
 
@@ -335,6 +348,7 @@ DOCUMENTS: dict[str, tuple[type, ...]] = {
     "review": (ReviewDocument,),
     "show": (ShowDocument, ListDocument),
     "export": (ExportDocument, VerifyDocument),
+    "rollout": (RolloutDocument,),
     "rollback": (RollbackDocument,),
     "forget": (ForgetDocument,),
     "automate": (AutomateDocument,),

@@ -16,11 +16,12 @@ from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.drift import DriftReport
 from finetune_pipeline.production.released import Released
+from finetune_pipeline.production.rollout import Rollout
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import check_task, find_tasks
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.earlier_runs import RECORD, release_of
-from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking import registry, rollouts
 from finetune_pipeline.tracking.tracking import Tracking
 
 SHOWN_PROBLEMS = 3
@@ -94,7 +95,7 @@ def task_row(name: str, folder: Path, store: ArtifactStore, tracking: Tracking) 
         score,
         f"{metric_title(task.spec.metric)} {score_text(task.spec.metric, score)}" if score is not None else "",
         _made_at(candidate) if candidate else None,
-        _result(candidate, serving) if candidate else "",
+        _result(candidate, serving, rollouts.present(tracking, name)) if candidate else "",
         _drift(store.newest(name, "drift_report")),
     )
 
@@ -112,10 +113,12 @@ def _made_at(artifact: Artifact) -> str:
     return datetime.fromtimestamp(made).astimezone().isoformat(timespec="seconds")
 
 
-def _result(candidate: Artifact, serving: int | None) -> str:
+def _result(candidate: Artifact, serving: int | None, rollout: Rollout | None) -> str:
     released = candidate.read(Released)
     if released.model_version == serving:
         return "promoted"
+    if rollout and released.model_version == rollout.candidate:
+        return f"in rollout ({rollout.alias})"
     return "passed" if released.gates_passed else "refused"
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "show": "tickets",
     "ui": "--dagster-port 3001",
     "export": "tickets --for vllm --to model",
+    "rollout": "tickets --step",
     "rollback": "tickets --reason 'wrong refunds'",
     "serve": "tickets --port 8001",
     "forget": "tickets --user u17",

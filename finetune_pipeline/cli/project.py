@@ -21,7 +21,7 @@ from finetune_pipeline.report.kinds import KINDS
 from finetune_pipeline.report.stored import Report, read_report
 from finetune_pipeline.report.verdict import gate_counts
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking import registry, rollouts
 from finetune_pipeline.tracking.tracking import Tracking
 
 NOT_EVALUATED = "{task} has not been evaluated yet: run `finetune run {task}`"
@@ -104,7 +104,7 @@ def champion_words(project: Project, report: Artifact | None = None) -> str:
     registered = project.artifacts["model_version"]
     if registered is None and report is not None:
         registered = project.store.newest(project.task.name, "model_version", evaluation_report=report.version)
-    return serving_words(
+    words = serving_words(
         project.task.name,
         project.serving,
         project.champion_kind,
@@ -112,6 +112,10 @@ def champion_words(project: Project, report: Artifact | None = None) -> str:
         is_refused=report is not None and report.facts["decision"] not in SOUND,
         is_forgotten=project.champion_forgotten,
     )
+    going = rollouts.present(project.tracking, project.task.name)
+    if going is None:
+        return words
+    return f"{words}; version {going.candidate} takes over in stages: `finetune rollout {project.task.name}`"
 
 
 def serving_words(

@@ -13,13 +13,15 @@ from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.serving.fallback import fallback_of
 from finetune_pipeline.serving.local_server import LocalServer
+from finetune_pipeline.serving.rollout import FollowedRollout
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
 from finetune_pipeline.serving.shadow import WAITING_ROWS, Shadow
 from finetune_pipeline.serving.share import Share
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.steps.earlier_runs import answers_of
-from finetune_pipeline.tracking.champion import present_champion, second_version
+from finetune_pipeline.tracking import rollouts
+from finetune_pipeline.tracking.champion import present_champion, second_version, served_version
 from finetune_pipeline.tracking.registry import CANDIDATE
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -63,6 +65,8 @@ def serve(task: str, port: int, fallback: bool, shadow: str | None, share: float
 
     With --share a hash of `user`, or without one, of the first message decides who answers: a user or conversation keeps its model.
     Response and log name it. Where the candidate fails, the champion answers. `finetune report TASK --shadow` compares both.
+
+    With the key `rollout` and neither of them, the stages of the present rollout are followed; see `finetune rollout`.
     """
     if shadow and share:
         raise click.UsageError("--shadow and --share are two steps: let the candidate answer behind the champion first")
@@ -80,8 +84,16 @@ def serve(task: str, port: int, fallback: bool, shadow: str | None, share: float
     beside = None
     if share:
         beside = Share(second_version(loaded, store, tracking, candidate or CANDIDATE), share, problem)
+    followed = None
+    if loaded.spec.rollout and not behind and not beside:
+        followed = FollowedRollout(
+            lambda: rollouts.present(tracking, loaded.name),
+            lambda version: served_version(loaded, store, tracking, version),
+            writer.write,
+            problem,
+        )
     service = Service(
-        loaded, lambda: present_champion(loaded, store, tracking), writer, problem, second, behind, beside
+        loaded, lambda: present_champion(loaded, store, tracking), writer, problem, second, behind, beside, followed
     )
     server = LocalServer(chat_app(service), port)
     stop = Event()

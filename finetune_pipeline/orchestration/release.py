@@ -13,11 +13,12 @@ from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.production.promise_watch import promise_kept
 from finetune_pipeline.production.released import Outcome, Released, ReleaseRequest
+from finetune_pipeline.production.rollout import Rollout
 from finetune_pipeline.production.status import champion_alarm
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import RECORD, release_of
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline.tracking import registration, registry
+from finetune_pipeline.tracking import registration, registry, rollouts
 from finetune_pipeline.tracking.trace_logs import ingest_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -99,7 +100,7 @@ def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
 
 
 def release(tracking: Tracking, request: ReleaseRequest, run_id: str) -> Outcome:
-    """Register a model (see steps.release.release_request) and promote it if the evaluation ships it.
+    """Register a model (see steps.release.release_request). If the evaluation ships it, promote it, or begin its rollout.
 
     Repeating it has the same result. Raises OutsideError if another champion serves than the one it was compared with.
     """
@@ -128,8 +129,11 @@ def release(tracking: Tracking, request: ReleaseRequest, run_id: str) -> Outcome
     rolled_back = tags.get(registry.ROLLED_BACK)
     known = registry.was_promoted(tags, version, aliases)
     promotable = request.gates_passed and rolled_back is None and not request.forgotten and not known
-    if promotable:
-        compared_with = request.compared_with["model_version"] if request.compared_with else None
+    compared_with = request.compared_with["model_version"] if request.compared_with else None
+    rollout: Rollout | None = None
+    if promotable and request.rollout and compared_with is not None:
+        rollout = rollouts.begin(tracking, name, version, compared_with)
+    elif promotable:
         registry.promote(tracking, name, version, compared_with)
     aliases = registry.aliases(tracking, name)
     champion = aliases.get(registry.CHAMPION)
@@ -142,6 +146,7 @@ def release(tracking: Tracking, request: ReleaseRequest, run_id: str) -> Outcome
         known=known,
         promoted=champion == version,
         rolled_back=rolled_back,
+        rollout=rollout.candidate if rollout else None,
     )
 
 

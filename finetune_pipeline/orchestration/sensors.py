@@ -8,11 +8,13 @@ from itertools import takewhile
 import dagster as dg
 
 from finetune_pipeline.engine.checks import CheckResult
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.abandoned import LAUNCHED, close_abandoned_runs
 from finetune_pipeline.orchestration.assets import LIVE, Prefix, check_result, key_of
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
+from finetune_pipeline.orchestration.rollout import watch_rollout
 from finetune_pipeline.production.log_merging import row_times
 from finetune_pipeline.production.status import production_status
 from finetune_pipeline.production.used_rows import waiting_rows
@@ -219,7 +221,7 @@ def champion_sensor(
     raises one if the champion's promise is broken, and with `drift.action: start` requests one run for that.
 
     The asset `model_version` shows the alarm as an observation, and as its check `champion_serves_well`, which passes again
-    when another version serves.
+    when another version serves. With the key `rollout`, the sensor takes the steps of a candidate's rollout, too.
     """
 
     effect = "reports, and leaves the rollback to people"
@@ -232,9 +234,26 @@ def champion_sensor(
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"Compares people's feedback on the answers of {task.name}'s champion with that on the previous "
-        f"champion; {effect}. Watches the promised error.",
+        f"champion; {effect}. Watches the promised error, and takes the steps of a rollout.",
     )
     def champion(
+        context: dg.SensorEvaluationContext, finetune_store: Store, finetune_tracking: Tracking
+    ) -> dg.SensorResult | dg.SkipReason:
+        sentence, events = _rollout_step(task, prefix, finetune_store, finetune_tracking)
+        result = watch(context, finetune_store, finetune_tracking)
+        if not sentence:
+            return result
+        if isinstance(result, dg.SkipReason):
+            if not events:
+                return dg.SkipReason(f"{sentence}. {result.skip_message}")
+            result = dg.SensorResult(skip_reason=result, cursor=context.cursor)
+        reason = (
+            result.skip_reason.skip_message if isinstance(result.skip_reason, dg.SkipReason) else result.skip_reason
+        )
+        skip_reason = None if result.run_requests else dg.SkipReason(f"{sentence}. {reason}" if reason else sentence)
+        return result._replace(skip_reason=skip_reason, asset_events=[*events, *result.asset_events])
+
+    def watch(
         context: dg.SensorEvaluationContext, finetune_store: Store, finetune_tracking: Tracking
     ) -> dg.SensorResult | dg.SkipReason:
         state = champion_quality(task, finetune_store.artifacts(), finetune_tracking)
@@ -272,6 +291,26 @@ def champion_sensor(
         return dg.SensorResult(run_requests=requests, skip_reason=reason, asset_events=events, cursor=str(serving))
 
     return champion
+
+
+def _rollout_step(
+    task: Task, prefix: Prefix, store: Store, tracking: Tracking
+) -> tuple[str, list[dg.AssetObservation]]:
+    """Take the next step of a rollout. Returns what the rollout's state is, and the events of a step."""
+    try:
+        state = watch_rollout(task, store.artifacts(), tracking, act=True)
+    except (
+        ValueError,
+        OutsideError,
+        FindingsError,
+    ) as error:  # somebody has moved the champion since, or changed a tag
+        return f"the rollout is not judged: {error}", []
+    if state is None:
+        return "", []
+    sentence = f"rollout: {state.sentence}"
+    page = {"page": dg.MetadataValue.path(state.page)}
+    observation = dg.AssetObservation(key_of(task, LIVE[0], prefix), description=sentence, metadata=page)
+    return sentence, [observation] if state.done else []
 
 
 def _champion_check(task: Task, prefix: Prefix, quality: CheckResult) -> dg.AssetCheckEvaluation:

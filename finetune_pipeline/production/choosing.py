@@ -20,7 +20,7 @@ from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.triggers import find_triggers
-from finetune_pipeline.evaluation.production_rows import logged_example
+from finetune_pipeline.evaluation.production_rows import logged_example, moment
 from finetune_pipeline.production.log_rows import FIELDS_PASSED_ON
 from finetune_pipeline.production.shadow_rows import differs, newest_pair
 from finetune_pipeline.spec.model import TaskSpec
@@ -233,11 +233,14 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
 
 
 def _urgency(row: Mapping[str, Any], deciding: Collection[str], share: float) -> tuple[Any, ...]:
-    """Return the sort key of the queue: by a hash of their ids rows that decide between two models, and drawn ones whose fields are
-    promised, be they passed on or not: else the drawn ones that are decided would be the unsure ones. Then whoever waits."""
-    if row["id"] in deciding or (of_fields(row) and in_watched_sample(row["id"], share)):
-        return 0, _hash(row["id"])
-    return 1, not row.get("passed_on"), _is_answered_by_model(row)
+    """Return the sort key of the queue: first, by their time, rows that decide between two models, since a rollout counts undecided
+    ones against the candidate. Then, by a hash of their ids, drawn ones whose fields are promised, be they passed on or not: else the
+    drawn ones that are decided would be the unsure ones. Then whoever waits."""
+    if row["id"] in deciding:
+        return 0, moment(row["timestamp"])
+    if of_fields(row) and in_watched_sample(row["id"], share):
+        return 1, _hash(row["id"])
+    return 2, not row.get("passed_on"), _is_answered_by_model(row)
 
 
 def in_watched_sample(row_id: str, share: float) -> bool:

@@ -21,6 +21,7 @@ class ReleaseRequest(Facts, frozen=True, kw_only=True, omit_defaults=False):
         forgotten: Whether it was trained on rows that have since been forgotten.
         holds_rows: Whether its files contain training rows.
         compared_with: As `champion` of engine.step.RunInputs. A rerun compares with the same model again.
+        rollout: Whether it takes over from a champion in stages (key `rollout`), not at once.
         card, verdict, about, loosened, scores: Shown in the registry.
     """
 
@@ -56,6 +57,7 @@ class ReleaseRequest(Facts, frozen=True, kw_only=True, omit_defaults=False):
     compared_with: dict[str, Any] | None
     card: str
     probability: ReleasedProbability | None = None
+    rollout: bool = False
 
     @property
     def record(self) -> dict[str, Any]:
@@ -73,6 +75,7 @@ class Outcome(Facts, frozen=True, kw_only=True, omit_defaults=False):
         known: Whether the version was promoted by an earlier release. Artifacts of earlier releases do not say.
         promoted: Whether it is the champion.
         rolled_back: When and why a rollback took this version out of service, so that it is not promoted; None if none did.
+        rollout: The version whose rollout goes on: this one, or another that comes first; None without a rollout.
     """
 
     model_version: int
@@ -83,6 +86,7 @@ class Outcome(Facts, frozen=True, kw_only=True, omit_defaults=False):
     known: bool = False
     promoted: bool
     rolled_back: str | None
+    rollout: int | None = None
 
 
 class Released(Outcome, frozen=True, kw_only=True, omit_defaults=False):

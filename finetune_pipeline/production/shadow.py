@@ -8,7 +8,7 @@ they saw the champion's answers alone, and report its mistakes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -94,15 +94,25 @@ class ShadowReport:
     reported: Reported = field(default_factory=Reported)
 
 
-def compare_shadow(rows: Sequence[Row], spec: TaskSpec) -> ShadowReport | None:
-    """Compare the two models of the latest row with a second answer; None without such a row.
+class Decided(NamedTuple):
+    """What a reviewer decided about a question with different answers: whether each model is right, and when."""
 
-    rows: All production rows as merge_lines returns them, sorted by time.
+    champion_right: bool
+    shadow_right: bool
+    time: str
+
+
+def compare_shadow(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str] | None = None) -> ShadowReport | None:
+    """Compare two models, the champion and the one behind it; None without a row that both answered.
+
+    Args:
+        rows: All production rows as merge_lines returns them, sorted by time.
+        pair: The versions of the two; None: those of the latest row with a second answer.
     """
-    pair = newest_pair(rows)
-    if pair is None:
+    pair = pair or newest_pair(rows)
+    both = of_pair(rows, pair) if pair else []
+    if pair is None or not both:
         return None
-    both = [(row, shadow) for row in rows if (shadow := shadow_of(row)) and shadow.pair == pair]
     first = both[0][0]["timestamp"]
     unanswered = sum(
         row["model_version"] == pair[0] and not row.get("shadow") and row["timestamp"] >= first for row in rows
@@ -110,8 +120,8 @@ def compare_shadow(rows: Sequence[Row], spec: TaskSpec) -> ShadowReport | None:
     by_question = {text_key(row["input"]): (row, shadow) for row, shadow in reversed(both)}
     answers = [shadow for _, shadow in by_question.values()]
     same = sum(agree(answer, spec.output) for answer in answers)
-    decided = _decided(both, spec) if is_decidable(spec.output) else []
-    alone = [(shadow_right, time) for champion_right, shadow_right, time in decided if champion_right != shadow_right]
+    decided = list(decided_questions(both, spec).values()) if is_decidable(spec.output) else []
+    alone = [(one.shadow_right, one.time) for one in decided if one.champion_right != one.shadow_right]
     wins = np.array([is_shadow for is_shadow, _ in alone], bool)
     values = {"champion": evidence(list(~wins), 0.5), "shadow": evidence(list(wins), 0.5)}
     limit = 2 / (1 - spec.gates.confidence)
@@ -148,16 +158,20 @@ def _side(
     return Side(name, valid, len(texts) - len(given), (median, late), right, most)
 
 
-def _decided(both: Sequence[tuple[Row, ShadowAnswer]], spec: TaskSpec) -> list[tuple[bool, bool, str]]:
-    """Return (champion right, other right, time) of each question with different answers, in the order of the decisions. The first
+def of_pair(rows: Sequence[Row], pair: tuple[str, str]) -> list[tuple[Row, ShadowAnswer]]:
+    """Return the rows that both models answered, with the second answer. pair: as for :func:`compare_shadow`."""
+    return [(row, shadow) for row in rows if (shadow := shadow_of(row)) and shadow.pair == pair]
+
+
+def decided_questions(both: Sequence[tuple[Row, ShadowAnswer]], spec: TaskSpec) -> dict[str, Decided]:
+    """Return what was decided about each question with different answers, by its text_key, in the order of the decisions. The first
     decision of a question counts."""
-    decided: dict[str, tuple[bool, bool, str]] = {}
+    decided: dict[str, Decided] = {}
     chosen = [(row, shadow) for row, shadow in both if row["reviewed"] and row["correction"]]
     for row, shadow in sorted(chosen, key=lambda entry: (_decision_time(entry[0]), str(entry[0]["id"]))):
         if not agree(shadow, spec.output):
-            champion, other = _right(row, shadow, spec)
-            decided.setdefault(text_key(row["input"]), (champion, other, _decision_time(row)))
-    return list(decided.values())
+            decided.setdefault(text_key(row["input"]), Decided(*_right(row, shadow, spec), _decision_time(row)))
+    return decided
 
 
 def _decision_time(row: Row) -> str:

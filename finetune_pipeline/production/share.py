@@ -73,16 +73,19 @@ class ShareReport:
     measures: list[Compared]
 
 
-def compare_share(rows: Sequence[Row], spec: TaskSpec) -> ShareReport | None:
-    """Compare the two models of the latest assigned row; None without such a row.
+def compare_share(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str] | None = None) -> ShareReport | None:
+    """Compare a champion and a candidate that shared the traffic; None without a row of theirs.
 
-    rows: All production rows as merge_lines returns them, sorted by time.
+    Args:
+        rows: All production rows as merge_lines returns them, sorted by time.
+        pair: The versions of the two; None: those of the latest assigned row.
     """
     assigned = [(row, assignment) for row in rows if (assignment := assignment_of(row))]
-    if not assigned:
-        return None
-    pair = assigned[-1][1].pair
+    if pair is None and assigned:
+        pair = assigned[-1][1].pair
     own = [(row, assignment) for row, assignment in assigned if assignment.pair == pair]
+    if pair is None or not own:
+        return None
 
     def complained(row: Row) -> str | None:
         return str(row.get("reported") or row["timestamp"]) if _is_complaint(row, spec) else None

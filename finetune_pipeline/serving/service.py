@@ -28,6 +28,7 @@ from finetune_pipeline.serving.fallback import Fallback
 from finetune_pipeline.serving.loading import AnyServed, Loaded, load
 from finetune_pipeline.serving.logprobs import logprobs
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
+from finetune_pipeline.serving.rollout import FollowedRollout
 from finetune_pipeline.serving.served import Served
 from finetune_pipeline.serving.shadow import Shadow
 from finetune_pipeline.serving.share import Share
@@ -50,6 +51,7 @@ class Service:
         fallback: Answers what the champion passes on; None: nobody does here.
         shadow: Answers the same rows behind the champion, for the log alone; None: nobody does here.
         share: Answers a share of the conversations in place of the champion; None: nobody does here.
+        rollout: Brings shadow and share as its stages ask for them; None: they stay as given.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class Service:
         fallback: Fallback | None = None,
         shadow: Shadow | None = None,
         share: Share | None = None,
+        rollout: FollowedRollout | None = None,
     ) -> None:
         self.task, self._find, self._writer, self._tell, self._fallback = task, find, writer, tell, fallback
-        self.loaded, self._shadow, self._share = load(find()), shadow, share
+        self.loaded, self._shadow, self._share, self._rollout = load(find()), shadow, share, rollout
         self.since = int(time.time())
         self.problems: dict[str, str] = {}
+        self._follow()
         self._waiting_slots = BoundedSemaphore(WAITING)
         self._lock = Lock()
         self._ids = set(writer.ids())
@@ -77,8 +81,9 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         status = "degraded" if self.problems else "ok"
-        second = {"shadow": self._shadow.facts()} if self._shadow else {}
-        second |= {"share": self._share.facts()} if self._share else {}
+        shadow, share = self._shadow, self._share
+        second = {"shadow": shadow.facts()} if shadow else {}
+        second |= {"share": share.facts()} if share else {}
         return {
             "status": status,
             "task": self.task.name,
@@ -151,7 +156,8 @@ class Service:
 
     def _names(self, champion: Loaded) -> list[str]:
         """Return the names of a model that requests may have. None of them chooses who answers."""
-        return [champion.served.name, self.task.name, *([self._share.name] if self._share else [])]
+        share = self._share
+        return [champion.served.name, self.task.name, *([share.name] if share else [])]
 
     def _assigned(
         self, champion: Loaded, chat: Chat, gone: Event, ask: Callable[[Loaded], T]
@@ -179,7 +185,8 @@ class Service:
         if not self._waiting_slots.acquire(blocking=False):
             raise BadRequest(f"{WAITING} requests are already waiting: try again later", status=503, code="overloaded")
         try:
-            with self._shadow.paused() if self._shadow else nullcontext(), loaded.turn:
+            shadow = self._shadow
+            with shadow.paused() if shadow else nullcontext(), loaded.turn:
                 if self._stop.is_set():
                     raise BadRequest("this server is stopping", status=503, code="stopping")
                 start = time.perf_counter()
@@ -223,9 +230,9 @@ class Service:
             self._log(row, chat.user)
             with self._lock:
                 self._ids.add(answer_id)
-            if self._shadow:
+            if shadow := self._shadow:
                 own = served.logged if served.own is None else served.own
-                self._shadow.offer(answer_id, chat, name, own, seconds)
+                shadow.offer(answer_id, chat, name, own, seconds)
         return answer_id
 
     def feedback(self, body: Any) -> dict[str, Any]:
@@ -258,7 +265,8 @@ class Service:
             champion = self._find()
             has_changed = champion.name != self.loaded.served.name
             if has_changed:
-                self.loaded = load(champion)
+                second = self._share.loaded if self._share and self._share.name == champion.name else None
+                self.loaded = second or load(champion)
         except Exception as error:  # noqa: BLE001 - the registry may be unreachable; answering continues
             problem = f"{type(error).__name__}: {error}"
             if self.problems.get("champion") != problem:
@@ -268,7 +276,23 @@ class Service:
         self.problems.pop("champion", None)
         if has_changed:
             self._tell(f"serving {self.model} now")
+        self._follow()
         return has_changed
+
+    def _follow(self) -> None:
+        """Follow the rollout. If that fails, :meth:`health` reports it, and it is tried again with the next :meth:`renew`."""
+        if self._rollout is None:
+            return
+        try:
+            self._rollout.renew()
+        except Exception as error:  # noqa: BLE001 - the candidate may be missing or too large; answering continues
+            problem = f"{type(error).__name__}: {error}"
+            if self.problems.get("rollout") != problem:
+                self._tell(f"the rollout cannot be followed: {problem}")
+            self.problems["rollout"] = problem
+        else:
+            self.problems.pop("rollout", None)
+        self._shadow, self._share = self._rollout.shadow, self._rollout.share
 
     def watch(self) -> None:
         """Check periodically for a new champion, until :meth:`close`."""

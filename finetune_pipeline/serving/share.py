@@ -21,17 +21,20 @@ class Share:
         served: The candidate.
         percent: Of the users or conversations, above 0 and below 100.
         tell: Informs the operator.
+        loaded: The candidate, if it is in memory already.
 
     Attributes:
         loaded: The candidate in memory; None if it cannot be loaded: then the champion answers everything.
     """
 
-    def __init__(self, served: AnyServed, percent: float, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, served: AnyServed, percent: float, tell: Callable[[str], None], loaded: Loaded | None = None
+    ) -> None:
         self.name, self.percent, self._tell = served.name, percent, tell
         self._counts, self._lock, self._problem = Counter[str](), Lock(), ""
-        self.loaded: Loaded | None = None
+        self.loaded = loaded
         try:
-            self.loaded = load(served)
+            self.loaded = loaded or load(served)
         except Exception as error:  # noqa: BLE001 - the champion answers, and the operator and /health are informed
             self._problem = f"it cannot be loaded: {type(error).__name__}: {error}"
             tell(f"{self.name} answers no conversation, the champion answers all: {self._problem}")

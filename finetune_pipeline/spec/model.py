@@ -100,6 +100,22 @@ class RetrainingSpec(Section):
     rollback: bool = Field(False, description="Roll back automatically on the champion alarm.")
 
 
+class RolloutSpec(Section):
+    """How a version that passed its gates takes over from the champion that `finetune serve` serves."""
+
+    shadow_rows: int = Field(200, ge=30, description="Questions that it answers behind the champion, at least.")
+    share: list[Annotated[int, Field(ge=1, le=99)]] = Field(
+        [10, 50], description="Then its shares of the users or conversations in percent, rising."
+    )
+    share_rows: int = Field(200, ge=1, description="Answers of it at each share, at least.")
+    margin: float = Field(
+        0.05,
+        gt=0,
+        le=0.5,
+        description="Share of right answers that it may lose, at most; proven before the first share.",
+    )
+
+
 class TaskSpec(Section):
     """The declaration of one task."""
 
@@ -135,6 +151,9 @@ class TaskSpec(Section):
     logs: LogsSpec = LogsSpec()
     drift: DriftSpec = DriftSpec()
     retraining: RetrainingSpec = RetrainingSpec()
+    rollout: RolloutSpec | None = Field(
+        None, description="A new version takes over in stages; unset: at once, if it passed its gates."
+    )
     card: CardSpec = CardSpec()
 
     @property

@@ -7,6 +7,7 @@ A rule is a ``check_*`` function decorated with :func:`rule`. Rules on evaluatio
 """
 
 import difflib
+import itertools
 import os
 import re
 from collections import Counter
@@ -17,6 +18,7 @@ from finetune_pipeline.findings import Finding, FindingsError, Severity
 from finetune_pipeline.spec.methods import METHODS, methods_for
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, NAME, TaskSpec
 from finetune_pipeline.spec.outputs import folded_label, is_glob, is_outside
+from finetune_pipeline.spec.trainers import HostedSection
 
 Rule = Callable[[TaskSpec, Path], Iterator[Finding]]
 STUB = "# describe"
@@ -63,6 +65,20 @@ def check_split_shares(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         yield problem(
             "split_test", "split.test", message, "remove split.by, or write a share of the rows as split.test"
         )
+
+
+@rule
+def check_rollout(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Check that the shares of a rollout rise, and that its models can be served from here."""
+    if spec.rollout is None:
+        return
+    shares = spec.rollout.share
+    if any(later <= earlier for earlier, later in itertools.pairwise(shares)):
+        message = f"{shares} does not rise from share to share"
+        yield problem("rollout_share", "rollout.share", message, f"write {sorted(set(shares))}")
+    if isinstance(getattr(spec.training, spec.training.trainer, None), HostedSection):
+        message = f"`finetune serve` cannot serve a model that {spec.training.trainer} hosts, in no stage"
+        yield problem("rollout_hosted", "rollout", message, "remove rollout, or use another training.trainer")
 
 
 @rule

@@ -79,6 +79,9 @@ def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     consistent = released.champion is None or released.champion_gates == "passed"
     champion = f"champion is version {released.champion}" if released.champion else "there is no champion"
     moved = "promoted" if released.promoted else "not promoted"
+    if released.rollout is not None:
+        own = released.rollout == released.model_version
+        moved = "takes over in stages" if own else f"waits for the end of the rollout of version {released.rollout}"
     return CheckResult(consistent, f"version {released.model_version} {moved}; {champion}")
 
 

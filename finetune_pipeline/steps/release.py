@@ -71,6 +71,7 @@ def release_request(context: StepContext) -> ReleaseRequest:
         scores={name: value for name, value in registered.items() if isinstance(value, int | float)},
         compared_with=dict(context.run_inputs.champion) if context.run_inputs.champion else None,
         card=_shipped_card(context, chosen, files) if files else _card(context),
+        rollout=context.spec.rollout is not None,
     )
     measured = report.facts["probabilities"].get(row_of(chosen))
     if not measured:

@@ -66,7 +66,7 @@ def aliases(tracking: Tracking, name: str) -> dict[str, int]:
     if rows is not None:
         return {alias: int(version) for alias, version in rows}
     with open_registry(tracking) as client:
-        return _versions(_registered(client, name))
+        return _versions(registered(client, name))
 
 
 def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
@@ -165,33 +165,42 @@ def promote(
     trained on rows forgotten since; OutsideError if another run or a rollback has moved `champion` since the comparison.
     """
     with open_registry(tracking) as client:
-        current_aliases, _ = settle(client, name)
-        tags = find_version(client, name, version).tags
-        gates = tags.get(GATES)
-        if gates != PASSED:
-            raise ValueError(
-                f"{name} version {version} cannot become champion: its gates are "
-                f"{gates or 'not recorded'!r}, not {PASSED!r}. "
-                "Its evaluation report says which gate refused it and why"
-            )
+        current_aliases = settle(client, name)[0]
         old = current_aliases.get(CHAMPION)
-        if old == version:
+        if old == version and find_version(client, name, version).tags.get(GATES) == PASSED:
             return current_aliases.get(PREVIOUS)
-        if compared_with not in ("any", old):
-            was, now = (f"version {number}" if number else "no champion" for number in (compared_with, old))
-            raise OutsideError(
-                f"version {version} of {name} was compared with {was}, and now there is {now}: another run or a rollback has "
-                "moved the champion since",
-                f"`finetune run {name}` compares them",
-            )
-        _refuse_forgotten(name, version, tags)
-        if ROLLED_BACK in tags:
-            raise ValueError(
-                f"{name} version {version} was taken out of service ({tags[ROLLED_BACK]}) and is not promoted again. "
-                f"To undo that, run `finetune rollback {name}` again"
-            )
+        check_promotable(client, name, version, compared_with)
         _move(client, name, Move(old, version))
         return old
+
+
+def check_promotable(client: MlflowClient, name: str, version: int, compared_with: int | Literal["any"] | None) -> None:
+    """Check that a version may become champion. Raises the errors of :func:`promote`."""
+    current_aliases, tags = settle(client, name)[0], find_version(client, name, version).tags
+    old = current_aliases.get(CHAMPION)
+    gates = tags.get(GATES)
+    if gates != PASSED:
+        raise ValueError(
+            f"{name} version {version} cannot become champion: its gates are "
+            f"{gates or 'not recorded'!r}, not {PASSED!r}. "
+            "Its evaluation report says which gate refused it and why"
+        )
+    if compared_with not in ("any", old):
+        was, now = (f"version {number}" if number else "no champion" for number in (compared_with, old))
+        raise OutsideError(
+            f"version {version} of {name} was compared with {was}, and now there is {now}: another run or a rollback has "
+            "moved the champion since",
+            f"`finetune run {name}` compares them",
+        )
+    _refuse_forgotten(name, version, tags)
+    if ROLLED_BACK in tags:
+        undo = f"delete its tag {ROLLED_BACK} in MLflow"
+        if current_aliases.get(PREVIOUS) == version:
+            undo = f"run `finetune rollback {name}` again"
+        raise ValueError(
+            f"{name} version {version} was taken out of service ({tags[ROLLED_BACK]}) and is not promoted again. "
+            f"To undo that, {undo}"
+        )
 
 
 def rollback(tracking: Tracking, name: str, reason: str = "", serving: int | None = None) -> int:
@@ -215,15 +224,16 @@ def rollback(tracking: Tracking, name: str, reason: str = "", serving: int | Non
                 "there is nothing to roll back to"
             )
         _refuse_forgotten(name, previous, find_version(client, name, previous).tags)
-        timestamp = _now()
+        now = timestamp()
         why = shortened(redact(" ".join(reason.split()))) or "no reason given"
         if old is not None:
-            client.set_model_version_tag(name, str(old), ROLLED_BACK, f"{timestamp}: {why}")
-        _move(client, name, Move(old, previous, timestamp, why))
+            client.set_model_version_tag(name, str(old), ROLLED_BACK, f"{now}: {why}")
+        _move(client, name, Move(old, previous, now, why))
         return previous
 
 
-def _now() -> str:
+def timestamp() -> str:
+    """Return the present time in UTC, RFC 3339."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -236,7 +246,7 @@ def _move(client: MlflowClient, name: str, move: Move) -> None:
 
 def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
     """Complete the last move of `champion`, if it was killed. Returns (all aliases, whether a rollback was completed)."""
-    model = _registered(client, name)
+    model = registered(client, name)
     if model is None:
         return {}, False
     current_aliases, tag = _versions(model), model.tags.get(MOVE)
@@ -244,7 +254,7 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
     rolled_back = False
     if move and current_aliases.get(CHAMPION) == move.to:
         if PROMOTED not in find_version(client, name, move.to).tags:
-            client.set_model_version_tag(name, str(move.to), PROMOTED, _now())
+            client.set_model_version_tag(name, str(move.to), PROMOTED, timestamp())
         rolled_back = bool(move.rolled_back)
         if rolled_back:
             summary = f"version {move.old or 'none'} → {move.to}: {move.why}"
@@ -259,7 +269,7 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
         client.delete_model_version_tag(name, str(serving), ROLLED_BACK)
     if move:
         client.delete_registered_model_tag(name, MOVE)
-    return _versions(_registered(client, name)), rolled_back
+    return _versions(registered(client, name)), rolled_back
 
 
 def block_forgotten(
@@ -336,7 +346,8 @@ def _versions(model: RegisteredModel | None) -> dict[str, int]:
     return {alias: int(version) for alias, version in model.aliases.items()} if model else {}
 
 
-def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
+def registered(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """Return a registered model; None if there is none of that name."""
     with suppress_error("RESOURCE_DOES_NOT_EXIST"):
         return client.get_registered_model(name)
     return None

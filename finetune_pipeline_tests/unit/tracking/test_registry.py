@@ -469,7 +469,7 @@ def at_each_write(serving: Tracking, move: Callable[[Tracking], Any]) -> Iterato
             yield writes
         database.write_bytes(before)
         if not killed:
-            assert writes > 3
+            assert writes > 2
             return
 
 

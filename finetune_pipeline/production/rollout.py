@@ -1,0 +1,197 @@
+"""Decides whether a candidate's rollout goes on: first behind the champion (shadow), then with growing shares of the users.
+
+Behind the champion the candidate must prove that it is not worse by more than `rollout.margin`, in the share of right answers. Each
+question gives a loss: 1 if the champion alone is right, -1 if the candidate alone is, else 0; equal answers need no person. While
+nobody has decided about two different answers, they count as a loss of 1. The evidence is a bet that wins nothing on average while
+the mean loss is the margin or more, so the chance that it ever reaches 1/level is at most the level, whenever one looks, and
+whichever answers are decided first (Waudby-Smith and Ramdas 2024, section 4). With a share of the users, a rollout goes on after
+`rollout.share_rows` answers if the candidate is not surely worse.
+
+A rollout ends as soon as the candidate is surely worse: by :mod:`.shadow` or :mod:`.share`, each of which says that of an equally
+good candidate with a chance of at most half the level.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from finetune_pipeline.data.dedup.text_similarity import text_key
+from finetune_pipeline.evaluation.wording import counted, percent
+from finetune_pipeline.production.shadow import ShadowReport, compare_shadow, decided_questions, of_pair
+from finetune_pipeline.production.shadow_rows import ShadowAnswer, agree, is_decidable
+from finetune_pipeline.production.share import ShareReport, compare_share
+from finetune_pipeline.production.share_rows import assignment_of
+from finetune_pipeline.spec.model import TaskSpec
+
+Row = Mapping[str, Any]
+SHADOW = 0
+"""The percentage of the first stage, in which the candidate answers behind the champion."""
+_BETS = 4
+"""Number of bets that the evidence is spread over."""
+_MOST = 1e12
+"""Evidence is counted up to this, so that numbers stay finite."""
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    """The present stage of a candidate that is to take over from the champion.
+
+    Attributes:
+        champion, candidate: Versions.
+        percent: The candidate's share of the users or conversations; SHADOW: it answers behind the champion.
+        since: When the stage began, RFC 3339.
+    """
+
+    champion: int
+    candidate: int
+    percent: int
+    since: str
+
+    @property
+    def alias(self) -> str:
+        """The alias of the candidate in the registry."""
+        return alias_of(self.percent)
+
+
+def alias_of(share: int) -> str:
+    """Return the name of a stage, which is the alias of the candidate in the registry. share: in percent."""
+    return f"share-{share}" if share else "shadow"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the rows say of a stage.
+
+    Attributes:
+        action: What happens now: nothing yet, the next stage or after the last one the promotion, or the end of the rollout.
+        why: In a sentence.
+        evidence: That the candidate is not worse by more than the margin, 1 at the beginning; None if nothing decides which
+            answer is right.
+        needed: Evidence from which on that is sure.
+        undecided: Questions with different answers that nobody has looked at.
+    """
+
+    action: Literal["wait", "advance", "stop"]
+    why: str
+    shadow: ShadowReport | None = None
+    share: ShareReport | None = None
+    evidence: float | None = None
+    needed: float = 0.0
+    undecided: int = 0
+
+
+def next_percent(spec: TaskSpec, now: int) -> int | None:
+    """Return the share after a stage's, in percent; None after the last one: then the candidate becomes champion."""
+    assert spec.rollout is not None
+    return min((share for share in spec.rollout.share if share > now), default=None)
+
+
+def stages_of(spec: TaskSpec) -> list[str]:
+    """Return the names of the stages in their order; the last one is the promotion."""
+    assert spec.rollout is not None
+    return [*map(alias_of, (SHADOW, *spec.rollout.share)), "champion"]
+
+
+def not_worse_evidence(losses: Sequence[int], margin: float) -> np.ndarray:
+    """Return the evidence after each question that the mean loss is below the margin. losses: each -1, 0 or 1."""
+    bets = np.geomspace(0.15, 0.95 / (1 - margin), _BETS)
+    gains = 1 + bets * (margin - np.asarray(losses, float)[:, None])
+    running, values = np.ones(_BETS), np.zeros(len(gains))
+    for i, gain in enumerate(gains):
+        running = np.minimum(running * gain, _MOST)
+        values[i] = running.mean()
+    return values
+
+
+def judge(rows: Sequence[Row], spec: TaskSpec, rollout: Rollout, now: datetime) -> Judged:
+    """Judge the present stage of a rollout.
+
+    Args:
+        rows: All production rows as merge_lines returns them, sorted by time.
+        now: The present time, in UTC. Answers younger than drift.feedback_days do not count for a share's stage: people
+            may not have seen them.
+    """
+    assert spec.rollout is not None
+    pair = f"{spec.name}:{rollout.champion}", f"{spec.name}:{rollout.candidate}"
+    shadow, share = compare_shadow(rows, spec, pair), compare_share(rows, spec, pair)
+    losses, undecided = question_losses(rows, spec, pair) if is_decidable(spec.output) else ([], 0)
+    values = not_worse_evidence(losses, spec.rollout.margin)
+    evidence = float(values.max(initial=1.0)) if is_decidable(spec.output) else None
+    needed = 1 / (1 - spec.gates.confidence)
+    if shadow and shadow.better == "champion":
+        why = f"reviewers' decisions show that version {rollout.champion} is surely better, since {shadow.since[:10]}"
+        return Judged("stop", why, shadow, share, evidence, needed, undecided)
+    worse = [measure for measure in share.measures if measure.more == "candidate"] if share else []
+    if worse:
+        what = " and ".join(measure.name for measure in worse)
+        why = f"its answers are surely more often {what}, since {min(measure.since for measure in worse)[:10]}"
+        return Judged("stop", why, shadow, share, evidence, needed, undecided)
+    if rollout.percent == SHADOW:
+        ready, why = _shadow_ready(shadow, spec, evidence, needed, undecided)
+    else:
+        ready, why = _share_ready(rows, spec, rollout, pair, now)
+    return Judged("advance" if ready else "wait", why, shadow, share, evidence, needed, undecided)
+
+
+def question_losses(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str]) -> tuple[list[int], int]:
+    """Return the loss of each different question that both models answered, in the order in which they were asked, and the
+    number of those with different answers that nobody has looked at. One that a reviewer left out stays a loss."""
+    both = of_pair(rows, pair)
+    decided = decided_questions(both, spec)
+    first: dict[str, ShadowAnswer] = {}
+    for row, shadow in both:
+        first.setdefault(text_key(row["input"]), shadow)
+    seen = {text_key(row["input"]) for row, _ in both if row["reviewed"]}
+    losses, undecided = [], 0
+    for key, shadow in first.items():
+        if agree(shadow, spec.output):
+            losses.append(0)
+        elif decision := decided.get(key):
+            losses.append(int(decision.champion_right) - int(decision.shadow_right))
+        else:
+            losses.append(1)
+            undecided += key not in seen
+    return losses, undecided
+
+
+def _shadow_ready(
+    report: ShadowReport | None, spec: TaskSpec, evidence: float | None, needed: float, undecided: int
+) -> tuple[bool, str]:
+    assert spec.rollout is not None
+    questions, wanted = report.questions if report else 0, spec.rollout.shadow_rows
+    if questions < wanted:
+        return False, f"both have answered {questions:,} of {counted(wanted, 'question')}"
+    if evidence is None:
+        return True, (
+            f"both have answered {counted(questions, 'question')}; of free text nothing decides which answer is right, so the "
+            "users' feedback decides from here"
+        )
+    margin = percent(spec.rollout.margin)
+    said = f"evidence {evidence:,.1f}, {needed:,.0f} needed"
+    if evidence >= needed:
+        return True, f"it is surely not worse by more than {margin} ({said})"
+    waiting = f": {counted(undecided, 'different answer')} wait for a person" if undecided else ""
+    return False, f"not yet sure that it is not worse by more than {margin} ({said}){waiting}"
+
+
+def _share_ready(
+    rows: Sequence[Row], spec: TaskSpec, rollout: Rollout, pair: tuple[str, str], now: datetime
+) -> tuple[bool, str]:
+    assert spec.rollout is not None
+    latest = now - timedelta(days=spec.drift.feedback_days)
+    answered = old_enough = 0
+    for row in rows:
+        assignment = assignment_of(row)
+        if assignment is None or assignment.pair != pair or assignment.percent != rollout.percent:
+            continue
+        if assignment.chosen and row["model_version"] == pair[1]:
+            answered += 1
+            old_enough += datetime.fromisoformat(str(row["timestamp"])) <= latest
+    wanted = spec.rollout.share_rows
+    if old_enough >= wanted:
+        return True, f"it has given {counted(old_enough, 'answer')} at {rollout.percent}% and is not surely worse"
+    waited = f", {answered - old_enough:,} more are too new for feedback" if answered > old_enough else ""
+    return False, f"it has given {old_enough:,} of {counted(wanted, 'answer')} at {rollout.percent}%{waited}"
