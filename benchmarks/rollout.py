@@ -87,8 +87,8 @@ def main() -> int:
     began = datetime.now(UTC)
     level, margin = 1 - TASK.gates.confidence, RolloutSpec().margin
     print(f"level {level:.0%}, margin {margin:.0%}, {PER_DAY} rows a day, {DAYS} days; {RolloutSpec()!r}\n")
-    print(f"{'points':>6} {'one right':>9} {'decided a day':>13} {'months':>6} {'promoted':>9} {'day':>10} {'ended':>6} {'day':>10} "
-          "open")  # fmt: skip
+    ends_at = f"{'promoted':>9} {'day':>10} {'ended':>6} {'day':>10} open"
+    print(f"{'points':>6} {'one right':>9} {'decided a day':>13} {'months':>6} {ends_at}")
     with ProcessPoolExecutor(options.processes) as pool:
         for gain, discordant, decided, months in (
             (0.0, 0.15, 20, options.months),

@@ -234,8 +234,8 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
 
 def _urgency(row: Mapping[str, Any], deciding: Collection[str], share: float) -> tuple[Any, ...]:
     """Return the sort key of the queue: first, by their time, rows that decide between two models, since a rollout counts undecided
-    ones against the candidate. Then, by a hash of their ids, drawn ones whose fields are promised, be they passed on or not: else the
-    drawn ones that are decided would be the unsure ones. Then whoever waits."""
+    ones against the candidate. Then, by a hash of their ids, drawn ones whose fields are promised, be they passed on or not: else
+    the drawn ones that are decided would be the unsure ones. Then whoever waits."""
     if row["id"] in deciding:
         return 0, moment(row["timestamp"])
     if of_fields(row) and in_watched_sample(row["id"], share):

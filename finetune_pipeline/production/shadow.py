@@ -70,7 +70,7 @@ class ShadowReport:
 
     Attributes:
         rows: Rows that both answered, with repeats.
-        unanswered: Rows of the champion since then that the other did not answer.
+        unanswered: Rows of the champion since then that the other did not answer, without those of a share's stage.
         questions: Different questions among them.
         same: Those with the same answer.
         agreement: Confidence interval of their share.
@@ -115,7 +115,8 @@ def compare_shadow(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str] | 
         return None
     first = both[0][0]["timestamp"]
     unanswered = sum(
-        row["model_version"] == pair[0] and not row.get("shadow") and row["timestamp"] >= first for row in rows
+        row["model_version"] == pair[0] and not (row.get("shadow") or row.get("share")) and row["timestamp"] >= first
+        for row in rows
     )
     by_question = {text_key(row["input"]): (row, shadow) for row, shadow in reversed(both)}
     answers = [shadow for _, shadow in by_question.values()]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finetune_pipeline.evaluation.wording import percent
-from finetune_pipeline.production.rollout import Judged, Rollout, stages_of
+from finetune_pipeline.production.rollout import SHADOW, Judged, Rollout, stages_of
 from finetune_pipeline.production.shadow import shadow_lines
 from finetune_pipeline.production.share import ShareReport, share_lines
 from finetune_pipeline.report.blocks import Block, Items, Page, Section, Table, Text, Verdict, figure, text
@@ -25,7 +25,7 @@ def rollout_page(
     """
     status, answer = ANSWERS[judged.action]
     next_steps = []
-    if judged.undecided:
+    if judged.undecided and rollout.percent == SHADOW:
         next_steps.append(f"Decide about the different answers: `finetune review {spec.name} --what flagged`.")
     return Page(
         f"Rollout: {spec.name}",

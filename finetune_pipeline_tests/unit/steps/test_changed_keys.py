@@ -155,6 +155,7 @@ TRAINED = {"adapter", "merged_model"}
 ANSWERED = {"test_predictions"}
 SERVER = {"url": "http://127.0.0.1:9/v1", "model": "m"}
 OTHERS: dict[str, Any] = {
+    "rollout": {},
     "description": "Another one.", "owner": "team:other", "base_model": "other", "base_revision": None,
     "chat_template": "template.jinja", "advise.calls_per_month": 1000, "advise.dollars_per_million_tokens": 0.5,
     "advise.max_cost_per_1k": 1.0, "advise.max_latency_ms": 100.0, "ladder.pilot": [0.5],
@@ -268,6 +269,8 @@ def test_a_changed_key_makes_anew_what_reads_it_and_never_the_split(versions: An
         assert anew >= TRAINED
     elif section != "baseline":  # the base is merged and asked as its prompts are
         assert not anew & TRAINED
+    if section == "rollout":
+        assert anew == {"model_version"}
     if section in ("drift", "retraining", "logs"):
         assert anew <= {step.name for step in STEPS if step.group == PRODUCTION} | {"production_logs"}
     if section in ("gates", "advise", "card", "evaluation") and key not in ("gates.metric", "gates.confidence"):
