@@ -3,13 +3,15 @@
 import gzip
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from finetune_pipeline.data.dedup.text_similarity import loose_form
+from finetune_pipeline.data.draft.columns import LONGEST_LABEL
 from finetune_pipeline.data.draft.draft import Draft, draft
 from finetune_pipeline.data.draft.files import GivenFile
 from finetune_pipeline.data.json_lines import write_rows
@@ -20,7 +22,7 @@ from finetune_pipeline.production.logged_answers import author_of
 
 _LINES_LOOKED_AT = 20
 LABEL_ROWS, LABEL_SHARE = 5, 0.9
-"""An answer that this many rows share is a label, if such answers are at least this share of all."""
+"""A short answer that this many different questions share is a label, if such answers are at least this share of all."""
 _MOST_LABELS = 100
 
 
@@ -44,21 +46,21 @@ def draft_from_logs(files: Sequence[GivenFile], allowed: bool) -> tuple[Draft, l
         fix += "columns: --text input --answer output"
         raise FindingsError([Finding("draft.allowed", "error", "--allowed", message, fix)])
     placed = [GivenFile(_log_name(file.name), file.path) for file in files]
-    answers = Counter(row["output"].strip() for row in rows)
-    labels = {answer for answer, n in answers.items() if answer and n >= LABEL_ROWS}
-    of_labels = sum(answers[label] for label in labels)
-    are_labels = 1 < len(labels) <= _MOST_LABELS and of_labels >= LABEL_SHARE * len(rows)
+    labels = _labels(rows)
     chats, used = any(len(row.get("messages") or []) > 1 for row in rows), 0
+    known: set[tuple[str, str]] = set()
     with tempfile.TemporaryDirectory() as folder:
         converted = []
         for number, file in enumerate(files):
             answered = [
-                row for row in rows_of[file] if (text := row["output"].strip()) and (not are_labels or text in labels)
+                row for row in rows_of[file] if (text := row["output"].strip()) and (not labels or text in labels)
             ]
             used += len(answered)
+            distinct = {key: row for row in answered if (key := _distinct(row)) not in known}
+            known |= distinct.keys()
             path = Path(folder) / f"{number}.jsonl"
-            write_rows(path, map(_chat if chats else _pair, answered))
-            converted += [(_log_name(file.name), path)] if answered else []
+            write_rows(path, map(_chat if chats else _pair, distinct.values()))
+            converted += [(_log_name(file.name), path)] if distinct else []
         columns: dict[str, Any] = {} if chats else {"text": "request", "answer": "answer"}
         result, findings = draft(converted, **columns)
     if result is None:
@@ -71,6 +73,25 @@ def draft_from_logs(files: Sequence[GivenFile], allowed: bool) -> tuple[Draft, l
     if used < len(rows):
         result.notes.append(f"{len(rows) - used:,} answers are empty or no label, and will be left out and counted")
     return result, findings, placed
+
+
+def _labels(rows: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the answers that are labels; none if the answers are texts or JSON. A question that is asked again, such as a frequent
+    one with its canned answer, counts once."""
+    answers = Counter(answer for _, answer in {_distinct(row) for row in rows})
+    labels = {
+        answer
+        for answer, n in answers.items()
+        if answer and n >= LABEL_ROWS and len(answer) <= LONGEST_LABEL and "\n" not in answer and answer[0] not in "{["
+    }
+    covered = sum(answers[label] for label in labels)
+    return labels if 1 < len(labels) <= _MOST_LABELS and covered >= LABEL_SHARE * answers.total() else set()
+
+
+def _distinct(row: dict[str, Any]) -> tuple[str, str]:
+    """Return question and answer in a form in which small differences of the question do not count."""
+    turns = [str(m.get("content")) for m in _turns(row) if m.get("role") != "system"]
+    return loose_form("\n".join(turns)), row["output"].strip()
 
 
 def _is_log(path: Path) -> bool:
@@ -100,10 +121,14 @@ def _rows(path: Path, lines_read: int | None = None) -> Iterator[dict[str, Any]]
                 yield row
 
 
-def _chat(row: dict[str, Any]) -> dict[str, Any]:
+def _turns(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the turns before the answer."""
     messages = row.get("messages") or [{"role": "user", "content": row["input"]}]
-    turns = [{**m, "role": "system"} if m.get("role") in SYSTEM_ROLES else m for m in messages]
-    return {"messages": [*turns, {"role": "assistant", "content": row["output"].strip()}]}
+    return [{**m, "role": "system"} if m.get("role") in SYSTEM_ROLES else m for m in messages]
+
+
+def _chat(row: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [*_turns(row), {"role": "assistant", "content": row["output"].strip()}]}
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:
