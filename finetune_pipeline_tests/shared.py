@@ -69,7 +69,7 @@ def bundled_base() -> tuple[Path, dict[str, Any]]:
         if not facts.exists():
             folder.mkdir(exist_ok=True)
             result = prepare_base("bundled/smollm2-135m-instruct", None, folder, None)
-            facts.write_text(json.dumps(result))
+            facts.write_text(json.dumps(result.to_json()))
     return folder, json.loads(facts.read_text())
 
 

@@ -22,6 +22,7 @@ from finetune_pipeline.models.chat_templates import (
     template_findings,
     usable_templates,
 )
+from finetune_pipeline.models.facts import PreparedBase
 from finetune_pipeline.models.identity import base_identity, bundled_files, local_base, model_kind
 from finetune_pipeline.models.model_files import (
     MODEL_FILE,
@@ -37,13 +38,13 @@ from finetune_pipeline.models.model_files import (
 from finetune_pipeline.settings import read_settings
 
 
-def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> dict[str, Any]:
+def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> PreparedBase:
     """Make `base_model` available locally, and write its facts and ``path`` to out/model.json.
 
     Dequantizes the GGUF file of a bundled model to bfloat16 safetensors in out/model, uses local models in place, and
     downloads hub models to the hub's cache. chat_template: text of a template that replaces the model's own. With another
     template than the stored one, out/model is a separate folder with links to the weight files of local and hub models.
-    Raises FindingsError for an unknown model and an unusable template, and like :func:`describe`.
+    Raises FindingsError for an unknown model and an unusable template, and like :func:`_checked_model`.
     """
     kind = model_kind(base_model, revision)
     model_copy = out / "model"
@@ -64,21 +65,32 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
             warnings = use_template(folder, chat_template, base_model)
         else:
             _write_template(folder)
-    facts = describe(folder, base_model)
-    facts |= {
-        "base_model": base_model,
-        "revision": revision,
-        "identity": identity,
-        "chat_template": "task.yaml" if chat_template is not None else "the model's own",
-        "warnings": [f.to_dict() for f in warnings],
-    }
+    model, tokenizer = _checked_model(folder, base_model)
+    config, weights = model.config, weight_files(folder)
+    facts = PreparedBase(
+        base_model=base_model,
+        revision=revision,
+        identity=identity,
+        chat_template="task.yaml" if chat_template is not None else "the model's own",
+        warnings=warnings,
+        parameters=model.num_parameters(),
+        dtype="+".join(sorted({tensor.dtype for tensor in stored_tensors(folder).values()})),
+        architecture=(config.architectures or [type(config).__name__])[0],
+        weight_bytes=sum(f.stat().st_size for f in weights),
+        context_length=getattr(config.get_text_config(), "max_position_embeddings", None),
+        vocabulary=len(tokenizer),
+        eos=tokenizer.eos_token,
+        end_tokens=tokenizer.convert_ids_to_tokens(sorted(end_ids(tokenizer))),
+        files={p.name: digest_file(p) for p in [*weights, *text_files(folder)]},
+    )
     path = "model" if folder == model_copy else _portable_path(folder, out, out)
-    write_json(out / MODEL_FILE, {"path": path, **facts})
+    write_json(out / MODEL_FILE, {"path": path, **facts.to_json()})
     return facts
 
 
-def describe(folder: Path, name: str) -> dict[str, Any]:
-    """Return facts about a model folder. Raises FindingsError, JobError or DamagedFile if the model is incomplete."""
+def _checked_model(folder: Path, name: str) -> tuple[Any, Any]:
+    """Return the model, without its weights, and its tokenizer. Raises FindingsError, JobError or DamagedFile if the model is
+    incomplete."""
     import torch
 
     from finetune_pipeline.models.loading import load_for_prediction
@@ -86,29 +98,18 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
     if kind := quantization(read_config(folder), folder):
         message, fix = f"its weights are quantized ({kind})", "set base_model to the unquantized model"
         raise FindingsError([Finding("model.quantized", "error", f"model {name}", message, fix)])
-    weights = weight_files(folder)
-    dtypes = {tensor.dtype for tensor in stored_tensors(folder).values()}
+    stored_tensors(folder)  # raises for incomplete files
     try:
         model = load_for_prediction(folder, torch.device("meta"))  # reads names and shapes only
     except (FindingsError, JobError, OutsideError):
         raise
     except Exception as error:  # libraries raise anything for a configuration they do not know
         raise unusable("model", folder, error) from error
-    config, tokenizer = model.config, load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     if not (folder / "tokenizer.json").is_file():
         raise FindingsError([no_tokenizer(name)])
     _check_tokenizer(tokenizer, model.get_input_embeddings().num_embeddings, name)
-    return {
-        "parameters": model.num_parameters(),
-        "dtype": "+".join(sorted(dtypes)),
-        "architecture": (config.architectures or [type(config).__name__])[0],
-        "weight_bytes": sum(f.stat().st_size for f in weights),
-        "context_length": getattr(config.get_text_config(), "max_position_embeddings", None),
-        "vocabulary": len(tokenizer),
-        "eos": tokenizer.eos_token,
-        "end_tokens": tokenizer.convert_ids_to_tokens(sorted(end_ids(tokenizer))),
-        "files": {p.name: digest_file(p) for p in [*weights, *text_files(folder)]},
-    }
+    return model, tokenizer
 
 
 def _check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:

@@ -1,6 +1,58 @@
 """Facts about loaded, merged and compared models. Imports no torch: checks and reports read them."""
 
+from typing import Any
+
+from msgspec import field
+
 from finetune_pipeline.engine.facts import Facts
+from finetune_pipeline.findings import Finding
+
+
+class ModelRecord(Facts, frozen=True, kw_only=True):
+    """What code reads from the model.json of an artifact, which has its facts and ``path``.
+
+    Attributes:
+        path: The model's folder: absolute, or relative to the artifact.
+        base_model: The base as task.yaml names it, revision: its version on the hub.
+        files: SHA-256 of every file that affects its answers.
+        warnings: About the chat template of a base.
+        soft_ids: Ids of the tokens that prompt tuning added.
+    """
+
+    path: str
+    base_model: str
+    revision: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    warnings: list[Finding] = field(default_factory=list)
+    soft_ids: list[int] = field(default_factory=list)
+
+
+class PreparedBase(Facts, frozen=True, kw_only=True):
+    """Facts of base_model.
+
+    Attributes:
+        dtype: The dtypes of its tensors, as their files name them (``BF16``).
+        context_length: Tokens; None if its configuration does not say.
+        end_tokens: The tokens that end an answer.
+        chat_template: Where its template is from.
+        identity: Its package version or digests, see models.identity.base_identity.
+        base_model, revision, files, warnings: See ModelRecord.
+    """
+
+    base_model: str
+    revision: str | None
+    identity: dict[str, Any]
+    chat_template: str
+    warnings: list[Finding]
+    parameters: int
+    dtype: str
+    architecture: str
+    weight_bytes: int
+    context_length: int | None
+    vocabulary: int
+    eos: str
+    end_tokens: list[str]
+    files: dict[str, str]
 
 
 class WeightBytes(Facts, frozen=True, kw_only=True):

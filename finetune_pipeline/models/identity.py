@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.models.facts import ModelRecord
 from finetune_pipeline.models.model_files import MODEL_FILE, TEXTS, base_error, tensor_header, weight_files
 from finetune_pipeline.settings import read_settings
 
@@ -202,31 +203,31 @@ def model_folder(folder: Path) -> Path:
     """Return the transformers folder of a model: `folder` itself, or the target of an artifact's model.json.
     Raises FindingsError if neither is a folder with a config.json."""
     target = folder
-    if not (folder / "config.json").exists() and (folder / MODEL_FILE).exists():
-        target = (folder / read_json(folder / MODEL_FILE)["path"]).resolve()
+    if not _is_plain(folder):
+        target = (folder / model_record(folder).path).resolve()
     if not (target / "config.json").exists():
         message = f"{folder.name!r} points to {str(target)!r}, which has no config.json"
         raise base_error(message, "fetch the base model again (it may have been moved or deleted)", "folder")
     return target
 
 
-def model_record(folder: Path) -> dict[str, Any]:
-    """Return the model.json of an artifact, or a record made from a plain model folder."""
-    record: dict[str, Any] = {"path": str(folder), "base_model": folder.name, "revision": None}
-    return dict(read_json(folder / MODEL_FILE)) if (folder / MODEL_FILE).exists() else record
+def model_record(folder: Path) -> ModelRecord:
+    """Return the model.json of an artifact, or a record made from a plain model folder. Raises DamagedFile."""
+    if _is_plain(folder):
+        return ModelRecord(path=str(folder), base_model=folder.name)
+    return ModelRecord.read(folder / MODEL_FILE)
 
 
-def origin(base: Path) -> dict[str, Any]:
-    """Return base_model and revision, for the record of a model made from a base."""
-    record = model_record(base)
-    return {"base_model": record["base_model"], "revision": record.get("revision")}
+def _is_plain(folder: Path) -> bool:
+    """Return whether it is a model's folder, no artifact. The model.json of such a folder is another library's."""
+    return (folder / "config.json").exists() or not (folder / MODEL_FILE).exists()
 
 
 def name_base(config: Path, base: Path) -> None:
     """Make an adapter's configuration, as written by PEFT, name its base by id instead of a local path."""
-    source = origin(base)
-    settings = {**read_json(config), "base_model_name_or_path": source["base_model"], "inference_mode": True}
-    settings["revision"] = source["revision"]
+    source = model_record(base)
+    settings = {**read_json(config), "base_model_name_or_path": source.base_model, "inference_mode": True}
+    settings["revision"] = source.revision
     if isinstance(settings.get("target_modules"), list):
         settings["target_modules"] = sorted(settings["target_modules"], key=str)
     write_json(config, dict(sorted(settings.items())))
@@ -234,8 +235,7 @@ def name_base(config: Path, base: Path) -> None:
 
 def record_digest(folder: Path) -> str:
     """Return the digest of a model folder: of the weight digests in its model.json, or of its files."""
-    record = read_json(folder / MODEL_FILE) if (folder / MODEL_FILE).exists() else base_identity(str(folder))
-    content = record.get("files") or record
+    content = model_record(folder).files or base_identity(str(folder))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

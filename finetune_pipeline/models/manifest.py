@@ -15,8 +15,9 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat_templates import own_template, prompt_text
 from finetune_pipeline.models.control_tokens import control_tokens
+from finetune_pipeline.models.facts import PreparedBase
 from finetune_pipeline.models.hosted import read_hosted
-from finetune_pipeline.models.identity import BUNDLED, model_record
+from finetune_pipeline.models.identity import BUNDLED
 
 FORMAT = 1
 _VERSIONS = ("torch", "transformers", "peft", "safetensors", "tokenizers")
@@ -68,22 +69,21 @@ def base_model(source: Source) -> dict[str, Any]:
 
 def base_record(base: Artifact) -> dict[str, Any]:
     """Return the same of a ``base_model`` artifact."""
-    record = model_record(base.folder)
-    identity = dict(record.get("identity") or {})
-    name = str(identity.get("base_model") or record["base_model"])
+    facts = base.read(PreparedBase)
+    name = str(facts.identity.get("base_model") or facts.base_model)
     bundled = BUNDLED.get(name)
     note = f"The licence of {name} also applies to every model made from it; read it there before you share this model."
     if bundled:
         note = "The base model's licence also applies to every model made from it."
     return {
         "id": name,
-        "revision": record.get("revision"),
-        "identity": identity,
-        "architecture": base.facts.get("architecture"),
-        "parameters": base.facts.get("parameters"),
+        "revision": facts.revision,
+        "identity": facts.identity,
+        "architecture": facts.architecture,
+        "parameters": facts.parameters,
         "licence": bundled.license if bundled else None,
         "licence_note": note,
-        "weights": {n: d for n, d in (record.get("files") or {}).items() if n.endswith(".safetensors")},
+        "weights": {n: d for n, d in facts.files.items() if n.endswith(".safetensors")},
     }
 
 

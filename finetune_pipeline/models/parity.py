@@ -89,7 +89,7 @@ def parity(
     """
     kind = adapter_kind(adapter)
     is_soft_prompt = kind in ("prompt", "prefix")
-    new_tokens = set(model_record(merged)["soft_ids"]) if kind == "prompt" else set()
+    new_tokens = set(model_record(merged).soft_ids) if kind == "prompt" else set()
     tokenizer = load_tokenizer(merged if kind == "prompt" else base)
     rows, device = Rows.encode(tokenizer, examples), pick_device()
     served_name = "served model" if is_soft_prompt else "merged model"

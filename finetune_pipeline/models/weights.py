@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.identity import origin
+from finetune_pipeline.models.identity import model_record
 from finetune_pipeline.models.model_files import (
     EMBEDDINGS,
     HEADS,
@@ -125,7 +125,14 @@ def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], *
     """Write out/model.json for the model in out/`folder`, made from `base`. Returns its facts.
     files: SHA-256 of every file that affects its answers."""
     weights = sum(path.stat().st_size for path in weight_files(out / folder))
-    record = {**origin(base), "weight_bytes": weights, "files": dict(sorted(files.items())), **facts}
+    origin = model_record(base)
+    record = {
+        "base_model": origin.base_model,
+        "revision": origin.revision,
+        "weight_bytes": weights,
+        "files": dict(sorted(files.items())),
+        **facts,
+    }
     write_json(out / MODEL_FILE, {"path": folder, **record})
     return record
 

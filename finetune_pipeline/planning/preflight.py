@@ -61,11 +61,10 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     """
     if base is not None:
         model_path = model_folder(base)
-        warnings = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
         return [
             *refusals(spec, read_config(model_path), model_path),
             *_unusable_template(spec, model_path, own_template(model_path)),
-            *warnings,
+            *model_record(base).warnings,
         ]
     try:
         config, local_folder = _base(spec)

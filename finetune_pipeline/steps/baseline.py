@@ -41,6 +41,7 @@ from finetune_pipeline.evaluation.simple_models.encoders import encoder_files
 from finetune_pipeline.evaluation.simple_models.text_encoder import files_digest
 from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, SimpleSettings
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
+from finetune_pipeline.models.facts import PreparedBase
 from finetune_pipeline.models.identity import model_record
 from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.power import power_plan
@@ -52,17 +53,17 @@ from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
 
 
-def make_base_model(context: StepContext) -> dict[str, Any]:
+def make_base_model(context: StepContext) -> PreparedBase:
     """Prepare the base model, with the task's chat template, if set. Tasks with the same template text share the result."""
     spec, folder = context.spec, context.task.folder
     template = read_chat_template(spec.chat_template, folder)
     current = template_identity(spec.chat_template, folder).get("chat_template")
     context.refuse_changed(str(spec.chat_template), current, context.run_inputs.base.get("chat_template"))
     job = BaseJob(base_model=spec.base_model, revision=spec.base_revision, out=context.out, chat_template=template)
-    facts, record = context.launch(job), model_record(context.out)
-    for name, digest in record.get("files", {}).items():
-        path = Path(record["path"], name)
-        if record["path"] == "model":  # the artifact's own folder
+    facts, place = PreparedBase.of(context.launch(job)), model_record(context.out).path
+    for name, digest in facts.files.items():
+        path = Path(place, name)
+        if place == "model":  # the artifact's own folder
             if not (context.out / path).is_symlink():
                 continue  # a file of the artifact itself, which its manifest lists
             path = path.parent / (context.out / path).readlink()

@@ -11,7 +11,7 @@ from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.rivals import Baseline, failed_baseline_rows
-from finetune_pipeline.models.facts import Parity
+from finetune_pipeline.models.facts import Parity, PreparedBase
 from finetune_pipeline.planning.plan import TrainingPlan
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
@@ -33,7 +33,7 @@ Embeddings stay in 16 bits."""
 
 @check("Weights are safetensors; nothing in the folder can run code.")
 def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    files = artifact.facts["files"]
+    files = artifact.read(PreparedBase).files
     unsafe = [name for name in files if not name.endswith((".safetensors", ".json", ".jinja", ".txt", ".model"))]
     weights = [name for name in files if name.endswith(".safetensors")]
     message = f"files that could run code: {', '.join(unsafe)}" if unsafe else f"{len(weights)} safetensors files"

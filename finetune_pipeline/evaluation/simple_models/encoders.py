@@ -128,7 +128,7 @@ def _find(encoding: Encoding) -> list[Path]:
         candidates = [encoder_files(name)]
     else:
         folders = [artifact.folder for artifact in ArtifactStore(store).all_versions(SHARED, "base_model")]
-        candidates = [model_files(model_folder(f)) for f in folders if model_record(f)["base_model"] == name]
+        candidates = [model_files(model_folder(f)) for f in folders if model_record(f).base_model == name]
     for files in candidates:
         if files_digest(files) == digest:
             return files
@@ -191,7 +191,7 @@ def base_encoder(
     """
     source = model_folder(folder)
     files = model_files(source)
-    identity = {"name": str(model_record(folder)["base_model"]), "dtype": dtype, "digest": files_digest(files)}
+    identity = {"name": model_record(folder).base_model, "dtype": dtype, "digest": files_digest(files)}
 
     def open_it() -> Encoder:
         return TextEncoder(load(), open_tokenizer(source)) if load else open_text_encoder(source, dtype)

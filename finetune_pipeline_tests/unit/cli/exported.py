@@ -46,7 +46,9 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
     def build(task: str, step: str, inputs: dict[str, str], make: object, settings: object = None) -> Artifact:
         return store.build(task, step, code_version="1", inputs=inputs, settings=settings, make=make)
 
-    base_model = build(SHARED, "base_model", {}, lambda b: b.facts.update(prepare_base(str(base), None, b.folder)))
+    base_model = build(
+        SHARED, "base_model", {}, lambda b: b.facts.update(prepare_base(str(base), None, b.folder).to_json())
+    )
     settings = {"method": method, "epochs": 1.0, "lora": {"r": 4}}
     inputs = {"base_model": base_model.version, "train_split": "0123456789abcdef"}
     trained = build(TASK, "adapter", inputs, lambda b: shutil.copytree(adapter, b.folder / "adapter"), settings)

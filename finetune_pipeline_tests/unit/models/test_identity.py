@@ -24,7 +24,7 @@ from finetune_pipeline.models import identity
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.models.chat_templates import NAMED, fixed_template, own_template, read_chat_template
-from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind
+from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind, model_record
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.model_files import weight_files
 from finetune_pipeline.models.weights import Checkpoint
@@ -165,9 +165,9 @@ def test_a_template_whose_marks_are_no_tokens_is_refused(gemma: Path, tmp_path: 
 def test_with_a_template_of_existing_tokens_it_answers_and_stops(gemma, tmp_path, name, end, text) -> None:
     facts = prepare_base(str(gemma), None, tmp_path, NAMED[name])
     folder, tokenizer = model_folder(tmp_path), load_tokenizer(tmp_path)
-    assert folder == tmp_path / "model" and facts["chat_template"] == "task.yaml"
-    (warning,) = facts["warnings"]
-    assert warning["severity"] == "warning" and "instruct version" in warning["fix"]
+    assert folder == tmp_path / "model" and facts.chat_template == "task.yaml"
+    (warning,) = facts.warnings
+    assert warning.severity == "warning" and "instruct version" in warning.fix
     assert len(tokenizer.get_vocab()) == len(load_tokenizer(gemma).get_vocab()), "nothing was added"
     texts = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes")]
     turns = [{"role": role, "content": content} for role, content in texts]
@@ -176,11 +176,11 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(gemma, tmp_path
     assert tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on]).strip() == "Yes" + end
     prompt = encode_prompt(tokenizer, turns[:-1])
     assert row.ids[: len(prompt)] == prompt
-    assert end in facts["end_tokens"] and tokenizer.eos_token == end
+    assert end in facts.end_tokens and tokenizer.eos_token == end
     config = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
     assert tokenizer.eos_token_id in (config if isinstance(config, list) else [config])
     assert (folder / "model.safetensors").is_symlink(), "the weights are the base's own, not a copy of them"
-    assert facts["files"]["model.safetensors"] == digest_file(gemma / "model.safetensors")
+    assert facts.files["model.safetensors"] == digest_file(gemma / "model.safetensors")
     assert not (gemma / "chat_template.jinja").exists()
 
 
@@ -190,7 +190,7 @@ def test_a_model_writes_the_answer_alone_and_gets_the_same_prompt_every_day(tiny
     folder = shutil.copytree(tiny, tmp_path / "base")
     shutil.copyfile(Path(trl.__file__).parent / f"chat_templates/{family}.jinja", folder / "chat_template.jinja")
     facts = prepare_base(str(folder), None, tmp_path / "out")
-    assert [w["rule"] for w in facts["warnings"]] == ["model.template_changed"]
+    assert [w.rule for w in facts.warnings] == ["model.template_changed"]
     prepared, tokenizer = model_folder(tmp_path / "out"), load_tokenizer(tmp_path / "out")
     assert own_template(prepared) == fixed_template(folder) == fixed_template(prepared)
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "billing"}]
@@ -293,10 +293,17 @@ def test_other_files_beside_the_weights_do_not_count(tiny: Path, tmp_path: Path)
     (folder / "gone.json").symlink_to("nowhere")
     add_token(folder, in_template=False)  # unused, like Gemma 3's for images
     facts, plain = (prepare_base(str(f), None, tmp_path / f.name) for f in (folder, tiny))
-    assert [facts[n] for n in ("parameters", "weight_bytes", "dtype")] == [99648, plain["weight_bytes"], "BF16"]
+    assert (facts.parameters, facts.weight_bytes, facts.dtype) == (99648, plain.weight_bytes, "BF16")
     assert [p.name for p in weight_files(model_folder(tmp_path / "base"))] == ["model.safetensors"]
     assert len(Checkpoint(folder).place) == len(Checkpoint(tiny).place)
-    assert plain["warnings"] == []
+    assert plain.warnings == []
+    assert model_record(folder).base_model == "base", "not read as a record"
+
+
+def test_a_record_without_its_base_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps({"path": "model", "base_modle": "tiny"}))
+    with pytest.raises(DamagedFile, match=r"model\.json is damaged: .*`base_model`"):
+        model_record(tmp_path)
 
 
 def test_a_full_disk_is_not_taken_for_an_absent_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

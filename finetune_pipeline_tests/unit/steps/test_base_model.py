@@ -50,7 +50,7 @@ def _world(task: Task) -> RunInputs:
 
 def _bring(task: Task, store: ArtifactStore) -> Any:
     def launch(job: Any) -> dict[str, Any]:
-        return prepare_base(job.base_model, job.revision, job.out, job.chat_template)
+        return prepare_base(job.base_model, job.revision, job.out, job.chat_template).to_json()
 
     return PIPELINE.run("base_model", task, _world(task), store, launch)
 

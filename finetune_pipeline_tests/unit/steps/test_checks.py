@@ -20,6 +20,7 @@ from finetune_pipeline.evaluation.rivals import ScoredBaselines, score_baselines
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.training.audit import COUNTS
+from finetune_pipeline_tests.model_facts import BASE
 from finetune_pipeline_tests.trainings import HOSTED, LOCAL
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
 from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
@@ -175,8 +176,9 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
          {"test_files": NAMED | {"like_test": 6}}, {"test_files": {}}]),
     ("splits", "split_sizes"): (SPLIT | {"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}, "wanted_shares": SHARES},
         [{"shares": {"validation": 0.1, "test": 0.3}}]),
-    ("base_model", "safe_weights"): ({"files": {"model.safetensors": "x", "config.json": "y"}},
-        [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}]),
+    ("base_model", "safe_weights"): (BASE,
+        [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}},
+        {"files": None}]),
     ("few_shot_baseline", "generations_complete"): (asked(ok=9), [asked(ok=8, error=1),
         asked(ok=9) | {"prompt_details": {"zero_shot": answers(ok=9) | {"restricted": RESTRICTED}}},
         {"prompts": {}, "prompt_details": {}}]),
