@@ -109,7 +109,7 @@ def export(
             raise click.UsageError(f"the {shipped.kind} model in service is no trained model: omit --adapter and --for")
         return _export_shipped(loaded, store, shipped, to)
     source = find_source(loaded, store, alias, "exported")
-    if not source.merged.facts["parity"]["passed"]:
+    if not source.model.parity.passed:
         problem(
             f"the model {source.merged.version} differs from the trained model (check merge_parity), so it is not exported\n"
             f"fix: `finetune run {loaded.name}`, or export the adapter of another run with --alias"
@@ -208,8 +208,10 @@ def _verify(task: Task, url: str, name: str | None, rows: int, key_variable: str
         number, limit, same = source.number, int(source.record["max_new_tokens"]), 1.0
         folder, version = source.base.folder if source.kind == "prompt" else None, f"version {source.number}"
     else:
-        number, limit = source.model_version, source.serving["max_new_tokens"]
-        same, version = source.merged.facts["parity"]["same_greedy_share"], source.merged.version
+        number, limit = source.model_version, source.model.serving.max_new_tokens
+        version, share = source.merged.version, source.model.parity.same_greedy_share
+        assert share is not None  # only that of a hosted model is, which find_source refuses
+        same = share
         folder = served(source.merged, source.base).model
     try:
         address = url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"

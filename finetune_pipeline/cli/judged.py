@@ -196,7 +196,8 @@ def _answers(task: Task, store: ArtifactStore, source: Source | Shipped, example
             restricted=schema,
             constrained=schema is not None,
         )
-        limit, precision = source.serving["max_new_tokens"], source.serving.get("precision", "float32")
+        serving = source.model.serving
+        limit, precision = serving.max_new_tokens, serving.precision
     with tempfile.TemporaryDirectory(prefix="finetune-verify-") as folder:
         out = Path(folder)
         write_examples(out / "examples.jsonl", examples)

@@ -257,7 +257,7 @@ def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
     return str(compiled.render(messages=messages, add_generation_prompt=True, **tokens))
 
 
-def prompt_text(folder: Path, system_prompt: str) -> str | None:
+def prompt_text(folder: Path, system_prompt: str | None) -> str | None:
     """Render the prompt for one user turn with :func:`written`."""
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return written(folder, [*turns, {"role": "user", "content": USER_TEXT}])

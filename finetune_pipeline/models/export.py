@@ -34,40 +34,40 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
     Returns the manifest. Raises FindingsError for a prefix, a classifier for a server that serves none, an `out` that is not empty,
     too little disk space, and a chat template that Ollama cannot be given.
     """
-    if source.kind == "prefix":
+    if source.model.kind == "prefix":
         message = "a prefix consists of keys and values of every layer: a plain model has no weights for it"
         fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
         raise export_error("export.prefix", message, fix)
-    if source.kind == "classifier" and target not in ("transformers", "vllm"):
+    if source.model.kind == "classifier" and target not in ("transformers", "vllm"):
         message = f"a classifier writes no text, and {target} serves only models that do"
         raise export_error(
             "export.classifier", message, "export it --for vllm or transformers; or train with method: lora"
         )
-    folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
+    folder, files = model_folder(source.merged.folder), source.model.files
     with unfinished(out, sum((folder / name).stat().st_size for name in files)) as staging:
         for name in files:
             shutil.copyfile(folder / name, staging / name)
-        serving = source.serving
-        write_greedy_settings(staging, max_new_tokens=serving["max_new_tokens"], eos_token_id=serving["stop_token_ids"])
+        serving = source.model.serving
+        write_greedy_settings(staging, max_new_tokens=serving.max_new_tokens, eos_token_id=serving.stop_token_ids)
         config = read_json(staging / "config.json")
         if os.path.isabs(str(config.get("_name_or_path", ""))):  # no paths of this machine
             del config["_name_or_path"]
             write_json(staging / "config.json", config)
         if target == "ollama":
             context = min(CONTEXT, config.get("max_position_embeddings", CONTEXT))
-            (staging / "Modelfile").write_text(modelfile(folder, source.serving, context), "utf-8")
+            (staging / "Modelfile").write_text(modelfile(folder, serving, context), "utf-8")
         return _finish(source, staging, "model", card, target)
 
 
 def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
     """Write the adapter alone, with the tokenizer and template it was trained with, export.json and README.md.
     Returns the manifest. Raises FindingsError after a full fine-tune, which has no adapter, and for `out` like export_model."""
-    if source.kind == "full":
+    if source.model.kind == "full":
         fix = "export the model: omit --adapter"
         raise export_error("export.no_adapter", "a full fine-tune has no adapter", fix)
     folder, tokenizer_folder = source.adapter.path("adapter"), model_folder(source.base.folder)
     with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as staging:
-        own_files = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *([ADAPTER_CLASSES] if source.kind == "classifier" else []))
+        own_files = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *([ADAPTER_CLASSES] if source.model.kind == "classifier" else []))
         for name in own_files:
             shutil.copyfile(folder / name, staging / name)
         for path in sorted(tokenizer_folder.iterdir()):

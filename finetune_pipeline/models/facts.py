@@ -116,3 +116,47 @@ class Parity(Facts, frozen=True, kw_only=True):
     probability_gap: float | None = None
     new_tokens_chosen: int | None = None
     rounding: RoundedMerge | None = None
+
+
+class Serving(Facts, frozen=True, kw_only=True, omit_defaults=False):
+    """Settings of training and comparison that a server must use too. precision: as in the job (jobs.MergeJob)."""
+
+    system_prompt: str | None
+    labels: list[str]
+    max_new_tokens: int
+    precision: str = "float32"
+    stop_token_ids: list[int]
+    stop_tokens: list[str]
+
+
+class StoredModel(Facts, frozen=True, kw_only=True):
+    """Facts of a merged model that its model.json has, too. None: not so made; of a hosted model, which has no files, unknown.
+
+    Attributes:
+        kind: lora, full, prompt, prefix, classifier; endpoint: hosted by its trainer.
+        base_model, revision, files: See ModelRecord.
+        dtype: The dtypes of its tensors (``bfloat16+float32``).
+        merged_tensors: Weights of the base that the adapter changed, and scaling: the factor of its product.
+        soft_tokens, soft_ids: The tokens that prompt tuning added, and their ids.
+    """
+
+    kind: str
+    base_model: str
+    revision: str | None = None
+    dtype: str
+    weight_bytes: int | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    adapter_sha256: str | None = None
+    merged_tensors: int | None = None
+    scaling: float | None = None
+    soft_tokens: list[str] = field(default_factory=list)
+    soft_ids: list[int] = field(default_factory=list)
+
+
+class MergedModel(StoredModel, frozen=True, kw_only=True):
+    """Facts of merged_model. stored_float32_because: why the changed weights are not in the base's dtype, if they are not."""
+
+    sentence: str
+    serving: Serving
+    parity: Parity
+    stored_float32_because: str | None = None

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.facts import Parity
+from finetune_pipeline.models.facts import MergedModel, Parity, Serving
 from finetune_pipeline.spec.baseline import ChatEndpointSpec, address_problem
 
 ENDPOINT_FILE = "endpoint.json"
@@ -63,15 +63,14 @@ def read_hosted(folder: Path) -> HostedModel | None:
         raise JobError(problem, "correct the trainer that wrote it") from error
 
 
-def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, Any]) -> dict[str, Any]:
+def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: Serving) -> MergedModel:
     """Write the ``merged_model`` of a hosted model: its endpoint.json, and facts that say there was nothing to merge."""
     shutil.copyfile(adapter / ENDPOINT_FILE, out / ENDPOINT_FILE)
-    return {
-        "kind": "endpoint",
-        "endpoint": hosted.to_json(),
-        "base_model": hosted.base_model,
-        "dtype": "as its service serves it",
-        "sentence": f"{hosted.place}: there is nothing to merge and nothing to compare",
-        "serving": {**serving, "stop_token_ids": [], "stop_tokens": []},
-        "parity": Parity(kind="endpoint", rows=0, passed=True).to_json(),
-    }
+    return MergedModel(
+        kind="endpoint",
+        base_model=hosted.base_model,
+        dtype="as its service serves it",
+        sentence=f"{hosted.place}: there is nothing to merge and nothing to compare",
+        serving=serving,
+        parity=Parity(kind="endpoint", rows=0, passed=True),
+    )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.models.facts import ModelRecord
+from finetune_pipeline.models.facts import MergedModel, ModelRecord
 from finetune_pipeline.models.model_files import MODEL_FILE, TEXTS, base_error, tensor_header, weight_files
 from finetune_pipeline.settings import read_settings
 
@@ -249,6 +249,6 @@ class Served:
 
 def served(merged: Artifact, base: Artifact) -> Served:
     """Return what to load for a ``merged_model`` artifact; `base`: the artifact of its base model."""
-    if merged.facts["kind"] == "prefix":
+    if merged.read(MergedModel).kind == "prefix":
         return Served(base.folder, merged.path("adapter"))
     return Served(merged.folder)

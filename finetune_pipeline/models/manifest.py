@@ -15,7 +15,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat_templates import own_template, prompt_text
 from finetune_pipeline.models.control_tokens import control_tokens
-from finetune_pipeline.models.facts import PreparedBase
+from finetune_pipeline.models.facts import MergedModel, PreparedBase
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import BUNDLED
 
@@ -42,15 +42,9 @@ class Source:
     json_schema: Mapping[str, Any] | None = None
 
     @property
-    def kind(self) -> str:
-        """lora, full, prompt, prefix or classifier."""
-        return str(self.merged.facts["kind"])
-
-    @property
-    def serving(self) -> Mapping[str, Any]:
-        """Serving settings (see merging.merge_and_compare)."""
-        facts: Mapping[str, Any] = self.merged.facts["serving"]
-        return facts
+    def model(self) -> MergedModel:
+        """Facts of the merged model."""
+        return self.merged.read(MergedModel)
 
 
 def export_error(rule: str, message: str, fix: str = "export it --for vllm or transformers") -> FindingsError:
@@ -90,9 +84,9 @@ def base_record(base: Artifact) -> dict[str, Any]:
 def describe(source: Source, folder: Path, what: str, target: str = "transformers") -> dict[str, Any]:
     """Return the manifest of a model, without its files. folder: contains tokenizer and template; what: model, adapter, or
     registered (in the model registry, which stores the adapter and refers to the rest by digest); target: the server."""
-    serving, hosted = source.serving, read_hosted(source.merged.folder)
+    model, hosted = source.model, read_hosted(source.merged.folder)
     settings = read_json(source.adapter.path("artifact.json"))["settings"]
-    soft_tokens_added = what != "adapter" and source.kind == "prompt"
+    serving, soft_tokens = model.serving, [] if what == "adapter" else model.soft_tokens
     template = None if hosted else next(folder.glob("chat_template.jinja"), None)
     evaluated = None
     if source.report is not None:
@@ -111,30 +105,30 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
         "task": source.task,
         "description": source.description,
         "what": what,
-        "kind": source.kind,
+        "kind": model.kind,
         "target": target,
         "method": hosted.trainer if hosted else settings.get("method"),
         "model_version": source.model_version,
         "prompt": {
-            "system_prompt": serving["system_prompt"],
+            "system_prompt": serving.system_prompt,
             "chat_template": template and template.name,
             "chat_template_sha256": template and digest_file(template),
-            "rendered": None if hosted else prompt_text(folder, serving["system_prompt"]),
+            "rendered": None if hosted else prompt_text(folder, serving.system_prompt),
             "control_tokens": [] if hosted else folder_control_tokens(folder),
-            "prompt_prefix": source.merged.facts["prompt_prefix"] if soft_tokens_added else "",
-            "soft_tokens": source.merged.facts["soft_tokens"] if soft_tokens_added else [],
+            "prompt_prefix": "".join(soft_tokens),
+            "soft_tokens": soft_tokens,
         },
         "generation": {
             "do_sample": False,
             "temperature": 0,
-            "max_new_tokens": serving["max_new_tokens"],
-            "stop_token_ids": serving["stop_token_ids"],
-            "stop_tokens": serving["stop_tokens"],
+            "max_new_tokens": serving.max_new_tokens,
+            "stop_token_ids": serving.stop_token_ids,
+            "stop_tokens": serving.stop_tokens,
             "json_schema": source.json_schema,
         },
-        "labels": serving["labels"],
-        "dtype": source.merged.facts["dtype"] if what != "adapter" else "float32",
-        "stored_float32_because": source.merged.facts.get("stored_float32_because"),
+        "labels": serving.labels,
+        "dtype": model.dtype if what != "adapter" else "float32",
+        "stored_float32_because": model.stored_float32_because,
         "base_model": base_model(source),
         "endpoint": hosted.to_json() if hosted else None,
         "artifacts": {
@@ -142,10 +136,10 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
             "adapter": source.adapter.version,
             "base_model": source.base.version,
             "dataset": source.adapter.inputs.get("train_split"),
-            "adapter_sha256": source.merged.facts.get("adapter_sha256"),
+            "adapter_sha256": model.adapter_sha256,
         },
         "training": settings,
-        "parity": {k: v for k, v in source.merged.facts["parity"].items() if k != "different"},
+        "parity": {k: v for k, v in model.parity.to_json().items() if k != "different"},
         "evaluation": evaluated,
         "card": dict(source.card),
         "versions": _versions(),

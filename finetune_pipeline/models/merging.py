@@ -21,7 +21,7 @@ from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.adapters import CLASSIFIER_HEAD, Adapter, adapter_kind, read_adapter
-from finetune_pipeline.models.facts import RoundedMerge
+from finetune_pipeline.models.facts import MergedModel, RoundedMerge, Serving, StoredModel
 from finetune_pipeline.models.generation_settings import write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import ADAPTER_CLASSES, ADAPTER_WEIGHTS, FLOATS, text_files, weight_files
@@ -34,8 +34,8 @@ _LEAST_AGREEMENT = 0.9
 """If a smaller share of greedy answers is equal, float32 is tried."""
 
 
-def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write the merged model, or classifier, to out/model and its record to out/model.json; return the facts of the record.
+def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> StoredModel:
+    """Write the merged model, or classifier, to out/model and its record to out/model.json; return the record's facts.
 
     base: a model folder or artifact; adapter: a low-rank adapter, or the whole model of a full fine-tune, which
     is used unchanged. float32: store the changed tensors in float32, which rounds no change away.
@@ -45,25 +45,29 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     shutil.rmtree(target, ignore_errors=True)
     if adapter_kind(adapter) == "full":
         dtype = _use_full_model(adapter, source, target)
-        facts = {"kind": "full", "merged_tensors": 0, "scaling": None, "adapter_sha256": None}
-    else:
-        checkpoint, low_rank = Checkpoint(source), read_adapter(adapter)
-        merged = merged_weights(checkpoint, low_rank, float32=float32)
-        config: dict[str, Any] = {"dtype": "float32"} if float32 else {}
-        added: dict[str, torch.Tensor] = {}
-        if low_rank.head:
-            added, settings = merged_head(checkpoint, low_rank, float32=float32)
-            config |= settings
-        without = checkpoint.heads if low_rank.head else ()
-        dtype = checkpoint.write_copy(target, {**merged, **added}, config, without)
-        facts = {
-            "kind": "classifier" if low_rank.head else "lora",
-            "merged_tensors": len(merged),
-            "scaling": low_rank.scaling,
-            "adapter_sha256": digest_file(adapter / ADAPTER_WEIGHTS),
-        }
+        write_greedy_settings(target)
+        return write_record(out, "model", base, digests(target), kind="full", dtype=dtype, merged_tensors=0)
+    checkpoint, low_rank = Checkpoint(source), read_adapter(adapter)
+    merged = merged_weights(checkpoint, low_rank, float32=float32)
+    config: dict[str, Any] = {"dtype": "float32"} if float32 else {}
+    added: dict[str, torch.Tensor] = {}
+    if low_rank.head:
+        added, settings = merged_head(checkpoint, low_rank, float32=float32)
+        config |= settings
+    without = checkpoint.heads if low_rank.head else ()
+    dtype = checkpoint.write_copy(target, {**merged, **added}, config, without)
     write_greedy_settings(target)
-    return write_record(out, "model", base, digests(target), dtype=dtype, **facts)
+    return write_record(
+        out,
+        "model",
+        base,
+        digests(target),
+        kind="classifier" if low_rank.head else "lora",
+        dtype=dtype,
+        merged_tensors=len(merged),
+        scaling=low_rank.scaling,
+        adapter_sha256=digest_file(adapter / ADAPTER_WEIGHTS),
+    )
 
 
 def merged_head(
@@ -156,8 +160,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def merge_and_compare(job: MergeJob) -> dict[str, Any]:
-    """Run a job of :class:`finetune_pipeline.jobs.MergeJob`. Returns the facts, with the comparison under ``parity``.
+def merge_and_compare(job: MergeJob) -> MergedModel:
+    """Run a job of :class:`finetune_pipeline.jobs.MergeJob`. Returns the facts of merged_model.
 
     A correct merge that exceeds the limit through rounding to the base's dtype is written again in float32:
     ``stored_float32_because`` says why, and parity.rounding has the figures of the rounded merge. A prompt-tuned adapter
@@ -187,46 +191,47 @@ def merge_and_compare(job: MergeJob) -> dict[str, Any]:
         precision=job.precision,
         stage=job.stage,
     )
-    write_model: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
-    facts = write_model(base, adapter, out)
+    write_model: Callable[..., StoredModel] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
+    model, reason = write_model(base, adapter, out), None
     comparison = compare()
     mean_kl, max_kl, share = comparison.mean_kl, comparison.max_kl, comparison.same_greedy_share
     assert mean_kl is not None and max_kl is not None and share is not None
     within_limits = comparison.passed and share >= _LEAST_AGREEMENT
-    rounds = kind in ("lora", "classifier", "prompt") and facts["dtype"] != "float32"
+    rounds = kind in ("lora", "classifier", "prompt") and model.dtype != "float32"
     if comparison.right and not within_limits and rounds:
         distance = f"{mean_kl:.2g} nats per token from the trained one (limit {MEAN_KL_LIMIT:g})"
         if comparison.served_kl is not None:
             limits = f"limits {MEAN_KL_LIMIT:g} and {comparison.served_kl_limit:g}"
             distance = f"{mean_kl:.2g} nats per answer from the trained one, and {comparison.served_kl:.2g} as served ({limits})"
         reason = (
-            f"rounded to {facts['dtype']}, the model is {distance} and gives {share:.0%} of its answers; the trained change is too "
+            f"rounded to {model.dtype}, the model is {distance} and gives {share:.0%} of its answers; the trained change is too "
             "small for that dtype"
         )
         say(f"{job.stage}: {reason}; storing the changed weights in float32")
-        facts = {**write_model(base, adapter, out, float32=True), "stored_float32_because": reason}
+        model = write_model(base, adapter, out, float32=True)
         rounding = RoundedMerge(mean_kl=mean_kl, max_kl=max_kl, same_greedy_share=share, served_kl=comparison.served_kl)
         comparison = msgspec.structs.replace(compare(), rounding=rounding)
-    return {
-        **facts,
-        "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",
-        "serving": _serving(job, base, rows),
-        "parity": comparison.to_json(),
-    }
+    return MergedModel(
+        **msgspec.structs.asdict(model),
+        sentence=f"{kind_of(kind).sentence}; weights in {model.dtype}",
+        serving=_serving(job, base, rows),
+        parity=comparison,
+        stored_float32_because=reason,
+    )
 
 
-def _serving(job: MergeJob, base: Path, examples: Sequence[Any]) -> dict[str, Any]:
-    """Return the settings of training and comparison that a server must use too. examples: all rows, for their system prompt."""
+def _serving(job: MergeJob, base: Path, examples: Sequence[Any]) -> Serving:
+    """Return how to serve the model. examples: all rows, for their system prompt."""
     from finetune_pipeline.models.chat import end_ids, load_tokenizer
 
     system_prompts = Counter(m["content"] for e in examples for m in e.messages[:1] if m["role"] == "system")
     tokenizer = load_tokenizer(base)
     ends = sorted(end_ids(tokenizer))
-    return {
-        "system_prompt": system_prompts.most_common(1)[0][0] if system_prompts else None,
-        "labels": list(job.labels),
-        "max_new_tokens": job.max_new_tokens,
-        "precision": job.precision,
-        "stop_token_ids": ends,
-        "stop_tokens": [tokenizer.convert_ids_to_tokens(i) for i in ends],
-    }
+    return Serving(
+        system_prompt=system_prompts.most_common(1)[0][0] if system_prompts else None,
+        labels=list(job.labels),
+        max_new_tokens=job.max_new_tokens,
+        precision=job.precision,
+        stop_token_ids=ends,
+        stop_tokens=[tokenizer.convert_ids_to_tokens(i) for i in ends],
+    )

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import TemplateError
 
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.chat_templates import written
+from finetune_pipeline.models.facts import Serving
 from finetune_pipeline.models.manifest import export_error
 
 CONTEXT = 4096
@@ -18,18 +18,18 @@ _SYSTEM, _FIRST, _ANSWER, _SECOND = "Zsystem0", "Zuser1", "Zanswer2", "Zuser3"
 """Placeholders for the turns when the chat template is split into its parts."""
 
 
-def modelfile(folder: Path, serving: Mapping[str, Any], context: int) -> str:
+def modelfile(folder: Path, serving: Serving, context: int) -> str:
     """Return the text of a Modelfile for the model folder it lies in, whose safetensors `ollama create` imports.
 
-    serving: system_prompt, stop_tokens, max_new_tokens. context: length in tokens. Raises FindingsError like
+    context: length in tokens. Raises FindingsError like
     :func:`go_template`.
     """
     lines = ["FROM .", f"TEMPLATE {_quoted(go_template(folder, _leading_token(folder)))}"]
-    if serving["system_prompt"]:
-        lines.append(f"SYSTEM {_quoted(serving['system_prompt'])}")
-    settings = {"temperature": 0, "repeat_penalty": 1, "num_predict": serving["max_new_tokens"], "num_ctx": context}
+    if serving.system_prompt:
+        lines.append(f"SYSTEM {_quoted(serving.system_prompt)}")
+    settings = {"temperature": 0, "repeat_penalty": 1, "num_predict": serving.max_new_tokens, "num_ctx": context}
     lines += [f"PARAMETER {name} {value}" for name, value in settings.items()]
-    lines += [f"PARAMETER stop {_quoted(token)}" for token in serving["stop_tokens"]]
+    lines += [f"PARAMETER stop {_quoted(token)}" for token in serving.stop_tokens]
     return "\n".join(lines) + "\n"
 
 

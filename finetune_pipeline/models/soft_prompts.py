@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.facts import StoredModel
 from finetune_pipeline.models.generation_settings import suppressed_tokens, write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.loading import load_for_prediction
@@ -33,11 +34,10 @@ _EXPORT_ADAPTER = "export the adapter alone (`finetune export --adapter`)"
 _PROBE = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Here."}]
 
 
-def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write base and prompt-tuned `adapter` as a plain model to out/model, and its record to out/model.json; return the facts.
+def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> StoredModel:
+    """Write base and prompt-tuned `adapter` as a plain model to out/model, and its record to out/model.json; return its facts.
 
-    The chat template puts the tokens first in every rendered text; ``prompt_prefix`` of the facts is the same as a string, for
-    servers that get plain text. float32: store the embeddings in float32.
+    The chat template puts the tokens first in every rendered text. float32: store the embeddings in float32.
     Raises JobError if the base's embeddings cannot be extended, or if the template would not give the same tokens.
     """
     source, target = model_folder(base), out / "model"
@@ -50,7 +50,6 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     row_count = max(rows := len(embeddings), max(ids) + 1)
     # the new tokens, and those of the tokenizer that the base has no row for
     never = sorted({*ids, *range(rows, row_count)})
-    was_tied = checkpoint.tied
     head = checkpoint.head or checkpoint.usual_head
     head_rows = checkpoint.tensor(head) if head in checkpoint.place else embeddings
     changed = {
@@ -68,10 +67,11 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     # transformers reads this; for other servers see _unlikely_rows
     write_greedy_settings(target, suppress_tokens=sorted({*suppressed_tokens(target), *never}))
     _check_same_text(original, extended, ids)
-    soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": was_tied}
-    sha256 = digest_file(adapter / ADAPTER_WEIGHTS)
-    facts = {"kind": "prompt", **soft, "dtype": written, "adapter_sha256": sha256}
-    return write_record(out, "model", base, digests(target), **facts)
+    soft, sha256 = dict(zip(tokens, ids, strict=True)), digest_file(adapter / ADAPTER_WEIGHTS)
+    files = digests(target)
+    return write_record(
+        out, "model", base, files, kind="prompt", dtype=written, adapter_sha256=sha256, soft_tokens=soft
+    )
 
 
 def _embedding(base: Checkpoint) -> tuple[str, float]:
@@ -141,7 +141,7 @@ def _unlikely_rows(head: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
     return mean.float().expand(len(ids), -1)
 
 
-def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
+def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> StoredModel:
     """Write a copy of a prefix `adapter` to out/adapter, and its base to out/model.json.
 
     The record's path points to the adapter, which is not a model folder: code that does not support prefixes fails instead of
@@ -156,8 +156,8 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
     of_adapter = digests(target)
     files = {file.name: digest_file(file) for file in checkpoint.files}
     files |= {f"adapter/{name}": digest for name, digest in of_adapter.items()}
-    facts = {"kind": "prefix", "dtype": dtypes(checkpoint.tensors()), "adapter_sha256": of_adapter[ADAPTER_WEIGHTS]}
-    return write_record(out, "adapter", base, files, **facts)
+    dtype, sha256 = dtypes(checkpoint.tensors()), of_adapter[ADAPTER_WEIGHTS]
+    return write_record(out, "adapter", base, files, kind="prefix", dtype=dtype, adapter_sha256=sha256)
 
 
 class PrefixedModel:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.facts import StoredModel
 from finetune_pipeline.models.identity import model_record
 from finetune_pipeline.models.model_files import (
     EMBEDDINGS,
@@ -121,20 +122,37 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: digest_file(path) for path in sorted(folder.iterdir())}
 
 
-def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
-    """Write out/model.json for the model in out/`folder`, made from `base`. Returns its facts.
-    files: SHA-256 of every file that affects its answers."""
-    weights = sum(path.stat().st_size for path in weight_files(out / folder))
+def write_record(
+    out: Path,
+    folder: str,
+    base: Path,
+    files: Mapping[str, str],
+    *,
+    kind: str,
+    dtype: str,
+    adapter_sha256: str | None = None,
+    merged_tensors: int | None = None,
+    scaling: float | None = None,
+    soft_tokens: Mapping[str, int] | None = None,
+) -> StoredModel:
+    """Write out/model.json for the model in out/`folder`, made from `base`. Returns its facts, whose fields are the arguments.
+    soft_tokens: ids of added tokens by name."""
     origin = model_record(base)
-    record = {
-        "base_model": origin.base_model,
-        "revision": origin.revision,
-        "weight_bytes": weights,
-        "files": dict(sorted(files.items())),
-        **facts,
-    }
-    write_json(out / MODEL_FILE, {"path": folder, **record})
-    return record
+    model = StoredModel(
+        kind=kind,
+        base_model=origin.base_model,
+        revision=origin.revision,
+        dtype=dtype,
+        weight_bytes=sum(path.stat().st_size for path in weight_files(out / folder)),
+        files=dict(sorted(files.items())),
+        adapter_sha256=adapter_sha256,
+        merged_tensors=merged_tensors,
+        scaling=scaling,
+        soft_tokens=list(soft_tokens or ()),
+        soft_ids=list((soft_tokens or {}).values()),
+    )
+    write_json(out / MODEL_FILE, {"path": folder, **model.to_json()})
+    return model
 
 
 def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

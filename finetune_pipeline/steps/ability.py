@@ -11,6 +11,7 @@ from finetune_pipeline.evaluation.ability.drop import Ability, AbilityLoss, Row,
 from finetune_pipeline.evaluation.ability.items import Item, digest_items, load_items
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.jobs import AbilityJob
+from finetune_pipeline.models.facts import MergedModel
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.methods import KINDS
@@ -80,7 +81,7 @@ def make_general_ability(context: StepContext) -> Ability:
     if hosted := read_hosted(context.inputs["merged_model"].folder):
         reason = f"{hosted.place} returns no likelihoods, which scoring general ability needs."
         return Ability(items=0, not_asked=reason, sentence=reason)
-    if not KINDS[context.inputs["merged_model"].facts["kind"]].generates:
+    if not KINDS[context.inputs["merged_model"].read(MergedModel).kind].generates:
         reason = "A classifier can answer nothing but its labels, so it has no general ability to lose."
         return Ability(items=0, not_asked=reason, sentence=reason)
     model = served(context.inputs["merged_model"], context.inputs["base_model"])
@@ -97,7 +98,7 @@ def _against_champion(context: StepContext, candidate: Sequence[Row], confidence
     if not context.run_inputs.champion or context.run_inputs.champion_kind != "tuned":
         return None  # a simple model has no general ability, and a prompt that of its base
     champion, base = champion_of(context)
-    if read_hosted(champion.folder) or not KINDS[champion.facts["kind"]].generates:
+    if read_hosted(champion.folder) or not KINDS[champion.read(MergedModel).kind].generates:
         return None  # no likelihoods to compare with
     model, out = served(champion, base), context.out / "champion"
     score_ability(context, model.model, model.adapter, "general_ability", out)

@@ -19,6 +19,7 @@ from finetune_pipeline.evaluation.prediction_facts import ApiUsage
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import API_MODEL, Baseline, best_api_prompt
 from finetune_pipeline.jobs import FittedSet, ModelSet, Perturbed
+from finetune_pipeline.models.facts import MergedModel
 from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.evaluation import VERSION
@@ -58,7 +59,9 @@ def champion_set(context: StepContext) -> tuple[ModelSet | FittedSet, str]:
         asked = base_set(context.spec, "base", base, {})
         return replace(asked, name="champion", restricted=None, stored=champion_files(context)), kind
     # decoded as it is served, whatever the task declares now
-    return trained_set(context.spec, "champion", champion, base, champion_schema(context)), champion.facts["kind"]
+    return trained_set(context.spec, "champion", champion, base, champion_schema(context)), champion.read(
+        MergedModel
+    ).kind
 
 
 def perturbed_sets(spec: TaskSpec, answering: ModelSet) -> list[ModelSet]:

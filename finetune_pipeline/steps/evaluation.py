@@ -55,6 +55,7 @@ from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.teacher_rival import AskedTeacher, teacher_file
 from finetune_pipeline.evaluation.winner import TRAINED, gates_of, row_of, winner_of
 from finetune_pipeline.jobs import FittedSet
+from finetune_pipeline.models.facts import MergedModel
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.planning.plan import TrainingPlan
 from finetune_pipeline.planning.prices import PriceList
@@ -104,7 +105,7 @@ def make_test_predictions(context: StepContext) -> SealedAnswers:
     kinds: dict[str, str] = {}
     if not candidate.skipped:
         model_sets.append(trained_set(spec, "candidate", candidate, base, spec.decoded_schema))
-        kinds["candidate"] = candidate.facts["kind"]
+        kinds["candidate"] = candidate.read(MergedModel).kind
         if spec.automation.max_error is not None:  # they calibrate, and say with which threshold to begin
             validation = split_file(context, "validation")
             model_sets.append(replace(model_sets[-1], name=ON_VALIDATION, examples=validation))
@@ -364,7 +365,7 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
             "baseline": {**inputs["few_shot_baseline"].facts, **inputs["advice"].facts},
             "training": None if adapter.skipped else training_of(adapter),
             "data": {name: dict(inputs[name].facts) for name in DATA_STEPS},
-            "parity": None if adapter.skipped else inputs["merged_model"].facts["parity"],
+            "parity": None if adapter.skipped else inputs["merged_model"].read(MergedModel).parity,
             "ability": inputs["general_ability"].read(Ability),
             "people": inputs["human_review"].read(People),
             "judge": review.judge,

@@ -12,6 +12,7 @@ from finetune_pipeline.evaluation.decisions import Winner
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
 from finetune_pipeline.evaluation.winner import row_of
+from finetune_pipeline.models.facts import MergedModel
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, base_record, describe
@@ -42,7 +43,7 @@ def release_request(context: StepContext) -> ReleaseRequest:
     request = ReleaseRequest(
         name=context.task.name,
         method=hosted.trainer if hosted else "none" if merged.skipped else context.spec.training.method,
-        kind=str(chosen.kind) if merged.skipped else merged.facts["kind"],
+        kind=str(chosen.kind) if merged.skipped else merged.read(MergedModel).kind,
         endpoint=hosted,
         dataset_version=dataset,
         adapter=str(adapter.folder / "adapter"),
@@ -114,7 +115,7 @@ def _card(context: StepContext) -> str:
     source = Source(
         spec.name, spec.description, spec.card.model_dump(), merged, adapter, base, report, json_schema=schema
     )
-    weights = merged if KINDS[merged.facts["kind"]].plain else base
+    weights = merged if KINDS[merged.read(MergedModel).kind].plain else base
     return card_of(source.report, describe(source, model_folder(weights.folder), REGISTERED))
 
 

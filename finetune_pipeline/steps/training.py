@@ -10,6 +10,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.jobs import MergeJob
+from finetune_pipeline.models.facts import MergedModel, Serving
 from finetune_pipeline.models.hosted import pass_on, read_hosted
 from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.report.page import page_markdown
@@ -61,19 +62,18 @@ def train_rows(
     return train(order)
 
 
-def merge(context: StepContext, adapter: Path, out: Path, **options: Any) -> dict[str, Any]:
+def merge(context: StepContext, adapter: Path, out: Path, **options: Any) -> MergedModel:
     """Merge an adapter into the base, and compare the result with the trained model. options: further arguments of the job."""
-    return context.launch(
-        MergeJob(
-            base=context.inputs["base_model"].folder,
-            adapter=adapter,
-            examples=split_file(context, "validation"),
-            labels=context.spec.labels,
-            out=out,
-            **answering_settings(context.spec),
-            **options,
-        )
+    job = MergeJob(
+        base=context.inputs["base_model"].folder,
+        adapter=adapter,
+        examples=split_file(context, "validation"),
+        labels=context.spec.labels,
+        out=out,
+        **answering_settings(context.spec),
+        **options,
     )
+    return MergedModel.of(context.launch(job))
 
 
 def class_settings(spec: TaskSpec) -> dict[str, Any]:
@@ -90,10 +90,16 @@ def make_supervised(context: StepContext) -> AnyTraining:
     return facts
 
 
-def make_merged_model(context: StepContext) -> dict[str, Any]:
+def make_merged_model(context: StepContext) -> MergedModel:
     """Merge the adapter and compare the result with the trained model; a hosted model is passed on unchanged."""
     adapter, spec = context.inputs["adapter"], context.spec
     if hosted := read_hosted(adapter.folder):
-        settings = {"system_prompt": spec.system_prompt, "labels": spec.labels, "max_new_tokens": spec.answer_length}
-        return pass_on(hosted, adapter.folder, context.out, settings)
+        serving = Serving(
+            system_prompt=spec.system_prompt,
+            labels=spec.labels,
+            max_new_tokens=spec.answer_length,
+            stop_token_ids=[],
+            stop_tokens=[],
+        )
+        return pass_on(hosted, adapter.folder, context.out, serving)
     return merge(context, adapter.path("adapter"), context.out)

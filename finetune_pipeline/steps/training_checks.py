@@ -11,7 +11,7 @@ from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.rivals import Baseline, failed_baseline_rows
-from finetune_pipeline.models.facts import Parity, PreparedBase
+from finetune_pipeline.models.facts import MergedModel, PreparedBase
 from finetune_pipeline.planning.plan import TrainingPlan
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
@@ -205,7 +205,7 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("The served model equals the trained one.")
 def merge_parity(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    parity = Parity.of(artifact.facts["parity"])
+    parity = artifact.read(MergedModel).parity
     gate = GATES["merge_parity"](spec, parity)
     message = gate.message
     if parity.weights_off:

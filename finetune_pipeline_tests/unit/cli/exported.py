@@ -36,7 +36,7 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
             base=base_model.folder, adapter=trained.path("adapter"), examples=rows, labels=LABELS, max_new_tokens=6,
             batch_size=4, out=builder.folder,
         )  # fmt: skip
-        builder.facts.update(merge_and_compare(job))
+        builder.facts.update(merge_and_compare(job).to_json())
 
     def split(builder: Builder) -> None:
         path = builder.folder / SPLIT_FILES["validation"]

@@ -167,9 +167,9 @@ def test_what_rounding_changes_too_much_is_stored_in_float32_with_the_reason(
         out=tmp_path,
     )  # fmt: skip
     facts = merge_and_compare(merge_job)
-    assert (facts["kind"], facts["dtype"]) == ("classifier", "bfloat16+float32")
-    assert facts["parity"]["passed"] and "nats" in facts["stored_float32_because"]
-    assert facts["parity"]["rounding"]["served_kl"] > 1e-6 > facts["parity"]["served_kl"]
+    assert (facts.kind, facts.dtype) == ("classifier", "bfloat16+float32")
+    assert facts.parity.passed and "nats" in facts.stored_float32_because
+    assert facts.parity.rounding.served_kl > 1e-6 > facts.parity.served_kl
     assert {t.dtype for n, t in load_file(tmp_path / "model" / "model.safetensors").items() if "score" in n} == {
         torch.float32
     }

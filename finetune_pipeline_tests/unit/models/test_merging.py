@@ -50,7 +50,7 @@ def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dt
     before = load_file(base / "model.safetensors")
     assert set(written) == set(before)
     changed = [n for n in before if not torch.equal(written[n], before[n])]
-    assert len(changed) == facts["merged_tensors"] == 14
+    assert len(changed) == facts.merged_tensors == 14
     for name, tensor in written.items():
         assert tensor.dtype == dtype and torch.equal(tensor, expected[name]), name
 
@@ -80,7 +80,7 @@ def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(architecture,
     with_adapter(base, tmp_path / "adapter", BFLOAT16).merge_and_unload().save_pretrained(tmp_path / "peft")
     before, written, expected = (load_file(tmp_path / f / "model.safetensors") for f in ("base", "out/model", "peft"))
     assert set(written) == set(before) == set(expected)
-    assert facts["merged_tensors"] == changed == sum(not torch.equal(written[n], before[n]) for n in before)
+    assert facts.merged_tensors == changed == sum(not torch.equal(written[n], before[n]) for n in before)
     assert [n for n in expected if not torch.equal(written[n], expected[n])] == []
     examples = read_examples(write_tiny_examples(tmp_path / "e.jsonl", range(4)))
     facts = parity(base, tmp_path / "adapter", tmp_path / "out", examples, max_new_tokens=2, batch_size=3)
@@ -100,7 +100,7 @@ def test_weights_in_several_files_are_those_that_their_index_names(tmp_path: Pat
     save_file({"model.norm.weight": torch.full((64,), 9.0)}, several_files / "consolidated.safetensors")
     adapter = make_adapter(single_file, tmp_path / "adapter", size=0.15)
     one, many = (merge(base, adapter, tmp_path / name) for name, base in (("a", single_file), ("b", several_files)))
-    assert one["files"] == many["files"], "files that the index does not name do not count"
+    assert one.files == many.files, "files that the index does not name do not count"
     index_file = several_files / "model.safetensors.index.json"
     index = json.loads(index_file.read_text())
     index["weight_map"]["model.norm.weight"] = "consolidated.safetensors"
@@ -119,9 +119,9 @@ def test_tensors_that_are_not_adapted_stay_as_they_are_stored(tmp_path: Path) ->
     adapter = make_adapter(base, tmp_path / "adapter", size=0.15)
     facts = merge(base, adapter, tmp_path / "out")
     written = load_file(tmp_path / "out/model/model.safetensors")
-    assert facts["dtype"] == "bfloat16+float32+float8_e4m3fn" and written.keys() == tensors.keys()
+    assert facts.dtype == "bfloat16+float32+float8_e4m3fn" and written.keys() == tensors.keys()
     changed = [n for n in written if written[n].view(torch.uint8).ne(tensors[n].view(torch.uint8)).any()]
-    assert len(changed) == facts["merged_tensors"] == 14
+    assert len(changed) == facts.merged_tensors == 14
     assert differing_weights(base, tmp_path / "out", with_adapter(base, adapter, BFLOAT16)) == (len(tensors), [])
 
 
@@ -138,7 +138,7 @@ def test_a_whole_model_is_taken_over_as_it_is(base: Path, tmp_path: Path) -> Non
     trained = make_tiny_model(tmp_path / "trained", seed=1)
     (trained / "tokenizer.json").unlink()
     facts = merge(base, trained, tmp_path / "out")
-    assert (facts["kind"], facts["merged_tensors"], facts["dtype"]) == ("full", 0, "float32")
+    assert (facts.kind, facts.merged_tensors, facts.dtype) == ("full", 0, "float32")
     assert digest_file(tmp_path / "out/model/model.safetensors") == digest_file(trained / "model.safetensors")
     assert digest_file(tmp_path / "out/model/tokenizer.json") == digest_file(base / "tokenizer.json")
     smaller = make_model(tmp_path / "smaller", "llama")

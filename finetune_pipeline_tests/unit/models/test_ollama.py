@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from jinja2 import Environment
+from msgspec.structs import replace
 
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat_templates import NAMED, written
+from finetune_pipeline.models.facts import Serving
 from finetune_pipeline.models.ollama import go_template, modelfile
 from finetune_pipeline_tests.tiny_model import SYSTEM, TEMPLATE, make_tiny_model, make_tiny_tokenizer
 
@@ -55,7 +57,9 @@ def test_the_template_in_go_writes_the_same(template: str | None, begin: str, tm
 
 def test_the_modelfile_asks_as_the_model_was_judged(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "model")
-    serving = {"system_prompt": 'Say "yes".', "stop_tokens": ["<|im_end|>"], "max_new_tokens": 7}
+    serving = Serving(
+        system_prompt='Say "yes".', labels=[], max_new_tokens=7, stop_token_ids=[2], stop_tokens=["<|im_end|>"]
+    )
     text = modelfile(folder, serving, context=512)
     lines = text.splitlines()
     assert lines[0] == "FROM ."
@@ -68,7 +72,7 @@ def test_the_modelfile_asks_as_the_model_was_judged(tmp_path: Path) -> None:
         'PARAMETER stop """<|im_end|>"""',
     ]
     with pytest.raises(FindingsError, match="three quotation marks"):
-        modelfile(folder, {**serving, "system_prompt": 'Say """yes""".'}, context=512)
+        modelfile(folder, replace(serving, system_prompt='Say """yes""".'), context=512)
 
 
 @pytest.mark.parametrize(

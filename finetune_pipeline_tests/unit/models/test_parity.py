@@ -136,10 +136,10 @@ def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Pat
     rounded = made.parity(tmp_path / "rounded", base=base, adapter=adapter)
     assert rounded.right and not rounded.passed and rounded.mean_kl > 2 * MEAN_KL_LIMIT
     facts = made.compared(tmp_path / "out", base=base, adapter=adapter)
-    parity = facts["parity"]
-    assert facts["dtype"] == "bfloat16+float32" and "nats per token" in facts["stored_float32_because"]
-    assert parity["passed"] and parity["mean_kl"] < MEAN_KL_LIMIT / 1000 and parity["same_greedy_share"] == 1.0
-    assert parity["rounding"]["mean_kl"] == pytest.approx(rounded.mean_kl, rel=1e-3)
+    parity = facts.parity
+    assert facts.dtype == "bfloat16+float32" and "nats per token" in facts.stored_float32_because
+    assert parity.passed and parity.mean_kl < MEAN_KL_LIMIT / 1000 and parity.same_greedy_share == 1.0
+    assert parity.rounding.mean_kl == pytest.approx(rounded.mean_kl, rel=1e-3)
     assert json.loads((tmp_path / "out/model.json").read_text())["dtype"] == "bfloat16+float32"
     assert load(tmp_path / "out/model", "auto").dtype == torch.float32
 
@@ -147,9 +147,9 @@ def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Pat
 def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_path: Path) -> None:
     trained = make_tiny_model(tmp_path / "trained", dtype="bfloat16", seed=5)
     facts = made.compared(tmp_path / "out", adapter=trained)
-    parity = facts["parity"]
-    assert facts["kind"] == "full" and parity["passed"] and "merge_kl" not in parity
-    assert parity["mean_kl"] < 1e-9 and parity["same_greedy"] == 12
+    parity = facts.parity
+    assert facts.kind == "full" and parity.passed and parity.merge_kl is None
+    assert parity.mean_kl < 1e-9 and parity.same_greedy == 12
     assert made.parity(made.base, adapter=trained).passed is False
 
 

@@ -44,14 +44,14 @@ def test_the_plain_model_gives_the_same_logits_and_answers(architecture: str, ti
     base = make_model(tmp_path / "base", architecture, tied=tied)
     adapter = soft(base, tmp_path / "adapter")
     facts = plain_model(base, adapter, tmp_path / "out")
-    assert facts["soft_ids"] == list(range(400, 400 + TOKENS)) and facts["untied"] is tied
+    assert facts.soft_ids == list(range(400, 400 + TOKENS))
     written = {path.name: digest_file(path) for path in (tmp_path / "out/model").iterdir()}
-    assert facts["files"] == written, "each file that answers depend on, as it is"
+    assert facts.files == written, "each file that answers depend on, as it is"
     peft, plain = with_adapter(base, adapter), AutoModelForCausalLM.from_pretrained(tmp_path / "out/model").eval()
     for number in range(3):
         prompt = tiny_messages(number, answer=False)
         before, after = (encode_prompt(load_tokenizer(folder), prompt) for folder in (base, tmp_path / "out/model"))
-        assert after == [*facts["soft_ids"], *before]
+        assert after == [*facts.soft_ids, *before]
         expected = logits(peft, torch.tensor([before]))
         torch.testing.assert_close(logits(plain, torch.tensor([after]))[..., :400], expected, rtol=1e-4, atol=1e-4)
         assert (expected[:, TOKENS:] - logits(load(base), torch.tensor([before]))).abs().max() > 0.1
@@ -115,15 +115,15 @@ def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind
         max_new_tokens=6, batch_size=3, out=tmp_path / "out",
     )  # fmt: skip
     facts = merge_and_compare(job)
-    parity = facts["parity"]
-    assert facts["kind"] == kind and parity["passed"], parity
-    assert parity["same_greedy_share"] >= 7 / 8 and parity["new_tokens_chosen"] == 0
+    parity = facts.parity
+    assert facts.kind == kind and parity.passed, parity
+    assert parity.same_greedy_share >= 7 / 8 and parity.new_tokens_chosen == 0
     if kind == "prompt":
         assert "tool_use" not in str(load_tokenizer(tmp_path / "out").chat_template)
         config = json.loads((tmp_path / "out/model/generation_config.json").read_text())
         assert config["suppress_tokens"] == list(range(400, 401 + TOKENS))  # also the token that the base cannot read
     if kind == "prefix":  # whoever does not know prefixes fails, and does not get the bare base
-        assert parity["mean_kl"] < 1e-8
+        assert parity.mean_kl < 1e-8
         with pytest.raises(FindingsError, match=r"no config\.json"):
             model_folder(tmp_path / "out")
 

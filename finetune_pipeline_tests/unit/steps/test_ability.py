@@ -17,6 +17,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.report.judgements import ability_sentences
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest, asked_items, make_base_ability, make_general_ability
+from finetune_pipeline_tests.model_facts import merged
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
@@ -47,7 +48,7 @@ class Stage:
 
     def _model(self, task: str, step: str, version: str, seed: int) -> Artifact:
         folder = make_tiny_model(self.store.root / task / step / version, seed=seed)
-        facts, inputs = {"kind": "lora"}, {"base_model": "b1"}
+        facts, inputs = merged(), {"base_model": "b1"}
         write_json(folder / MANIFEST, {"facts": facts, "files": {}, "inputs": inputs})
         return Artifact(task, step, version, folder, facts, inputs)
 

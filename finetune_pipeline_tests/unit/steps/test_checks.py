@@ -20,7 +20,7 @@ from finetune_pipeline.evaluation.rivals import ScoredBaselines, score_baselines
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.training.audit import COUNTS
-from finetune_pipeline_tests.model_facts import BASE
+from finetune_pipeline_tests.model_facts import BASE, merged
 from finetune_pipeline_tests.trainings import HOSTED, LOCAL
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
 from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
@@ -40,7 +40,6 @@ SPEC = {
     "output": {"kind": "labels", "labels": ["yes", "no"]}, "data": {"min_examples": 4, "min_per_label": 2},
 }  # fmt: skip
 
-PARITY = {"kind": "lora", "passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
 AUDITS, FOUR_BIT = LOCAL["audit"], LOCAL["weights"]
 GATE = {"name": "x", "status": "passed", "message": "m", "measured": 1.0, "threshold": 0.0, "what_to_do": ""}
 
@@ -207,8 +206,8 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"weights": {**FOUR_BIT, "by_kind": {"quantized": 200, "other": 400}}},
         {"weights": {**FOUR_BIT, "quantized_modules": 0}},
         {"weights": {**FOUR_BIT, "by_kind": {"quantized": 0, "other": 600}}}]),
-    ("merged_model", "merge_parity"): ({"parity": PARITY},
-        [{"parity": {**PARITY, "passed": False}}, {"parity": {**PARITY, "same_greedy_share": 0.89}}, {"parity": {}}]),
+    ("merged_model", "merge_parity"): (merged(),
+        [merged(passed=False), merged(same_greedy_share=0.89), merged(rows=0), {"parity": {}}, {"parity": None}]),
     ("base_ability", "ability_scored"): ({"items": 258, "unscored": 0}, [{"unscored": 1}, {"items": 0}]),
     ("general_ability", "ability_kept"): ({"items": 258, "unscored": 0, "n": 234, "drop": 0.01,
         "interval": [-0.03, 0.05], "text": None, "categories": {}, "lost_items": []},
@@ -383,11 +382,8 @@ def test_a_service_is_judged_by_the_losses_it_reports(
 
 
 def test_what_was_not_merged_is_not_compared(spec: TaskSpec, tmp_path: Path) -> None:
-    parity = {"kind": "endpoint", "parity": {"kind": "endpoint", "rows": 0, "passed": True}}
-    assert find("merged_model", "merge_parity").ask(artifact(parity, tmp_path), spec).passed
-    assert (
-        not find("merged_model", "merge_parity").ask(artifact({"parity": PARITY | {"rows": 0}}, tmp_path), spec).passed
-    )
+    hosted = artifact(merged("endpoint", rows=0), tmp_path)
+    assert find("merged_model", "merge_parity").ask(hosted, spec).passed
 
 
 def test_the_check_names_the_command_while_rows_by_people_are_missing(spec: TaskSpec, tmp_path: Path) -> None:

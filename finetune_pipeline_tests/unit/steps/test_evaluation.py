@@ -32,10 +32,11 @@ from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.asked_models import while_served
 from finetune_pipeline.steps.data import sealing_key
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
+from finetune_pipeline_tests.model_facts import merged
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.unit.data.rows import example
 from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
-from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, QUALITY, TRAINING
+from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, QUALITY, TRAINING
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
 from finetune_pipeline_tests.unit.planning.plans import planned
 
@@ -82,7 +83,7 @@ class Stage:
         out.mkdir(parents=True, exist_ok=True)
         baseline = score_baselines(self.spec, {"zero_shot": rows([("bug", "no"), ("bug", "bug")] * 20)})
         judged = {
-            "adapter": TRAINING, "merged_model": {"kind": "merged", "parity": PARITY}, "general_ability": ABILITY,
+            "adapter": TRAINING, "merged_model": merged(), "general_ability": ABILITY,
             "human_review": {"rated": 0}, "judge_review": {"judge": None, "similarity": None},
         }  # fmt: skip
         before = {

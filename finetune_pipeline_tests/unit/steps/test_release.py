@@ -21,6 +21,7 @@ from finetune_pipeline.evaluation.calibration import (
 from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps import release
+from finetune_pipeline_tests.model_facts import merged
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 from finetune_pipeline_tests.unit.production.releases import released_facts
 
@@ -48,7 +49,7 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
         "models": {"candidate": {"n": 9, "title": "t"}},
         "probabilities": {"candidate": to_builtins(MEASURED)},
     }
-    facts = {"evaluation_report": report, "merged_model": {"kind": "merged"}, "base_model": {}}
+    facts = {"evaluation_report": report, "merged_model": merged(), "base_model": {}}
     inputs = {step: artifact(step, result) for step, result in facts.items()}
     inputs["adapter"] = artifact("adapter", {}, train_split="splits-1")
     requests: list[dict[str, Any]] = []
@@ -100,7 +101,7 @@ def test_the_files_of_a_simple_model_or_a_prompt_are_part_of_its_release(
     }
     models = {"candidate": {"value": 0.1}, "simple_linear": {"value": 0.8}, "base": {"value": 0.6}}
     models["base_restricted"] = {"value": 0.7}
-    facts = {"evaluation_report": {**report, "models": models}, "merged_model": {"kind": "lora"}}
+    facts = {"evaluation_report": {**report, "models": models}, "merged_model": merged()}
     names = ("evaluation_report", "merged_model", "base_model", "few_shot_baseline", "train_split", "adapter")
     inputs = {
         step: Artifact("triage", step, f"{step}-1", tmp_path / step, facts.get(step, {}), {"train_split": "splits-1"})

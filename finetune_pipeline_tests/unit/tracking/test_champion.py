@@ -23,6 +23,7 @@ from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.champion import present_champion, second_version
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.model_facts import merged
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.production.releases import released_facts
@@ -33,7 +34,7 @@ def model_artifact(store: ArtifactStore, task: str, step: str, base: Path, input
     def make(builder: Builder) -> None:
         shutil.copytree(base, builder.folder / "model")
         write_json(builder.folder / "model.json", {"path": "model", "base_model": "tiny"})
-        builder.facts["kind"] = "full"
+        builder.facts.update(merged("full"))
 
     return store.build(task, step, code_version="1", inputs=inputs, settings=settings, make=make)
 

@@ -38,7 +38,7 @@ def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(nebius, rows, 
     assert (facts.returns, facts.kept_step, facts.best_eval_loss) == ("weights", 2, 1.1)
     out = tmp_path / "out"
     assert not (out / "endpoint.json").exists() and (out / "adapter/tokenizer.json").exists()
-    assert merge(rows / "base", out / "adapter", tmp_path / "merged")["merged_tensors"] == 2
+    assert merge(rows / "base", out / "adapter", tmp_path / "merged").merged_tensors == 2
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert history == facts.to_json()["history"] and {"step": 2, "eval_loss": 1.1} in history
     assert json.loads((out / "measured.json").read_text())["billed_tokens"] == 4321

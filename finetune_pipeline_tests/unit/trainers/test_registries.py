@@ -99,7 +99,7 @@ def trip(inputs: str, code: str) -> None:
         "planned": [plan.trainable_parameters, plan.memory_mib["total"], [row.method for row in plan.methods]],
         "trained": [facts.trainable_parameters, facts.own["asked"], facts.own["id"], facts.trained.kind],
         "loss": [facts.first_eval_loss, facts.best_eval_loss],
-        "merged": merge(place / "base", place / "out/adapter", place / "merged")["merged_tensors"],
+        "merged": merge(place / "base", place / "out/adapter", place / "merged").merged_tensors,
         "reference": [
             line for line in make_reference.render().splitlines() if "attention" in line or "patient" in line
         ],

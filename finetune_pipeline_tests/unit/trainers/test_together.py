@@ -64,7 +64,7 @@ def test_the_adapter_comes_home_and_merges(server, ordered, rows, tmp_path, monk
     assert (body["n_epochs"], body["n_evals"], body["training_type"]["lora_r"]) == (2, 4, 4)
     assert body["training_method"] == {"method": "sft", "train_on_inputs": False} and body["learning_rate"] == 5e-4
     assert (facts.returns, facts.kept_step, facts.best_eval_loss) == ("weights", 2, 1.1)
-    assert merge(rows / "base", tmp_path / "out/adapter", tmp_path / "merged")["merged_tensors"] == 2
+    assert merge(rows / "base", tmp_path / "out/adapter", tmp_path / "merged").merged_tensors == 2
     measured = json.loads((tmp_path / "out/measured.json").read_text())
     assert measured["dollars"] == pytest.approx(measured["estimated_dollars"], rel=1e-3) and measured["dollars"] > 0
     progress = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
