@@ -37,7 +37,6 @@ from finetune_pipeline.steps import (
 )
 from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
-from finetune_pipeline.steps import preference_checks as preference_check
 from finetune_pipeline.steps import training_checks as training_check
 from finetune_pipeline.steps.data import DATA_STEPS
 from finetune_pipeline.steps.run_inputs import base_of
@@ -314,9 +313,9 @@ STEPS = [
             **spec.data.model_dump(include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region"}),
         },
         checks=(
-            preference_check.preferences_accounted,
-            preference_check.enough_preferences,
-            preference_check.not_swapped,
+            training_check.preferences_accounted,
+            training_check.enough_preferences,
+            training_check.not_swapped,
         ),
         kinds=("jsonl",),
     ),
@@ -515,7 +514,7 @@ STEPS = [
             "champion_forgotten": run.champion_forgotten,
             **plugin_versions("metrics", "gates"),
         },
-        code_version="36",
+        code_version="37",
         checks=evaluation_check.GATE_CHECKS,
         metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
         run_metrics=tuple(RUN_METRICS),

@@ -42,14 +42,14 @@ class Settings:
         return self.home / "artifacts"
 
 
-def project_root(start: Path | None = None) -> Path:
-    """Return the folder of the project that contains `start` (default: the working folder).
+def project_root() -> Path:
+    """Return the folder of the project that contains the working folder.
 
-    This is `start` if it has `data/`; else the nearest folder, itself or above, that has `.finetune/`, or tasks in `data/`;
-    else `start`. Above `start`, `data/` alone is not enough: `/data` and `~/data` of other programs are common.
+    This is the working folder if it has `data/`; else the nearest folder, itself or above, that has `.finetune/`, or tasks in
+    `data/`; else itself. Above it, `data/` alone is not enough: `/data` and `~/data` of other programs are common.
     """
     try:
-        start = start or Path.cwd()
+        start = Path.cwd()
     except FileNotFoundError:
         raise OutsideError("the working folder was deleted; change to another one") from None
     if os.path.isdir(start / "data"):  # unlike Path.is_dir, returns False where access is denied
@@ -60,8 +60,8 @@ def project_root(start: Path | None = None) -> Path:
     return start
 
 
-def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from the environment (default: the process's own). An empty variable counts as unset.
+def read_settings() -> Settings:
+    """Read the settings from the environment. An empty variable counts as unset.
 
     FINETUNE_HOME (default: .finetune in the project), FINETUNE_DATA (data in the project), MLFLOW_TRACKING_URI (SQLite below
     home; a relative SQLite path is relative to the project), FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``, one
@@ -70,7 +70,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     Raises OutsideError for invalid devices, for a home or a tracking address that MLflow cannot use, and for variables that
     had a meaning in earlier versions.
     """
-    env = os.environ if environment is None else environment
+    env = os.environ
     for name, replacement in _GONE.items():
         if env.get(name, "").strip():
             raise OutsideError(f"{name} has no meaning any more", f"unset it; {replacement}")

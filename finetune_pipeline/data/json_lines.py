@@ -34,10 +34,10 @@ def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, b
             yield line.number, line.data[:limit].rstrip(b"\r\n"), line.cut
 
 
-def read_blocks_of_lines(path: Path, size: int = 8 << 20) -> Iterator[bytes]:
-    """Read a file in blocks of complete lines of about `size` bytes."""
+def read_blocks_of_lines(path: Path) -> Iterator[bytes]:
+    """Read a file in blocks of complete lines of about 8 MiB."""
     with path.open("rb") as handle:
-        while block := handle.read(size):
+        while block := handle.read(8 << 20):
             yield block + handle.readline()
 
 

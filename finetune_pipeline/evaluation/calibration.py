@@ -5,7 +5,7 @@ Temperature and Platt's scaling work on the logit of the probability (Guo et al.
 and none of them where the probability as it is has less.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -117,32 +117,23 @@ def calibrated_all(probabilities: np.ndarray, calibration: Calibration) -> np.nd
     return np.asarray(np.where(probabilities > 0, _apply(probabilities, calibration), 0.0))
 
 
-def fit_calibration(
-    probabilities: np.ndarray, right: np.ndarray, sources: Sequence[Hashable] | None = None
-) -> Calibration:
-    """Fit every method on validation rows, and return the one with the least cross-fitted log loss.
+def fit_calibration(probabilities: np.ndarray, right: np.ndarray) -> Calibration:
+    """Fit every method on validation rows of different sources, and return the one with the least cross-fitted log loss.
 
     Args:
         probabilities: Of the answers; rows with 0, which have none, are left out. Shape [rows].
         right: Whether they are right. Shape [rows].
-        sources: What each row was made from: rows of one source are in one fold.
     """
     known = probabilities > 0
     p, y = probabilities[known], right[known].astype(float)
     rows = len(p)
     if rows < LEAST_ROWS:
         return Calibration(rows=rows)
-    folds = _folds([s for s, k in zip(sources or range(len(known)), known, strict=True) if k])
+    folds = np.arange(rows) % FOLDS
     methods = {name: fit for name, fit in _METHODS.items() if name != "isotonic" or rows >= ISOTONIC_ROWS}
     losses = {name: _cross_fitted_loss(fit, p, y, folds) for name, fit in methods.items()}
     best = min(losses, key=lambda name: losses[name])
     return msgspec.structs.replace(methods[best](p, y), rows=rows)
-
-
-def _folds(sources: Sequence[Hashable]) -> np.ndarray:
-    """Return the fold of each row: sources take turns, in the order of their names."""
-    numbers = {source: i % FOLDS for i, source in enumerate(sorted(set(sources), key=str))}
-    return np.array([numbers[source] for source in sources])
 
 
 def _cross_fitted_loss(fit: Fit, p: np.ndarray, y: np.ndarray, folds: np.ndarray) -> float:

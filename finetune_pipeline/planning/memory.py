@@ -136,14 +136,14 @@ VARIABLE = "FINETUNE_MEMORY_GIB"
 _GROUP = Path("/sys/fs/cgroup")
 
 
-def available_memory(device: str, group: Path = _GROUP) -> int:
+def available_memory(device: str) -> int:
     """Return the free bytes: FINETUNE_MEMORY_GIB if set, else those of the fullest GPU, or of the machine within the
     container's limit. Raises OutsideError if the variable is not a number, or a GPU's memory cannot be read."""
     if gib := os.environ.get(VARIABLE, "").strip():
         return bytes_of(gib, VARIABLE)
     if device != "cpu":
         return min(gpu_memory())
-    return min(int(psutil.virtual_memory().available), _free_within(group))
+    return min(int(psutil.virtual_memory().available), _free_within(_GROUP))
 
 
 def bytes_of(gib: str, name: str) -> int:

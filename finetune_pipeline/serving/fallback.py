@@ -6,15 +6,20 @@ declared.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.documents import PASSAGES, read_passages
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
-from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.files import hold, read_json, write_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
@@ -24,11 +29,62 @@ from finetune_pipeline.evaluation.rivals import Baseline, best_api_prompt
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.planning.prices import ApiPrice, PriceList, newest_price
 from finetune_pipeline.planning.serving_costs import Call, call_price
-from finetune_pipeline.serving.spending import Spending
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.outputs import AnyOutput
 
 LEDGER = "fallback.json"
+
+
+class Month(msgspec.Struct, frozen=True, kw_only=True):
+    """Dollars spent on a task's fallback, and the number of paid requests, in a month (UTC) such as 2026-12."""
+
+    month: str
+    dollars: float = 0.0
+    requests: int = 0
+
+
+class Spending:
+    """The ledger of a task's fallback, a file that processes share.
+
+    A request's largest cost is written down before it is sent, and replaced by its true cost after it: a process that dies between
+    has spent it.
+
+    Args:
+        path: The ledger's file.
+        limit: Dollars a month.
+    """
+
+    def __init__(self, path: Path, limit: float) -> None:
+        self.path, self.limit = path, limit
+
+    def month(self) -> Month:
+        """Return what this month has cost so far."""
+        now = datetime.now(UTC).strftime("%Y-%m")
+        kept = msgspec.convert(read_json(self.path, Month), Month) if self.path.exists() else Month(month=now)
+        return kept if kept.month == now else Month(month=now)
+
+    def reserve(self, most: float) -> bool:
+        """Write down the largest cost of a request. Returns False, and writes nothing, if that would exceed the limit."""
+        with self._held():
+            month = self.month()
+            if month.dollars + most > self.limit:
+                return False
+            self._write(Month(month=month.month, dollars=month.dollars + most, requests=month.requests + 1))
+            return True
+
+    def settle(self, reserved: float, cost: float) -> None:
+        """Replace the reserved cost of a request by its true one."""
+        with self._held():
+            month = self.month()
+            self._write(msgspec.structs.replace(month, dollars=max(0.0, month.dollars - reserved) + cost))
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        with hold(self.path.with_suffix(".lock")):
+            yield
+
+    def _write(self, month: Month) -> None:
+        write_json(self.path, msgspec.to_builtins(month))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ BLOCK = 4_000_000
 """Random numbers drawn at once, to bound the memory."""
 EXACT_CLUSTERS = 13
 """Up to this many clusters, a sign-flip test counts all patterns of signs."""
+DRAWN_FLIPS = 10_000
+"""Patterns of signs that it draws with more clusters."""
 
 
 def z_value(confidence: float, freedom: float | None = None) -> float:
@@ -170,7 +172,7 @@ def clustered_tango_interval(before: Values, after: Values, clusters: Units, con
     return tango_interval(b, c, n, confidence, _degrees_of_freedom(clusters))
 
 
-def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_000) -> float:
+def cluster_sign_flip(differences: Values, clusters: Units) -> float:
     """Two-sided p that the mean paired difference is zero: signs are flipped, for all rows of a cluster at once (Fisher).
 
     Exact up to EXACT_CLUSTERS clusters, and if all weigh the same (for single rows, McNemar's exact test); else patterns of signs
@@ -189,10 +191,10 @@ def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_
         return float((np.abs(patterns @ totals) >= observed).mean())
     random = np.random.default_rng(0)
     hits, block = 0, max(1, BLOCK // len(totals))
-    for start in range(0, resamples, block):
-        signs = random.integers(0, 2, (min(block, resamples - start), len(totals)), dtype=np.int8) * 2 - 1
+    for start in range(0, DRAWN_FLIPS, block):
+        signs = random.integers(0, 2, (min(block, DRAWN_FLIPS - start), len(totals)), dtype=np.int8) * 2 - 1
         hits += int((np.abs(signs @ totals) >= observed).sum())
-    return (hits + 1) / (resamples + 1)
+    return (hits + 1) / (DRAWN_FLIPS + 1)
 
 
 class SignTest(Facts, frozen=True, kw_only=True):

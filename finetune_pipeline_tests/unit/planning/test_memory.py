@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.planning import memory
 from finetune_pipeline.planning.memory import (
     MIB,
     Batch,
@@ -104,15 +105,16 @@ def test_bfloat16_on_a_cpu_takes_compiled_kernels_for_each_size_of_batches(model
 
 def test_the_smallest_of_what_limits_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FINETUNE_MEMORY_GIB", raising=False)
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
     free = psutil.virtual_memory().available
-    assert available_memory("cpu", tmp_path) == pytest.approx(free, rel=0.5), "no such control group"
+    assert available_memory("cpu") == pytest.approx(free, rel=0.5), "no such control group"
     for name, text in {"max": "500000", "current": "300000", "stat": "anon 1\ninactive_file 100000\n"}.items():
         (tmp_path / f"memory.{name}").write_text(text)
-    assert available_memory("cpu", tmp_path) == 300_000
+    assert available_memory("cpu") == 300_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory("cpu", tmp_path) > 300_000
+    assert available_memory("cpu") > 300_000
     monkeypatch.setenv("FINETUNE_MEMORY_GIB", "1.5")
-    assert available_memory("cpu", tmp_path) == available_memory("cuda:0") == 3 * 2**29
+    assert available_memory("cpu") == available_memory("cuda:0") == 3 * 2**29
     for wrong in ("much", "-1", "nan", "inf"):
         monkeypatch.setenv("FINETUNE_MEMORY_GIB", wrong)
         with pytest.raises(OutsideError, match="not a number of GiB"):
