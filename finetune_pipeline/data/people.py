@@ -20,6 +20,7 @@ from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.json_lines import json_rows
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import hold_folder, sync_folder
 from finetune_pipeline.faults import visible_files
 from finetune_pipeline.findings import Finding
@@ -51,6 +52,20 @@ class PersonAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     comment: str = ""
     time: str = ""
     log: LogSource | None = None
+
+
+class ReviewersAgreement(Facts, frozen=True, kw_only=True):
+    """The agreement of people on the rows that two of them answered, by their first answers.
+
+    Attributes:
+        rows, same: Rows, and those that both answered alike.
+        kappa, interval: Cohen's, with its 95% interval; None where they are undefined.
+    """
+
+    rows: int
+    same: int
+    kappa: float | None
+    interval: tuple[float, float] | None
 
 
 class _Sourced(msgspec.Struct):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
+from finetune_pipeline.data.people import ReviewersAgreement
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.evaluation.ability.drop import Ability
 from finetune_pipeline.evaluation.costs import Cost
@@ -203,7 +204,8 @@ class RawFile(Facts):
 
 
 class DataStep(Facts):
-    """Rows in and out of one data step, and what it found. `counts`: rows by split, or by split and label."""
+    """Rows in and out of one data step, and what it found. `counts`: rows by split, or by split and label. agreement: of the
+    people who answered rows for test and validation."""
 
     lines: Count = None
     rows_in: Count = None
@@ -213,6 +215,7 @@ class DataStep(Facts):
     near_duplicates: Count = None
     dropped: Count = None
     files: list[RawFile] = []
+    agreement: ReviewersAgreement | None = None
     by_rule: dict[str, Count] = {}
     scrubbed: dict[str, Count] = {}
     counts: Counts = {}

@@ -9,7 +9,7 @@ import msgspec
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.examples import Example, hash_order
 from finetune_pipeline.data.people import PEOPLE, LogSource, PeopleAnswers, PersonAnswer, person_answer, read_people
-from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval
+from finetune_pipeline.evaluation.reviewers import agreement_sentence, reviewers_agreement
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.review.queues import Parsed, ReviewQueue, conversation, page_item, safe_name
@@ -142,12 +142,5 @@ def progress(people: PeopleAnswers, spec: TaskSpec) -> str:
         sentence += f", {counted(len(unsettled), 'row')} decided differently by two people"
     if skipped := people.skipped():
         sentence += f", {len(skipped):,} skipped"
-    if pairs := people.pairs():
-        same = sum(same_answer(a, b, spec.output) for a, b in pairs)
-        first, second = zip(*pairs, strict=True)
-        kappa, interval = cohens_kappa(first, second), kappa_interval(first, second)
-        sentence += f". Two people answered {counted(len(pairs), 'row')}, {same:,} of them alike"
-        sentence += f" (kappa {kappa:.2f}" if kappa is not None else ""
-        sentence += f", {interval[0]:.2f} to {interval[1]:.2f}" if kappa is not None and interval else ""
-        sentence += ")" if kappa is not None else ""
-    return f"{sentence}."
+    agreement = reviewers_agreement(people, spec)
+    return f"{sentence}. {agreement_sentence(agreement)}" if agreement else f"{sentence}."

@@ -186,7 +186,10 @@ def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units
         return None
     values = _kappa(_resampled_counts(cells, answers**2, clusters), answers)
     values = values[~np.isnan(values)]
-    return draws_interval(values, kappa, 0.95, units) if len(values) >= RESAMPLES / 2 else None
+    if len(values) < RESAMPLES / 2:
+        return None
+    low, high = draws_interval(values, kappa, 0.95, units)
+    return max(low, -1.0), min(high, 1.0)
 
 
 def _pairs_of_ratings(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[np.ndarray, int]:

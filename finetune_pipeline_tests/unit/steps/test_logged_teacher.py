@@ -13,21 +13,27 @@ from finetune_pipeline.cli.review import _queue
 from finetune_pipeline.data import people as people_module
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
 from finetune_pipeline.data.json_lines import append_decision
-from finetune_pipeline.data.people import erase_people
+from finetune_pipeline.data.people import erase_people, read_people
+from finetune_pipeline.data.raw_files import RawFacts
 from finetune_pipeline.data.scrub import kinds_left
 from finetune_pipeline.data.split.placement import expected_rows
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.reviewers import agreement_sentence
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.erasure import forget
+from finetune_pipeline.report.evaluation_page import evaluation_page
+from finetune_pipeline.report.page import page_markdown, plain
+from finetune_pipeline.review.people_queue import progress
 from finetune_pipeline.review.queues import ReviewQueue
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.steps.teacher_rival import ask_about_test
 from finetune_pipeline_tests.graph.project import rows
 from finetune_pipeline_tests.skilled_model import LABELS
+from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.production.test_erasure import everything
 
 
@@ -328,3 +334,34 @@ def test_only_peoples_rows_count_as_test_rows_before_there_are_splits(traffic: T
     checked = check_task(traffic.folder, traffic.store, traffic.folder / "checks")
     assert checked.power is not None and checked.power.test_rows == expected[1]
     assert "examples in all" not in checked.power.sentence
+
+
+def test_the_report_says_how_far_the_people_agree_who_answered_its_rows(traffic: Traffic) -> None:
+    """As the page of the rows says it: of their first answers, before they settled."""
+    every = rows(40)
+    for row in every:
+        traffic.log(row["text"], row["label"])
+    right = {row["text"]: row["label"] for row in every}
+    traffic.run("production_logs")
+    shared = [item["blocks"][0]["text"] for item in review(traffic, "Ada", right).items][::5]
+    review(
+        traffic,
+        "Bo",
+        {text: right[text] if n else LABELS[1 - LABELS.index(right[text])] for n, text in enumerate(shared)},
+    )
+    raw = traffic.run("raw_examples")["raw_examples"]
+    agreement = raw.read(RawFacts).agreement
+    assert agreement is not None and (agreement.rows, agreement.same) == (8, 7)
+    assert agreement.kappa is not None and 0 < agreement.kappa < 1 and agreement.interval is not None
+    task = load_task(traffic.folder)
+    said = agreement_sentence(agreement)
+    assert said.startswith(f"Two people answered 8 rows, 7 of them alike (kappa {agreement.kappa:.2f}, ")
+    assert said in progress(read_people(task.folder, task.spec), task.spec)
+    pages = [
+        page_markdown(evaluation_page(evaluation(data={"raw_examples": facts}), []))
+        for facts in (raw.facts, {"files": []})
+    ]
+    assert [f"People answered the rows of validation and test. {plain(said)}" in page for page in pages] == [
+        True,
+        False,
+    ]

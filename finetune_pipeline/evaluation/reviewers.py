@@ -1,0 +1,30 @@
+"""How far people agree who answered the same rows for test and validation."""
+
+from finetune_pipeline.data.answer_equality import same_answer
+from finetune_pipeline.data.people import PeopleAnswers, ReviewersAgreement
+from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval
+from finetune_pipeline.evaluation.wording import counted
+from finetune_pipeline.spec.model import TaskSpec
+
+
+def reviewers_agreement(people: PeopleAnswers, spec: TaskSpec) -> ReviewersAgreement | None:
+    """Compare the first answers of two people to each row that several answered; None if there is no such row."""
+    pairs = people.pairs()
+    if not pairs:
+        return None
+    first, second = zip(*pairs, strict=True)
+    return ReviewersAgreement(
+        rows=len(pairs),
+        same=sum(same_answer(a, b, spec.output) for a, b in pairs),
+        kappa=cohens_kappa(first, second),
+        interval=kappa_interval(first, second),
+    )
+
+
+def agreement_sentence(agreement: ReviewersAgreement) -> str:
+    """Say how many rows two people answered alike, with Cohen's kappa and its interval where they are defined."""
+    sentence = f"Two people answered {counted(agreement.rows, 'row')}, {agreement.same:,} of them alike"
+    if agreement.kappa is None:
+        return f"{sentence}."
+    interval = f", {agreement.interval[0]:.2f} to {agreement.interval[1]:.2f}" if agreement.interval else ""
+    return f"{sentence} (kappa {agreement.kappa:.2f}{interval})."
