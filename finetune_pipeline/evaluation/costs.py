@@ -35,6 +35,18 @@ class SimpleCost(Facts, frozen=True, kw_only=True):
     megabytes: float
 
 
+class TeacherMonth(Facts, frozen=True, kw_only=True):
+    """Dollars a month of the teacher, asked once for each call, and of the fine-tuned model on the cheapest machines, always on.
+
+    is_known: whether `calls` is advise.calls_per_month, or a usual number.
+    """
+
+    calls: int
+    is_known: bool
+    teacher: float
+    student: float
+
+
 class Cost(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """Time, memory and tokens of training and using the candidate, and requests by the price list.
 
@@ -43,6 +55,7 @@ class Cost(Facts, frozen=True, kw_only=True, omit_defaults=False):
         saved_share: The share of the base model's tokens per request that the fine-tuned model saves; None if either is unknown,
             negative if it needs more.
         month: Dollars of serving advise.calls_per_month, by kind of model (serving_costs.month_by_kind).
+        teacher_month: None without a teacher whose price is known, or where nothing was trained here.
         simple: By name of the simple model.
         milliseconds: Mean time of an answer to the sealed test on this machine, in batches, by language model; only of those that
             were asked, and not answered from the cache.
@@ -54,6 +67,7 @@ class Cost(Facts, frozen=True, kw_only=True, omit_defaults=False):
     saved_share: float | None = None
     requests: list[RequestPrice] = []
     month: dict[str, float] = {}
+    teacher_month: TeacherMonth | None = None
     simple: dict[str, SimpleCost] = {}
     milliseconds: dict[str, float] = {}
 

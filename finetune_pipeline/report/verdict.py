@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from finetune_pipeline.evaluation.costs import TeacherMonth
 from finetune_pipeline.evaluation.decisions import Finalist, Winner
 from finetune_pipeline.evaluation.finalists import TUNED_TITLE, scores_of
 from finetune_pipeline.evaluation.gates import GateResult
@@ -28,6 +29,7 @@ from finetune_pipeline.evaluation.wording import (
     NOTHING,
     capital,
     counted,
+    dollars,
     in_words,
     inside,
     level,
@@ -278,6 +280,8 @@ def teacher_sentences(evaluation: EvaluationResult) -> list[str]:
         judged = "What may be shipped instead" if evaluation.untrained else "The fine-tuned model"
         sentence = f"{judged} reaches {metric_title(evaluation.metric)} {own}, the teacher {of_teacher} ({gain}; {compared.n} rows)"
         sentences.append(f"{sentence}{_teacher_price(evaluation)}.")
+    if month := evaluation.cost.teacher_month if evaluation.cost else None:
+        sentences.append(_saving(month))
     if rival.missing:
         rows = counted(rival.missing, "other sealed row")
         sentences.append(f"The logs hold no answer of the teacher to {rows}; nothing is said about these.")
@@ -294,6 +298,17 @@ def teacher_sentences(evaluation: EvaluationResult) -> list[str]:
         for errors in rival.worse_on
     ]
     return sentences
+
+
+def _saving(month: TeacherMonth) -> str:
+    """Say what the fine-tuned model saves a month against the teacher."""
+    saved = month.teacher - month.student
+    unknown = "" if month.is_known else " (set advise.calls_per_month for yours)"
+    said = f"saves {dollars(saved)}" if saved >= 0 else f"costs {dollars(-saved)} more"
+    return (
+        f"For {counted(month.calls, 'call')} a month{unknown} it {said} by the price list: {dollars(month.student)} on the "
+        f"cheapest machine, always on, against {dollars(month.teacher)} of the teacher."
+    )
 
 
 def _teacher_price(evaluation: EvaluationResult) -> str:

@@ -22,7 +22,7 @@ from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.ability.drop import Ability
-from finetune_pipeline.evaluation.costs import Cost, costs
+from finetune_pipeline.evaluation.costs import Cost, TeacherMonth, costs
 from finetune_pipeline.evaluation.decisions import Promoted
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
@@ -57,6 +57,7 @@ from finetune_pipeline.evaluation.winner import TRAINED, gates_of, row_of, winne
 from finetune_pipeline.jobs import FittedSet
 from finetune_pipeline.models.facts import MergedModel
 from finetune_pipeline.models.hosted import read_hosted
+from finetune_pipeline.planning.costs import USUAL_CALLS
 from finetune_pipeline.planning.plan import TrainingPlan
 from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import Call, month_by_kind, request_prices
@@ -395,13 +396,30 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Cost:
     served = PriceList.of_served(plan.serving)
     prices = request_prices(served, tuned, prompted, endpoint.model if endpoint else "")
     here = read_hosted(context.inputs["merged_model"].folder) is None and prompted_name == "base"
-    month = month_by_kind(served, context.spec.advise.calls_per_month, tuned, prompted) if here else {}
+    calls = context.spec.advise.calls_per_month
+    month = month_by_kind(served, calls, tuned, prompted) if here else {}
+    teacher, teacher_month = context.inputs["test_predictions"].read(SealedAnswers).teacher, None
+    usual = month_by_kind(served, calls or USUAL_CALLS, tuned, prompted) if here and not untrained else {}
+    if teacher and teacher.dollars_per_1k and usual:
+        teacher_month = TeacherMonth(
+            calls=calls or USUAL_CALLS,
+            is_known=calls is not None,
+            teacher=teacher.dollars_per_1k * (calls or USUAL_CALLS) / 1000,
+            student=usual["tuned"],
+        )
     if untrained:
         prices = []
         if tuned_name == prompted_name:
             month.pop("tuned", None)
     milliseconds = times.get("test_predictions", {}).get("milliseconds", {})
-    return replace(run_costs, requests=prices, month=month, simple=simple, milliseconds=milliseconds)
+    return replace(
+        run_costs,
+        requests=prices,
+        month=month,
+        teacher_month=teacher_month,
+        simple=simple,
+        milliseconds=milliseconds,
+    )
 
 
 def _supervision(adapter: Artifact) -> dict[str, SplitAudit]:

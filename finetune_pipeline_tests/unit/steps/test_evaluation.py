@@ -28,6 +28,7 @@ from finetune_pipeline.evaluation.sealed import LEDGER
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.jobs import ModelSet, PredictJob
 from finetune_pipeline.models.hosted import HostedModel
+from finetune_pipeline.planning.serving_costs import HOURS
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.asked_models import while_served
 from finetune_pipeline.steps.data import sealing_key
@@ -51,6 +52,7 @@ class Stage:
         self.store = ArtifactStore(root / "store")
         self.brittle = "nothing"
         self.logged: list[dict[str, Any]] = []
+        self.serving: list[dict[str, Any]] = []
         self.jobs: list[PredictJob] = []
         self.splits = self._artifact("splits", "s1", DATA["splits"])
         examples = [example(f"ticket number {i}", LABELS[i % 3], line=i) for i in range(N)]
@@ -88,7 +90,7 @@ class Stage:
         }  # fmt: skip
         before = {
             **DATA, "reviewed_examples": {}, "base_model": {}, "few_shot_baseline": baseline_of(baseline).to_json(), "advice": {},
-            "training_plan": planned(), "data_quality": QUALITY, "production_logs": {},
+            "training_plan": planned(serving=self.serving), "data_quality": QUALITY, "production_logs": {},
         }  # fmt: skip
         inputs = {
             **{name: self._artifact(name, "b1", facts) for name, facts in before.items()},
@@ -222,6 +224,38 @@ def test_the_teacher_is_asked_the_sealed_rows_once_and_every_candidate_is_compar
     )
     assert said in good["verdict"]
     assert said[:60] in (tmp_path / "report/118-a/report.md").read_text()
+    assert good["cost"]["teacher_month"] is None, "the price list has no machine"
+
+
+@pytest.mark.parametrize(("calls", "words"), [(None, "costs $349 more"), (4_000_000, "saves $275")])
+def test_the_verdict_says_what_the_student_saves_a_month(tmp_path: Path, calls: int | None, words: str) -> None:
+    """At $0.16 for 1,000 answers of the teacher, and $0.50 an hour for a machine."""
+    price = {"engine": "e", "model": "large", "unit": "million_served", "input": 10.0, "output": 30.0}
+    (tmp_path / "prices.yaml").write_text(json.dumps([{**price, "date": "2026-12-01", "note": "made up"}]))
+    teacher = {"allowed": True, "budget_usd": 1.0, "answers": 1}
+    with openai_server(lambda body, seen: LABELS[int(body["messages"][-1]["content"].rsplit(" ", 1)[1]) % 3]) as server:
+        endpoint = {"endpoint": {"url": server.url, "model": "large"}}
+        stage = Stage(tmp_path, teacher={**teacher, **endpoint}, advise={"calls_per_month": calls})
+        box = {"engine": "box", "model": "any", "unit": "hour", "price": 0.5, "date": "2026-12-01", "note": "made up"}
+        stage.serving = [
+            {
+                **box,
+                "tokens_per_second": 900.0,
+                "parameters": 1e8,
+                "answered_per_second": 900.0,
+                "answered_low": 900.0,
+                "answered_high": 900.0,
+            }
+        ]
+        judged = stage.judge("118-a")
+    month = judged["cost"]["teacher_month"]
+    assert (month["calls"], month["is_known"]) == (calls or 100_000, calls is not None)
+    assert month["student"] == pytest.approx(0.5 * HOURS) and month["teacher"] == pytest.approx(
+        month["calls"] * 0.00016
+    )
+    unknown = "" if calls else " (set advise.calls_per_month for yours)"
+    said = f"{month['calls']:,} calls a month{unknown} it {words} by the price list"
+    assert said in judged["verdict"], judged["verdict"]
 
 
 def test_a_candidate_judged_again_by_other_rules_is_another_look(tmp_path: Path) -> None:
