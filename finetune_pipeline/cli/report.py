@@ -189,7 +189,7 @@ def report(
         if behind is None and shared is None:
             raise click.ClickException(
                 f"no row of {loaded.name} has a second answer yet\nfix: `finetune serve {loaded.name} --shadow VERSION`, or "
-                f"`--share PERCENT`; `finetune run {loaded.name} --stage logs` reads what it has logged"
+                f"`--share PERCENT`; `finetune run {loaded.name} --stage data` reads what it has logged"
             )
         if behind:
             facts["shadow"] = asdict(behind)
