@@ -1,12 +1,18 @@
 """Cross-validated score of the simplest model with its interval, in seconds, before any language model runs."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from finetune_pipeline import __version__
 from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence, Learnable, answer_text, decide
 from finetune_pipeline.data.examples import Example, hash_order, sample_examples
+from finetune_pipeline.engine.files import DamagedFile, digest_json, read_json, write_json
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS, fit_simple_models
 from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
@@ -42,6 +48,32 @@ class SimpleScore:
             f"{self.title}: {self.metric} {percent(self.value)} ({percent(low)} to {percent(high)}) on {self.rows:,} rows it "
             f"has not seen{beside}"
         )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A score, and the digest of what it depends on."""
+
+    key: str
+    score: SimpleScore | None
+
+
+def kept_score(
+    file: Path, version: str, spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]
+) -> SimpleScore | None:
+    """Return :func:`simple_score` from a file if that has the score of the same rows and settings; else measure and write it.
+
+    version: of the rows.
+    """
+    settings = {"output": spec.output.model_dump(), "metric": spec.metric, "confidence": spec.gates.confidence}
+    key = digest_json([__version__, version, settings])
+    with contextlib.suppress(OSError, DamagedFile):
+        kept = msgspec.convert(read_json(file, _Kept), _Kept)
+        if kept.key == key:
+            return kept.score
+    score = simple_score(spec, rows, noise)
+    write_json(file, msgspec.to_builtins(_Kept(key, score)))
+    return score
 
 
 def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:

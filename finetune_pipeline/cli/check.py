@@ -9,7 +9,7 @@ import click
 
 from finetune_pipeline.baseline.decision import Advised, Prospects
 from finetune_pipeline.baseline.input_evidence import Learnable, learnable
-from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
+from finetune_pipeline.baseline.simple_score import SimpleScore, kept_score, learnable_by_score
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, say, task_folder, tell
 from finetune_pipeline.data.dedup.cleaning import Cleaned
 from finetune_pipeline.data.documents import FOLDER, document_findings
@@ -140,7 +140,8 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
         quality = quality or _quality(loaded, artifacts, counter, out)
         plan = plan or _plan(loaded, rows, base, counter, quality)
     checked.quality = quality
-    checked.simple = simple_score(loaded.spec, rows, read_json(quality.path("quality.json"))["noise"])
+    noise, version = read_json(quality.path("quality.json"))["noise"], artifacts["reviewed_examples"].version
+    checked.simple = kept_score(out / "simple.json", version, loaded.spec, rows, noise)
     checked.signal, checked.power = _evidence(loaded, rows, checked.simple, stored["advice"])
     if validated.kept:
         to_check = [*artifacts.values(), quality, *([plan] if plan else [])]

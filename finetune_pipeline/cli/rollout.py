@@ -21,7 +21,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 @click.option("--stop", metavar="WHY", help="End the rollout: the champion serves on. The reason is stored in MLflow.")
 @as_json
 def rollout(task: str, step: bool, stop: str | None) -> int:
-    """Show how the version that is to replace the champion of TASK does, stage by stage.
+    """Show, step or stop the rollout of a new version.
 
     With the key `rollout`, a version that passed its gates first answers behind the champion, then growing shares of the users.
     `finetune serve TASK` follows the stages, and the sensor TASK__champion takes the steps. A version whose rollout ended is not

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from finetune_pipeline.baseline.input_evidence import (
     learnable,
     validation_evidence,
 )
-from finetune_pipeline.baseline.simple_score import learnable_by_score, simple_score
+from finetune_pipeline.baseline.simple_score import kept_score, learnable_by_score, simple_score
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.power import paired_power
@@ -223,3 +224,18 @@ def test_the_score_without_labels_is_that_of_the_best_model_that_the_baseline_wo
     assert score is not None and score.title == SIMPLE_MODELS["slots"].title
     assert score.value == 1.0 and (score.reference or 0.0) < 1.0
     assert 20 <= score.rows < 100, "a quarter of the rows, which no model was fitted on"
+
+
+def test_a_score_is_kept_for_the_same_rows_and_settings_alone(tmp_path: Path) -> None:
+    task = make_spec()
+    rows = [make(f"where is my order {1000 + 7 * i}", f"Order {1000 + 7 * i} is on its way.", i) for i in range(200)]
+    file = tmp_path / "simple.json"
+    measured = kept_score(file, "v1", task, rows, {})
+    assert measured is not None and measured == simple_score(task, rows, {})
+    assert kept_score(file, "v1", task, [], {}) == measured, "nothing is fitted again"
+    surer = task.model_copy(update={"gates": task.gates.model_copy(update={"confidence": 0.99})})
+    wider = kept_score(file, "v1", surer, rows, {})
+    assert wider is not None and wider.interval[0] < measured.interval[0]
+    assert kept_score(file, "v2", task, rows[:100], {}) == simple_score(task, rows[:100], {})
+    file.write_text('{"key": "')
+    assert kept_score(file, "v1", task, rows, {}) == measured, "a damaged file is measured again"
