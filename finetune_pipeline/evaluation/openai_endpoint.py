@@ -24,6 +24,7 @@ from finetune_pipeline.evaluation.endpoint_client import (
     answer_in,
     client_of,
     failure_of,
+    response_format,
     token_logs_in,
     usage_in,
 )
@@ -59,11 +60,13 @@ class Spent:
 
 @dataclass(frozen=True)
 class EndpointAnswers:
-    """answers: one per conversation, in order. known: how many came from the cache. spent: usage of the others."""
+    """answers: one per conversation, in order. known: how many came from the cache. spent: usage of the others. form_refused: how
+    the endpoint refused to decode under a schema; empty if it did not."""
 
     answers: list[Answer]
     known: int
     spent: Spent
+    form_refused: str = ""
 
 
 def ask(
@@ -77,6 +80,7 @@ def ask(
     cache: AnswerCache | None = None,
     ledger: CallLedger | None = None,
     draws: Sequence[int] | None = None,
+    schema: Mapping[str, Any] | None = None,
     stage: str = "predictions",
     name: str = "",
 ) -> EndpointAnswers:
@@ -90,6 +94,8 @@ def ask(
         max_tokens: Maximum tokens of prompts and answers together.
         ledger: Holds the answers in place of a cache. Then five failed connections in a row end the questions.
         draws: The number of the answer to draw, of every conversation: 0 at temperature 0, others at temperature 1.
+        schema: Answers are decoded under it, unless the endpoint refuses that (400) before its first such answer: then all are
+            asked without. Answers bought either way are the same calls of the ledger.
 
     Raises:
         TooManyRows: More rows than max_requests are not in the cache.
@@ -110,9 +116,9 @@ def ask(
             cache.keep({missing[index]: answer})
         progress.tell(stage, name, step=len(answers) - len(cached), of=len(missing))
 
-    requests = _Requests(endpoint, max_new_tokens, max_tokens, ledger)
+    requests = _Requests(endpoint, max_new_tokens, max_tokens, ledger, schema)
     asyncio.run(requests.answer_all([(key, unique[key]) for key in missing], keep))
-    return EndpointAnswers([answers[key] for key in keys], known_count, requests.spent)
+    return EndpointAnswers([answers[key] for key in keys], known_count, requests.spent, requests.form_refused)
 
 
 def unknown_calls(
@@ -177,10 +183,18 @@ class _Requests:
     """The state that requests share: the usage so far, how long all wait, and whether any was answered."""
 
     def __init__(
-        self, endpoint: Endpoint, max_new_tokens: int, max_tokens: int | None, ledger: CallLedger | None = None
+        self,
+        endpoint: Endpoint,
+        max_new_tokens: int,
+        max_tokens: int | None,
+        ledger: CallLedger | None,
+        schema: Mapping[str, Any] | None,
     ) -> None:
         self.endpoint, self.longest, self.max_tokens, self.ledger = endpoint, max_new_tokens, max_tokens, ledger
         self.spent = Spent()
+        self.form_refused = ""
+        self._form = {"response_format": response_format(schema)} if schema else {}
+        self._form_works = False
         self._reserved = 0
         self._resume_at = 0.0
         self._failures = 0
@@ -209,13 +223,14 @@ class _Requests:
     async def _answer(self, client: AsyncOpenAI, key: bytes, body: Mapping[str, Any]) -> Answer:
         """The answer to one conversation. Raises EndpointError if further requests are pointless."""
         # no token is shorter than a byte
-        reserved = len(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")) + self.longest
+        sent = {**self._form, **body}
+        reserved = len(json.dumps(sent, ensure_ascii=False).encode("utf-8", "replace")) + self.longest
         if self.max_tokens is not None and self.spent.tokens + self._reserved + reserved > self.max_tokens:
             return Answer(status="error", error="budget: the tokens that may be spent are spent")
         self._reserved += reserved
         cost: tuple[int, int] | None = None
         try:
-            completion = await self._send(client, key, body, reserved)
+            completion = await self._send_in_form(client, key, body, reserved)
             cost = usage_in(completion)
             answer = answer_in(completion)
             if body.get("logprobs"):
@@ -252,6 +267,21 @@ class _Requests:
         prompt, new = cost or (reserved - self.longest, self.longest)
         self.spent.prompt_tokens += prompt
         self.spent.new_tokens += new
+
+    async def _send_in_form(self, client: AsyncOpenAI, key: bytes, body: Mapping[str, Any], most_tokens: int) -> Any:
+        """The reply, decoded under the schema if there is one. An endpoint that refuses the first such requests gets none more."""
+        form = self._form
+        if not form or body.keys() & {"response_format", "tools"}:
+            return await self._send(client, key, body, most_tokens)
+        try:
+            reply = await self._send(client, key, {**body, **form}, most_tokens)
+        except RequestFailed as failure:
+            if failure.status != 400 or self._form_works:
+                raise
+            self._form, self.form_refused = {}, str(failure)
+            return await self._send(client, key, body, most_tokens)
+        self._form_works = True
+        return reply
 
     async def _send(self, client: AsyncOpenAI, key: bytes, body: Mapping[str, Any], most_tokens: int) -> Any:
         """The reply. Repeats requests the endpoint cannot have processed. Raises RequestFailed, or _OverBudget before it sends

@@ -21,7 +21,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import AnyOutput
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 from finetune_pipeline.spec.teacher import TeacherSpec
 
 BYTES_PER_TOKEN = 3
@@ -49,10 +49,12 @@ class Agreed(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Bought(Facts, frozen=True, kw_only=True):
-    """What was asked and paid. calls: answers asked for, those of earlier runs included. spent_usd: of all calls so far."""
+    """What was asked and paid. calls: answers asked for, those of earlier runs included. spent_usd: of all calls so far.
+    form_refused: how the endpoint refused, in this run, to decode under the schema; empty if it did not."""
 
     calls: int = 0
     spent_usd: float = 0.0
+    form_refused: str = ""
 
 
 def agreed(row_id: str, answers: Sequence[Answer], output: AnyOutput, min_agreement: float) -> Agreed:
@@ -128,6 +130,10 @@ def ask_teacher(
             f"answers are bought ({len(unknown):,} calls)\nfix: describe every label in teacher.prompt, or take another "
             "teacher; a changed prompt is judged anew"
         )
+    schema = spec.output.json_schema if isinstance(spec.output, JsonOutput) else None
+    if not isinstance(schema, dict) or "response_format" in endpoint.body:  # null there: none is sent
+        schema = None
+    unknown = [{"response_format": schema, **body} for body in unknown] if schema else unknown
     refuse_above_budget(unknown, spec.answer_length, ledger)
     if unknown and not may_buy:
         estimate = estimate_usd(unknown, spec.answer_length, ledger.price)
@@ -142,6 +148,7 @@ def ask_teacher(
             tools=tools,
             ledger=ledger,
             draws=draws,
+            schema=schema,
             stage=stage,
             name=endpoint.name,
         )
@@ -153,7 +160,7 @@ def ask_teacher(
         ) from error
     size = teacher.answers
     answers = [result.answers[i : i + size] for i in range(0, len(prompts), size)]
-    return answers, Bought(calls=len(prompts), spent_usd=round(ledger.spent_usd, 6))
+    return answers, Bought(calls=len(prompts), spent_usd=round(ledger.spent_usd, 6), form_refused=result.form_refused)
 
 
 def refuse_above_budget(bodies: Sequence[Mapping[str, Any]], new_tokens: int, ledger: CallLedger) -> None:
@@ -171,6 +178,8 @@ def refuse_above_budget(bodies: Sequence[Mapping[str, Any]], new_tokens: int, le
 
 
 def estimate_usd(bodies: Sequence[Mapping[str, Any]], new_tokens: int, price: TokenPrice) -> float:
-    """Estimate the cost of calls: a token for every three bytes of their texts, and answers of full length."""
+    """Estimate the cost of calls: a token for every three bytes of their texts and schemas, and answers of full length."""
     texts = sum(len(m["content"].encode("utf-8", "replace")) for body in bodies for m in body["messages"])
+    if bodies and "response_format" in bodies[0]:
+        texts += len(bodies) * len(msgspec.json.encode(bodies[0]["response_format"]))
     return price.of(texts / BYTES_PER_TOKEN, new_tokens * len(bodies))

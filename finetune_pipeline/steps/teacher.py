@@ -228,6 +228,8 @@ def make_teacher_answers(context: StepContext) -> TeacherAnswers:
     said = (
         f"{generator_of(teacher)} answered {len(rows):,} rows {teacher.answers} times each for ${bought.spent_usd:.2f}"
     )
+    if bought.form_refused:
+        said += f"; its endpoint does not decode under the schema ({bought.form_refused}), so it was asked without"
     return _write_answers(context, rows, decided, [generator_of(teacher)] * len(rows), bought, said)
 
 

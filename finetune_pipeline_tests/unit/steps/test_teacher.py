@@ -324,6 +324,61 @@ def test_an_endpoint_that_goes_down_at_call_700_stops_the_run_and_the_next_one_p
         assert facts["spent_usd"] >= (750 - interrupted) * CALL_USD
 
 
+SCHEMA = {"type": "object", "properties": {"colour": {"enum": LABELS}}, "required": ["colour"]}
+
+
+@pytest.mark.parametrize(("decodes", "given"), [(True, {}), (False, {}), (True, {"response_format": None})])
+def test_a_server_that_can_decodes_json_under_the_schema_and_another_is_asked_without(
+    tmp_path: Path, decodes: bool, given: dict[str, Any]
+) -> None:
+    """What was bought either way is not bought again."""
+
+    def mind(body: dict[str, Any], seen: int) -> Any:
+        if "response_format" in body and not decodes:
+            return 400, {}, b"response_format json_schema is not supported"
+        return json.dumps({"colour": truth(user(body))})
+
+    with openai_server(mind) as server:
+        lesson = Class(tmp_path, server.url, answers=1)
+        lesson.write("raw/people.jsonl", [])
+        lesson.spec["output"] = {"kind": "json", "json_schema": SCHEMA}
+        lesson.spec["teacher"]["endpoint"]["body"] = given
+        lesson.write_spec()
+        facts = lesson.run("teacher_answers")["teacher_answers"].facts
+        asked = [body.get("response_format") for body in server.requests]
+        form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
+        if given:
+            assert asked == [None] * 90
+        elif decodes:
+            assert asked == [form] * 90
+        else:
+            refusals = [sent for sent in asked if sent is not None]
+            assert refusals == [form] * len(refusals) and 1 <= len(refusals) <= 4 and len(asked) == 90 + len(refusals)
+        assert ("does not decode under the schema (refused: 400" in facts["sentence"]) is not decodes
+        assert (facts["kept"], facts["calls"]) == (90, 90) and facts["spent_usd"] == pytest.approx(90 * CALL_USD)
+        sent = len(server.requests)
+        lesson.spec["teacher"] |= {"min_agreement": 0.9}
+        lesson.spec["teacher"]["endpoint"]["body"] = given
+        lesson.write_spec()
+        assert lesson.run("teacher_answers")["teacher_answers"].facts["kept"] == 90 and len(server.requests) == sent
+
+
+def test_a_row_that_is_refused_does_not_end_the_decoding_under_the_schema(tmp_path: Path) -> None:
+    def mind(body: dict[str, Any], seen: int) -> Any:
+        if len(server.requests) == 40:
+            return 400, {}, b"too long"
+        return json.dumps({"colour": truth(user(body))})
+
+    with openai_server(mind) as server:
+        lesson = Class(tmp_path, server.url, answers=1)
+        lesson.write("raw/people.jsonl", [])
+        lesson.spec["output"] = {"kind": "json", "json_schema": SCHEMA}
+        lesson.write_spec()
+        facts = lesson.run("teacher_answers")["teacher_answers"].facts
+        assert all("response_format" in body for body in server.requests) and len(server.requests) == 90
+        assert facts["by_reason"] == {"refused": 1}
+
+
 def test_killed_at_any_call_nothing_is_paid_twice_and_the_budget_holds(tmp_path: Path) -> None:
     """Processes that buy answers are killed while they do, until one ends."""
     pace = 0.01
