@@ -108,6 +108,7 @@ def rolled_out(work: Path) -> Project:
     assert project.run()[0] == 0
     project.write_rows(later_rows(400), "b.jsonl")
     assert project.run()[0] == 0 and rollouts.present(project.tracking, "colours")
+    project.cold = True  # each command is a process of its own, which a kill ends
     return project
 
 
