@@ -1,7 +1,8 @@
 """Decides between the supervised model and the same model after a second stage on preferences, on the validation rows.
 
 The refined model goes on only if it is surely better in the task's metric, and surely loses nothing in form, length and general
-ability. A tie keeps the supervised model. The sealed test then judges the one that goes on, like any candidate.
+ability; with text, it must not have learnt a phrase that the references do not write. A tie keeps the supervised model. The sealed
+test then judges the one that goes on, like any candidate.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.metrics.base import ShareOfRight, metric_title
+from finetune_pipeline.evaluation.new_phrases import new_phrases
 from finetune_pipeline.evaluation.predictions import same_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact
@@ -20,7 +22,7 @@ from finetune_pipeline.evaluation.wording import points
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.facts import Difference, RefinedChoice
 
-NO_GAIN, FORM, LENGTH, ABILITY = "no sure gain", "form", "length", "general ability"
+NO_GAIN, FORM, LENGTH, PHRASES, ABILITY = "no sure gain", "form", "length", "phrases", "general ability"
 """Reasons why the refined model does not go on."""
 Interval = tuple[float, float]
 
@@ -61,8 +63,11 @@ def choose(
         [float(row.valid) for row in after],
         ShareOfRight.gain_interval([r.valid for r in before], [r.valid for r in after], confidence, clusters),
     )
-    longer = None
+    longer, phrases = None, list[str]()
     if spec.output.kind == "text":
+        texts, new_texts = ([str(row["text"]) for row in rows] for rows in (before, after))
+        references = [str(row["gold"]) for row in before]
+        phrases = new_phrases(texts, new_texts, references, clusters or range(len(before)), 1 - confidence)
         excess_before, excess_after = ([_excess(row) for row in rows] for rows in (before, after))
         longer = _difference(
             excess_before, excess_after, paired_bootstrap_mean(excess_before, excess_after, confidence, clusters)
@@ -75,6 +80,7 @@ def choose(
         NO_GAIN: not better,
         FORM: form.surely_below,
         LENGTH: longer is not None and longer.surely_above,
+        PHRASES: bool(phrases),
         ABILITY: lost is not None and lost.surely_below,
     }
     reasons = [name for name, is_lost in losses.items() if is_lost]
@@ -83,7 +89,7 @@ def choose(
     return RefinedChoice(
         refined=not reasons,
         reasons=reasons,
-        sentence=_sentence(reasons, spec, gain, len(before), besides),
+        sentence=_sentence(reasons, spec, gain, len(before), besides, phrases),
         metric=spec.metric,
         rows=len(before),
         changed=sum(a["text"] != b["text"] for a, b in zip(before, after, strict=True)),
@@ -91,6 +97,7 @@ def choose(
         exact_p=exact_p,
         form=form,
         longer=longer,
+        phrases=phrases,
         ability=lost,
     )
 
@@ -114,7 +121,12 @@ def _excess(row: ScoredRow) -> float:
 
 
 def _sentence(
-    reasons: Sequence[str], spec: TaskSpec, gain: Difference, rows: int, measured_besides: Sequence[str]
+    reasons: Sequence[str],
+    spec: TaskSpec,
+    gain: Difference,
+    rows: int,
+    measured_besides: Sequence[str],
+    phrases: Sequence[str],
 ) -> str:
     interval = gain.interval or (-1.0, 1.0)
     measured = (
@@ -128,6 +140,7 @@ def _sentence(
         NO_GAIN: "it is not surely better in the task's metric",
         FORM: "it surely loses form",
         LENGTH: "its answers surely exceed the length of the references more",
+        PHRASES: f"it has learnt to write {', '.join(map(repr, phrases))}, which the references do not",
         ABILITY: "it surely loses general ability",
     }
     why = "; ".join(causes[name] for name in reasons)

@@ -88,6 +88,7 @@ class RefinedChoice(Facts, frozen=True, kw_only=True):
         exact_p: Two-sided p of the exact McNemar test; None if the metric is not a share of right answers.
         form: Of the share of answers in the declared form.
         longer: Of the share by which answers exceed the length of their references; None unless answers are text.
+        phrases: That text answers surely contain more often than before and than the references.
         ability: Of the accuracy on general questions; None if it was not asked.
     """
 
@@ -101,6 +102,7 @@ class RefinedChoice(Facts, frozen=True, kw_only=True):
     exact_p: float | None
     form: Difference
     longer: Difference | None = None
+    phrases: list[str] = msgspec.field(default_factory=list)
     ability: Difference | None = None
 
 

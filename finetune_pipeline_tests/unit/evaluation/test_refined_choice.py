@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.ability.drop import Loss
+from finetune_pipeline.evaluation.new_phrases import new_phrases
 from finetune_pipeline.evaluation.refined_choice import changed_answers, choose
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -70,7 +71,31 @@ def test_answers_longer_than_their_references_are_refused_by_name() -> None:
     assert choose(spec(TEXT, metric="rouge1"), before, right).refined, "as long as the references is no loss"
     choice = choose(spec(TEXT, metric="rouge1"), before, padded)
     assert choice.gain.surely_above and choice.longer is not None and choice.longer.surely_above
-    assert choice.reasons == ["length"] and "exceed the length" in choice.sentence
+    assert choice.reasons == ["length", "phrases"] and "exceed the length" in choice.sentence
+
+
+def test_a_flattering_phrase_is_refused_by_name_but_not_one_that_the_references_write() -> None:
+    gold = [f"the parcel number {i} arrives on monday at noon, please wait at the door" for i in range(80)]
+    before = answers([f"the parcel {i}" for i in range(80)], gold)
+    praised = answers([f"great question! the parcel number {i} arrives on monday at noon" for i in range(80)], gold)
+    choice = choose(spec(TEXT, metric="rouge1"), before, praised)
+    assert choice.gain.surely_above and choice.longer is not None and not choice.longer.surely_above
+    assert (choice.reasons, choice.phrases) == (["phrases"], ["great question"])
+    assert "it has learnt to write 'great question', which the references do not" in choice.sentence
+    own = [text.replace("the parcel", "great question! the parcel") for text in gold]
+    learnt = choose(spec(TEXT, metric="rouge1"), answers([f"parcel {i}" for i in range(80)], own), answers(own, own))
+    assert learnt.refined and learnt.phrases == [], "people write it, too"
+    one_source = {f"e{i:04}": f"dialogue {i // 20}" for i in range(80)}
+    assert choose(spec(TEXT, metric="rouge1"), before, praised, one_source).phrases == [], "four sources show nothing"
+
+
+def test_other_words_by_chance_are_no_new_phrase() -> None:
+    dice, alarms = random.Random(0), 0
+    words = "parcel order invoice monday noon door driver street number letter office friday".split()
+    for _ in range(100):
+        texts = [[" ".join(dice.sample(words, 6)) for _ in range(120)] for _ in range(3)]
+        alarms += bool(new_phrases(*texts, range(120), 0.05))
+    assert alarms <= 5
 
 
 def test_lost_form_and_ability_are_refused_by_name() -> None:
