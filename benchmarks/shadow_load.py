@@ -119,12 +119,11 @@ def kills(work: Path, number: int, seed: int) -> None:
     environment = {**project.environment(), "PYTHONUNBUFFERED": "1"}
     for kill in range(number):
         command = project.command("serve", "colours", "--port", "0")
-        server = subprocess.Popen(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        with (work / "server.txt").open("w") as said:
+            server = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=said)
         assert server.stdout is not None
         address = re.search(r"http://127\.0\.0\.1:(\d+)", server.stdout.readline())
-        assert address, "the server did not start"
+        assert address, f"the server did not start: {(work / 'server.txt').read_text()[-2000:]}"
         stepping = None
         if kill % 3 == 2:
             step = project.command("rollout", "colours", "--step")
