@@ -59,14 +59,13 @@ def first_of(thresholds: Sequence[float], validation: Answers, test_rows: int, m
     Looser thresholds are tested after it at the same level, so beginning strictly costs nothing where these succeed. The chance is
     that of a beta-binomial forecast from validation (Jeffreys' prior).
     """
-    chances = []
-    for threshold in thresholds:
-        answered, wrong = validation.at_least(threshold)
-        expected = round(answered / len(validation.right) * test_rows)
-        most = allowed_mistakes(expected, max_error, alpha)
-        forecast = scipy.stats.betabinom(expected, wrong + 0.5, answered - wrong + 0.5)
-        chances.append(float(forecast.cdf(most)) if most >= 0 else 0.0)
-    return int(np.argmax(chances)) if chances else 0
+    if not thresholds:
+        return 0
+    answered, wrong = np.array([validation.at_least(threshold) for threshold in thresholds]).T
+    expected = np.round(answered / len(validation.right) * test_rows).astype(int)
+    most = np.array([allowed_mistakes(n, max_error, alpha) for n in expected.tolist()])
+    chances = scipy.stats.betabinom.cdf(most, expected, wrong + 0.5, answered - wrong + 0.5)
+    return int(np.argmax(np.where(most >= 0, chances, 0.0)))
 
 
 def _tested(
