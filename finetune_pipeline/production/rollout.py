@@ -106,6 +106,11 @@ def not_worse_evidence(losses: Sequence[int], margin: float) -> np.ndarray:
     return values
 
 
+def evidence_text(evidence: float) -> str:
+    """Format evidence; beyond a million its size says nothing more."""
+    return f"{evidence:,.1f}" if evidence < 1e6 else "over 1,000,000"
+
+
 def judge(rows: Sequence[Row], spec: TaskSpec, rollout: Rollout, now: datetime) -> Judged:
     """Judge the present stage of a rollout.
 
@@ -170,7 +175,7 @@ def _shadow_ready(
             "users' feedback decides from here"
         )
     margin = percent(spec.rollout.margin)
-    said = f"evidence {evidence:,.1f}, {needed:,.0f} needed"
+    said = f"evidence {evidence_text(evidence)}, {needed:,.0f} needed"
     if evidence >= needed:
         return True, f"it is surely not worse by more than {margin} ({said})"
     waiting = f": {counted(undecided, 'different answer')} wait for a person" if undecided else ""

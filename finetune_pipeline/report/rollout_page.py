@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finetune_pipeline.evaluation.wording import percent
-from finetune_pipeline.production.rollout import SHADOW, Judged, Rollout, stages_of
+from finetune_pipeline.production.rollout import SHADOW, Judged, Rollout, evidence_text, stages_of
 from finetune_pipeline.production.shadow import shadow_lines
 from finetune_pipeline.production.share import ShareReport, share_lines
 from finetune_pipeline.report.blocks import Block, Items, Page, Section, Table, Text, Verdict, figure, text
@@ -60,7 +60,7 @@ def _shadow(spec: TaskSpec, judged: Judged) -> list[Block]:
     blocks: list[Block] = [Items([line.strip() for line in shadow_lines(judged.shadow, spec.name)])]
     if judged.evidence is not None and spec.rollout is not None:
         note = (
-            f"Evidence that the candidate is not worse by more than {percent(spec.rollout.margin)}: {judged.evidence:,.1f} to 1; "
+            f"Evidence that the candidate is not worse by more than {percent(spec.rollout.margin)}: {evidence_text(judged.evidence)} to 1; "
             f"{judged.needed:,.0f} to 1 is needed. Different answers that nobody has decided count against it."
         )
         blocks.append(Text(note))

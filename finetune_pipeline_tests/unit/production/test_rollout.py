@@ -43,6 +43,8 @@ def test_questions_on_which_both_agree_prove_it_without_a_person() -> None:
     assert judged.action == "advance" and judged.undecided == 0
     assert judged.needed == pytest.approx(20) and judged.evidence is not None and judged.evidence > 20
     assert "surely not worse by more than 5.0%" in judged.why
+    much = judge([same(i) for i in range(600)], rolled(), stage(), NOW)
+    assert "(evidence over 1,000,000, 20 needed)" in much.why
 
 
 def test_different_answers_count_against_it_until_a_person_decides() -> None:
