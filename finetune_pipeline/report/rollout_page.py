@@ -61,7 +61,8 @@ def _shadow(spec: TaskSpec, judged: Judged) -> list[Block]:
     if judged.evidence is not None and spec.rollout is not None:
         note = (
             f"Evidence that the candidate is not worse by more than {percent(spec.rollout.margin)}: "
-            f"{evidence_text(judged.evidence)} to 1; {judged.needed:,.0f} to 1 is needed. Different answers that nobody has decided count against it."
+            f"{evidence_text(judged.evidence)} to 1; {judged.needed:,.0f} to 1 is needed. "
+            "Different answers that nobody has decided count against it."
         )
         blocks.append(Text(note))
     return blocks
