@@ -121,12 +121,15 @@ def _is_record(value: dict[str, Any]) -> bool:
 
 
 def _texts(user: Any) -> Iterator[str]:
-    """Yield the users in a field `user`: one, or those in an object or list."""
-    if isinstance(user, dict | list):
-        for item in user.values() if isinstance(user, dict) else user:
-            yield from _texts(item)
-    elif user is not None and user != "":
-        yield str(user)
+    """Yield the users in a field `user`: one, or those in an object or list, however deep: Python 3.12 and later decode deeper
+    JSON than functions may call themselves."""
+    waiting = [user]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict | list):
+            waiting += item.values() if isinstance(item, dict) else item
+        elif item is not None and item != "":
+            yield str(item)
 
 
 def _owner_of_text(text: str) -> Owner:

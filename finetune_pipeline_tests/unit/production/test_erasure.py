@@ -25,6 +25,7 @@ from finetune_pipeline.production import log_files
 from finetune_pipeline.production.erasure import forget, tainted_data
 from finetune_pipeline.production.log_erasure import erase
 from finetune_pipeline.production.log_intake import ingest_new_lines, ingest_records
+from finetune_pipeline.production.log_owners import _texts
 from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.serving.service import LogWriter
@@ -599,3 +600,11 @@ def test_a_release_that_contains_rows_goes_and_one_that_does_not_is_kept(task: T
     assert [model.model_version for model in result.models] == [1, 2], "both were made from her row"
     assert result.searched[2].left == 0
     assert [m.model_version for m in forget(task, store, users=["ann"]).models] == [2], "again: the one that is left"
+
+
+def test_users_in_a_list_deeper_than_functions_may_call_themselves_are_found() -> None:
+    """Python 3.12 and later decode such a line; Python 3.11 refuses it, and then it is kept and quarantined."""
+    user: object = "ann"
+    for _ in range(5000):
+        user = [user]
+    assert [*_texts(user)] == ["ann"]
