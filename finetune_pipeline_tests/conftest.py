@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.shared import Shared, disable_fsync
 
 # torch's compiler imports setuptools, which fails in a process that has already imported the standard library's distutils
-os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
+if sys.version_info < (3, 12):  # later ones have none, and setuptools would fail in looking for it
+    os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 ray_cluster.require_token()
 
 
