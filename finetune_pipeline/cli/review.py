@@ -19,9 +19,8 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.sealed import user_name
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.production.erasure import log_sources
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
-from finetune_pipeline.production.logged_answers import questions_to_judge
+from finetune_pipeline.production.logged_answers import log_sources, questions_to_judge
 from finetune_pipeline.review.people_queue import people_queue, progress
 from finetune_pipeline.review.queues import (
     ReviewQueue,

@@ -90,12 +90,18 @@ def nothing_new(task: Task, store: ArtifactStore, tracking: Tracking) -> str | N
 
 
 def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
-    """Whether the registry has the version of this ``model_version`` artifact. Its database may have been lost or replaced."""
+    """Whether the registry has the version of this ``model_version`` artifact, and it waits for no rollout that is over. The
+    database may have been lost or replaced."""
     record = read_json(model_version.path("model_version.json"))
+    name, version, rollout = str(record["name"]), int(record["model_version"]), record.get("rollout")
     try:
-        tags = registry.version_tags(tracking, str(record["name"]), int(record["model_version"]))
+        tags = registry.version_tags(tracking, name, version)
     except ValueError:
         return False
+    if rollout not in (None, version):
+        going = rollouts.present(tracking, name)
+        if going is None or going.candidate != rollout:
+            return False
     return bool(tags.get(registry.ADAPTER_VERSION) == record["adapter_version"])
 
 

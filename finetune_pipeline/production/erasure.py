@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_pipeline.data.examples import Example, examples_of, stream_examples
+from finetune_pipeline.data.examples import examples_of, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.data.people import PEOPLE, LogSource, PeopleAnswers, erase_people
+from finetune_pipeline.data.people import PEOPLE, erase_people
 from finetune_pipeline.data.preferences.making import PREFERENCES
 from finetune_pipeline.data.review import read_decisions
 from finetune_pipeline.engine.files import read_json
@@ -172,30 +172,6 @@ def tainted_data(task: Task, store: ArtifactStore) -> set[str]:
     """Return the versions of splits and preference rows that contain forgotten rows."""
     with store.lock(task.name, LOCK):
         return ForgottenList(log_store(task, store).folder, bound_key(task, store)).tainted
-
-
-def log_sources(
-    task: Task, store: ArtifactStore, rows: Iterable[dict[str, Any]], people: PeopleAnswers
-) -> Callable[[Example], LogSource | None]:
-    """Return a function that says which log row an example's question is from: the first that its tags name. It raises LookupError
-    if the row was forgotten, even a moment ago.
-
-    rows: of the logs. people: earlier answers, whose log rows may have expired.
-    """
-    sources = {line.log.id: line.log for lines in people.by_row.values() for line in lines.values() if line.log}
-    sources |= {row["id"]: LogSource(row["id"], row["user"]) for row in rows}
-
-    def source_of(example: Example) -> LogSource | None:
-        name = next((tag.removeprefix("log:") for tag in example.tags if tag.startswith("log:")), None)
-        if name is None:
-            return None
-        with store.lock(task.name, LOCK):
-            forgotten = ForgottenList(log_store(task, store).folder, bound_key(task, store))
-        if forgotten.holds_source(sources[name]):
-            raise LookupError("this row was forgotten meanwhile: load the page again")
-        return sources[name]
-
-    return source_of
 
 
 def _artifacts(task: Task, store: ArtifactStore) -> list[Artifact]:

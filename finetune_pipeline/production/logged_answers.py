@@ -1,18 +1,22 @@
 """Answers of a teacher that production logs hold (`teacher.from_logs`): read, counted by reason, and joined by question."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from finetune_pipeline.data.dedup.text_similarity import loose_form
 from finetune_pipeline.data.examples import Example, Message, example_id
-from finetune_pipeline.data.people import PeopleAnswers, read_people
+from finetune_pipeline.data.people import LogSource, PeopleAnswers, read_people
 from finetune_pipeline.engine.files import digest_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.production_rows import logged_example
 from finetune_pipeline.findings import Finding, FindingsError, listed
 from finetune_pipeline.production.choosing import REFUSAL, failure
+from finetune_pipeline.production.key_binding import bound_key
+from finetune_pipeline.production.log_intake import LOCK
+from finetune_pipeline.production.log_store import ForgottenList, log_store
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 CORRECTED, LEFT_OUT, OBJECTED, JUDGES = "corrected", "left_out", "objected", "judges"
@@ -136,6 +140,30 @@ def questions_to_judge(
             questions.append(example)
         said_by_id[questions[-1].id] = said[question]
     return questions, said_by_id
+
+
+def log_sources(
+    task: Task, store: ArtifactStore, rows: Iterable[dict[str, Any]], people: PeopleAnswers
+) -> Callable[[Example], LogSource | None]:
+    """Return a function that says which log row an example's question is from: the first that its tags name. It raises LookupError
+    if the row was forgotten, even a moment ago.
+
+    rows: of the logs. people: earlier answers, whose log rows may have expired.
+    """
+    sources = {line.log.id: line.log for lines in people.by_row.values() for line in lines.values() if line.log}
+    sources |= {row["id"]: LogSource(row["id"], row["user"]) for row in rows}
+
+    def source_of(example: Example) -> LogSource | None:
+        name = next((tag.removeprefix("log:") for tag in example.tags if tag.startswith("log:")), None)
+        if name is None:
+            return None
+        with store.lock(task.name, LOCK):
+            forgotten = ForgottenList(log_store(task, store).folder, bound_key(task, store))
+        if forgotten.holds_source(sources[name]):
+            raise LookupError("this row was forgotten meanwhile: load the page again")
+        return sources[name]
+
+    return source_of
 
 
 def _question(spec: TaskSpec, row: dict[str, Any]) -> str:

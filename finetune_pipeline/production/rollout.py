@@ -28,6 +28,7 @@ from finetune_pipeline.production.share_rows import assignment_of
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
+Action = Literal["wait", "advance", "stop"]
 SHADOW = 0
 """The percentage of the first stage, in which the candidate answers behind the champion."""
 _BETS = 4
@@ -74,7 +75,7 @@ class Judged:
         undecided: Questions with different answers that nobody has looked at.
     """
 
-    action: Literal["wait", "advance", "stop"]
+    action: Action
     why: str
     shadow: ShadowReport | None = None
     share: ShareReport | None = None
@@ -126,19 +127,20 @@ def judge(rows: Sequence[Row], spec: TaskSpec, rollout: Rollout, now: datetime) 
     values = not_worse_evidence(losses, spec.rollout.margin)
     evidence = float(values.max(initial=1.0)) if is_decidable(spec.output) else None
     needed = 1 / (1 - spec.gates.confidence)
+    worse = [measure for measure in share.measures if measure.more == "candidate"] if share else []
+    action: Action = "stop"
     if shadow and shadow.better == "champion":
         why = f"reviewers' decisions show that version {rollout.champion} is surely better, since {shadow.since[:10]}"
-        return Judged("stop", why, shadow, share, evidence, needed, undecided)
-    worse = [measure for measure in share.measures if measure.more == "candidate"] if share else []
-    if worse:
+    elif worse:
         what = " and ".join(measure.name for measure in worse)
         why = f"its answers are surely more often {what}, since {min(measure.since for measure in worse)[:10]}"
-        return Judged("stop", why, shadow, share, evidence, needed, undecided)
-    if rollout.percent == SHADOW:
-        ready, why = _shadow_ready(shadow, spec, evidence, needed, undecided)
     else:
-        ready, why = _share_ready(rows, spec, rollout, pair, now)
-    return Judged("advance" if ready else "wait", why, shadow, share, evidence, needed, undecided)
+        if rollout.percent == SHADOW:
+            ready, why = _shadow_ready(shadow, spec, evidence, needed, undecided)
+        else:
+            ready, why = _share_ready(rows, spec, rollout, pair, now)
+        action = "advance" if ready else "wait"
+    return Judged(action, why, shadow, share, evidence, needed, undecided)
 
 
 def question_losses(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str]) -> tuple[list[int], int]:

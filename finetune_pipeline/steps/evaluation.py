@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from msgspec import to_builtins
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from finetune_pipeline.baseline.decision import Advised
 from finetune_pipeline.baseline.ladder import Ladder
@@ -22,7 +22,6 @@ from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.ability.drop import Ability
-from finetune_pipeline.evaluation.costs import Cost, TeacherMonth, costs
 from finetune_pipeline.evaluation.decisions import Promoted
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
@@ -47,20 +46,15 @@ from finetune_pipeline.evaluation.promises import released
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.result import EvaluationResult, StepFacts
-from finetune_pipeline.evaluation.rivals import API_MODEL, Baseline, simple_rows
+from finetune_pipeline.evaluation.rivals import Baseline, simple_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.teacher_rival import AskedTeacher, teacher_file
-from finetune_pipeline.evaluation.winner import TRAINED, gates_of, row_of, winner_of
+from finetune_pipeline.evaluation.winner import gates_of, row_of, winner_of
 from finetune_pipeline.jobs import FittedSet
 from finetune_pipeline.models.facts import MergedModel
-from finetune_pipeline.models.hosted import read_hosted
-from finetune_pipeline.planning.costs import USUAL_CALLS
-from finetune_pipeline.planning.plan import TrainingPlan
-from finetune_pipeline.planning.prices import PriceList
-from finetune_pipeline.planning.serving_costs import Call, month_by_kind, request_prices
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
@@ -75,12 +69,13 @@ from finetune_pipeline.steps.asked_models import (
     trained_set,
     while_served,
 )
-from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_costs, simple_settings
+from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
+from finetune_pipeline.steps.evaluation_costs import cost_of
 from finetune_pipeline.steps.teacher_rival import ask_about_test
 from finetune_pipeline.training.audit import SplitAudit
-from finetune_pipeline.training.facts import Measured, training_of
+from finetune_pipeline.training.facts import training_of
 
 PLOTS = "plots"
 _PLANNING_KEYS = {"worth_training", "learnable", "wanted_gain", "power", "enough_test_rows"}
@@ -372,53 +367,9 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
             "judge": review.judge,
             "similarity": review.similarity,
             "supervision": _supervision(adapter),
-            "cost": _cost(context, rows),
+            "cost": cost_of(context, rows),
             "quality": inputs["data_quality"].read(QualityFacts),
         }
-    )
-
-
-def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Cost:
-    """Return the costs so far, and the cost of requests at the training plan's prices."""
-    plan, endpoint = context.inputs["training_plan"].read(TrainingPlan), context.spec.baseline.endpoint
-    names = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
-    measured = {name: context.inputs[name].folder / "measured.json" for name in names}
-    times = {name: read_json(file) for name, file in measured.items() if file.exists()}
-    steps = {name: Measured.of(step) for name, step in times.items()}
-    run_costs = costs(rows, steps)
-    prompted_name = API_MODEL if API_MODEL in run_costs.tokens else "base"
-    simple = simple_costs(context.inputs["few_shot_baseline"])
-    untrained, tuned_name = bool(context.inputs["adapter"].skipped), "candidate"
-    if untrained:  # a champion in service may be fine-tuned all the same
-        served_model = "champion" if context.run_inputs.champion_kind in TRAINED else prompted_name
-        tuned_name = served_model if served_model in run_costs.tokens else prompted_name
-    tuned, prompted = (Call(**asdict(run_costs.tokens[name])) for name in (tuned_name, prompted_name))
-    served = PriceList.of_served(plan.serving)
-    prices = request_prices(served, tuned, prompted, endpoint.model if endpoint else "")
-    here = read_hosted(context.inputs["merged_model"].folder) is None and prompted_name == "base"
-    calls = context.spec.advise.calls_per_month
-    month = month_by_kind(served, calls, tuned, prompted) if here else {}
-    teacher, teacher_month = context.inputs["test_predictions"].read(SealedAnswers).teacher, None
-    usual = month_by_kind(served, calls or USUAL_CALLS, tuned, prompted) if here and not untrained else {}
-    if teacher and teacher.dollars_per_1k and usual:
-        teacher_month = TeacherMonth(
-            calls=calls or USUAL_CALLS,
-            is_known=calls is not None,
-            teacher=teacher.dollars_per_1k * (calls or USUAL_CALLS) / 1000,
-            student=usual["tuned"],
-        )
-    if untrained:
-        prices = []
-        if tuned_name == prompted_name:
-            month.pop("tuned", None)
-    milliseconds = times.get("test_predictions", {}).get("milliseconds", {})
-    return replace(
-        run_costs,
-        requests=prices,
-        month=month,
-        teacher_month=teacher_month,
-        simple=simple,
-        milliseconds=milliseconds,
     )
 
 

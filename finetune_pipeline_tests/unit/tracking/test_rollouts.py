@@ -1,12 +1,16 @@
 """A rollout in a real registry: killed at any write, the champion serves, and the rollout goes on or is over."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.orchestration.release import is_registered
 from finetune_pipeline.production.rollout import Rollout
 from finetune_pipeline.tracking import registry, rollouts
 from finetune_pipeline.tracking.tracking import Tracking
@@ -98,6 +102,33 @@ def test_it_is_over_when_the_champion_changes_or_the_candidate_must_not_serve(se
     rollouts.tidy(serving, NAME)
     assert not {"shadow", "share-10", "share-50"} & registry.aliases(serving, NAME).keys()
     assert rollouts.ROLLOUT not in serving.client().get_registered_model(NAME).tags
+
+
+@pytest.mark.parametrize("end", ["stop", "promote"])
+def test_a_version_that_waited_is_released_again_when_the_rollout_before_it_is_over(
+    serving: Tracking, tmp_path: Path, end: str
+) -> None:
+    """Else nothing would have changed for the next run, and the version would wait forever."""
+    store = ArtifactStore(tmp_path / "store")
+
+    def released(rollout: int | None, version: int) -> Artifact:
+        def make(builder: Builder) -> None:
+            record = {"name": NAME, "model_version": version, "rollout": rollout, "adapter_version": adapter}
+            write_json(builder.folder / "model_version.json", record)
+
+        adapter = registry.version_tags(serving, NAME, version)[registry.ADAPTER_VERSION]
+        settings = [rollout, version]
+        return store.build("t", "model_version", code_version="1", inputs={}, settings=settings, make=make)
+
+    own, waits, promoted = released(3, 3), released(3, 1), released(None, 1)
+    rollout = going(serving, 10)
+    assert all(is_registered(serving, artifact) for artifact in (own, waits, promoted))
+    if end == "stop":
+        rollouts.stop(serving, NAME, rollout, "worse")
+    else:
+        rollouts.advance(serving, NAME, rollout, None, "enough rows")
+    assert not is_registered(serving, waits)
+    assert is_registered(serving, own) and is_registered(serving, promoted)
 
 
 def test_a_tag_that_somebody_changed_is_named(serving: Tracking) -> None:
