@@ -118,23 +118,26 @@ def kills(work: Path, number: int, seed: int) -> None:
     told, killed_steps, seen, run = set[str](), 0, Counter[str](), os.getpid()
     environment = {**project.environment(), "PYTHONUNBUFFERED": "1"}
     for kill in range(number):
+        stepping, step_ends = None, time.monotonic() + rng.uniform(1, 9)
+        if kill % 3 == 2:
+            step = project.command("rollout", "colours", "--step")
+            stepping = subprocess.Popen(step, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         command = project.command("serve", "colours", "--port", "0")
         with (work / "server.txt").open("w") as said:
             server = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=said)
         assert server.stdout is not None
         address = re.search(r"http://127\.0\.0\.1:(\d+)", server.stdout.readline())
         assert address, f"the server did not start: {(work / 'server.txt').read_text()[-2000:]}"
-        stepping = None
-        if kill % 3 == 2:
-            step = project.command("rollout", "colours", "--step")
-            stepping = subprocess.Popen(step, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         moment = time.monotonic() + rng.uniform(0.2, 2.5)
         with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError, KeyError):
             while time.monotonic() < moment:
                 told.add(ask(int(address[1]), f"stone fire {rng.random()} {run}"))
+                time.sleep(0.02)
         server.kill()
         server.wait()
         if stepping:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                stepping.wait(max(0.0, step_ends - time.monotonic()))
             stepping.kill()
             killed_steps += stepping.wait() == -signal.SIGKILL
         rollout = rollouts.present(project.tracking, "colours")
