@@ -25,6 +25,7 @@ from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.models.model_files import classes_of
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.production.released import Released
+from finetune_pipeline.report.stored import Evaluated
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import RECORD, SHIPPED, answers_of, decoded_schema_of, release_of
 from finetune_pipeline.tracking import registry
@@ -150,7 +151,8 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
     card, schema = task.spec.card.model_dump(), task.spec.decoded_schema
     if released is not None:  # as it was judged, whatever the task declares now
         schema = decoded_schema_of(released)
-    return Source(name, task.spec.description, card, merged, adapter, base, report, number, schema)
+    evaluated = report.read(Evaluated).record(report.version) if report else None
+    return Source(name, task.spec.description, card, merged, adapter, base, report, evaluated, number, schema)
 
 
 def judged_rows(task: Task, store: ArtifactStore, source: Source | Shipped, most: int) -> list[JudgedRow]:

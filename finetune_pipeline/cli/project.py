@@ -18,7 +18,7 @@ from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.released import Released
 from finetune_pipeline.report.kinds import KINDS
-from finetune_pipeline.report.stored import Report, read_report
+from finetune_pipeline.report.stored import Evaluated, Report, read_report
 from finetune_pipeline.report.verdict import gate_counts
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking import registry, rollouts
@@ -109,7 +109,7 @@ def champion_words(project: Project, report: Artifact | None = None) -> str:
         project.serving,
         project.champion_kind,
         this_version=registered.read(Released).model_version if registered else None,
-        is_refused=report is not None and report.facts["decision"] not in SOUND,
+        is_refused=report is not None and report.read(Evaluated).decision not in SOUND,
         is_forgotten=project.champion_forgotten,
     )
     going = rollouts.present(project.tracking, project.task.name)
@@ -176,17 +176,17 @@ def verdict_lines(project: Project) -> list[str]:
         return [*lines, "", f"not evaluated yet: run `finetune run {project.task.name}`"]
     metric = metric_title(project.task.spec.metric)
     lines += ["", f"{metric}, with {level(project.task.spec.gates.confidence)} intervals"]
-    width = max(len(m["title"]) for m in report.facts["models"].values())
-    for model in report.facts["models"].values():
-        score = score_text(project.task.spec.metric, model.get("value"), model.get("value_interval"))
-        lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
     evaluation = read_report(project.store.check(report))
+    width = max(len(model.title) for model in evaluation.models.values())
+    for model in evaluation.models.values():
+        score = score_text(project.task.spec.metric, model.value, model.value_interval)
+        lines.append(f"  {model.title:<{width}}  {model.set:<10}  n={model.n:<4} {score}")
     return [
         *lines,
         "",
         *gate_lines(evaluation),
         "",
-        report.facts["verdict"],
+        evaluation.verdict.text,
         *(f"next: {step}" for step in evaluation.next_steps[:1]),
         f"champion in MLflow: {champion_words(project)}",
         "",

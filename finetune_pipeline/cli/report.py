@@ -66,17 +66,17 @@ class TaskReport:
     @property
     def passed(self) -> bool:
         """Whether every gate passed."""
-        return bool(self.artifact.facts["passed"])
+        return self.evaluation.verdict.passed
 
     @property
     def decision(self) -> str:
         """Which model was chosen, or that none may be shipped."""
-        return str(self.artifact.facts["decision"])
+        return self.evaluation.verdict.decision
 
     @property
     def verdict(self) -> str:
         """The decision as a sentence."""
-        return str(self.artifact.facts["verdict"])
+        return self.evaluation.verdict.text
 
     @property
     def page(self) -> Path:

@@ -42,6 +42,7 @@ from finetune_pipeline.orchestration.materialize import NOTES
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS, base_model_folder
 from finetune_pipeline.progress import VARIABLE, spell
+from finetune_pipeline.report.stored import Evaluated
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.spec.methods import METHODS
@@ -292,13 +293,14 @@ def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator
 def _verdict(project: Project, run_id: str | None) -> RunResult:
     """Return the result of a full run, with the verdict of its evaluation."""
     report = project.artifacts["evaluation_report"]
+    evaluated = report.read(Evaluated) if report else None
     return RunResult(
         project.task.name,
         None,
         run_id,
-        bool(report and report.facts["passed"]),
-        report.facts["decision"] if report else None,
-        report.facts["verdict"] if report else None,
+        bool(evaluated and evaluated.passed),
+        evaluated.decision if evaluated else None,
+        evaluated.verdict if evaluated else None,
         {name: StepPlace(a.version, str(a.folder)) for name, a in project.artifacts.items() if a},
     )
 

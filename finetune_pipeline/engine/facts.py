@@ -1,9 +1,11 @@
 """Base of the facts that one step writes and others read: a struct of msgspec, whose type is checked where JSON becomes facts."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
+from pydantic import BaseModel
 
 from finetune_pipeline.engine.files import DamagedFile, read_json
 
@@ -11,6 +13,30 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
+
+_Form = TypeVar("_Form")
+
+
+def from_json(value: object, form: type[_Form]) -> _Form:
+    """Return a struct from JSON's types; fields may be models of pydantic. Raises ValueError for a missing or wrong field."""
+
+    def model(form: type, value: object) -> object:
+        if issubclass(form, BaseModel):
+            return form.model_validate(value)
+        raise NotImplementedError(f"facts cannot contain {form}")
+
+    return msgspec.convert(value, form, dec_hook=model)
+
+
+def to_json(value: object) -> Any:
+    """Return facts in JSON's types: a struct, or a container of them; fields may be models of pydantic."""
+
+    def fields(value: object) -> Any:
+        if isinstance(value, BaseModel):
+            return json.loads(value.model_dump_json(by_alias=True, exclude_unset=True))
+        raise NotImplementedError(f"facts cannot contain {type(value)}")
+
+    return msgspec.to_builtins(value, enc_hook=fields)
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,7 +53,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if isinstance(value, cls):
             return value
         try:
-            return msgspec.convert(value, cls)
+            return from_json(value, cls)
         except msgspec.ValidationError as error:
             raise ValueError(str(error)) from error
 
@@ -41,15 +67,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts in JSON's types."""
-        fields: dict[str, Any] = msgspec.to_builtins(self)
+        fields: dict[str, Any] = to_json(self)
         return fields
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
         from pydantic_core import core_schema
 
-        to_json = core_schema.plain_serializer_function_ser_schema(msgspec.to_builtins)
-        return core_schema.no_info_plain_validator_function(cls.of, serialization=to_json)
+        serialization = core_schema.plain_serializer_function_ser_schema(to_json)
+        return core_schema.no_info_plain_validator_function(cls.of, serialization=serialization)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> "JsonSchemaValue":

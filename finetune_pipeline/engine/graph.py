@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from finetune_pipeline.engine.facts import to_json
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
 from finetune_pipeline.engine.store import SKIPPED, Artifact, ArtifactStore, Builder
@@ -111,7 +110,7 @@ class Graph:
                 builder.facts.update({SKIPPED: skipped, "sentence": skipped})
             else:
                 facts = make(StepContext(task, run_inputs, inputs, builder, store, launch, release, follow))
-                builder.facts.update(msgspec.to_builtins(facts))
+                builder.facts.update(to_json(facts))
             builder.opened = sorted(inputs.opened)
 
         return store.build(

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
 
-import msgspec
-
+from finetune_pipeline.engine.facts import from_json
 from finetune_pipeline.engine.files import (
     DamagedFile,
     SeenFiles,
@@ -77,8 +76,8 @@ class Artifact:
     def read(self, form: type[_Facts]) -> _Facts:
         """Return the facts as the type that the step's function returned. Raises DamagedFile if they are something else."""
         try:
-            return msgspec.convert(self.facts, form)
-        except msgspec.ValidationError as error:
+            return from_json(self.facts, form)
+        except ValueError as error:
             raise DamagedFile(
                 f"the facts of {self.task}/{self.step}/{self.version} cannot be read: {error}\nfix: delete the folder "
                 f"{self.folder} and run the task again"

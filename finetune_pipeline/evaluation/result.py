@@ -3,8 +3,7 @@
 A number that was not measured, or is not finite, is None.
 """
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, JsonValue
 
@@ -82,7 +81,7 @@ class Seal(Part):
     """Openings of the sealed test. `recorded`: whether the ledger has this candidate; `optimism`: by how much choosing the
     best of all candidates inflates its accuracy."""
 
-    openings: list[dict[str, JsonValue]]
+    openings: list[dict[str, JsonValue]] = []
     count: Count = None
     candidates: Count = None
     recorded: Flag = None
@@ -307,7 +306,3 @@ class EvaluationResult(StepFacts):
     probabilities: dict[str, Probabilities] = {}
     finalists: list[Finalist] = []
     winner: Winner = Winner()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON under the published names, as in report.json."""
-        return dict(json.loads(self.model_dump_json(by_alias=True, exclude_unset=True)))  # NaN reads null

@@ -20,6 +20,7 @@ from pydantic import (
     computed_field,
 )
 
+from finetune_pipeline.engine.facts import to_json
 from finetune_pipeline.evaluation.calibration import Calibration, Unit
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong
 from finetune_pipeline.evaluation.wording import is_interval, is_number
@@ -64,6 +65,10 @@ class Part(BaseModel):
     """A part of a result made by the evaluation."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=(), populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON under the published names, as in report.json."""
+        return dict(to_json(self))
 
 
 class Facts(Part):

@@ -7,9 +7,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
 from tokenizers import Tokenizer
 
 from finetune_pipeline import __version__
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.findings import Finding, FindingsError
@@ -23,12 +25,31 @@ FORMAT = 1
 _VERSIONS = ("torch", "transformers", "peft", "safetensors", "tokenizers")
 
 
+class EvaluationRecord(Facts, frozen=True, kw_only=True):
+    """The evaluation of an exported model.
+
+    Attributes:
+        version: Of the evaluation_report.
+        passed: Whether this model was shipped; not where something simpler was.
+        gates: Status by name.
+        scores, baseline: On the sealed test, by name, of the model and of the base model.
+    """
+
+    version: str
+    passed: bool
+    verdict: str
+    gates: Mapping[str, str]
+    scores: Mapping[str, JsonValue]
+    baseline: Mapping[str, JsonValue]
+
+
 @dataclass(frozen=True)
 class Source:
     """The source of an export: the artifacts of one trained model, and its spec, registry entry and report.
 
-    card: the spec's section of that name. report: its evaluation, if it was evaluated; model_version: its number in the
-    registry, if it was registered. json_schema: that its answers are decoded under; None for free answers.
+    card: the spec's section of that name. report: its evaluation, if it was evaluated, and evaluated: the record of it;
+    model_version: its number in the registry, if it was registered. json_schema: that its answers are decoded under; None for
+    free answers.
     """
 
     task: str
@@ -38,6 +59,7 @@ class Source:
     adapter: Artifact
     base: Artifact
     report: Artifact | None = None
+    evaluated: EvaluationRecord | None = None
     model_version: int | None = None
     json_schema: Mapping[str, Any] | None = None
 
@@ -88,18 +110,6 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
     settings = read_json(source.adapter.path("artifact.json"))["settings"]
     serving, soft_tokens = model.serving, [] if what == "adapter" else model.soft_tokens
     template = None if hosted else next(folder.glob("chat_template.jinja"), None)
-    evaluated = None
-    if source.report is not None:
-        facts = source.report.facts
-        evaluated = {
-            "version": source.report.version,
-            # where something simpler is shipped, this model did not pass
-            "passed": facts["decision"] in ("promote", "known") and bool(facts["passed"]),
-            "verdict": facts["verdict"],
-            "gates": {g["name"]: g["status"] for g in facts["gates"]},
-            "scores": {k: v for k, v in facts["models"]["candidate"].items() if k != "title"},
-            "baseline": {k: v for k, v in facts["models"].get("base", {}).items() if k != "title"},
-        }
     return {
         "format": FORMAT,
         "task": source.task,
@@ -140,7 +150,7 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
         },
         "training": settings,
         "parity": {k: v for k, v in model.parity.to_json().items() if k != "different"},
-        "evaluation": evaluated,
+        "evaluation": source.evaluated.to_json() if source.evaluated else None,
         "card": dict(source.card),
         "versions": _versions(),
         "files": {},

@@ -46,6 +46,7 @@ from finetune_pipeline.models.identity import model_record
 from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.report.page import plain
+from finetune_pipeline.report.stored import Evaluated
 from finetune_pipeline.spec.baseline import PATIENCE
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
@@ -254,7 +255,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     model = load_simple_model(store.check(baseline).path(FITTED) / name)
     keys = ("n", "accuracy", "interval", "primary")
     shown_scores = {split: {key: score.to_json()[key] for key in keys} for split, score in scores.items()}
-    verdict = str(report.facts["verdict"]) if report else ""
+    verdict = report.read(Evaluated).verdict if report else ""
     return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown_scores, verdict)
 
 

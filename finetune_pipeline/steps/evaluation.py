@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec import to_builtins
 from msgspec.structs import replace
 
 from finetune_pipeline.baseline.decision import Advised
@@ -42,7 +41,6 @@ from finetune_pipeline.evaluation.preferences.judge import JudgeReview
 from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
-from finetune_pipeline.evaluation.promises import released
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.result import EvaluationResult, StepFacts
@@ -58,7 +56,7 @@ from finetune_pipeline.models.facts import MergedModel
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
-from finetune_pipeline.report.stored import REPORT, SHOWN_ROWS, Report
+from finetune_pipeline.report.stored import REPORT, SHOWN_ROWS, Evaluated, Report
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.asked_models import (
     add_api_answers,
@@ -196,7 +194,7 @@ def _recent_rows_file(context: StepContext, test_file: Path) -> Path | None:
     return path
 
 
-def make_evaluation_report(context: StepContext) -> dict[str, Any]:
+def make_evaluation_report(context: StepContext) -> Evaluated:
     """Compute scores, comparisons, gates and pages from the predictions and earlier steps' facts, without a model.
 
     Also record in the task's state which test rows the candidate has right, for the reports of later candidates.
@@ -277,8 +275,6 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         loosened = evaluation.loosened.model_copy(update={"held_back_by": held_back})
         evaluation = evaluation.model_copy(update={"loosened": loosened})
     report = Report.of(evaluation, gates)
-    said = report.verdict
-    verdict_text = " ".join(filter(None, [said.headline, said.answer, said.sentence, *said.caveats]))
     shown = shown_rows(evaluation, rows, output, test_rows.texts, training)
     stored, page = report.to_json(), evaluation_page(evaluation, gates, shown, _current_ladder(context))
     (context.out / SHOWN_ROWS).write_text(shown.model_dump_json(), "utf-8")
@@ -289,24 +285,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     for name, plot in evaluation_plots(evaluation, row_of(winner)).items():
         (context.out / PLOTS).mkdir(exist_ok=True)
         (context.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
-    return {
-        "decision": report.verdict.decision,
-        "passed": report.verdict.passed,
-        "verdict": verdict_text,
-        "winner": report.winner.model_dump(mode="json"),
-        "winner_gates": {gate.name: gate.status for gate in winner_gates},
-        "gates": stored["gates"],
-        "probabilities": {
-            name: to_builtins(kept)
-            for name, measured in evaluation.probabilities.items()
-            if (kept := released(measured)) is not None
-        },
-        "loosened": "; ".join(evaluation.loosened.thresholds),
-        **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
-        "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
-        "cost": stored["cost"],
-        "teacher": stored["teacher"],
-    }
+    return Evaluated.from_report(report, winner_gates)
 
 
 def on_validation(baseline: Artifact) -> list[dict[str, Any]]:

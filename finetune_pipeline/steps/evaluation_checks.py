@@ -13,6 +13,7 @@ from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.production.drift import DriftReport
 from finetune_pipeline.production.released import Released
 from finetune_pipeline.report.judgements import judge_sentences
+from finetune_pipeline.report.stored import Evaluated
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -26,11 +27,11 @@ def all_predicted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 def _gate(name: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-        gate = {g["name"]: g for g in artifact.facts["gates"]}[name]
-        keys = ("status", "measured", "threshold", "what_to_do")
-        figures = {k: gate[k] for k in keys if gate.get(k) not in (None, "")}
-        message = f"Not asked: {gate['message']}" if gate["status"] == "not_asked" else gate["message"]
-        return CheckResult(gate["status"] in ("passed", "not_asked"), message, figures, gate["status"] == "warned")
+        gate = {gate.name: gate for gate in artifact.read(Evaluated).gates}[name]
+        figures = gate.model_dump(include={"status", "measured", "threshold", "what_to_do"})
+        shown = {figure: value for figure, value in figures.items() if value not in (None, "")}
+        message = f"Not asked: {gate.message}" if gate.status == "not_asked" else gate.message
+        return CheckResult(gate.status in ("passed", "not_asked"), message, shown, gate.status == "warned")
 
     return judge
 

@@ -2,12 +2,11 @@
 
 import shutil
 
-import msgspec
 from msgspec.structs import replace
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.calibration import ReleasedProbability, digest_of
+from finetune_pipeline.evaluation.calibration import digest_of
 from finetune_pipeline.evaluation.decisions import Winner
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
@@ -20,7 +19,7 @@ from finetune_pipeline.production.erasure import tainted_data
 from finetune_pipeline.production.released import Outcome, Released, ReleaseRequest
 from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.report.shipped_card import shipped_card
-from finetune_pipeline.report.stored import read_report
+from finetune_pipeline.report.stored import Evaluated, read_report
 from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.steps.baseline import json_schema, passages_file
 from finetune_pipeline.steps.data import split_file
@@ -32,12 +31,12 @@ CARD = "README.md"
 def release_request(context: StepContext) -> ReleaseRequest:
     """Return the request to register a model, and write the files of a simple model or a prompt."""
     report, adapter, merged = (context.inputs[name] for name in ("evaluation_report", "adapter", "merged_model"))
-    hosted, winner = read_hosted(merged.folder), Winner.model_validate(report.facts["winner"])
-    chosen, passed = winner, winner.kind is not None
+    hosted, evaluated = read_hosted(merged.folder), report.read(Evaluated)
+    chosen, passed = evaluated.winner, evaluated.winner.kind is not None
     if merged.skipped and not passed:  # the simplest finalist is what would have been shipped
         first = read_report(report).finalists[0]
         chosen = Winner(kind=first.kind, name=first.name, mode=first.mode, title=first.title)
-    registered, dataset = report.facts["models"][row_of(chosen)], adapter.inputs["train_split"]
+    registered, dataset = evaluated.models[row_of(chosen)].to_json(), adapter.inputs["train_split"]
     holds_rows = _write_shipped(context, chosen)
     files = {path.name: digest_file(path) for path in sorted((context.out / SHIPPED).glob("*"))}
     request = ReleaseRequest(
@@ -59,26 +58,25 @@ def release_request(context: StepContext) -> ReleaseRequest:
         json_schema=json_schema(context.spec),
         constrained_decoding=context.spec.decoded_schema is not None,
         gates_passed=passed,
-        gates=dict(report.facts["winner_gates"]),
+        gates=dict(evaluated.winner_gates),
         forgotten=bool({dataset, adapter.inputs.get("preference_rows")} & tainted_data(context.task, context.store)),
-        verdict=report.facts["verdict"],
+        verdict=evaluated.verdict,
         winner_kind=chosen.kind,
         winner_name=chosen.name,
         shipped=str(context.out / SHIPPED) if files else None,
         files=files,
         holds_rows=holds_rows,
-        loosened=report.facts["loosened"] or "none",
+        loosened=evaluated.loosened or "none",
         about=f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
         scores={name: value for name, value in registered.items() if isinstance(value, int | float)},
         compared_with=dict(context.run_inputs.champion) if context.run_inputs.champion else None,
         card=_shipped_card(context, chosen, files) if files else _card(context),
         rollout=context.spec.rollout is not None,
     )
-    measured = report.facts["probabilities"].get(row_of(chosen))
-    if not measured:
+    measured = evaluated.probabilities.get(row_of(chosen))
+    if measured is None:
         return request
-    probability = msgspec.convert({**measured, "digest": digest_of(request.record)}, ReleasedProbability)
-    return replace(request, probability=probability)
+    return replace(request, probability=replace(measured, digest=digest_of(request.record)))
 
 
 def _write_shipped(context: StepContext, winner: Winner) -> bool:
@@ -112,8 +110,17 @@ def _card(context: StepContext) -> str:
     merged, adapter, base = inputs["merged_model"], inputs["adapter"], inputs["base_model"]
     report = inputs["evaluation_report"]
     schema = spec.decoded_schema
+    evaluated = report.read(Evaluated).record(report.version)
     source = Source(
-        spec.name, spec.description, spec.card.model_dump(), merged, adapter, base, report, json_schema=schema
+        spec.name,
+        spec.description,
+        spec.card.model_dump(),
+        merged,
+        adapter,
+        base,
+        report,
+        evaluated,
+        json_schema=schema,
     )
     weights = merged if KINDS[merged.read(MergedModel).kind].plain else base
     return card_of(source.report, describe(source, model_folder(weights.folder), REGISTERED))

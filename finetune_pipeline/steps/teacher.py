@@ -30,6 +30,7 @@ from finetune_pipeline.production.logged_answers import (
     questions_by_people,
 )
 from finetune_pipeline.production.used_rows import LOGGED_ANSWERS
+from finetune_pipeline.report.stored import Evaluated
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.teacher import TEACHER_GENERATOR, TeacherSpec
 
@@ -270,12 +271,12 @@ def judged_worse_than(context: StepContext) -> list[str]:
     """Return the simple models that were surely better than this teacher, with this prompt, in the task's newest evaluation."""
     store, name = context.store, context.task.name
     report = store.newest(name, "evaluation_report")
-    judged = report.facts.get("teacher") if report else None
+    judged = report.read(Evaluated).teacher if report and report.facts.get("teacher") else None
     predictions = store.find(name, "test_predictions", report.inputs["test_predictions"]) if report and judged else None
     asked = predictions.read(SealedAnswers).teacher if predictions else None
     if not judged or not asked or asked.asked != digest_json(teacher_settings(context.spec)):
         return []
-    return list(judged.get("beaten_by", []))
+    return judged.beaten_by
 
 
 def dollars_of_row(context: StepContext) -> float | None:

@@ -14,7 +14,7 @@ from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.merging import merge_and_compare
 from finetune_pipeline.report.stored import Report
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, write_tiny_examples
-from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation, refusal
+from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation, refusal, report_facts
 from finetune_pipeline_tests.unit.production.releases import released_facts
 
 TASK = "demo"
@@ -62,8 +62,7 @@ def add_refusal(store: ArtifactStore) -> None:
     """Store an evaluation that refuses the merged model, and its registration as version 3."""
     inputs = {"merged_model": store.all_versions(TASK, "merged_model")[-1].version}
     result = Report.of(evaluation(), [refusal()]).to_json()
-    facts = {"decision": "ship_simple", "passed": True, "verdict": "Better by 27.5 points."}
-    facts |= {"gates": result["gates"], "models": result["models"]}
+    facts = report_facts(decision="ship_simple", passed=True, verdict="Better by 27.5 points.", gates=result["gates"])
 
     def write(builder: Builder) -> None:
         write_json(builder.folder / "report.json", result)

@@ -20,7 +20,7 @@ from finetune_pipeline.cli.main import COMMANDS, GONE, _summary, cli
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.production.erasure import forget as remove
-from finetune_pipeline.report.stored import Report
+from finetune_pipeline.report.stored import Evaluated, Report
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
 from finetune_pipeline_tests.unit.evaluation.rows import spec as make_spec
@@ -308,15 +308,16 @@ def evaluated(root: Path, files: dict[str, str] | None = None) -> Path:
 
     def evaluate(builder: Builder) -> None:
         result, rows = evaluation_and_rows()
+        report = Report.of(result, decide(make_spec(), result))
         required = {
-            "report.json": json.dumps(Report.of(result, decide(make_spec(), result)).to_json()),
+            "report.json": json.dumps(report.to_json()),
             "rows.json": rows.model_dump_json(),
             "report.html": "",
             "report.md": "",
         }
         for name, text in {**required, **(files or {})}.items():
             (builder.folder / name).write_text(text)
-        builder.facts = {"passed": False, "verdict": "Not promoted.", "decision": "refuse"}
+        builder.facts = Evaluated.from_report(report, report.gates).to_json()
 
     store = ArtifactStore(root / "home" / "artifacts")
     artifact = store.build("demo", "evaluation_report", code_version="1", inputs={}, settings=None, make=evaluate)

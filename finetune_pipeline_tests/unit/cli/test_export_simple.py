@@ -22,6 +22,7 @@ from finetune_pipeline.spec import load_task
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
+from finetune_pipeline_tests.unit.evaluation.fake_run import report_facts
 from finetune_pipeline_tests.unit.evaluation.rows import row
 
 LABELS = ["billing", "bug"]
@@ -91,7 +92,7 @@ def make_store(
             for name, share in (evaluated or {}).items()
         }
         write_json(builder.folder / "report.json", {"scores": scores})
-        builder.facts["verdict"] = "Better than prompting, but not significantly better than that."
+        builder.facts |= report_facts(verdict="Better than prompting, but not significantly better than that.")
 
     splits = store.build("demo", "splits", code_version="1", inputs={}, settings=None, make=split)
     inputs = {"train_split": splits.version}

@@ -13,6 +13,7 @@ from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.result import EvaluationResult, StepFacts
 from finetune_pipeline.evaluation.rivals import score_baselines
+from finetune_pipeline.report.stored import Evaluated, Report
 from finetune_pipeline_tests.trainings import AUDIT, LOCAL
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, row, rows, spec, text_spec
 
@@ -118,6 +119,11 @@ def evaluation(**changes: Any) -> EvaluationResult:
 
 usual = cache(evaluation)
 """The default evaluation, cached. Tests must not change it."""
+
+
+def report_facts(**changes: Any) -> dict[str, Any]:
+    """Facts of an evaluation_report of the default evaluation, as JSON; changes: other values."""
+    return {**Evaluated.from_report(Report.of(usual(), []), []).to_json(), **changes}
 
 
 def changed(result: EvaluationResult, values: Mapping[str, Any]) -> EvaluationResult:

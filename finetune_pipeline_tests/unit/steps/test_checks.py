@@ -24,6 +24,7 @@ from finetune_pipeline_tests.model_facts import BASE, merged
 from finetune_pipeline_tests.trainings import HOSTED, LOCAL
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
 from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
+from finetune_pipeline_tests.unit.evaluation.fake_run import report_facts
 from finetune_pipeline_tests.unit.evaluation.rows import row
 from finetune_pipeline_tests.unit.evaluation.rows import spec as evaluation_spec
 from finetune_pipeline_tests.unit.planning.plans import planned
@@ -283,7 +284,8 @@ def test_feedback_to_answers_that_never_came_is_told(spec: TaskSpec, tmp_path: P
 @pytest.mark.parametrize("check", gates(), ids=lambda c: c.name)
 def test_gates_are_asked_by_name_and_missing_ones_say_no(check: Check, spec: TaskSpec, tmp_path: Path) -> None:
     def facts(**change: Any) -> dict[str, Any]:
-        return {"gates": [{**GATE, "name": c.name, **(change if c.name == check.name else {})} for c in gates()]}
+        every = [{**GATE, "name": c.name, **(change if c.name == check.name else {})} for c in gates()]
+        return report_facts(gates=every)
 
     assert check.ask(artifact(facts(), tmp_path), spec).passed
     not_asked = check.ask(artifact(facts(status="not_asked"), tmp_path), spec)
@@ -293,7 +295,7 @@ def test_gates_are_asked_by_name_and_missing_ones_say_no(check: Check, spec: Tas
     failed = check.ask(artifact(facts(status="failed"), tmp_path), spec)
     assert not failed.passed and not failed.warns
     assert not check.ask(artifact(facts(status="yes"), tmp_path), spec).passed
-    assert not check.ask(artifact({"gates": []}, tmp_path), spec).passed
+    assert not check.ask(artifact(report_facts(gates=[]), tmp_path), spec).passed
 
 
 def example(text: str, answer: str = "yes", system: str = "yes no") -> Example:

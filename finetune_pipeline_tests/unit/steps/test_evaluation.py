@@ -143,7 +143,7 @@ class Stage:
     ) -> dict[str, Any]:
         out = self.root / "report" / predictions.version
         context = self.work(predictions.version, out, never_break, promoted, champion, test_predictions=predictions)
-        return make_evaluation_report(context)
+        return make_evaluation_report(context).to_json()
 
     def judge(
         self, candidate: str, never_break: list[str] | None = None, promoted: dict[str, Any] | None = None

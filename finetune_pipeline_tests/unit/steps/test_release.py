@@ -22,6 +22,7 @@ from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps import release
 from finetune_pipeline_tests.model_facts import merged
+from finetune_pipeline_tests.unit.evaluation.fake_run import report_facts
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 from finetune_pipeline_tests.unit.production.releases import released_facts
 
@@ -38,17 +39,14 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
         (tmp_path / step / "adapter").mkdir(parents=True)
         return Artifact("triage", step, f"{step}-1", tmp_path / step, facts, inputs)
 
-    gates = [{"name": "beats_baseline", "status": "passed" if passed else "failed"}]
-    report = {
-        "passed": passed,
-        "gates": gates,
-        "verdict": "v",
-        "winner_gates": {gate["name"]: gate["status"] for gate in gates},
-        "winner": {"kind": "tuned", "name": "candidate"} if passed else {"kind": None, "name": None},
-        "loosened": loosened,
-        "models": {"candidate": {"n": 9, "title": "t"}},
-        "probabilities": {"candidate": to_builtins(MEASURED)},
-    }
+    gates = {"beats_baseline": "passed" if passed else "failed"}
+    report = report_facts(
+        passed=passed,
+        winner_gates=gates,
+        winner={"kind": "tuned", "name": "candidate"} if passed else {},
+        loosened=loosened,
+        probabilities={"candidate": to_builtins(MEASURED)},
+    )
     facts = {"evaluation_report": report, "merged_model": merged(), "base_model": {}}
     inputs = {step: artifact(step, result) for step, result in facts.items()}
     inputs["adapter"] = artifact("adapter", {}, train_split="splits-1")
@@ -70,7 +68,7 @@ def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path,
     assert promise is not None and promise == replace(MEASURED, digest=promise.digest) and len(promise.digest) == 64
     assert request["gates_passed"] is result.gates_passed is passed
     assert (request["winner_kind"], request["winner_name"]) == (("tuned", "candidate") if passed else (None, None))
-    assert request["gates"] == {"beats_baseline": gates[0]["status"]} and request["forgotten"] is False
+    assert request["gates"] == gates and request["forgotten"] is False
     assert (request["dataset_version"], request["evaluation_version"]) == ("splits-1", "evaluation_report-1")
     assert read_json(out / "model_version.json")["gates_passed"] is passed
     assert (out / "README.md").read_text() == "# Card"
@@ -90,18 +88,10 @@ def test_the_files_of_a_simple_model_or_a_prompt_are_part_of_its_release(
     tmp_path, monkeypatch, kind: str, name: str, prompt: dict[str, Any] | None, files: set[str], holds_rows: bool
 ) -> None:
     winner = {"kind": kind, "name": name, "mode": "restricted" if prompt is not None else None}
-    report = {
-        "passed": True,
-        "gates": [],
-        "winner_gates": {},
-        "verdict": "v",
-        "loosened": "",
-        "winner": winner,
-        "probabilities": {},
-    }
-    models = {"candidate": {"value": 0.1}, "simple_linear": {"value": 0.8}, "base": {"value": 0.6}}
-    models["base_restricted"] = {"value": 0.7}
-    facts = {"evaluation_report": {**report, "models": models}, "merged_model": merged()}
+    values = {"candidate": 0.1, "simple_linear": 0.8, "base": 0.6, "base_restricted": 0.7}
+    models = {row: {"title": row, "set": "test", "value": value} for row, value in values.items()}
+    report = report_facts(winner=winner, models=models, probabilities={})
+    facts = {"evaluation_report": report, "merged_model": merged()}
     names = ("evaluation_report", "merged_model", "base_model", "few_shot_baseline", "train_split", "adapter")
     inputs = {
         step: Artifact("triage", step, f"{step}-1", tmp_path / step, facts.get(step, {}), {"train_split": "splits-1"})

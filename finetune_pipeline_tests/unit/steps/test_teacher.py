@@ -25,7 +25,9 @@ from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.evaluation.decisions import TeacherRival
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.result_parts import Primary
 from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.evaluation.teacher_rival import AskedTeacher, surely_worse_labels
 from finetune_pipeline.faults import JobError
@@ -39,6 +41,7 @@ from finetune_pipeline_tests.graph.project import rows
 from finetune_pipeline_tests.hosted_schedules import processes
 from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.skilled_model import LABELS, truth
+from finetune_pipeline_tests.unit.evaluation.fake_run import report_facts
 
 PRICE = {"input": 10.0, "output": 30.0}
 """Dollars per million tokens; a call of the test server takes 7 and 3 tokens."""
@@ -255,9 +258,11 @@ def test_no_more_is_bought_of_a_teacher_that_a_simple_model_beats(
         )
         sealed = SealedAnswers(rows=0, sets={}, kinds={}, champion={}, api=None, teacher=asked, untrained="")
         predictions = lesson.made("test_predictions", {}, sealed.to_json())
-        lesson.made(
-            "evaluation_report", {"test_predictions": predictions.version}, {"teacher": {"beaten_by": beaten_by}}
+        rival = TeacherRival(
+            name="t", n=9, score=Primary(name="accuracy"), comparison=None, decision=None, beaten_by=beaten_by
         )
+        judged = report_facts(teacher=rival.to_json())
+        lesson.made("evaluation_report", {"test_predictions": predictions.version}, judged)
         assert lesson.run("teacher_answers")["teacher_answers"].reused, "what is bought is kept"
         lesson.spec["teacher"] |= {"rows": 20, **({"prompt": prompt} if prompt else {})}
         lesson.write_spec()
