@@ -29,6 +29,7 @@ from finetune_pipeline.data.examples import examples_of, sample_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import MANIFEST
+from finetune_pipeline.evaluation.prompts import read_prompts
 from finetune_pipeline.jobs import LatencyJob
 
 TRAIN, VALIDATION, TEST = 500, 125, 250
@@ -133,7 +134,7 @@ def project_name(name: str, method: str) -> str:
 def milliseconds(steps: dict[str, dict[str, str]], prompt: str, tokens: int, out: Path) -> dict[str, float]:
     """Return the median time of a call of the base model with a prompt of its baseline, and of the trained model."""
     folders = {name: Path(step["folder"]) for name, step in steps.items()}
-    prompts = read_json(folders["few_shot_baseline"] / "prompts.json")
+    prompts = read_prompts(folders["few_shot_baseline"])
     models = {"prompt": ("base_model", prompt), "trained": ("merged_model", "zero_shot")}
     times = {}
     for model, (step, name) in models.items():

@@ -180,25 +180,47 @@ class Perturbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seed: int
 
 
+class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A prompt: the task's own without examples, but for these fields. prompts.json holds prompts by name.
+
+    Attributes:
+        shots: Number of fixed examples, with these `ids`, shown as `turns`.
+        retrieved: Number of most similar training examples shown instead, found by `embeddings`
+            (preferences.embeddings.embed) or, if None, by TF-IDF.
+        documents: Number of passages of documents/ at the end of the system prompt.
+        system: Replaces the system prompt `instead_of`; None keeps the task's own.
+        api: Whether it is sent to baseline.endpoint.
+    """
+
+    shots: int = 0
+    ids: list[str] = []
+    turns: list[dict[str, Any]] = []
+    retrieved: int = 0
+    embeddings: str | None = None
+    documents: int = 0
+    system: str | None = None
+    instead_of: str | None = None
+    api: bool = False
+
+
 class ModelSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model with one prompt. name: the predictions' model column ("base", "candidate", "champion").
 
-    adapter: a prefix before `model`. prompt: one of prompts.json; empty: the task's own without examples. A prompt that
-    retrieves examples needs `train` in :class:`PredictJob`. served: the model's name at the job's endpoint, if there is one.
-    hosted: the fields of models.hosted.HostedModel if its trainer serves it; `model` then only provides its tokenizer.
-    concurrency: of its requests. restricted: a JSON schema. The predictions then also contain the answers decoded under it,
-    with the model name of evaluation.predictions.restricted_name: finished answers that comply are kept, all others are
-    generated again. If the schema or an endpoint does not support this, there are no such rows. constrained: the answers decoded
-    under `restricted` are the set's only ones; an endpoint is sent the schema as `response_format`. perturbed, examples: other
-    rows than the job's. likelihoods: whether labels are scored. stored: folder of a champion's prompt
-    (evaluation.stored_prompt), which replaces `prompt`, what it retrieves from, labels and schema; its restricted answers, if
-    it has these, are the set's only ones.
+    adapter: a prefix before `model`. prompt: one that retrieves examples needs `train` in :class:`PredictJob`. served: the
+    model's name at the job's endpoint, if there is one. hosted: the fields of models.hosted.HostedModel if its trainer serves
+    it; `model` then only provides its tokenizer. concurrency: of its requests. restricted: a JSON schema. The predictions then
+    also contain the answers decoded under it, with the model name of evaluation.predictions.restricted_name: finished answers
+    that comply are kept, all others are generated again. If the schema or an endpoint does not support this, there are no such
+    rows. constrained: the answers decoded under `restricted` are the set's only ones; an endpoint is sent the schema as
+    `response_format`. perturbed, examples: other rows than the job's. likelihoods: whether labels are scored. stored: folder
+    of a champion's prompt (evaluation.stored_prompt), which replaces `prompt`, what it retrieves from, labels and schema; its
+    restricted answers, if it has these, are the set's only ones.
     """
 
     name: str
     model: Path
     adapter: Path | None = None
-    prompt: Fields = {}
+    prompt: Prompt = Prompt()
     served: str | None = None
     hosted: Fields | None = None
     concurrency: int | None = None
@@ -263,11 +285,11 @@ class PredictJob(Job, frozen=True, kw_only=True, tag="predict"):
 
 
 class LatencyJob(Job, frozen=True, kw_only=True, tag="latency"):
-    """Time single calls of a model with each of the `prompts` (prompts.json), one row after the other, without a cache."""
+    """Time single calls of a model with each of the `prompts`, one row after the other, without a cache."""
 
     stage: str = "ladder"
     model: Path
-    prompts: Mapping[str, Fields]
+    prompts: Mapping[str, Prompt]
     examples: Path
     train: Path
     passages: Path

@@ -45,10 +45,10 @@ def export_prompt(
 
 def _messages(stored: StoredPrompt, system_prompt: str) -> list[dict[str, Any]] | None:
     """The turns before every input; None if they depend on it."""
-    if stored.retrieves or stored.prompt.get("documents"):
+    if stored.retrieves or stored.prompt.documents:
         return None
-    system = stored.prompt.get("system") or system_prompt
-    return [*([{"role": "system", "content": system}] if system else []), *stored.prompt.get("turns", [])]
+    system = stored.prompt.system or system_prompt
+    return [*([{"role": "system", "content": system}] if system else []), *stored.prompt.turns]
 
 
 def _how_to_use(stored: StoredPrompt, manifest: Mapping[str, Any]) -> str:

@@ -192,7 +192,7 @@ def _traffic(
     chosen = best if best in prompts else max(prompts, key=lambda name: prompts[name].shots)
     rows = (inputs.validation or inputs.train)[:COUNTED_ROWS]
     retriever = Retriever(inputs.train) if prompts[chosen].retrieved else None
-    choices = conversations(rows, asdict(prompts[chosen]), retriever)
+    choices = conversations(rows, prompts[chosen], retriever)
     prompt_tokens = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
     total_tokens = [counter.count(e.messages, tools=e.tools) for e in rows]
     prompted_tokens = [counter.count(candidates[0], True, e.tools) for e, candidates in zip(rows, choices, strict=True)]

@@ -20,6 +20,7 @@ from finetune_pipeline.evaluation.predictions import prediction_row
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.jobs import Prompt
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.models.inference.generated import Answer
@@ -143,7 +144,7 @@ MAX_FAILED = 0.05
 
 def ask_endpoint(
     spec: ApiModelSpec,
-    prompts: Mapping[str, Mapping[str, Any]],
+    prompts: Mapping[str, Prompt],
     examples: Sequence[Example],
     train: Sequence[Example],
     max_new_tokens: int,
@@ -157,7 +158,7 @@ def ask_endpoint(
     """Ask every example with every prompt. Unanswered rows count as failed.
 
     Args:
-        prompts: evaluation.prompts.Prompt as JSON, by model name.
+        prompts: By model name.
         most_failed: Largest tolerated share of failed rows.
 
     Returns:

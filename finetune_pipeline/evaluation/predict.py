@@ -14,7 +14,7 @@ from finetune_pipeline.data.documents import PASSAGES, left_out, read_documents,
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.perturbations import drawn, perturbed
-from finetune_pipeline.engine.files import SeenFiles, write_json
+from finetune_pipeline.engine.files import SeenFiles
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.correctness import is_valid
@@ -33,7 +33,7 @@ from finetune_pipeline.evaluation.predictions import (
     write_predictions,
 )
 from finetune_pipeline.evaluation.preferences.embeddings import embed
-from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
+from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try, write_prompts
 from finetune_pipeline.evaluation.simple_answers import NONE_ASKED, run_simple_models
 from finetune_pipeline.evaluation.stored_prompt import (
     StoredPrompt,
@@ -42,7 +42,7 @@ from finetune_pipeline.evaluation.stored_prompt import (
     stored_retriever,
 )
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.jobs import LOG_PROBABILITIES, BaselineJob, LatencyJob, ModelSet, PredictJob
+from finetune_pipeline.jobs import LOG_PROBABILITIES, BaselineJob, LatencyJob, ModelSet, PredictJob, Prompt
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.models.inference.constrained import Complies, Grammar, Restriction
@@ -127,9 +127,9 @@ def predict(job: PredictJob) -> tuple[Predicted, dict[str, Any]]:
     return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
 
-def retriever_of(job: PredictJob | LatencyJob, prompts: Iterable[Mapping[str, Any]]) -> Retriever | None:
+def retriever_of(job: PredictJob | LatencyJob, prompts: Iterable[Prompt]) -> Retriever | None:
     """The retriever over the job's training examples and passages; None if no prompt retrieves."""
-    if not any(prompt.get("retrieved") or prompt.get("documents") for prompt in prompts):
+    if not any(prompt.retrieved or prompt.documents for prompt in prompts):
         return None
     passages = read_passages(job.passages) if job.passages else []
     assert job.train is not None, "a prompt that retrieves needs the training examples"
@@ -243,14 +243,13 @@ def baseline(job: BaselineJob) -> tuple[AnsweredPrompts, dict[str, Any]]:
         raise JobError(f"baseline.embeddings: {error}") from error
     except ValueError as error:
         raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
-    prompt_fields = {name: asdict(prompt) for name, prompt in prompts.items()}
-    write_json(job.out / "prompts.json", prompt_fields)
+    write_prompts(job.out, prompts)
     predict_job = PredictJob(
         stage=job.stage,
         out=job.out,
         sets=[
-            ModelSet(name=name, model=job.base, prompt=fields, restricted=job.restricted)
-            for name, fields in prompt_fields.items()
+            ModelSet(name=name, model=job.base, prompt=prompt, restricted=job.restricted)
+            for name, prompt in prompts.items()
         ],
         examples=job.examples,
         labels=job.labels,
@@ -264,10 +263,17 @@ def baseline(job: BaselineJob) -> tuple[AnsweredPrompts, dict[str, Any]]:
         precision=job.precision,
     )
     facts, measured = predict(predict_job)
-    reported_fields = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
     by_prompt = {
-        name: PromptFacts.of({field: fields[field] for field in reported_fields} | facts.sets[name].to_json())
-        for name, fields in prompt_fields.items()
+        name: PromptFacts(
+            **msgspec.structs.asdict(facts.sets[name]),
+            shots=prompt.shots,
+            retrieved=prompt.retrieved,
+            embeddings=prompt.embeddings,
+            documents=prompt.documents,
+            ids=prompt.ids,
+            system=prompt.system,
+        )
+        for name, prompt in prompts.items()
     }
     return AnsweredPrompts(
         rows=facts.rows,

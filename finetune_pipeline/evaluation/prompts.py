@@ -2,21 +2,27 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, zip_longest
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.preferences.embeddings import embed
+from finetune_pipeline.jobs import Prompt
 from finetune_pipeline.spec.model import TaskSpec
 
 MAX_ROWS = 20_000
 """Larger training sets are represented by this many rows, drawn by a hash of their id; counts are scaled up."""
+PROMPTS = "prompts.json"
 NEAREST, EMBEDDED, DOCUMENTS = "_nearest", "_nearest_embedded", "_documents"
 """Suffixes of prompts with the nearest training examples (by words, by embeddings) and with passages of documents."""
 WITHOUT_LABELS = "zero_shot_without_labels"
@@ -93,28 +99,14 @@ class Neighbours:
 Message = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt. prompts.json holds these fields.
+def write_prompts(folder: Path, prompts: Mapping[str, Prompt]) -> None:
+    """Write prompts.json."""
+    write_json(folder / PROMPTS, msgspec.to_builtins(prompts))
 
-    Attributes:
-        shots: Number of fixed examples, with these `ids`, shown as `turns`.
-        retrieved: Number of most similar training examples shown instead, found by `embeddings`
-            (preferences.embeddings.embed) or, if None, by TF-IDF.
-        documents: Number of passages of documents/ at the end of the system prompt.
-        system: Replaces the system prompt `instead_of`; None keeps the task's own.
-        api: Whether it is sent to baseline.endpoint.
-    """
 
-    shots: int = 0
-    ids: list[str] = field(default_factory=list)
-    turns: list[dict[str, Any]] = field(default_factory=list)
-    retrieved: int = 0
-    embeddings: str | None = None
-    documents: int = 0
-    system: str | None = None
-    instead_of: str | None = None
-    api: bool = False
+def read_prompts(folder: Path) -> dict[str, Prompt]:
+    """Return the prompts in the folder of a baseline, by name. Raises DamagedFile."""
+    return msgspec.convert(read_json(folder / PROMPTS, dict[str, Prompt]), dict[str, Prompt])
 
 
 def prompts_to_try(
@@ -143,7 +135,9 @@ def prompts_to_try(
             ids = build_shots(train, k, labels, seed)
         except ValueError as error:
             raise ValueError(f"baseline with {k} shots: {error}") from error
-        fixed[f"{k}_shot" if k else "zero_shot"] = Prompt(k, ids, shots_as_turns([by_id[i] for i in ids]))
+        fixed[f"{k}_shot" if k else "zero_shot"] = Prompt(
+            shots=k, ids=ids, turns=shots_as_turns([by_id[i] for i in ids])
+        )
     prompts = dict(fixed)
     if retrieved:
         prompts[f"{retrieved}{NEAREST}"] = Prompt(retrieved=retrieved)
@@ -250,27 +244,26 @@ class Retriever:
 
 
 def conversations(
-    examples: Sequence[Example], prompt: Mapping[str, Any], retriever: Retriever | None
+    examples: Sequence[Example], prompt: Prompt, retriever: Retriever | None
 ) -> list[list[list[dict[str, Any]]]]:
     """For each example its conversations, best first: each further one shows one retrieved example or passage fewer, for models
     with a short context. Prompts without retrieval have one conversation.
 
-    prompt: the fields of a :class:`Prompt`, or some of them. Raises ValueError if a prompt that retrieves has no retriever.
+    Raises ValueError if a prompt that retrieves has no retriever.
     """
-    chosen = Prompt(**prompt)
-    if not chosen.retrieved and not chosen.documents:
-        return [[with_turns(_question(example, chosen), chosen.turns)] for example in examples]
+    if not prompt.retrieved and not prompt.documents:
+        return [[with_turns(_question(example, prompt), prompt.turns)] for example in examples]
     if retriever is None:
         raise ValueError("a prompt that shows the nearest examples needs the training examples")
-    if chosen.documents:
+    if prompt.documents:
         return [
-            [_with_passages(_question(example, chosen), passages[:count]) for count in range(len(passages), -1, -1)]
-            for example, passages in zip(examples, retriever.passages(examples, chosen.documents), strict=True)
+            [_with_passages(_question(example, prompt), passages[:count]) for count in range(len(passages), -1, -1)]
+            for example, passages in zip(examples, retriever.passages(examples, prompt.documents), strict=True)
         ]
     return [
-        [with_turns(_question(example, chosen), shots_as_turns(shots[i:])) for i in range(len(shots) + 1)]
+        [with_turns(_question(example, prompt), shots_as_turns(shots[i:])) for i in range(len(shots) + 1)]
         for example, shots in zip(
-            examples, retriever.nearest(examples, chosen.retrieved, chosen.embeddings), strict=True
+            examples, retriever.nearest(examples, prompt.retrieved, prompt.embeddings), strict=True
         )
     ]
 

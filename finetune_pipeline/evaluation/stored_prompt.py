@@ -13,6 +13,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.evaluation.correctness import is_valid, likelihood_label
 from finetune_pipeline.evaluation.prompts import Retriever
+from finetune_pipeline.jobs import Prompt
 from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.spec.json_grammar import UnsupportedSchema
@@ -28,13 +29,13 @@ class StoredPrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         name: Its name in the baseline.
-        prompt: The fields of prompts.Prompt; turns of fixed shots are training rows.
+        prompt: Turns of its fixed shots are training rows.
         mode: `restricted`: the answer is the likeliest label, or JSON decoded under `json_schema`.
         labels: Of the task; empty for JSON and text.
     """
 
     name: str
-    prompt: dict[str, Any]
+    prompt: Prompt
     mode: Literal["free", "restricted"] = "free"
     labels: list[str] = []
     json_schema: dict[str, Any] | None = None
@@ -42,12 +43,12 @@ class StoredPrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     @property
     def retrieves(self) -> bool:
         """Whether it shows training rows that are looked up for each input."""
-        return bool(self.prompt.get("retrieved"))
+        return self.prompt.retrieved > 0
 
     @property
     def holds_rows(self) -> bool:
         """Whether its files contain training rows: fixed shots, or the rows it retrieves from."""
-        return bool(self.prompt.get("turns")) or self.retrieves
+        return bool(self.prompt.turns) or self.retrieves
 
     @property
     def scored_labels(self) -> list[str]:
@@ -65,7 +66,7 @@ class StoredPrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         write_json(folder / PROMPT, msgspec.to_builtins(self), durable=False)
         if self.retrieves:
             shutil.copyfile(train, folder / TRAIN)
-        if self.prompt.get("documents"):
+        if self.prompt.documents:
             shutil.copyfile(passages, folder / PASSAGES)
 
 

@@ -24,9 +24,10 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.openai_endpoint import ask
-from finetune_pipeline.evaluation.prompts import Retriever, conversations
+from finetune_pipeline.evaluation.prompts import Retriever, conversations, read_prompts
 from finetune_pipeline.evaluation.rivals import Baseline, best_api_prompt
 from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.jobs import Prompt
 from finetune_pipeline.planning.prices import ApiPrice, PriceList, newest_price
 from finetune_pipeline.planning.serving_costs import Call, call_price
 from finetune_pipeline.spec.model import Task
@@ -112,7 +113,6 @@ class Fallback:
     """A model at an endpoint with a prompt. Thread-safe.
 
     Args:
-        prompt: The fields of prompts.Prompt.
         system_prompt: That of the task, which the prompt may replace.
         longest: Tokens of an answer.
         price: Of the model's tokens.
@@ -122,7 +122,7 @@ class Fallback:
     def __init__(
         self,
         endpoint: Endpoint,
-        prompt: Mapping[str, Any],
+        prompt: Prompt,
         retriever: Retriever | None,
         system_prompt: str,
         output: AnyOutput,
@@ -198,7 +198,7 @@ def fallback_of(task: Task, store: ArtifactStore, prices: PriceList, cache: Answ
     train = read_examples(examples_of(store.check(splits).folder, "train"))
     return Fallback(
         endpoint,
-        read_json(folder / "prompts.json")[best],
+        read_prompts(folder)[best],
         Retriever(train, read_passages(passages) if passages.exists() else []),
         spec.system_prompt,
         spec.output,

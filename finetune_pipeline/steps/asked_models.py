@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.perturbations import KINDS
-from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.prediction_facts import ApiUsage
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
+from finetune_pipeline.evaluation.prompts import read_prompts
 from finetune_pipeline.evaluation.rivals import API_MODEL, Baseline, best_api_prompt
-from finetune_pipeline.jobs import FittedSet, ModelSet, Perturbed
+from finetune_pipeline.jobs import FittedSet, ModelSet, Perturbed, Prompt
 from finetune_pipeline.models.facts import MergedModel
 from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import served
@@ -31,7 +31,7 @@ from finetune_pipeline.steps.earlier_runs import champion_files, champion_of, ch
 from finetune_pipeline.trainers import TRAINERS
 
 
-def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> ModelSet:
+def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Prompt) -> ModelSet:
     """Return the set of the base model with a prompt; for JSON, its answers are also constrained to the schema."""
     served_as = _served_as(spec, "base", base)
     return ModelSet(name=name, model=base.folder, prompt=prompt, served=served_as, restricted=json_schema(spec))
@@ -56,7 +56,7 @@ def champion_set(context: StepContext) -> tuple[ModelSet | FittedSet, str]:
         return FittedSet(name="champion", folder=champion_files(context)), kind
     champion, base = champion_of(context)
     if kind == "prompt":
-        asked = base_set(context.spec, "base", base, {})
+        asked = base_set(context.spec, "base", base, Prompt())
         return replace(asked, name="champion", restricted=None, stored=champion_files(context)), kind
     # decoded as it is served, whatever the task declares now
     return trained_set(context.spec, "champion", champion, base, champion_schema(context)), champion.read(
@@ -111,7 +111,7 @@ def add_api_answers(context: StepContext, examples: Path) -> ApiUsage | None:
     name = best_api_prompt(facts.prompts)
     if name is None:
         return None
-    prompts = {"base" if name == facts.best else API_MODEL: read_json(baseline.path("prompts.json"))[name]}
+    prompts = {"base" if name == facts.best else API_MODEL: read_prompts(baseline.folder)[name]}
     path = context.out / "predictions.parquet"
     rows = read_predictions(path)
     gold = {row["example_id"]: row["gold"] for row in rows}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from finetune_pipeline.baseline.decision import DECISIONS, Advised, advise
 from finetune_pipeline.baseline.good_enough import worth_training
@@ -16,7 +16,7 @@ from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.documents import FOLDER, PASSAGES, documents_digest, read_passages
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.data.split.splitting import SplitFacts
-from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
@@ -33,13 +33,13 @@ from finetune_pipeline.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from finetune_pipeline.evaluation.prompts import WITHOUT_LABELS, prompt_without_labels
+from finetune_pipeline.evaluation.prompts import WITHOUT_LABELS, prompt_without_labels, read_prompts, write_prompts
 from finetune_pipeline.evaluation.rivals import Baseline, BaselineScores, rivals_of, score_baselines, strongest_rival
 from finetune_pipeline.evaluation.scored_rows import scored
 from finetune_pipeline.evaluation.simple_models import FITTED, SimpleModel, load_simple_model
 from finetune_pipeline.evaluation.simple_models.encoders import encoder_files
 from finetune_pipeline.evaluation.simple_models.text_encoder import files_digest
-from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, SimpleSettings
+from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, Prompt, SimpleSettings
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.models.facts import PreparedBase
 from finetune_pipeline.models.identity import model_record
@@ -144,14 +144,14 @@ def _add_api_answers(
     context: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
 ) -> tuple[list[dict[str, Any]], ApiUsage]:
     """Let the API model answer the same examples, and add its prompts and rows to the files. Returns all rows and its usage."""
-    prompts = read_json(context.out / "prompts.json")
+    prompts = read_prompts(context.out)
     # an API model answers freely, and can only write labels that it was shown
     shown = {name: prompt for name, prompt in prompts.items() if name != WITHOUT_LABELS}
-    api_prompts = {API + name: {**prompt, "api": True} for name, prompt in shown.items()}
+    api_prompts = {API + name: replace(prompt, api=True) for name, prompt in shown.items()}
     gold = {row["example_id"]: row["gold"] for row in rows}
     examples = [e for e in validation if e.id in gold]
     answers, usage = ask_api(context, api_prompts, examples, train, gold, stage="few_shot_baseline")
-    write_json(context.out / "prompts.json", prompts | api_prompts)
+    write_prompts(context.out, prompts | api_prompts)
     all_rows = [*rows, *answers]
     write_predictions(context.out / "predictions.parquet", all_rows)
     return all_rows, usage
@@ -159,7 +159,7 @@ def _add_api_answers(
 
 def ask_api(
     context: StepContext,
-    prompts: Mapping[str, Mapping[str, Any]],
+    prompts: Mapping[str, Prompt],
     examples: Sequence[Example],
     train: Sequence[Example],
     gold: Mapping[str, str],
@@ -316,6 +316,6 @@ def advice_settings(spec: TaskSpec) -> dict[str, Any]:
     }
 
 
-def best_prompt(context: StepContext) -> dict[str, Any]:
+def best_prompt(context: StepContext) -> Prompt:
     baseline = context.inputs["few_shot_baseline"]
-    return dict(read_json(baseline.path("prompts.json"))[baseline.read(Baseline).best])
+    return read_prompts(baseline.folder)[baseline.read(Baseline).best]

@@ -94,7 +94,7 @@ def make_test_predictions(context: StepContext) -> SealedAnswers:
     candidate, base = context.inputs["merged_model"], context.inputs["base_model"]
     sealed = context.inputs["test_split"]
     best, model_sets = best_prompt(context), []
-    if not best.get("api"):
+    if not best.api:
         model_sets.append(base_set(spec, "base", base, best))
     kinds: dict[str, str] = {}
     if not candidate.skipped:

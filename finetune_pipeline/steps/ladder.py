@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -20,9 +19,9 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.prediction_facts import Predicted
 from finetune_pipeline.evaluation.predictions import API, read_by_model
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST, read_prompts
 from finetune_pipeline.evaluation.rivals import Baseline
-from finetune_pipeline.jobs import LatencyJob
+from finetune_pipeline.jobs import LatencyJob, Prompt
 from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.planning.costs import training_costs
 from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
@@ -36,7 +35,6 @@ from finetune_pipeline.steps.baseline import passages_file, simple_costs
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import (
     PREDICTIONS,
-    PROMPTS,
     answered_rungs,
     answers_job,
     call_of,
@@ -44,7 +42,7 @@ from finetune_pipeline.steps.rungs import (
 )
 from finetune_pipeline.steps.teacher import dollars_of_row
 
-Prompts = Mapping[str, Mapping[str, Any]]
+Prompts = Mapping[str, Prompt]
 Latencies = dict[str, tuple[float, float]]
 LATENCY_CALLS = 12
 """Measured calls per rung."""
@@ -91,7 +89,7 @@ def make_tuned_rungs(context: StepContext) -> Ladder:
     earlier_ladder = inputs["ladder"].read(Ladder)
     tuned_set = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"], spec.decoded_schema)
     tuned_prompts = {f"tuned_{rung}": p for rung, p in timed_prompts(context).items() if rung != "prompt"}
-    prompts: dict[str, Mapping[str, Any]] = {"tuned": {}, **tuned_prompts}
+    prompts = {"tuned": Prompt(), **tuned_prompts}
     out = context.builder.work / "answers"
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as services:
@@ -155,7 +153,7 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
 def timed_prompts(context: StepContext) -> Prompts:
     """Return the base model's prompts by rung: the best fixed one, and the retrieving ones."""
     baseline = context.inputs["few_shot_baseline"]
-    prompts = {name: p for name, p in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
+    prompts = {name: p for name, p in read_prompts(baseline.folder).items() if not name.startswith(API)}
     rung_prompts = {"prompt": prompts[best_fixed(baseline.read(Baseline))]}
     for rung, suffix in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
         if prompt := next((p for name, p in prompts.items() if name.endswith(suffix)), None):

@@ -4,10 +4,11 @@ import shutil
 
 from msgspec.structs import replace
 
-from finetune_pipeline.engine.files import digest_file, read_json, write_json
+from finetune_pipeline.engine.files import digest_file, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.calibration import digest_of
 from finetune_pipeline.evaluation.decisions import Winner
+from finetune_pipeline.evaluation.prompts import read_prompts
 from finetune_pipeline.evaluation.simple_models import FITTED
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
 from finetune_pipeline.evaluation.winner import row_of
@@ -89,7 +90,7 @@ def _write_shipped(context: StepContext, winner: Winner) -> bool:
     if winner.kind == "prompt":
         stored = StoredPrompt(
             name=str(winner.name),
-            prompt=read_json(context.inputs["few_shot_baseline"].path("prompts.json"))[winner.name],
+            prompt=read_prompts(context.inputs["few_shot_baseline"].folder)[str(winner.name)],
             mode=winner.mode or "free",
             labels=context.spec.labels,
             json_schema=json_schema(context.spec),

@@ -17,7 +17,7 @@ from finetune_pipeline.steps.baseline import prediction_job
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
 
-PREDICTIONS, PROMPTS = "predictions.parquet", "prompts.json"
+PREDICTIONS = "predictions.parquet"
 
 
 def row_sources(context: StepContext) -> dict[str, str]:

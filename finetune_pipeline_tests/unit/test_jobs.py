@@ -12,6 +12,7 @@ from finetune_pipeline.jobs import (
     ModelSet,
     Perturbed,
     PredictJob,
+    Prompt,
     TrainJob,
     job_fields,
     job_of,
@@ -27,7 +28,7 @@ TRAINING: dict[str, Any] = {
 
 
 def predict_job(**changes: Any) -> PredictJob:
-    base = ModelSet(name="base", model=FOLDER / "base", prompt={"shots": 2})
+    base = ModelSet(name="base", model=FOLDER / "base", prompt=Prompt(shots=2))
     perturbed = base.on_perturbed(Perturbed(kind="courtesy", rows=7, seed=3))
     usual: dict[str, Any] = {"sets": [base, perturbed, base.on_file("production", FOLDER / "p.jsonl")]}
     usual |= {"answers": KeptAnswers(file=FOLDER / "answers.sqlite", limit_mib=8), "labels": ["yes", "no"]}

@@ -1,7 +1,6 @@
 import gzip
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -219,7 +218,7 @@ def test_the_digest_follows_the_documents_and_nothing_else(folder: Path, tmp_pat
 def test_a_row_is_shown_the_passages_it_is_like_in_its_system_prompt(folder: Path) -> None:
     turns = [("system", "Answer."), ("user", "what does the zebra plan cost a month"), ("assistant", "40 euros")]
     row = Example("r", [{"role": role, "content": text} for role, text in turns])
-    (choices,) = conversations([row], asdict(Prompt(documents=2)), Retriever([], read_documents(folder)))
+    (choices,) = conversations([row], Prompt(documents=2), Retriever([], read_documents(folder)))
     assert [len(c) for c in choices] == [2, 2, 2]
     first = choices[0][0]["content"]
     assert first.startswith("Answer.\n\nPassages that may help:\n\n[1] Zebra plan\n") and "[2] " in first

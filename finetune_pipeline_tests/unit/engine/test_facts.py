@@ -23,6 +23,16 @@ class Whole(Facts, frozen=True, kw_only=True):
     best: Part | None = None
 
 
+class Figure(BaseModel):
+    number: int
+    title: str = ""
+
+
+class Drawn(Facts, frozen=True, kw_only=True):
+    figures: list[Figure]
+    last: Figure | None = None
+
+
 class Page(BaseModel):
     whole: Whole
 
@@ -40,6 +50,15 @@ WRONG = [
 def test_facts_are_the_same_after_json_and_defaults_are_left_out() -> None:
     assert WHOLE.to_json() == STORED and Whole.of(json.loads(json.dumps(STORED))) == WHOLE
     assert Whole.of(STORED | {"of_a_later_release": 1}) == WHOLE
+
+
+def test_a_part_may_be_a_model_of_pydantic() -> None:
+    drawn = Drawn(figures=[Figure(number=1)])
+    assert drawn.to_json() == {"figures": [{"number": 1}]} and Drawn.of(drawn.to_json()) == drawn
+    with pytest.raises(ValueError, match=r"number\n +Field required"):
+        Drawn.of({"figures": [{"title": "a"}]})
+    with pytest.raises(NotImplementedError, match="facts cannot contain"):
+        Drawn(figures=[object()]).to_json()  # type: ignore[list-item]
 
 
 def test_a_misspelt_or_missing_field_is_an_error_where_facts_are_made() -> None:

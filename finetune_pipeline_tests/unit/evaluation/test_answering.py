@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation import answering
 from finetune_pipeline.evaluation.answer_cache import AnswerCache, cache_file
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.jobs import KeptAnswers, ModelSet, PredictJob
+from finetune_pipeline.jobs import KeptAnswers, ModelSet, PredictJob, Prompt
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
@@ -74,7 +74,7 @@ def test_what_changes_an_answer_is_no_hit(models: Path, tmp_path: Path, monkeypa
         {"labels": LABELS[::-1]},
         {"max_new_tokens": 5},
         {"answers": of_test},
-        {"sets": [ModelSet(name="base", model=base, prompt={"turns": turns})]},
+        {"sets": [ModelSet(name="base", model=base, prompt=Prompt(turns=turns))]},
         {"sets": [ModelSet(name="base", model=base, adapter=prefix)]},
     ):
         assert known(**changed) == 0, changed

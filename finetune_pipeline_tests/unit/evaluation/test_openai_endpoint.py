@@ -178,7 +178,7 @@ def test_the_budget_of_tokens_is_never_exceeded() -> None:
 
 QUESTIONS = [example(f"v{i}", f"the invoice of customer {i} is wrong", "billing") for i in range(20)]
 GOLD = {e.id: e.answer for e in QUESTIONS}
-PROMPTS = {"api_zero_shot": asdict(Prompt(api=True)), "api_2_nearest": asdict(Prompt(retrieved=2, api=True))}
+PROMPTS = {"api_zero_shot": Prompt(api=True), "api_2_nearest": Prompt(retrieved=2, api=True)}
 
 
 def ask_all(url: str, cache: AnswerCache | None = None, **limits: Any) -> tuple[list[dict], ApiUsage]:

@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.predict import baseline, encode_labels, predic
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.probabilities import field_table
 from finetune_pipeline.evaluation.prompts import shots_as_turns
-from finetune_pipeline.jobs import BaselineJob, ModelSet, Perturbed, PredictJob
+from finetune_pipeline.jobs import BaselineJob, ModelSet, Perturbed, PredictJob, Prompt
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
@@ -72,7 +72,7 @@ def test_several_models_in_one_job_and_a_prefix_beside_the_base_it_stands_in_fro
         ModelSet(name="base", model=folder / "base"),
         ModelSet(name="fronted", model=folder / "base", adapter=prefix),
         ModelSet(name="candidate", model=folder / "other"),
-        ModelSet(name="shown", model=folder / "base", prompt={"turns": turns}),
+        ModelSet(name="shown", model=folder / "base", prompt=Prompt(turns=turns)),
         ModelSet(name="champion", model=folder / "base"),
     ]
     facts, rows = predicted(folder, tmp_path, sets)

@@ -2,7 +2,6 @@
 
 import tracemalloc
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,14 +68,14 @@ def test_a_prompt_without_the_list_of_labels_is_tried_where_the_own_prompt_has_o
         TRAIN, shots=[0, 2], retrieved=0, labels=LABELS, seed=0, system_prompt="Sort it.", without_labels=text
     )
     assert list(prompts) == ["zero_shot", "2_shot", WITHOUT_LABELS]
-    ((turns,),) = conversations([ASKED], asdict(prompts[WITHOUT_LABELS]), None)
+    ((turns,),) = conversations([ASKED], prompts[WITHOUT_LABELS], None)
     assert contents(turns) == [text, ASKED.user_text]
     for clean in (spec(system_prompt="Sort it."), listing.model_copy(update={"output": TextOutput()})):
         assert prompt_without_labels(clean) == ""
 
 
 def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
-    (choices,) = conversations([ASKED], asdict(Prompt(retrieved=2)), Retriever(TRAIN))
+    (choices,) = conversations([ASKED], Prompt(retrieved=2), Retriever(TRAIN))
     assert [len(c) for c in choices] == [6, 4, 2]
     assert contents(choices[0])[0] == "Sort it." and contents(choices[0])[-1] == ASKED.user_text
     assert contents(choices[0])[-3:-1] == ["the map crashes on zoom", "bug"]
@@ -86,16 +85,16 @@ def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
 def test_embeddings_find_examples_besides_tfidf() -> None:
     prompts = prompts_to_try(TRAIN, shots=[0], retrieved=2, labels=LABELS, seed=0, embeddings="hashed")
     assert list(prompts) == ["zero_shot", "2_nearest", "2_nearest_embedded"]
-    (choices,) = conversations([ASKED], asdict(prompts["2_nearest_embedded"]), Retriever(TRAIN))
+    (choices,) = conversations([ASKED], prompts["2_nearest_embedded"], Retriever(TRAIN))
     assert contents(choices[0])[-3:-1] == ["the map crashes on zoom", "bug"]
 
 
 def test_a_row_is_never_shown_its_own_answer() -> None:
     twin = example("twin", ASKED.user_text, "bug")
-    (choices,) = conversations([ASKED], asdict(Prompt(retrieved=3)), Retriever([*TRAIN, twin]))
+    (choices,) = conversations([ASKED], Prompt(retrieved=3), Retriever([*TRAIN, twin]))
     assert contents(choices[0]).count(ASKED.user_text) == 1
     with pytest.raises(ValueError, match="needs the training examples"):
-        conversations([ASKED], {"retrieved": 3}, None)
+        conversations([ASKED], Prompt(retrieved=3), None)
 
 
 def test_many_rows_with_its_own_text_do_not_hide_the_others() -> None:
@@ -116,7 +115,7 @@ def test_many_texts_are_compared_with_many_rows_in_little_memory() -> None:
 
 
 def test_another_system_prompt_takes_the_place_of_the_tasks_own_and_of_no_other() -> None:
-    prompt = asdict(Prompt(system="Be brief.", instead_of="Sort it."))
+    prompt = Prompt(system="Be brief.", instead_of="Sort it.")
     own_prompt = example("v2", "hello", "other", system="You are a pirate.")
     (replaced,), (unchanged,) = conversations([ASKED, own_prompt], prompt, None)
     assert contents(replaced) == ["Be brief.", ASKED.user_text]

@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.evaluation.stored_prompt import PROMPT, StoredPrompt, read_stored_prompt
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.jobs import FittedSet, ModelSet, PredictJob
+from finetune_pipeline.jobs import FittedSet, ModelSet, PredictJob, Prompt
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 
@@ -42,9 +42,9 @@ def texts(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def test_a_prompt_answers_from_its_own_rows_and_not_from_those_of_the_next_run(folder: Path, tmp_path: Path) -> None:
-    stored = StoredPrompt(name="2_nearest", prompt={"retrieved": 2}, labels=LABELS)
+    stored = StoredPrompt(name="2_nearest", prompt=Prompt(retrieved=2), labels=LABELS)
     stored.write(tmp_path / "shipped", folder / "train.jsonl", folder)
-    base = ModelSet(name="base", model=folder / "base", prompt={"retrieved": 2})
+    base = ModelSet(name="base", model=folder / "base", prompt=Prompt(retrieved=2))
     champion = ModelSet(name="champion", model=folder / "base", stored=tmp_path / "shipped")
     then = predicted(folder, tmp_path / "then", base, train=folder / "train.jsonl")
     now = predicted(folder, tmp_path / "now", base, champion, train=folder / "other_rows.jsonl")
@@ -54,7 +54,7 @@ def test_a_prompt_answers_from_its_own_rows_and_not_from_those_of_the_next_run(f
 
 
 def test_a_prompt_with_restricted_labels_answers_the_likeliest_of_its_own_labels(folder: Path, tmp_path: Path) -> None:
-    stored = StoredPrompt(name="zero_shot", prompt={}, mode="restricted", labels=LABELS)
+    stored = StoredPrompt(name="zero_shot", prompt=Prompt(), mode="restricted", labels=LABELS)
     stored.write(tmp_path / "shipped", folder, folder)
     assert not stored.holds_rows and [p.name for p in (tmp_path / "shipped").iterdir()] == [PROMPT]
     base = ModelSet(name="base", model=folder / "base")
@@ -69,7 +69,7 @@ def test_a_prompt_with_restricted_labels_answers_the_likeliest_of_its_own_labels
 
 
 def test_a_prompt_with_restricted_json_answers_as_its_restricted_rows_did(folder: Path, tmp_path: Path) -> None:
-    stored = StoredPrompt(name="zero_shot", prompt={}, mode="restricted", json_schema=SCHEMA)
+    stored = StoredPrompt(name="zero_shot", prompt=Prompt(), mode="restricted", json_schema=SCHEMA)
     stored.write(tmp_path / "shipped", folder, folder)
     base = ModelSet(name="base", model=folder / "base", restricted=SCHEMA)
     champion = ModelSet(name="champion", model=folder / "base", stored=tmp_path / "shipped")
@@ -80,7 +80,7 @@ def test_a_prompt_with_restricted_json_answers_as_its_restricted_rows_did(folder
 
 def test_restricted_answers_that_cannot_be_had_stop_the_comparison(folder: Path, tmp_path: Path) -> None:
     schema = {"type": "string", "not": {"const": "x"}}
-    stored = StoredPrompt(name="zero_shot", prompt={}, mode="restricted", json_schema=schema)
+    stored = StoredPrompt(name="zero_shot", prompt=Prompt(), mode="restricted", json_schema=schema)
     stored.write(tmp_path / "shipped", folder, folder)
     champion = ModelSet(name="champion", model=folder / "base", stored=tmp_path / "shipped")
     with pytest.raises(JobError, match="the prompt in service answers restricted to the allowed forms"):
@@ -101,7 +101,7 @@ def test_a_fitted_model_answers_the_test_and_other_rows(folder: Path, tmp_path: 
 
 
 def test_a_damaged_prompt_is_told(tmp_path: Path) -> None:
-    StoredPrompt(name="zero_shot", prompt={}).write(tmp_path / "shipped", tmp_path, tmp_path)
+    StoredPrompt(name="zero_shot", prompt=Prompt()).write(tmp_path / "shipped", tmp_path, tmp_path)
     (tmp_path / "shipped" / PROMPT).write_text('{"name": 3}')
     with pytest.raises(DamagedFile, match=r"prompt\.json"):
         read_stored_prompt(tmp_path / "shipped")

@@ -16,6 +16,7 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
 from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.jobs import Prompt
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
@@ -70,7 +71,7 @@ def test_a_model_of_any_kind_says_behind_the_champion_what_it_says_in_front(
         merge(models / "one", make_classifier_adapter(models / "one", tmp_path / "adapter"), tmp_path / "merged")
         behind = ServedModel("tickets:2", tmp_path / "merged" / "model", None, SYSTEM, 6)
     elif kind == "prompt":
-        stored = StoredPrompt(name="zero_shot", prompt={}, mode="restricted", labels=LABELS)
+        stored = StoredPrompt(name="zero_shot", prompt=Prompt(), mode="restricted", labels=LABELS)
         stored.write(tmp_path / "shipped", tmp_path, tmp_path)
         behind = ServedPrompt("tickets:2", models / "one", tmp_path / "shipped", SYSTEM, 6)
     running = Running(task, simple(tmp_path, 1), behind=behind)

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
+from finetune_pipeline.jobs import Prompt
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.production.share_rows import in_share
@@ -55,7 +56,7 @@ def test_a_candidate_of_any_kind_answers_its_share_and_is_named(
         merge(models / "one", make_classifier_adapter(models / "one", tmp_path / "adapter"), tmp_path / "merged")
         beside = ServedModel(CANDIDATE, tmp_path / "merged" / "model", None, SYSTEM, 6)
     elif kind == "prompt":
-        stored = StoredPrompt(name="zero_shot", prompt={}, mode="restricted", labels=task.spec.labels)
+        stored = StoredPrompt(name="zero_shot", prompt=Prompt(), mode="restricted", labels=task.spec.labels)
         stored.write(tmp_path / "shipped", tmp_path, tmp_path)
         beside = ServedPrompt(CANDIDATE, models / "one", tmp_path / "shipped", SYSTEM, 6)
     elif kind == "simple":

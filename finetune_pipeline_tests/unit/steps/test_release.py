@@ -19,6 +19,7 @@ from finetune_pipeline.evaluation.calibration import (
     released_probability,
 )
 from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
+from finetune_pipeline.jobs import Prompt
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps import release
 from finetune_pipeline_tests.model_facts import merged
@@ -124,4 +125,4 @@ def test_the_files_of_a_simple_model_or_a_prompt_are_part_of_its_release(
     assert record["files"] == request["files"] and "shipped" not in record, "folders may move"
     if prompt is not None:
         stored = read_stored_prompt(out / "shipped")
-        assert (stored.prompt, stored.mode, stored.labels) == (prompt, "restricted", spec().labels)
+        assert (stored.prompt, stored.mode, stored.labels) == (Prompt(**prompt), "restricted", spec().labels)

@@ -11,6 +11,7 @@ from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.engine.files import digest_file, digest_json
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
+from finetune_pipeline.jobs import Prompt
 from finetune_pipeline.serving import loading
 from finetune_pipeline.serving.prompted_model import ServedPrompt
 from finetune_pipeline.serving.simple_model import ServedSimple
@@ -57,7 +58,7 @@ def training_rows(file: Path) -> Path:
 
 def prompted(folder: Path, mode: str = "free", retrieved: int = 2) -> Path:
     turns = [{"role": "user", "content": "Mary Miller's invoice"}, {"role": "assistant", "content": LABELS[0]}]
-    prompt = {"retrieved": retrieved} if retrieved else {"shots": 1, "ids": ["0"], "turns": turns}
+    prompt = Prompt(retrieved=retrieved) if retrieved else Prompt(shots=1, ids=["0"], turns=turns)
     stored = StoredPrompt(name="shown", prompt=prompt, mode=mode, labels=LABELS)  # type: ignore[arg-type]
     folder.parent.mkdir()
     stored.write(folder, training_rows(folder.with_suffix(".jsonl")), folder)
