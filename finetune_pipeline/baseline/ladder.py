@@ -148,7 +148,7 @@ def _prompt_rungs(
 ) -> list[Answered]:
     """One or two rungs of one kind: the best prompt by its free answers, among those with enough answers in form if there are
     any; and the best by its answers restricted to the allowed forms, if available."""
-    in_form = [name for name in prompts if (valid_share(rows[name], spec.output)["share"] or 0.0) >= MIN_IN_FORM]
+    in_form = [name for name in prompts if (valid_share(rows[name], spec.output).share or 0.0) >= MIN_IN_FORM]
     free = {name: rows[name] for name in in_form or prompts}
     restricted = {name: answers for name in prompts if (answers := restricted_rows(rows, name, spec.output))}
     rungs = []

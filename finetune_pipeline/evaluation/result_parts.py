@@ -86,13 +86,14 @@ class Primary(Part):
 
 
 class Rate(Facts):
-    """A share of rows, k of n, with its Wilson interval."""
+    """A share of rows, k of n, with its Wilson interval. right_if_repaired: of repaired JSON, answers that would be right."""
 
     k: Count = None
     n: Count = None
     share: Number = None
     interval: Interval = None
     design_effect: Number = None
+    right_if_repaired: Count = None
 
 
 class ClassScores(Part):
@@ -239,11 +240,43 @@ class Probabilities(Part):
     automation: Automation | None = None
 
 
-class Scores(Facts):
+class LabelDetails(Part):
+    """Scores of answers with labels. absent_labels: those without a row, which macro-F1 leaves out. confusion: with a last column
+    for invalid answers."""
+
+    per_class: dict[str, ClassScores] = {}
+    absent_labels: list[str] = []
+    confusion: Confusion | None = None
+    calibration: LabelCalibration | None = None
+
+
+class JsonDetails(Part):
+    """Scores of JSON answers by field, and rates: they comply with the `schema`, are `strict` JSON, or JSON after repair."""
+
+    fields: dict[str, FieldScores] = {}
+    form: dict[str, int] = {}
+    strict: Rate | None = None
+    schema_rate: Rate | None = Field(None, alias="schema")
+    repaired: Rate | None = None
+
+
+class TextDetails(Part):
+    """Scores of texts: BLEU and chrF of the `corpus`, and rates of looping texts, refusals and, with output.extract, final answers.
+    length_ratio: mean length of the answers, each relative to its reference, in characters."""
+
+    form: dict[str, int] = {}
+    extracted: Rate | None = None
+    repetition: Rate | None = None
+    refusal: Rate | None = None
+    length_ratio: Number = None
+    corpus: dict[str, float] | None = None
+
+
+class Scores(LabelDetails, JsonDetails, TextDetails, Facts):
     """Scores of one model on one set of rows (see scores.score). The kind of output determines which are set.
 
-    Further keys hold the other metrics, with their intervals, and `corpus`; read numbers by :meth:`metric`. valid: finished
-    answers in the declared form. length_ratio: mean length of the answers, each relative to its reference, in characters.
+    Further keys hold the other metrics, with their intervals; read numbers by :meth:`metric`. valid: finished answers in the
+    declared form.
     """
 
     primary: Primary
@@ -254,19 +287,6 @@ class Scores(Facts):
     valid: Rate = Rate()
     statuses: dict[str, Count] = {}
     macro_f1: Number = None
-    per_class: dict[str, ClassScores] = {}
-    absent_labels: list[str] = []
-    confusion: Confusion | None = None
-    calibration: LabelCalibration | None = None
-    fields: dict[str, FieldScores] = {}
-    form: dict[str, int] = {}
-    strict: Rate | None = None
-    schema_rate: Rate | None = Field(None, alias="schema")
-    repaired: Rate | None = None
-    extracted: Rate | None = None
-    repetition: Rate | None = None
-    refusal: Rate | None = None
-    length_ratio: Number = None
 
     def metric(self, name: str) -> float | None:
         """A metric by name; None if this kind of output does not have it."""

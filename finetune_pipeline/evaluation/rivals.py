@@ -54,7 +54,7 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
         name: The base model, or one of its prompts, in `rows`.
     """
     free = scored(rows[name], output)
-    share = valid_share(free, output)["share"] or 0.0
+    share = valid_share(free, output).share or 0.0
     if isinstance(output, TextOutput):
         return BaseAtItsBest("free", {"free": free}, share)
     restricted = restricted_rows(rows, name, output)

@@ -193,15 +193,6 @@ def metric_title(name: str | None) -> str:
     return METRICS[name].title if name in METRICS else str(name)
 
 
-def precision_recall_f1(correct: float, claimed: float, expected: float) -> dict[str, float | None]:
-    """Each is None where it is undefined."""
-    return {
-        "precision": correct / claimed if claimed else None,
-        "recall": correct / expected if expected else None,
-        "f1": f1_of(correct, claimed, expected),
-    }
-
-
 def f1_of(correct: float, claimed: float, expected: float) -> float | None:
     """F1 from counts of right, claimed and expected items; None without claimed or expected ones."""
     return 2 * correct / (claimed + expected) if claimed + expected else None

@@ -1,14 +1,13 @@
 """Macro-F1: F1 of every label, averaged over the labels that occur in the references."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from finetune_pipeline.evaluation.metrics.base import (
     Clusters,
     Gain,
     Metric,
     Rows,
-    precision_recall_f1,
+    f1_of,
     register,
     within_scale,
 )
@@ -27,8 +26,9 @@ class MacroF1(Metric):
     hub_name = "f1"
 
     def value(self, rows: Rows, output: AnyOutput) -> float | None:
-        scores = class_scores(confusion(scored(rows, output), _labels(output)), _labels(output))
-        f1 = [of_label["f1"] for of_label in scores.values() if of_label["support"]]
+        counts = confusion(scored(rows, output), _labels(output))
+        support, predicted = list(map(sum, counts)), list(map(sum, zip(*counts, strict=True)))
+        f1 = [f1_of(counts[i][i], predicted[i], n) or 0.0 for i, n in enumerate(support) if n]
         return sum(f1) / len(f1) if f1 else None
 
     def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
@@ -62,14 +62,3 @@ def confusion(rows: Sequence[ScoredRow], labels: Sequence[str]) -> list[list[int
     for row in rows:
         counts[column[row["gold"]]][len(labels) if row.label is None else column[row.label]] += 1
     return counts
-
-
-def class_scores(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Precision, recall, F1, support and predicted rows of every label, from a confusion matrix. An invalid answer counts
-    against its right label and predicts none."""
-    scores = {}
-    for i, label in enumerate(labels):
-        correct, support, predicted = counts[i][i], sum(counts[i]), sum(row[i] for row in counts)
-        parts = precision_recall_f1(correct, predicted, support)
-        scores[label] = {**parts, "support": support, "predicted": predicted}
-    return scores

@@ -170,13 +170,13 @@ def test_calibration_equals_scikit_learn() -> None:
     predictions = [row(i, LABELS[g], "bug", label_scores=exaggerated[i]) for i, g in enumerate(gold)]
     figures = calibration(predictions, LABELS)
     shares = scipy.special.softmax(exaggerated, axis=1)
-    assert figures is not None and figures["n"] == 500
-    assert figures["brier"] == pytest.approx(brier_score_loss(gold, shares, labels=[0, 1, 2], scale_by_half=False))
-    assert figures["log_loss"] == pytest.approx(log_loss(gold, shares, labels=[0, 1, 2]))
+    assert figures is not None and figures.n == 500
+    assert figures.brier == pytest.approx(brier_score_loss(gold, shares, labels=[0, 1, 2], scale_by_half=False))
+    assert figures.log_loss == pytest.approx(log_loss(gold, shares, labels=[0, 1, 2]))
     correct = [p.argmax() == g for p, g in zip(shares, gold, strict=True)]
     expected = calibration_curve(correct, shares.max(axis=1), n_bins=10)
-    assert [b["accuracy"] for b in figures["reliability"]] == pytest.approx(list(expected[0]))
-    assert [b["confidence"] for b in figures["reliability"]] == pytest.approx(list(expected[1]))
+    assert [b.accuracy for b in figures.reliability] == pytest.approx(list(expected[0]))
+    assert [b.confidence for b in figures.reliability] == pytest.approx(list(expected[1]))
 
 
 def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
