@@ -16,7 +16,7 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, decoding, models_of
 from finetune_pipeline.evaluation.openai_endpoint import Message, Spent, TooManyRows, ask
 from finetune_pipeline.evaluation.prediction_facts import ApiUsage, SetFacts
-from finetune_pipeline.evaluation.predictions import prediction_row
+from finetune_pipeline.evaluation.predictions import PredictionRow, prediction_row
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
@@ -154,7 +154,7 @@ def ask_endpoint(
     cache: AnswerCache | None = None,
     passages: Sequence[Passage] = (),
     stage: str,
-) -> tuple[list[dict[str, Any]], ApiUsage]:
+) -> tuple[list[PredictionRow], ApiUsage]:
     """Ask every example with every prompt. Unanswered rows count as failed.
 
     Args:

@@ -27,6 +27,7 @@ from finetune_pipeline.evaluation.prediction_facts import (
     SetFacts,
 )
 from finetune_pipeline.evaluation.predictions import (
+    PredictionRow,
     count_statuses,
     prediction_rows,
     restricted_name,
@@ -59,7 +60,7 @@ AnyAnswerer = Answerer | EndpointAnswerer
 def predict(job: PredictJob) -> tuple[Predicted, dict[str, Any]]:
     """Run a job of :class:`finetune_pipeline.jobs.PredictJob`. Returns (facts, measured)."""
     examples = _examples(job)
-    rows: list[dict[str, Any]] = []
+    rows: list[PredictionRow] = []
     token_logs: list[dict[str, Any]] = []
     sets: dict[str, SetFacts] = {}
     simple = NONE_ASKED

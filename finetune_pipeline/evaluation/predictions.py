@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,6 +37,29 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("prompt_tokens", pa.int64(), nullable=False),
     ]
 )
+
+
+class FieldProbability(TypedDict):
+    field: str
+    probability: float
+
+
+class PredictionRow(TypedDict):
+    """A row of PREDICTION_SCHEMA."""
+
+    example_id: str
+    model: str
+    gold: str
+    text: str
+    status: str
+    error: str
+    label_scores: list[float]
+    probability: float | None
+    field_probabilities: list[FieldProbability]
+    new_tokens: int
+    prompt_tokens: int
+
+
 Row = TypeVar("Row", bound=Mapping[str, Any])
 STATUSES = ("ok", "truncated", "empty", "error")
 NO_FIELDS: Mapping[str, float] = MappingProxyType({})
@@ -48,22 +71,26 @@ SIMPLE = "simple_"
 
 def prediction_row(
     example_id: str, model: str, answer: Answer, gold: str, fields: Mapping[str, float] = NO_FIELDS
-) -> dict[str, Any]:
-    """Return a row of PREDICTION_SCHEMA. fields: From token_probabilities.field_probabilities."""
-    names = ("text", "status", "error", "label_scores", "new_tokens", "prompt_tokens")
+) -> PredictionRow:
+    """Return the row of an answer. fields: From token_probabilities.field_probabilities."""
     return {
         "example_id": example_id,
         "model": model,
         "gold": gold,
+        "text": answer.text,
+        "status": answer.status,
+        "error": answer.error,
+        "label_scores": answer.label_scores,
         "probability": answer_probability(answer),
         "field_probabilities": [{"field": field, "probability": share} for field, share in fields.items()],
-        **{name: getattr(answer, name) for name in names},
+        "new_tokens": answer.new_tokens,
+        "prompt_tokens": answer.prompt_tokens,
     }
 
 
 def prediction_rows(
     examples: Sequence[Example], model: str, answers: Sequence[Answer], gold: Sequence[str], tokenizer: Any = None
-) -> list[dict[str, Any]]:
+) -> list[PredictionRow]:
     """Return the rows of one model. tokenizer: Its own, where answers are JSON and their fields have probabilities."""
     fields = [field_probabilities(answer, tokenizer) for answer in answers]
     return [
@@ -72,7 +99,7 @@ def prediction_rows(
     ]
 
 
-def _raise_if_faulty(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _raise_if_faulty(path: Path, rows: Sequence[PredictionRow]) -> None:
     keys = Counter((row.get("model"), row.get("example_id")) for row in rows)
     columns = set(PREDICTION_SCHEMA.names)
     problems = [f"{key} is there {n} times" for key, n in keys.items() if n > 1]
@@ -84,19 +111,18 @@ def _raise_if_faulty(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError(f"{path} holds {len(problems)} faulty predictions: {'; '.join(problems[:10])}")
 
 
-def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_predictions(path: Path, rows: Sequence[PredictionRow]) -> None:
     """Write rows (keys as in PREDICTION_SCHEMA) to a Parquet file, or nothing.
 
     Raises ValueError, showing up to ten rows, for missing or unknown columns, an unknown status, or a duplicate (model, example)
     pair.
     """
-    listed = [dict(row) for row in rows]
-    _raise_if_faulty(path, listed)
+    _raise_if_faulty(path, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(listed, schema=PREDICTION_SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=PREDICTION_SCHEMA), path)
 
 
-def read_predictions(path: Path) -> list[dict[str, Any]]:
+def read_predictions(path: Path) -> list[PredictionRow]:
     """Rows of a predictions file, in file order. Raises ValueError when the file is not Parquet or has other columns, and as
     :func:`write_predictions`."""
     try:
@@ -109,7 +135,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
             table = table.add_column(column, field, pa.array([nothing] * len(table), field.type))
     if not table.schema.equals(PREDICTION_SCHEMA):
         raise ValueError(f"{path} is not a predictions file; its columns are:\n{table.schema.remove_metadata()}")
-    rows: list[dict[str, Any]] = table.to_pylist()
+    rows: list[PredictionRow] = table.to_pylist()
     _raise_if_faulty(path, rows)
     return rows
 
@@ -193,7 +219,7 @@ def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], l
     return [first_by_id[i] for i in shared_ids], [second_by_id[i] for i in shared_ids]
 
 
-def read_by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
+def read_by_model(path: Path) -> dict[str, list[PredictionRow]]:
     """Rows of a predictions file by model, each model's in the order of example ids."""
     return by_model(in_order(read_predictions(path)))
 

@@ -14,7 +14,7 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.costs import SimpleCost
-from finetune_pipeline.evaluation.predictions import SIMPLE, prediction_rows
+from finetune_pipeline.evaluation.predictions import SIMPLE, PredictionRow, prediction_rows
 from finetune_pipeline.evaluation.simple_models import (
     FITTED,
     Shared,
@@ -55,7 +55,7 @@ class SimpleAnswers:
         left_out: Why a simple model was not fitted, by name.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[PredictionRow]
     costs: dict[str, SimpleCost]
     vectors: dict[str, dict[str, Any]]
     left_out: dict[str, str]
@@ -128,8 +128,8 @@ def log_shares(table: Mapping[str, float], labels: Sequence[str]) -> list[float]
 
 def rows_of(
     model: SimpleModel, name: str, examples: Sequence[Example], gold: Callable[[Example], str], labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return the rows of predictions.PREDICTION_SCHEMA of a simple model's answers."""
+) -> list[PredictionRow]:
+    """Return the rows of a simple model's answers."""
     texts = [example.user_text for example in examples]
     tables = model.probabilities(texts) if labels else None
     if tables is None:

@@ -27,6 +27,7 @@ from finetune_pipeline.evaluation.prediction_facts import AnsweredPrompts, ApiUs
 from finetune_pipeline.evaluation.predictions import (
     API,
     SIMPLE,
+    PredictionRow,
     by_model,
     in_order,
     read_by_model,
@@ -141,8 +142,8 @@ def simple_settings(context: StepContext, fitted: Path | None = None) -> SimpleS
 
 
 def _add_api_answers(
-    context: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
-) -> tuple[list[dict[str, Any]], ApiUsage]:
+    context: StepContext, rows: list[PredictionRow], train: Sequence[Example], validation: Sequence[Example]
+) -> tuple[list[PredictionRow], ApiUsage]:
     """Let the API model answer the same examples, and add its prompts and rows to the files. Returns all rows and its usage."""
     prompts = read_prompts(context.out)
     # an API model answers freely, and can only write labels that it was shown
@@ -165,7 +166,7 @@ def ask_api(
     gold: Mapping[str, str],
     test: bool = False,
     **options: Any,
-) -> tuple[list[dict[str, Any]], ApiUsage]:
+) -> tuple[list[PredictionRow], ApiUsage]:
     """Get answers from the spec's API model, using the answer cache. options: more arguments of endpoint_answers.ask_endpoint.
 
     test: whether the examples are the sealed test, whose answers are cached apart from all others.

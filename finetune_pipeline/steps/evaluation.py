@@ -29,6 +29,7 @@ from finetune_pipeline.evaluation.gates import GateResult, decide, decide_finali
 from finetune_pipeline.evaluation.prediction_facts import Predicted
 from finetune_pipeline.evaluation.predictions import (
     SIMPLE,
+    PredictionRow,
     by_model,
     in_order,
     of_model,
@@ -288,7 +289,7 @@ def make_evaluation_report(context: StepContext) -> Evaluated:
     return Evaluated.from_report(report, winner_gates)
 
 
-def on_validation(baseline: Artifact) -> list[dict[str, Any]]:
+def on_validation(baseline: Artifact) -> list[PredictionRow]:
     """Return the answers of the best prompt and of the simple models to validation rows, under the names of the test's."""
     best = baseline.read(Baseline).best
     names = {best: "base", restricted_name(best): restricted_name("base")}

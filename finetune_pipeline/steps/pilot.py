@@ -13,7 +13,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import read_by_model, write_predictions
+from finetune_pipeline.evaluation.predictions import PredictionRow, read_by_model, write_predictions
 from finetune_pipeline.jobs import ModelSet
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
@@ -35,7 +35,7 @@ def make_pilot(context: StepContext) -> Pilot:
         skipped = f"the trainer {spec.training.trainer} charges for every share, and pilots train only on this machine"
     rows, points, stop_reason = read_examples(split_file(context, "train")), [], ""
     rival = score_rungs(spec, answered, Terms({}, {}), sources).rival_rows
-    by_share: dict[float, Rows] = {}
+    by_share: dict[float, list[PredictionRow]] = {}
     shares = {max(1, round(share * len(rows))): share for share in sorted(spec.ladder.pilot)}
     for count, share in () if skipped else shares.items():
         work = context.builder.work / f"{count}_rows"
@@ -47,7 +47,9 @@ def make_pilot(context: StepContext) -> Pilot:
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
         if stop_reason := conclusive(spec, answered, rival, by_share, sources):
             break
-    answers = [{**row, "model": str(share)} for share, share_rows in by_share.items() for row in share_rows]
+    answers: list[PredictionRow] = [
+        {**row, "model": str(share)} for share, share_rows in by_share.items() for row in share_rows
+    ]
     write_predictions(context.out / PREDICTIONS, answers)
     return Pilot(skipped=skipped, stopped=stop_reason, points=points)
 

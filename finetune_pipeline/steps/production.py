@@ -8,6 +8,7 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.evaluation.rivals import restricted_rows
@@ -100,7 +101,7 @@ def _newest_training_time(train: Sequence[Example], rows: Iterable[Mapping[str, 
     return max((at for row in rows if row["id"] in used and (at := moment(row)) <= now), default=None)
 
 
-def _champions_predictions(context: StepContext) -> list[dict[str, Any]] | None:
+def _champions_predictions(context: StepContext) -> Sequence[Row] | None:
     """Return the champion's answers on its own test; None without a champion or its predictions."""
     champion = context.run_inputs.champion or {}
     versions = champion.get("merged"), context.run_inputs.trained_on
@@ -111,7 +112,7 @@ def _champions_predictions(context: StepContext) -> list[dict[str, Any]] | None:
     return None
 
 
-def _of_kind(context: StepContext, rows: list[dict[str, Any]], kind: str, name: str) -> list[dict[str, Any]]:
+def _of_kind(context: StepContext, rows: Sequence[Row], kind: str, name: str) -> Sequence[Row]:
     """Return the rows of a run's predictions that are the answers of the model that it shipped."""
     if kind == "simple":
         return of_model(rows, SIMPLE + name)
@@ -119,8 +120,7 @@ def _of_kind(context: StepContext, rows: list[dict[str, Any]], kind: str, name: 
         return of_model(rows, "candidate")
     if read_stored_prompt(champion_files(context)).mode == "free":
         return of_model(rows, "base")
-    restricted = restricted_rows(by_model(rows), "base", context.spec.output)
-    return [dict(row) for row in restricted or ()]
+    return restricted_rows(by_model(rows), "base", context.spec.output) or ()
 
 
 def make_retraining_decision(context: StepContext) -> Decision:

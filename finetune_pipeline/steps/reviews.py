@@ -1,7 +1,5 @@
 """EVALUATION: people's ratings of the answers, and a judge model that must first agree with them."""
 
-from typing import Any
-
 from msgspec.structs import replace
 
 from finetune_pipeline.data.json_lines import write_rows
@@ -10,7 +8,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
+from finetune_pipeline.evaluation.predictions import PredictionRow, of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge, JudgeReview, prediction_pairs
 from finetune_pipeline.evaluation.preferences.people import People, people_choices
 from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, similar
@@ -30,7 +28,7 @@ def secret_of(store: ArtifactStore) -> bytes:
     return load_key(store.root / KEY_FILE)
 
 
-def both_answers(predictions: Artifact) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def both_answers(predictions: Artifact) -> tuple[list[PredictionRow], list[PredictionRow]]:
     rows = read_predictions(predictions.path("predictions.parquet"))
     return of_model(rows, "base"), of_model(rows, "candidate")
 
