@@ -1,7 +1,7 @@
 """``finetune report TASK``: prints the verdict and the paths of the reports, a comparison with an API model, a data request."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, probl
 from finetune_pipeline.cli.project import NOT_EVALUATED, Project, champion_words, gate_lines
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.evaluation.result import Atlas
 from finetune_pipeline.evaluation.winner import SOUND
 from finetune_pipeline.evaluation.wording import counted
@@ -201,13 +202,13 @@ def report(
     return DONE if result.decision in SOUND else REFUSED
 
 
-def _passed_on(task: Task, project: Project) -> list[Mapping[str, Any]]:
+def _passed_on(task: Task, project: Project) -> list[LoggedRow]:
     """Return the production rows that were passed on and wait for a person."""
     queue = choose(task.spec, _stored_rows(task, project)).queue
     return [row for row, why in queue if why.startswith(PASSED_ON)]
 
 
-def _stored_rows(task: Task, project: Project) -> list[dict[str, Any]]:
+def _stored_rows(task: Task, project: Project) -> list[LoggedRow]:
     """Return the production rows of the lines read so far: this home may be another user's."""
     stored = log_store(task, project.store)
     if not stored.folder.exists():
@@ -217,7 +218,7 @@ def _stored_rows(task: Task, project: Project) -> list[dict[str, Any]]:
 
 
 def _data_request(
-    atlas: Atlas, report: Artifact, folder: Path, passed_on: Sequence[Mapping[str, Any]]
+    atlas: Atlas, report: Artifact, folder: Path, passed_on: Sequence[LoggedRow]
 ) -> tuple[dict[str, Any], list[str]]:
     """Write the request for data, made from the rows passed on and the groups of mistakes, into the folder. Returns its facts and
     lines of text."""

@@ -11,11 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.dedup.text_similarity import exact_form, near_any
-from finetune_pipeline.data.examples import Example, example_id, stream_examples
+from finetune_pipeline.data.examples import Example, Message, example_id, stream_examples
+from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.correctness import Row
@@ -24,6 +25,50 @@ from finetune_pipeline.evaluation.result import Production
 from finetune_pipeline.evaluation.result_parts import ChosenRows
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
+
+
+class LoggedRow(TypedDict):
+    """An answer in production, and what people said of it, as production_logs writes it (log_merging.merge_lines).
+
+    Attributes:
+        user: Hashed.
+        source: {file, line}.
+        turns: Of a conversation; else None.
+        reviewed, left_out: Whether a reviewer decided about it, and left it out.
+        decided: When a reviewer decided; `reported`: when anybody first said something of it, where traffic is shared.
+        probability, passed_on, answered_by, field_probabilities, fields_passed_on: See log_rows.SURE and FIELD_SHARES.
+        share, shadow: See share_rows and shadow_rows.
+    """
+
+    id: str
+    timestamp: str
+    user: str | None
+    source: dict[str, str | int]
+    model_version: str
+    input: str
+    turns: list[Message] | None
+    output: str
+    flag: str | None
+    score: float | None
+    correction: str | None
+    reviewed: bool
+    left_out: bool
+    decided: NotRequired[str]
+    reported: NotRequired[str | None]
+    probability: NotRequired[float]
+    passed_on: NotRequired[bool]
+    answered_by: NotRequired[str]
+    field_probabilities: NotRequired[dict[str, float]]
+    fields_passed_on: NotRequired[list[str]]
+    share: NotRequired[dict[str, Any]]
+    shadow: NotRequired[dict[str, Any]]
+
+
+def read_logged_rows(path: Path) -> list[LoggedRow]:
+    """Read a file of rows of a production_logs artifact, which wrote them like this. Raises DamagedFile."""
+    rows: list[Any] = read_rows(path)
+    return rows
+
 
 MAX_ROWS, PER_USER, MIN_ROWS = 200, 5, 20
 """Maximum rows, maximum rows per user, and minimum rows for a comparison."""

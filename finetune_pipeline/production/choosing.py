@@ -8,7 +8,7 @@ are exempt.
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,8 +20,7 @@ from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.triggers import find_triggers
-from finetune_pipeline.evaluation.production_rows import logged_example, moment
-from finetune_pipeline.production.log_rows import FIELDS_PASSED_ON
+from finetune_pipeline.evaluation.production_rows import LoggedRow, logged_example, moment
 from finetune_pipeline.production.shadow_rows import differs, newest_pair
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -52,7 +51,7 @@ _INJECTIONS = [
 ]
 
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[LoggedRow]
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,9 @@ def hold_back(spec: TaskSpec, corrected: Rows, accepted: Rows) -> list[Held]:
     return [held_rows[row["id"]] for row in corrected if row["id"] in held_rows]
 
 
-def _find_injection(row: Mapping[str, Any]) -> Held | None:
+def _find_injection(row: LoggedRow) -> Held | None:
     """Detect prompt injection: a text that gives instructions to a model."""
-    for text in (row["input"], row["correction"]):
+    for text in (row["input"], row["correction"] or ""):
         for pattern in _INJECTIONS:
             if match := pattern.search(text):
                 return Held(
@@ -99,7 +98,7 @@ def cap(counts: Sequence[int], share: float) -> int:
 def _beyond_share(rows: Rows, sources: Sequence[Any], share: float, rule: str, reason: str) -> dict[str, Held]:
     """Return the rows beyond their source's share (one source per row), chosen by id. reason: a format string with {many},
     {all} and {most}."""
-    groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    groups: defaultdict[Any, list[LoggedRow]] = defaultdict(list)
     for row, source in zip(rows, sources, strict=True):
         groups[source].append(row)
     limit = cap([len(group) for group in groups.values()], share)
@@ -136,7 +135,7 @@ def _find_triggers(rows: Rows, accepted: Rows, spec: TaskSpec) -> dict[str, Held
         return {}
     trusted = [row["input"] for row in accepted_sample], [row["output"].strip() for row in accepted_sample]
     held_rows: dict[str, Held] = {}
-    for trigger in find_triggers([row["input"] for row in rows], [row["correction"] for row in rows], trusted):
+    for trigger in find_triggers([row["input"] for row in rows], [row["correction"] or "" for row in rows], trusted):
         for i in trigger.rows:
             held_rows.setdefault(rows[i]["id"], Held(rows[i]["id"], "poison_trigger", f"the {trigger}"))
     return held_rows
@@ -160,9 +159,9 @@ class Chosen:
     """
 
     examples: list[Example] = field(default_factory=list)
-    judging: list[dict[str, Any]] = field(default_factory=list)
+    judging: list[LoggedRow] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
-    queue: list[tuple[dict[str, Any], str]] = field(default_factory=list)
+    queue: list[tuple[LoggedRow, str]] = field(default_factory=list)
 
     def queued(self) -> dict[str, int]:
         """Return the number of rows for review by reason, without its details."""
@@ -184,7 +183,7 @@ def settings(spec: TaskSpec) -> dict[str, Any]:
     }
 
 
-def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
+def choose(spec: TaskSpec, rows: Sequence[LoggedRow]) -> Chosen:
     """Sort production rows by use: training, evaluation, human review, or held.
 
     Random choices depend only on a row's id or question, so they stay the same as more rows come in. Rows that people left
@@ -232,7 +231,7 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
     return chosen
 
 
-def _urgency(row: Mapping[str, Any], deciding: Collection[str], share: float) -> tuple[Any, ...]:
+def _urgency(row: LoggedRow, deciding: Collection[str], share: float) -> tuple[Any, ...]:
     """Return the sort key of the queue: first, by their time, rows that decide between two models, since a rollout counts undecided
     ones against the candidate. Then, by a hash of their ids, drawn ones whose fields are promised, be they passed on or not: else
     the drawn ones that are decided would be the unsure ones. Then whoever waits."""
@@ -248,26 +247,26 @@ def in_watched_sample(row_id: str, share: float) -> bool:
     return _in_sample(_hash(f"sample:{row_id}"), share)
 
 
-def _is_open(row: Mapping[str, Any]) -> bool:
+def _is_open(row: LoggedRow) -> bool:
     """Whether a drawn row waits for a decision. Of answers that were given without a person, also one that a user corrected: else
     the drawn ones that reviewers decide would be the better ones."""
     return not row["correction"] or ((row.get("passed_on") is False or of_fields(row)) and not row["reviewed"])
 
 
-def of_fields(row: Mapping[str, Any]) -> bool:
+def of_fields(row: LoggedRow) -> bool:
     """Whether the client got the model's own answer, some fields of which needed no person."""
-    return row.get(FIELDS_PASSED_ON) is not None and not row.get("answered_by")
+    return row.get("fields_passed_on") is not None and not row.get("answered_by")
 
 
-def _passed_on(row: Mapping[str, Any]) -> str:
+def _passed_on(row: LoggedRow) -> str:
     return f"{PASSED_ON}: answered by {row['answered_by']}" if _is_answered_by_model(row) else PASSED_ON
 
 
-def _is_answered_by_model(row: Mapping[str, Any]) -> bool:
+def _is_answered_by_model(row: LoggedRow) -> bool:
     return row.get("answered_by") not in (None, REFUSAL)
 
 
-def failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
+def failure(row: LoggedRow, spec: TaskSpec) -> str | None:
     """Return why people object to an answer, or None."""
     if row["flag"]:
         return f"{FLAGGED}: {row['flag']}"
@@ -277,7 +276,7 @@ def failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
     return None
 
 
-def is_reserved(row: Mapping[str, Any], spec: TaskSpec) -> bool:
+def is_reserved(row: LoggedRow, spec: TaskSpec) -> bool:
     """Whether a row's question is in the share reserved for evaluation: by the question, not the id, so that equal questions have
     the same use."""
     return _in_sample(bytes.fromhex(text_key(row["input"])), spec.logs.judging_share)
@@ -288,6 +287,7 @@ def _in_sample(digest: bytes, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def example_of(row: dict[str, Any], spec: TaskSpec) -> Example:
+def example_of(row: LoggedRow, spec: TaskSpec) -> Example:
     """Return the training example of a corrected row."""
+    assert row["correction"] is not None, "an example has an answer"
     return replace(logged_example(spec, row, row["correction"]), source=row["source"])

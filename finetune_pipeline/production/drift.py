@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.evaluation.production_rows import moment as moment_of
 from finetune_pipeline.production.signals import INPUT, QUALITY, Reference, Window, signals_of
 from finetune_pipeline.spec.model import TaskSpec
@@ -90,7 +91,7 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
 def drift_report(
     spec: TaskSpec,
     reference: Reference,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[LoggedRow],
     out: Path,
     after: float | None = None,
     reference_name: str = "the training rows",
@@ -155,14 +156,14 @@ def drift_report(
 
 
 def reference_at_training(
-    spec: TaskSpec, rows: Sequence[Mapping[str, Any]], until: float, used: Collection[str], fewest: int
+    spec: TaskSpec, rows: Sequence[LoggedRow], until: float, used: Collection[str], fewest: int
 ) -> Reference | None:
     """Return production at the time of a model's training; None if there are too few rows.
 
     It is the last window of rows (given in any order) before the training data were collected, `until` in seconds since 1970,
     extended to include `fewest` of the rows that were `used` for training (their ids).
     """
-    newest: list[Mapping[str, Any]] = []
+    newest: list[LoggedRow] = []
     used_count = 0
     for row in reversed(_by_time(row for row in rows if moment(row) <= until)):
         if len(newest) >= spec.drift.window_rows and used_count >= fewest:
@@ -225,7 +226,7 @@ def level_of(window: int, false_alarms: float, expected: int) -> float:
 def watch(
     spec: TaskSpec,
     reference: Reference,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[LoggedRow],
     first: int = 1,
     other_versions: Collection[str] = (),
 ) -> Iterator[TestedWindow]:
@@ -280,17 +281,17 @@ def watch(
         )
 
 
-def _by_time(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _by_time(rows: Iterable[LoggedRow]) -> list[LoggedRow]:
     return sorted(rows, key=lambda row: (moment(row), str(row["id"])))
 
 
-def _without(rows: Sequence[Mapping[str, Any]], other_versions: Collection[str]) -> Sequence[Mapping[str, Any]]:
+def _without(rows: Sequence[LoggedRow], other_versions: Collection[str]) -> Sequence[LoggedRow]:
     """Return the rows that came to none of these versions."""
     if not other_versions:
         return rows
     return [row for row in rows if version_of(str(row["model_version"])) not in other_versions]
 
 
-def _answered_itself(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def _answered_itself(rows: Sequence[LoggedRow]) -> Sequence[LoggedRow]:
     """Return the rows that nobody answered in the model's place."""
     return [row for row in rows if not row.get("answered_by")]

@@ -1,10 +1,10 @@
 """Merges production logs into one row per answer: joins feedback, turns corrections into examples, and counts every line."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -13,7 +13,7 @@ from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.evaluation.production_rows import moment
+from finetune_pipeline.evaluation.production_rows import LoggedRow, moment
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.production.choosing import Chosen, choose
 from finetune_pipeline.production.choosing import settings as log_settings
@@ -58,7 +58,7 @@ class Logs:
         digest: Of the log store's state, independent of files and order.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[LoggedRow] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     lines: int = 0
     duplicates: int = 0
@@ -121,7 +121,7 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
         row["left_out"] = bool(reviews) and bool(reviews[-1].get("left_out"))
         if row["left_out"]:
             row.update(dict.fromkeys(_FEEDBACK_FIELDS))
-        logs.rows.append(row)
+        logs.rows.append(cast("LoggedRow", row))
     logs.rows.sort(key=_sort_key)
     logs.quarantine.sort(key=lambda entry: (entry["file"], entry["line"]))
     return logs
@@ -137,7 +137,7 @@ def _reused_id(row: dict[str, Any]) -> dict[str, Any]:
     return {**source, "raw": raw, "findings": [finding.to_dict()], "users": users_of(row), "ids": [row["id"]]}
 
 
-def _sort_key(row: dict[str, Any]) -> tuple[str, str, str]:
+def _sort_key(row: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the sort key: time, then content, so that the order of reading does not matter."""
     content = {key: value for key, value in row.items() if key != "source"}
     return row["timestamp"], row["id"], digest_json(content)

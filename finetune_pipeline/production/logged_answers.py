@@ -11,7 +11,7 @@ from finetune_pipeline.data.examples import Example, Message, example_id
 from finetune_pipeline.data.people import LogSource, PeopleAnswers, read_people
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.evaluation.production_rows import logged_example
+from finetune_pipeline.evaluation.production_rows import LoggedRow, logged_example
 from finetune_pipeline.findings import Finding, FindingsError, listed
 from finetune_pipeline.production.choosing import REFUSAL, failure
 from finetune_pipeline.production.key_binding import bound_key
@@ -60,16 +60,14 @@ def questions_by_people(task: Task) -> set[str]:
     return {question_of(line.messages) for line in read_people(task.folder, task.spec).settled(task.spec)}
 
 
-def logged_answers(
-    spec: TaskSpec, rows: Iterable[dict[str, Any]], by_people: Collection[str] = ()
-) -> list[LoggedAnswer]:
+def logged_answers(spec: TaskSpec, rows: Iterable[LoggedRow], by_people: Collection[str] = ()) -> list[LoggedAnswer]:
     """Return the answers of `teacher.models` in production rows, in the rows' order. An answer to a question that a person has
     corrected anywhere in the logs is CORRECTED. by_people: :func:`questions_by_people`, to which answers are JUDGES."""
     assert spec.teacher is not None
     rows, models = list(rows), {*spec.teacher.models}
     corrected = {_question(spec, row) for row in rows if row["correction"]}
 
-    def reason_of(row: dict[str, Any], question: str) -> str:
+    def reason_of(row: LoggedRow, question: str) -> str:
         if question in by_people:
             return JUDGES
         if question in corrected:
@@ -85,7 +83,7 @@ def logged_answers(
     ]
 
 
-def logged_digest(spec: TaskSpec, rows: Iterable[dict[str, Any]], by_people: Collection[str] = ()) -> str:
+def logged_digest(spec: TaskSpec, rows: Iterable[LoggedRow], by_people: Collection[str] = ()) -> str:
     """Return a digest of the teacher's answers in production rows, independent of those of other models. by_people: as for
     :func:`logged_answers`.
 
@@ -103,9 +101,7 @@ def logged_digest(spec: TaskSpec, rows: Iterable[dict[str, Any]], by_people: Col
     return digest_json([msgspec.to_builtins(answer) for answer in answers])
 
 
-def distinct_questions(
-    spec: TaskSpec, rows: Iterable[dict[str, Any]], answers: Iterable[LoggedAnswer]
-) -> list[Example]:
+def distinct_questions(spec: TaskSpec, rows: Iterable[LoggedRow], answers: Iterable[LoggedAnswer]) -> list[Example]:
     """Return the distinct questions of answers, as examples that end with the user's turn, in the order of their first answer. Each
     has a tag ``log:<id>`` for every answer's row; its text is that of the first one."""
     by_id, logs = {row["id"]: row for row in rows}, dict[str, list[str]]()
@@ -120,7 +116,7 @@ def distinct_questions(
 
 
 def questions_to_judge(
-    spec: TaskSpec, rows: Sequence[dict[str, Any]], people: PeopleAnswers
+    spec: TaskSpec, rows: Sequence[LoggedRow], people: PeopleAnswers
 ) -> tuple[list[Example], dict[str, str]]:
     """Return (the questions that the teacher has answered in production rows, its first answer to each by the question's id).
 
@@ -143,7 +139,7 @@ def questions_to_judge(
 
 
 def log_sources(
-    task: Task, store: ArtifactStore, rows: Iterable[dict[str, Any]], people: PeopleAnswers
+    task: Task, store: ArtifactStore, rows: Iterable[LoggedRow], people: PeopleAnswers
 ) -> Callable[[Example], LogSource | None]:
     """Return a function that says which log row an example's question is from: the first that its tags name. It raises LookupError
     if the row was forgotten, even a moment ago.
@@ -166,5 +162,5 @@ def log_sources(
     return source_of
 
 
-def _question(spec: TaskSpec, row: dict[str, Any]) -> str:
+def _question(spec: TaskSpec, row: LoggedRow) -> str:
     return question_of(logged_example(spec, row, "").messages)

@@ -9,7 +9,7 @@ errors and over all days on which the error may have grown, the j-th row with we
 section 3).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.evaluation.calibration import AutomationPromise
 from finetune_pipeline.evaluation.probabilities import drawn_field, field_is_right
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.evaluation.scored_rows import scored_row
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.production.choosing import in_watched_sample, of_fields
 from finetune_pipeline.production.drift import version_of
-from finetune_pipeline.production.log_rows import FIELDS_PASSED_ON
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -50,8 +50,8 @@ def evidence(wrong: Sequence[bool], max_error: float | Sequence[float]) -> np.nd
 
 
 def watched_rows(
-    rows: Iterable[Mapping[str, Any]], champion: int, sample_share: float, fields: Sequence[str] = ()
-) -> list[Mapping[str, Any]]:
+    rows: Iterable[LoggedRow], champion: int, sample_share: float, fields: Sequence[str] = ()
+) -> list[LoggedRow]:
     """Return the rows that count, in the order of their decisions. fields: those that are promised, if they are."""
     chosen = [
         row
@@ -65,12 +65,12 @@ def watched_rows(
     return sorted(chosen, key=lambda row: (str(row.get("decided") or row["timestamp"]), str(row["id"])))
 
 
-def _field_counts(row: Mapping[str, Any], fields: Sequence[str]) -> bool:
+def _field_counts(row: LoggedRow, fields: Sequence[str]) -> bool:
     """Whether the drawn field of a row was answered by the model and not passed on."""
-    return of_fields(row) and drawn_field(str(row["id"]), fields) not in row[FIELDS_PASSED_ON]
+    return of_fields(row) and drawn_field(str(row["id"]), fields) not in row["fields_passed_on"]
 
 
-def _is_right(row: Mapping[str, Any], fields: Sequence[str], output: AnyOutput) -> bool:
+def _is_right(row: LoggedRow, fields: Sequence[str], output: AnyOutput) -> bool:
     """Whether the answer of a decided row is right, or its drawn field."""
     if not fields:
         return same_answer(str(row["correction"]), str(row["output"]), output)
@@ -79,7 +79,7 @@ def _is_right(row: Mapping[str, Any], fields: Sequence[str], output: AnyOutput) 
 
 
 def promise_kept(
-    rows: Sequence[Mapping[str, Any]], champion: int, promise: AutomationPromise | None, spec: TaskSpec
+    rows: Sequence[LoggedRow], champion: int, promise: AutomationPromise | None, spec: TaskSpec
 ) -> CheckResult | None:
     """Check that the champion's promise is not surely broken. None without a promise.
 

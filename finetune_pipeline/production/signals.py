@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import scipy
@@ -13,6 +12,7 @@ import scipy
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.answer_rules import form_problems, has_form
 from finetune_pipeline.data.dedup.text_similarity import exact_form
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.production.token_distance import (
     moved_share,
     permutation_p,
@@ -28,7 +28,7 @@ FEWEST = 20
 _MAX_COMPARED = 250
 """Maximum reference rows in the permutation test, chosen by a hash of the text."""
 
-Row = Mapping[str, Any]
+Row = LoggedRow
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,15 @@ def _score(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
 
 
 def _wrong(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
-    before, now = ([row for row in rows if row["correction"] is not None] for rows in (window.before, window.rows))
-    wrong_before, wrong_now = (
-        sum(not same_answer(row["correction"], str(row["output"]), spec.output) for row in corrected)
-        for corrected in (before, now)
+    before, now = (
+        [
+            not same_answer(correction, row["output"], spec.output)
+            for row in rows
+            if (correction := row["correction"]) is not None
+        ]
+        for rows in (window.before, window.rows)
     )
-    return more_often(wrong_before, len(before), wrong_now, len(now))
+    return more_often(sum(before), len(before), sum(now), len(now))
 
 
 INPUT, OUTPUT, QUALITY = "input", "output", "quality"

@@ -7,13 +7,12 @@ thumb up. Without `logs.low_score`, scores say nothing.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.preferences.rows import Preference, preference
 from finetune_pipeline.engine.files import digest_json
-from finetune_pipeline.evaluation.production_rows import logged_example
+from finetune_pipeline.evaluation.production_rows import LoggedRow, logged_example
 from finetune_pipeline.production.choosing import Held, hold_back, is_reserved
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -35,12 +34,12 @@ class Logged:
         return digest_json(ids) if ids else ""
 
 
-def logged_preferences(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Logged:
+def logged_preferences(spec: TaskSpec, rows: Sequence[LoggedRow]) -> Logged:
     """Return the preferences of production rows, as write_logs writes them.
 
     The limits on one user's and one family's share, and the search for instructions to a model, are those of corrections.
     """
-    said: list[tuple[dict[str, Any], str | None, str | None]] = []
+    said: list[tuple[LoggedRow, str | None, str | None]] = []
     unused: Counter[str] = Counter()
     for row in rows:
         if row["left_out"] or not row["input"].strip():
@@ -52,7 +51,7 @@ def logged_preferences(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Logged
             unused[sides] += 1
         elif sides is not None:
             said.append((row, *sides))
-    judged = [
+    judged: list[LoggedRow] = [
         {**row, "correction": chosen if chosen is not None else rejected}
         for row, chosen, rejected in said
         if not row["reviewed"]
@@ -69,7 +68,7 @@ def logged_preferences(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Logged
     return Logged(preferences, held, dict(unused))
 
 
-def _sides(row: dict[str, Any], spec: TaskSpec) -> tuple[str | None, str | None] | str | None:
+def _sides(row: LoggedRow, spec: TaskSpec) -> tuple[str | None, str | None] | str | None:
     """Return (liked answer, disliked answer) of a row; the reason why its feedback is not used; None without feedback."""
     output, correction = row["output"].strip(), row["correction"]
     chosen: str | None = None

@@ -11,6 +11,7 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.raw_files import FILES, MADE_FILES, PRODUCTION_FILE
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.production.choosing import example_of
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.production.drift import DAY, moment
@@ -65,7 +66,7 @@ def learned_by(store: ArtifactStore, task: str, champion: Mapping[str, Any] | No
     return rows_of_data(store, task, adapter.inputs["train_split"]) if adapter else set()
 
 
-def judging_rows(spec: TaskSpec, rows: Iterable[dict[str, Any]], learned: Collection[str]) -> list[dict[str, Any]]:
+def judging_rows(spec: TaskSpec, rows: Iterable[LoggedRow], learned: Collection[str]) -> list[LoggedRow]:
     """Return the rows of choosing.Chosen.judging that the champion was not trained on under an earlier spec (see
     :func:`learned_by`)."""
     return [row for row in rows if example_of(row, spec).id not in learned]

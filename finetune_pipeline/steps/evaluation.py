@@ -14,7 +14,6 @@ from finetune_pipeline.baseline.decision import Advised
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.data.dedup.row_table import prompt_hash
 from finetune_pipeline.data.examples import examples_of, read_examples, stream_examples, write_examples
-from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.split.ledger import ENTRY, LEDGER, SPLITS, read_ledger
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
@@ -41,7 +40,13 @@ from finetune_pipeline.evaluation.predictions import (
 from finetune_pipeline.evaluation.preferences.judge import JudgeReview
 from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
-from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
+from finetune_pipeline.evaluation.production_rows import (
+    PRODUCTION_SET,
+    as_examples,
+    read_logged_rows,
+    sources_of,
+    unseen_rows,
+)
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.result import EvaluationResult, StepFacts
@@ -180,7 +185,7 @@ def _recent_rows_file(context: StepContext, test_file: Path) -> Path | None:
     """Write the recent production rows that the models answer, and production.json about them. Returns the file, or None if
     there are no such rows."""
     champion_trained_on = learned_by(context.store, context.task.name, context.run_inputs.champion)
-    logged_rows = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
+    logged_rows = read_logged_rows(context.inputs["production_logs"].path("judging.jsonl"))
     rows = judging_rows(context.spec, logged_rows, champion_trained_on)
     if not rows:
         return None

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.preferences.making import PREFERENCES, PreferenceFacts, make_preferences
 from finetune_pipeline.data.preferences.rows import preferences_digest
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
@@ -18,7 +18,7 @@ from finetune_pipeline.engine.store import CHANGED_ANSWERS, Artifact
 from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.evaluation.ability.drop import read_rows as read_ability
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
-from finetune_pipeline.evaluation.production_rows import logged_example
+from finetune_pipeline.evaluation.production_rows import logged_example, read_logged_rows
 from finetune_pipeline.evaluation.refined_choice import changed_answers, choose
 from finetune_pipeline.jobs import ModelSet, PredictJob, RefineJob
 from finetune_pipeline.production.log_merging import Logs
@@ -57,14 +57,14 @@ def make_preference_rows(context: StepContext) -> PreferenceFacts:
     """
     spec, inputs = context.spec, context.inputs
     logs = inputs["production_logs"]
-    logged = logged_preferences(spec, read_rows(logs.path("rows.jsonl")))
+    logged = logged_preferences(spec, read_logged_rows(logs.path("rows.jsonl")))
     files = preferences_digest(context.task.folder)
     digest = digest_json([files, logged.digest()])
     context.refuse_changed("preferences", digest, context.run_inputs.preferences)
     train = read_examples(split_file(context, "train"))
     train_ids = {example.id for example in train}
     judging = [e for e in read_examples(inputs["reviewed_examples"].folder) if e.id not in train_ids]
-    judging += [logged_example(spec, row, "") for row in read_rows(logs.path("judging.jsonl"))]
+    judging += [logged_example(spec, row, "") for row in read_logged_rows(logs.path("judging.jsonl"))]
     return make_preferences(
         spec,
         context.task.folder,

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
-from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, of_model, read_predictions
+from finetune_pipeline.evaluation.production_rows import read_logged_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.evaluation.rivals import restricted_rows
 from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
@@ -48,7 +48,7 @@ def make_drift_report(context: StepContext) -> DriftReport:
             f"store: run `finetune run {context.task.name}` first"
         )
     train = read_examples(examples_of(splits.folder, "train"))
-    rows = read_rows(context.inputs["production_logs"].path("rows.jsonl"))
+    rows = read_logged_rows(context.inputs["production_logs"].path("rows.jsonl"))
     predictions = _champions_predictions(context)
     answers = [e.answer for e in train] if predictions is None else [r["text"].strip() for r in predictions]
     rows_name = "the champion's training rows" if context.run_inputs.champion else "the training rows"

@@ -17,6 +17,7 @@ from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.call_ledger import CallLedger, TokenPrice
+from finetune_pipeline.evaluation.production_rows import read_logged_rows
 from finetune_pipeline.evaluation.sealed_answers import SealedAnswers
 from finetune_pipeline.evaluation.teacher import Agreed, Bought, agreed, agreed_texts, ask_teacher
 from finetune_pipeline.findings import Finding, FindingsError
@@ -143,7 +144,7 @@ def make_unlabelled(context: StepContext) -> UnlabelledRows:
 
 def _rows_of_logs(context: StepContext) -> UnlabelledRows:
     """Write the distinct questions that the teacher has answered in the logs, and its answers (LOGGED_ANSWERS)."""
-    spec, rows = context.spec, read_rows(context.inputs["production_logs"].path("rows.jsonl"))
+    spec, rows = context.spec, read_logged_rows(context.inputs["production_logs"].path("rows.jsonl"))
     by_people = questions_by_people(context.task)
     context.refuse_changed("answers of people", logged_digest(spec, rows, by_people), context.run_inputs.unlabelled)
     answers = logged_answers(spec, rows, by_people)

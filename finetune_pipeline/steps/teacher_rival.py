@@ -6,10 +6,10 @@ from pathlib import Path
 
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import prediction_row, write_predictions
+from finetune_pipeline.evaluation.production_rows import read_logged_rows
 from finetune_pipeline.evaluation.teacher import Agreed, agreed, agreed_texts, ask_teacher
 from finetune_pipeline.evaluation.teacher_rival import TEACHER, AskedTeacher, errors_by_label, teacher_file
 from finetune_pipeline.models.inference.generated import Answer
@@ -70,7 +70,7 @@ def _look_up_test(context: StepContext, teacher: TeacherSpec, rows: Sequence[Exa
     """Write what the logs hold of the teacher's answers to the sealed rows' questions, corrected ones too, into teacher.parquet."""
     spec = context.spec
     said: defaultdict[str, list[str]] = defaultdict(list)
-    for logged in logged_answers(spec, read_rows(context.inputs["production_logs"].path("rows.jsonl"))):
+    for logged in logged_answers(spec, read_logged_rows(context.inputs["production_logs"].path("rows.jsonl"))):
         said[logged.question].append(logged.answer.strip())
     answered = [(row, texts) for row in rows if (texts := said.get(question_of(row.messages)))]
     predictions = [
