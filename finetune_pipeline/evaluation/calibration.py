@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import scipy
 
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json
 
 Method = Literal["none", "temperature", "platt", "isotonic"]
@@ -23,7 +24,7 @@ _SMALLEST = 1e-9
 """A probability is at least this, and at most 1 minus this, so that its logit is finite."""
 
 
-class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Calibration(Facts, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
     """How a model's probabilities are calibrated.
 
     Attributes:

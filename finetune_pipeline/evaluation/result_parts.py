@@ -7,16 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
-    PlainValidator,
     Strict,
-    WithJsonSchema,
     computed_field,
 )
 
@@ -213,10 +209,6 @@ class Reliability(Part):
     reliability: list[Bin] = []
 
 
-def _calibration(value: Any) -> Calibration:
-    return msgspec.convert(value, Calibration)
-
-
 class Probabilities(Part):
     """The probability of one model's answers, calibrated on validation and measured on the sealed test.
 
@@ -227,12 +219,7 @@ class Probabilities(Part):
         automation: The promise; None without automation.max_error.
     """
 
-    calibration: Annotated[
-        Calibration,
-        PlainValidator(_calibration),
-        PlainSerializer(msgspec.to_builtins),
-        WithJsonSchema({"type": "object"}),
-    ]
+    calibration: Calibration
     labels: list[str] = []
     before: Reliability | None = None
     after: Reliability | None = None

@@ -166,7 +166,7 @@ def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
     return pages
 
 
-def _outcome_tags(artifact: Artifact) -> dict[str, Any]:
+def _outcome_tags(artifact: Artifact) -> dict[str, str]:
     """Return MLflow tags with the verdict, as the run's description, the decision, and thresholds looser than the defaults."""
     facts = artifact.facts
     tags = {"mlflow.note.content": facts.get("verdict"), "finetune.decision": facts.get("decision")}

@@ -19,7 +19,7 @@ from finetune_pipeline.planning.costs import TrainingCost, method_settings, trai
 from finetune_pipeline.planning.memory import available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.planning.search import changes, ladder, reasons
+from finetune_pipeline.planning.search import Change, changes, ladder, reasons
 from finetune_pipeline.planning.tokens import TokenCounter, spread
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS, methods_for
@@ -37,7 +37,7 @@ class NearestPlan:
 
     fits: bool
     yaml: str
-    change: dict[str, Any]
+    change: Change
     memory_mib: dict[str, int] | None
     reasons: list[str]
 

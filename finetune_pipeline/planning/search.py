@@ -16,6 +16,8 @@ WHY = {
     "max_tokens": "longer examples are truncated at the start of their user text, or left out (training.rows)",
 }
 """The cost of each change, as a sentence."""
+Change = dict[str, bool | int | float | str]
+"""New values of keys of `training`."""
 
 
 def ladder(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -44,12 +46,12 @@ def _rungs(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield settings
 
 
-def changes(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
+def changes(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> Change:
     """Return the keys of `candidate` that differ from `settings`, with their new values."""
     return {key: value for key, value in candidate.items() if value != settings.get(key)}
 
 
-def reasons(change: Mapping[str, Any]) -> list[str]:
+def reasons(change: Change) -> list[str]:
     """Return the cost of each changed key."""
     return [f"{key}: {WHY[key]}" for key in change if key in WHY]
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.ability.drop import Loss
-from finetune_pipeline.evaluation.new_phrases import new_phrases
-from finetune_pipeline.evaluation.refined_choice import changed_answers, choose
+from finetune_pipeline.evaluation.refined_choice import changed_answers, choose, new_phrases
 from finetune_pipeline.spec.model import TaskSpec
 
 LABELS = {"kind": "labels", "labels": ["a", "b"]}
