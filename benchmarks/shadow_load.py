@@ -99,7 +99,7 @@ def latency(home: Path, blocks: int, rows: int) -> None:
 def rolled_out(work: Path) -> Project:
     """Return a project whose version 2 is to take over from version 1."""
     logs = {"judging_share": 0.0, "max_family_share": 1.0, "settle_seconds": 0, "sample_share": 0.0}
-    rollout = {"shadow_rows": 100, "share": [10, 50], "share_rows": 40, "margin": 0.2}
+    rollout = {"shadow_rows": 1000, "share": [10, 50], "share_rows": 150, "margin": 0.2}
     split = {"validation": 0.2, "test": 0.3}
     project = Project(
         work, training=LORA, gates=FORCED, logs=logs, split=split, rollout=rollout, drift={"feedback_days": 0}
@@ -118,10 +118,13 @@ def kills(work: Path, number: int, seed: int) -> None:
     told, killed_steps, seen, run = set[str](), 0, Counter[str](), os.getpid()
     environment = {**project.environment(), "PYTHONUNBUFFERED": "1"}
     for kill in range(number):
-        stepping, step_ends = None, time.monotonic() + rng.uniform(1, 9)
         if kill % 3 == 2:
-            step = project.command("rollout", "colours", "--step")
-            stepping = subprocess.Popen(step, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            command = project.command("rollout", "colours", "--step")
+            step = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                step.wait(rng.uniform(1, 8))
+            step.kill()
+            killed_steps += step.wait() == -signal.SIGKILL
         command = project.command("serve", "colours", "--port", "0")
         with (work / "server.txt").open("w") as said:
             server = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=said)
@@ -135,11 +138,6 @@ def kills(work: Path, number: int, seed: int) -> None:
                 time.sleep(0.02)
         server.kill()
         server.wait()
-        if stepping:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                stepping.wait(max(0.0, step_ends - time.monotonic()))
-            stepping.kill()
-            killed_steps += stepping.wait() == -signal.SIGKILL
         rollout = rollouts.present(project.tracking, "colours")
         seen[rollout.alias if rollout else "champion"] += 1
         assert registry.champion(project.tracking, "colours") in (1, 2)

@@ -1,13 +1,14 @@
 """Every rival, the best prompt, LoRA and the classifier on shipped tasks and public sets, and what the pipeline ships.
 
-    python -m benchmarks.winners DIR PUBLIC BASE [--only NAME,…]
+    python -m benchmarks.winners DIR PUBLIC BASE [--only NAME,…] [--advice]
 
 PUBLIC: folder of the public sets (see public_sets.py). BASE: a base model as in task.yaml, such as
 bundled/smollm2-135m-instruct. Each set becomes two projects with the same rows: one trains `method: lora`, the other, for
 labels, `method: classifier`. Each is run by `finetune run` until its sealed test, with settings that are the same for all sets
 (SPEC). Finished sets are read from DIR, so an interrupted run continues. Prints for each model its score on the sealed test in
 the metric that decides, its 95% interval, CPU seconds of training and milliseconds of one call alone, and for each project what
-it ships. An encoder takes part where its package is installed.
+it ships, and the advice before training. --advice: gives the advice alone, without training. An encoder takes part where its
+package is installed.
 
 Measures: finetune_pipeline/evaluation, finetune_pipeline/training, finetune_pipeline/baseline.
 """
@@ -77,13 +78,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Measured:
-    """The models of a project, and what it ships and why. rows: of training, validation and test."""
+    """The models of a project, what it ships and why, and the advice before. rows: of training, validation and test."""
 
     metric: str
     rows: list[int]
     lines: list[Line]
     ships: str
     why: str
+    advice: str
 
 
 def methods_of(kind: str) -> tuple[str, ...]:
@@ -155,7 +157,8 @@ def milliseconds(steps: dict[str, dict[str, str]], prompt: str, tokens: int, out
 
 
 def measure(project: str, method: str, work: Path) -> Measured:
-    """Run a project and read its results."""
+    """Ask for advice, run a project and read its results."""
+    advice = advice_of(project, work)
     run = finetune(work, "run", project).content
     if "steps" not in run:
         raise RuntimeError(f"{project}: the run stopped: {str(run)[:1000]}")
@@ -177,9 +180,13 @@ def measure(project: str, method: str, work: Path) -> Measured:
     parts = ("train", "validation", "test")
     counts = read_json(Path(steps["splits"]["folder"]) / MANIFEST)["facts"]["counts"]
     winner = report["winner"]
-    return Measured(
-        report["metric"], [counts[part] for part in parts], lines, winner.get("title") or "nothing", winner["why"]
-    )
+    rows, ships = [counts[part] for part in parts], winner.get("title") or "nothing"
+    return Measured(report["metric"], rows, lines, ships, winner["why"], advice)
+
+
+def advice_of(project: str, work: Path) -> str:
+    """Return what `finetune advise` says before training, with the deciding reason."""
+    return str(finetune(work, "advise", project).content["advice"]["sentence"])
 
 
 def _line(name: str, model: dict[str, Any], cpu_seconds: float | None, call: float | None) -> Line:
@@ -211,6 +218,7 @@ def table(name: str, measured: dict[str, Measured]) -> Iterator[str]:
         yield f"  {line.model:32}{line.score:6.1f}  {interval:<18}{seconds:>10}{call:>10}"
     for method, m in measured.items():
         yield f"  ships, with {method}: {m.ships}. {m.why}"
+        yield f"  advised, with {method}: {m.advice}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -219,11 +227,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("public", type=Path)
     parser.add_argument("base")
     parser.add_argument("--only", default=",".join(SETS), help="names of sets")
+    parser.add_argument("--advice", action="store_true")
     given = parser.parse_args(arguments)
     names = given.only.split(",")
     if unknown := set(names) - set(SETS):
         parser.error(f"no such set: {', '.join(sorted(unknown))}; there are {', '.join(SETS)}")
     work, public = given.folder.absolute(), given.public.absolute()
+    for name in names if given.advice else ():
+        write_projects(name, public, given.base, work / "data")
+        print(f"{name}: {advice_of(project_name(name, 'lora'), work)}", flush=True)
+    if given.advice:
+        return 0
     print(f"{'':34}{'score':>6}  {'95% interval':<18}{'CPU s':>10}{'ms a call':>10}")
     for name in names:
         for method in write_projects(name, public, given.base, work / "data"):

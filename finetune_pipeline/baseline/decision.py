@@ -11,7 +11,8 @@
 4. collect: a gate would refuse every candidate on this test; or the wanted gain is impossible over a rival that is not surely
    good enough; or the test cannot show the wanted gain, and the spec says that this blocks.
 5. pilot: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and no
-   simple model surely learns more from the same rows; or a simple model leads as in 3, but not surely or without such results;
+   simple model surely learns more from the same rows; or a simple model leads as in 3, but not surely, without such results, or
+   fine-tuning was surely ahead in some of them (in all: 6);
    or there are too few rows to decide whether the inputs predict the answers.
 6. fine_tune.
 
@@ -21,9 +22,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import yaml
+import msgspec
 
 from finetune_pipeline.baseline.good_enough import CLOSES_MOST, Worth, good_enough
 from finetune_pipeline.baseline.input_evidence import Learnable
@@ -84,6 +84,34 @@ SIMPLE_TOLERANCE = 0.1
 """Tolerance: a measured result applies if its simple model scored at most this much below the simple model here."""
 MIN_RESULTS = 3
 """Measured results needed to say that fine-tuning does not surpass a simple model."""
+
+
+class MeasuredGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What LoRA gained on a set over the best simple model, on the sealed test.
+
+    Attributes:
+        kind: Of the answers (output.kind).
+        rows: Of training.
+        rival: The best simple model.
+        simple, tuned: Their scores in the kind's default metric, in fractions of 1.
+        interval: 95%, of the gain. Answers to the same rows are treated as independent, so it is rather too wide.
+    """
+
+    task: str
+    kind: str
+    rows: int
+    rival: str
+    simple: float
+    tuned: float
+    interval: tuple[float, float]
+
+
+class MeasuredGains(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The results of a base model. source: the file of benchmarks/results that has them."""
+
+    source: str
+    base_model: str
+    results: list[MeasuredGain]
 
 
 class Advice(Facts, frozen=True, kw_only=True):
@@ -206,9 +234,10 @@ def _lead_of_simple(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, sourc
     over_base = leads_over(base_at_its_best(rows, spec.output, baseline.best).answers.values())
     if scores.accuracy < 0.5 or not over_base or not all(lead.surely_above() for lead in leads_over(blind)):
         return None
-    comparable = [result for result in measured_gains(spec) if result["simple"] >= scores.rank - SIMPLE_TOLERANCE]
+    comparable = [result for result in measured_gains(spec) if result.simple >= scores.rank - SIMPLE_TOLERANCE]
+    ahead = [result for result in comparable if result.interval[0] > 0]
     least = min(over_base, key=lambda lead: lead.gain)
-    if least.gain <= 0 or any(result["interval"][0] > 0 for result in comparable):
+    if least.gain <= 0 or (comparable and ahead == comparable):
         return None
     leads = (
         f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and leads the base model with its "
@@ -218,23 +247,24 @@ def _lead_of_simple(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, sourc
         return "pilot", f"{leads}, which is not sure."
     if len(comparable) < MIN_RESULTS:
         return "pilot", f"{leads}. What training adds to that is unknown."
-    none_ahead = (
-        f"None of {len(comparable)} results measured with this base model on answers of this kind ({spec.output.kind})"
-    )
-    return "simple", f"{leads}. {none_ahead} shows a fine-tuned model surely ahead of a simple model this good."
+    measured = f"{len(comparable)} results measured with this base model on answers of this kind ({spec.output.kind})"
+    if ahead:
+        shown = "shows" if len(ahead) == 1 else "show"
+        some_ahead = f"{len(ahead)} of {measured} {shown} a fine-tuned model surely ahead of a simple model this good"
+        return "pilot", f"{leads}. {some_ahead}, the others do not."
+    return "simple", f"{leads}. None of {measured} shows a fine-tuned model surely ahead of a simple model this good."
 
 
-def measured_gains(spec: TaskSpec) -> list[dict[str, Any]]:
-    """This project's results for fine-tuning this base model against the best simple model, on the same kind of answer: {task,
-    kind, rows, simple, tuned, interval (of the gain), source}."""
+def measured_gains(spec: TaskSpec) -> list[MeasuredGain]:
+    """Return this project's results of fine-tuning this base model for the same kind of answer."""
     measured = _measured_gains()
-    is_same_model = measured["base_model"] == spec.base_model
-    return [result for result in measured["results"] if is_same_model and result["kind"] == spec.output.kind]
+    is_same_model = measured.base_model == spec.base_model
+    return [result for result in measured.results if is_same_model and result.kind == spec.output.kind]
 
 
 @cache
-def _measured_gains() -> dict[str, Any]:
-    return dict(yaml.safe_load(GAINS.read_text("utf-8")))
+def _measured_gains() -> MeasuredGains:
+    return msgspec.yaml.decode(GAINS.read_bytes(), type=MeasuredGains)
 
 
 def _no_room(spec: TaskSpec, power: PowerPlan, rival: Rival, rows: Rows, sources: SourceOf) -> Match | None:
