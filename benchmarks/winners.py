@@ -186,7 +186,7 @@ def measure(project: str, method: str, work: Path) -> Measured:
 
 def advice_of(project: str, work: Path) -> str:
     """Return what `finetune advise` says before training, with the deciding reason."""
-    return str(finetune(work, "advise", project).content["advice"]["sentence"])
+    return str(finetune(work, "advise", project).content["sentence"])
 
 
 def _line(name: str, model: dict[str, Any], cpu_seconds: float | None, call: float | None) -> Line:
