@@ -209,8 +209,8 @@ def advise(
 
 
 def _lead_of_simple(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, sources: SourceOf) -> Match | None:
-    """Rules 3 (simple) and 5 (pilot): the best simple model that reads the input, if it surely beats always the commonest answer
-    and leads the base model in each of its modes, and no measured result speaks for fine-tuning.
+    """Rules 3 (simple) and 5 (pilot): the best simple model that reads the input, if it leads always the commonest answer and the
+    base model in each of its modes, and not every measured result speaks for fine-tuning.
 
     Intervals are corrected for the number of simple models of which this is the best. A lead over the untrained model says
     nothing of the trained one, so it decides only with measured results.
@@ -232,7 +232,8 @@ def _lead_of_simple(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, sourc
         ]
 
     over_base = leads_over(base_at_its_best(rows, spec.output, baseline.best).answers.values())
-    if scores.accuracy < 0.5 or not over_base or not all(lead.surely_above() for lead in leads_over(blind)):
+    over_blind = leads_over(blind)
+    if scores.accuracy < 0.5 or not over_base or any(lead.gain <= 0 for lead in over_blind):
         return None
     comparable = [result for result in measured_gains(spec) if result.simple >= scores.rank - SIMPLE_TOLERANCE]
     ahead = [result for result in comparable if result.interval[0] > 0]
@@ -243,8 +244,10 @@ def _lead_of_simple(spec: TaskSpec, baseline: ScoredBaselines, rows: Rows, sourc
         f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and leads the base model with its "
         f"best prompt, by {points(least.gain)} points ({points_range(least.interval)})"
     )
-    if not all(lead.surely_above() for lead in over_base):
-        return "pilot", f"{leads}, which is not sure."
+    rivals = (("the base model", over_base), ("always the commonest answer", over_blind))
+    unsure = [rival for rival, gains in rivals if not all(gain.surely_above() for gain in gains)]
+    if unsure:
+        return "pilot", f"{leads}. It is not surely better than {' and '.join(unsure)}."
     if len(comparable) < MIN_RESULTS:
         return "pilot", f"{leads}. What training adds to that is unknown."
     measured = f"{len(comparable)} results measured with this base model on answers of this kind ({spec.output.kind})"
