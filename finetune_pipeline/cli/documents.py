@@ -10,20 +10,33 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from finetune_pipeline.baseline.good_enough import Worth
 from finetune_pipeline.baseline.input_evidence import Learnable
 from finetune_pipeline.baseline.ladder import Rung
 from finetune_pipeline.baseline.learning_curve import Extrapolation, Point
+from finetune_pipeline.baseline.reasons import CallTokens, Failures, Retrieval
 from finetune_pipeline.baseline.simple_score import SimpleScore
 from finetune_pipeline.cli.list_ import TaskRow
 from finetune_pipeline.cli.run import RunResult
 from finetune_pipeline.cli.try_ import RowsWorth
-from finetune_pipeline.data.dedup.cleaning import Copies
+from finetune_pipeline.data.dedup.cleaning import Cleaned, Copies
+from finetune_pipeline.data.quality.parts import QualityFacts
+from finetune_pipeline.data.raw_files import RawFacts
+from finetune_pipeline.data.review import Reviewed
+from finetune_pipeline.data.split.canaries import EditRecall
+from finetune_pipeline.data.validate.validation import Validated
 from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.result_parts import GateResult
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.planning.costs import Costs
 from finetune_pipeline.planning.needs import Needs
+from finetune_pipeline.planning.plan import NearestPlan, PlannedTokens
+from finetune_pipeline.planning.power import Power
 from finetune_pipeline.production.erasure import Forgotten
-from finetune_pipeline.production.rollout import Judged, Rollout
+from finetune_pipeline.production.rollout import Judged
+from finetune_pipeline.production.shadow import ShadowReport
+from finetune_pipeline.production.share import ShareReport
+from finetune_pipeline.report.versus import Versus
 from finetune_pipeline.worker.doctor import Machine
 
 
@@ -40,7 +53,7 @@ class RuleFindings:
     """The findings of one rule: their number, and the first of them."""
 
     count: int
-    examples: list[dict[str, Any]]
+    examples: list[Finding]
 
 
 @dataclass
@@ -53,14 +66,14 @@ class CheckDocument:
     spec_findings: list[Finding]
     stops: list[str] = field(default_factory=list)
     chat_template: str = ""
-    raw: dict[str, Any] = field(default_factory=dict)
-    validated: dict[str, Any] = field(default_factory=dict)
-    clean: dict[str, Any] = field(default_factory=dict)
-    reviewed: dict[str, Any] = field(default_factory=dict)
-    quality: dict[str, Any] = field(default_factory=dict)
+    raw: RawFacts | None = None
+    validated: Validated | None = None
+    clean: Cleaned | None = None
+    reviewed: Reviewed | None = None
+    quality: QualityFacts | None = None
     simple: SimpleScore | None = None
     learnable: Learnable | None = None
-    power: dict[str, Any] = field(default_factory=dict)
+    power: Power | None = None
     rules: dict[str, RuleFindings] = field(default_factory=dict)
     folder: str = ""
     full_list: str = ""
@@ -83,7 +96,7 @@ class DraftDocument:
     files: list[dict[str, Any]]
     kind: str
     labels: dict[str, int]
-    other_spellings: dict[str, Any]
+    other_spellings: dict[str, tuple[str, int]]
     columns: DraftedColumns
     data: dict[str, Any]
     notes: list[str]
@@ -128,11 +141,11 @@ class AdviseDocument:
     next: str
     fine_tune: bool | None = None
     must_reach: float | None = None
-    failures: dict[str, Any] = field(default_factory=dict)
-    retrieval: dict[str, Any] | None = None
-    tokens: dict[str, Any] | None = None
-    power: dict[str, Any] = field(default_factory=dict)
-    worth_training: dict[str, Any] = field(default_factory=dict)
+    failures: Failures | None = None
+    retrieval: Retrieval | None = None
+    tokens: CallTokens | None = None
+    power: Power | None = None
+    worth_training: Worth | None = None
     simple_costs: dict[str, SimpleCost] = field(default_factory=dict)
     metric: str = ""
     rows: int = 0
@@ -159,10 +172,10 @@ class PlanDocument:
     memory_mib: dict[str, int] = field(default_factory=dict)
     available_mib: int = 0
     steps: int = 0
-    tokens: dict[str, Any] = field(default_factory=dict)
-    nearest: dict[str, Any] | None = None
-    power: dict[str, Any] = field(default_factory=dict)
-    costs: dict[str, Any] = field(default_factory=dict)
+    tokens: PlannedTokens | None = None
+    nearest: NearestPlan | None = None
+    power: Power | None = None
+    costs: Costs | None = None
 
 
 @dataclass(frozen=True)
@@ -199,19 +212,20 @@ class ReportDocument:
     audit: str
     markdown: str
     evaluation: dict[str, Any]
-    versus: dict[str, Any] | None = None
+    versus: Versus | None = None
     data_request: dict[str, Any] | None = None
-    shadow: dict[str, Any] | None = None
-    share: dict[str, Any] | None = None
+    shadow: ShadowReport | None = None
+    share: ShareReport | None = None
 
 
 @dataclass
 class RolloutDocument:
-    """The rollout that goes on; only the first three keys without one. done: what --step did; page: shows it."""
+    """The rollout that goes on (production.rollout.Rollout); only the first three keys without one. done: what --step did; page:
+    shows it."""
 
     task: str
     sentence: str
-    rollout: Rollout | None
+    rollout: dict[str, Any] | None
     judged: Judged | None = None
     done: str = ""
     page: str = ""
@@ -234,7 +248,7 @@ class ShowDocument:
     folder: str
     chat_template: str
     steps: dict[str, ShownStep]
-    edited_copies: dict[str, Any]
+    edited_copies: dict[str, EditRecall]
     champion: int | None
     champion_forgotten: bool
 

@@ -9,7 +9,7 @@ import click
 import jsonschema
 import pytest
 
-from finetune_pipeline.cli.documents import DOCUMENTS
+from finetune_pipeline.cli.documents import DOCUMENTS, document_schema
 from finetune_pipeline.cli.main import COMMANDS, cli
 from finetune_pipeline_tests.unit.cli.conftest import validator
 from finetune_pipeline_tests.unit.cli.test_try import answers
@@ -20,6 +20,9 @@ def test_every_command_with_json_has_a_schema() -> None:
     commands = {name: cli.get_command(context, name) for name in COMMANDS}
     with_json = {name for name, command in commands.items() if command and "json" in [p.name for p in command.params]}
     assert with_json == DOCUMENTS.keys()
+    assert {document_schema(command)["title"] for command in DOCUMENTS} == {
+        f"finetune {name} --json" for name in DOCUMENTS
+    }
 
 
 def test_real_documents_have_no_key_that_is_not_published(finetune: Any, tmp_path: Path) -> None:
