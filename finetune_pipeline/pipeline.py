@@ -12,9 +12,9 @@ from finetune_pipeline.data.validate.validation import validation_settings
 from finetune_pipeline.engine.graph import Graph
 from finetune_pipeline.engine.step import SHARED, Step
 from finetune_pipeline.engine.store import SKIPPED, ArtifactStore
-from finetune_pipeline.evaluation.prediction_facts import failed_test_rows
-from finetune_pipeline.evaluation.predictions import unscored_items
-from finetune_pipeline.evaluation.rivals import failed_baseline_rows
+from finetune_pipeline.evaluation.ability.drop import Scored
+from finetune_pipeline.evaluation.prediction_facts import Predicted
+from finetune_pipeline.evaluation.rivals import Baseline
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.answering import asking_settings
 from finetune_pipeline.plugins import plugin_versions
@@ -223,7 +223,7 @@ STEPS = [
         checks=(training_check.baseline_answered,),
         kinds=("huggingface", "parquet"),
         heavy=True,
-        failed=failed_baseline_rows,
+        failed=lambda artifact: artifact.read(Baseline).failed,
         metrics={"accuracy_linear": "simple.linear.accuracy", "accuracy_tagger": "simple.tagger.accuracy"},
         datasets=("validation",),
     ),
@@ -408,7 +408,7 @@ STEPS = [
         checks=(evaluation_check.ability_scored,),
         kinds=("huggingface",),
         heavy=True,
-        failed=unscored_items,
+        failed=lambda artifact: artifact.read(Scored).unscored,
     ),
     Step(
         "general_ability",
@@ -449,7 +449,7 @@ STEPS = [
         checks=(evaluation_check.all_predicted,),
         kinds=("parquet", "huggingface"),
         heavy=True,
-        failed=failed_test_rows,
+        failed=lambda artifact: sum(artifact.read(Predicted).failed.values()),
         datasets=("test",),
     ),
     Step(

@@ -142,9 +142,7 @@ class Graph:
                 f"{task.name}/{step.name} needs {', '.join(missing)} of the current data and spec, which "
                 f"have not been made. Run `finetune run {task.name}`, or materialize them first."
             )
-        failed_rows = {
-            need: sum(self.steps[need].failed(artifact.facts).values()) for need, artifact in existing.items()
-        }
+        failed_rows = {need: self.steps[need].failed(artifact) for need, artifact in existing.items()}
         if incomplete := {need: n for need, n in failed_rows.items() if n}:
             failures = ", ".join(f"{n} rows failed in {need}" for need, n in incomplete.items())
             raise MissingInput(

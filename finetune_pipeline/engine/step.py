@@ -153,7 +153,7 @@ class Step:
     Attributes:
         name: Also the name of the asset and the artifact.
         group: Stage, and asset group in Dagster.
-        make: Writes the files to `context.out` and returns the facts: a dictionary, or a struct of msgspec, which
+        make: Writes the files to `context.out` and returns the facts, which
             :meth:`~finetune_pipeline.engine.store.Artifact.read` returns again. None for a view.
         needs: Steps whose versions determine this step's version.
         after: Steps that are read too but do not change the version: `settings` contains what matters. The step is not made
@@ -169,7 +169,7 @@ class Step:
         heavy: Whether it runs a model in a child process: it takes the only slot of the GPU pool, and is retried after a crash.
         shared: Whether all tasks share the artifact, which is stored under the task name `shared`.
         asked_for: Not part of a full run or of its stage; made only by a job that names it.
-        failed: Counts the failed rows from the facts, by name. If there are any, no step uses the artifact, and it is made
+        failed: Counts the failed rows of an artifact. If there are any, no step uses the artifact, and it is made
             again when the step runs again.
         skipped_by: A step, and a function that returns why this one makes nothing, given that step's artifact; empty: it is made.
             The artifact then has the fact `not_made`, a version of its own that no settings change, and checks that pass.
@@ -183,7 +183,7 @@ class Step:
     name: str
     group: str
     description: str
-    make: Callable[[StepContext], dict[str, Any] | msgspec.Struct] | None = None
+    make: Callable[[StepContext], msgspec.Struct] | None = None
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
@@ -195,7 +195,7 @@ class Step:
     heavy: bool = False
     shared: bool = False
     asked_for: bool = False
-    failed: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda facts: {}
+    failed: Callable[[Artifact], int] = lambda artifact: 0
     skipped_by: tuple[str, Callable[[Artifact, TaskSpec], str]] | None = None
     view_of: str | None = None
     split: str | None = None
@@ -210,4 +210,4 @@ class Step:
 
     def is_complete(self, artifact: Artifact) -> bool:
         """Whether no row of an artifact of this step failed."""
-        return not any(self.failed(artifact.facts).values())
+        return not self.failed(artifact)

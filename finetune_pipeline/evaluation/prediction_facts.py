@@ -1,6 +1,6 @@
 """Facts of predictions: counts of answers, by model or prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 from finetune_pipeline.engine.facts import Facts
@@ -66,6 +66,11 @@ class Predicted(Facts, frozen=True, kw_only=True):
     vectors: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
 
+    @property
+    def failed(self) -> dict[str, int]:
+        """Test rows without an answer, by model. Perturbed and production rows are not part of the test."""
+        return {name: answers.failed for name, answers in self.sets.items() if is_test_set(name)}
+
 
 class PromptFacts(SetFacts, frozen=True, kw_only=True, omit_defaults=False):
     """Answers of the base model with one prompt (prompts.Prompt)."""
@@ -97,9 +102,3 @@ class ApiUsage(Facts, frozen=True, kw_only=True):
     spent: Spent
     prompts: dict[str, SetFacts]
     prompt: str | None = None
-
-
-def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Test rows without an answer, by model, of facts of test_predictions. Perturbed and production rows are not part of the
-    test."""
-    return {name: answers.failed for name, answers in Predicted.of(facts).sets.items() if is_test_set(name)}

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from finetune_pipeline.data.examples import Example, stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
-from finetune_pipeline.evaluation.ability.drop import Scored
 from finetune_pipeline.evaluation.token_probabilities import answer_probability, field_probabilities
 from finetune_pipeline.models.inference.generated import Answer
 
@@ -222,8 +221,3 @@ def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], l
 def read_by_model(path: Path) -> dict[str, list[PredictionRow]]:
     """Rows of a predictions file by model, each model's in the order of example ids."""
     return by_model(in_order(read_predictions(path)))
-
-
-def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
-    scored = Scored.of(facts)
-    return {"items": scored.unscored} if scored.items else {}

@@ -188,12 +188,11 @@ class Baseline(ScoredBaselines, frozen=True, kw_only=True):
     prompt_details: dict[str, SetFacts]
     api: ApiUsage | None
 
-
-def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Validation rows without an answer, by prompt, of facts of few_shot_baseline. Leaves API models out: a few failed requests
-    count as wrong answers, and too many stop the step."""
-    baseline = Baseline.of(facts)
-    return {name: baseline.prompt_details[name].failed for name in baseline.prompts if not name.startswith(API)}
+    @property
+    def failed(self) -> int:
+        """Validation rows without an answer. Leaves API models out: a few failed requests count as wrong answers, and too many stop
+        the step."""
+        return sum(self.prompt_details[name].failed for name in self.prompts if not name.startswith(API))
 
 
 def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> ScoredBaselines:

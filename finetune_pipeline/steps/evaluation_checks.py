@@ -7,7 +7,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.ability.drop import Ability, Scored
 from finetune_pipeline.evaluation.gates import GATES, Gate
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
-from finetune_pipeline.evaluation.prediction_facts import Predicted, failed_test_rows
+from finetune_pipeline.evaluation.prediction_facts import Predicted
 from finetune_pipeline.evaluation.preferences.judge import JudgeReview
 from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.production.drift import DriftReport
@@ -19,8 +19,8 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @check("Every model answered every test row; none failed.", name="all_rows_predicted")
 def all_predicted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    errors = failed_test_rows(artifact.facts)
-    rows = {name: artifact.read(Predicted).sets[name].rows for name in errors}
+    predicted = artifact.read(Predicted)
+    errors, rows = predicted.failed, {name: predicted.sets[name].rows for name in predicted.failed}
     complete = len(set(rows.values())) == 1 and all(n > 0 for n in rows.values()) and not any(errors.values())
     return CheckResult(complete, ", ".join(f"{name}: {n} rows, {errors[name]} failed" for name, n in rows.items()))
 

@@ -11,7 +11,7 @@ from finetune_pipeline.data.preferences.making import PreferenceFacts
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
-from finetune_pipeline.evaluation.rivals import Baseline, failed_baseline_rows
+from finetune_pipeline.evaluation.rivals import Baseline
 from finetune_pipeline.models.facts import MergedModel, PreparedBase
 from finetune_pipeline.planning.plan import TrainingPlan
 from finetune_pipeline.spec.methods import METHODS
@@ -96,9 +96,11 @@ def answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("No generation failed.", name="generations_complete")
 def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    errors = {name: prompt.statuses["error"] for name, prompt in artifact.read(Baseline).prompts.items()}
-    failed = sum(failed_baseline_rows(artifact.facts).values())
-    return CheckResult(failed == 0 and bool(errors), f"{failed} generations failed", {"errors": errors})
+    baseline = artifact.read(Baseline)
+    errors = {name: prompt.statuses["error"] for name, prompt in baseline.prompts.items()}
+    return CheckResult(
+        baseline.failed == 0 and bool(errors), f"{baseline.failed} generations failed", {"errors": errors}
+    )
 
 
 @check("The estimated peak memory fits this machine.", name="fits_memory")

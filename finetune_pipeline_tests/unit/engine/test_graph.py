@@ -1,6 +1,5 @@
 """The graph of steps: versions follow from content, the world of a run does not change under it."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,10 +94,7 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, stor
         (work.out / "rows").write_text(f"{left} without an answer")
         return {"failed": left}
 
-    def failed(facts: Mapping[str, Any]) -> dict[str, int]:
-        return {"candidate": facts["failed"], "base": 0}
-
-    asked = step("asked", make, settings=lambda s, w: w.raw, failed=failed)
+    asked = step("asked", make, settings=lambda s, w: w.raw, failed=lambda artifact: artifact.facts["failed"])
     g = Graph([asked, step("scored", lambda work: {"read": work.inputs["asked"].facts}, needs=("asked",))])
     first = g.run("asked", task, WORLD, store)
     assert first.facts == {"failed": 3} and not first.reused

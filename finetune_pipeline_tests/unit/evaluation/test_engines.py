@@ -7,7 +7,7 @@ import pytest
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.predict import predict
-from finetune_pipeline.evaluation.prediction_facts import failed_test_rows
+from finetune_pipeline.evaluation.prediction_facts import Predicted
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import KeptAnswers, ModelSet, Perturbed, PredictJob
@@ -99,13 +99,13 @@ def test_a_raise_inside_the_model_is_one_failed_row(models, tmp_path, monkeypatc
     assert 0 < len(longest_rows) < 7 and [i for i, r in enumerate(rows) if r["status"] == "error"] == longest_rows
     first = rows[longest_rows[0]]
     assert "planted" in first["error"] and first["label_scores"] == []
-    assert failed_test_rows(facts) == {"candidate": len(longest_rows)}, "which stop the evaluation"
+    assert Predicted.of(facts).failed == {"candidate": len(longest_rows)}, "which stop the evaluation"
     assert all(row["text"] == undisturbed[i]["text"] for i, row in enumerate(rows) if i not in longest_rows)
     assert "one by one" in capsys.readouterr().err
     monkeypatch.setattr(generation.Reader, "read", read)
     facts, measured, mended = run(models, tmp_path / "failed")
     assert measured["answers"] == {"known": 7 - len(longest_rows), "asked": len(longest_rows)}
-    assert [r["text"] for r in mended] == [r["text"] for r in undisturbed] and failed_test_rows(facts) == {
+    assert [r["text"] for r in mended] == [r["text"] for r in undisturbed] and Predicted.of(facts).failed == {
         "candidate": 0
     }
 
