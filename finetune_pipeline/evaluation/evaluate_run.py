@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.decisions import BaseMode, Comparison, FormGap
 from finetune_pipeline.evaluation.finalists import CANDIDATE, contenders, finalists_of, score_interval
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, of_model, restricted_name
 from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
-from finetune_pipeline.evaluation.production_rows import recent_rows
+from finetune_pipeline.evaluation.production_rows import RecentRows, recent_rows
 from finetune_pipeline.evaluation.promises import probabilities_of
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of, regressions
 from finetune_pipeline.evaluation.result import Atlas, ChangedRows, EvaluationResult, StepFacts, Task, WrongAnswers
@@ -62,7 +62,7 @@ def evaluate_task(
     validation_sources: SourceOf = None,
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
-    production_rows: Mapping[str, Any] | None = None,
+    production_rows: RecentRows | None = None,
     teacher: tuple[Sequence[Row], AskedTeacher] | None = None,
 ) -> EvaluationResult:
     """Evaluate one candidate on the sealed test.

@@ -18,6 +18,7 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form, near_any
 from finetune_pipeline.data.examples import Example, Message, example_id, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.perturbations import set_name
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.predictions import answered, of_model, same_rows
@@ -79,12 +80,12 @@ class ProductionRows:
     """Production rows chosen to judge a model.
 
     Attributes:
-        rows: {id, input, turns (of a conversation, or None), truth, user, timestamp, confirmed}, newest first.
+        rows: Newest first.
         left_out: Number of other rows by reason.
         looked_at: Number of all rows, chosen or left out.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[LoggedRow]
     left_out: dict[str, int]
     looked_at: int
 
@@ -93,7 +94,7 @@ class ProductionRows:
         times = [row["timestamp"] for row in self.rows]
         return ChosenRows(
             rows=len(self.rows),
-            confirmed=sum(row["confirmed"] for row in self.rows),
+            confirmed=sum(truth_of(row) == row["output"].strip() for row in self.rows),
             looked_at=self.looked_at,
             left_out=self.left_out,
             first=min(times, key=moment, default=None),
@@ -101,20 +102,32 @@ class ProductionRows:
         )
 
 
+class RecentRows(Facts, frozen=True, kw_only=True):
+    """The rows that the models answered: their number, the source of each by example id (:func:`sources_of`), and their ids."""
+
+    rows: ChosenRows
+    sources: dict[str, str]
+    ids: list[str]
+
+
+def truth_of(row: LoggedRow) -> str:
+    return (row["correction"] or "").strip()
+
+
 def moment(timestamp: str) -> float:
     """Seconds since 1970 of an RFC 3339 time. Raises ValueError for anything else."""
     return datetime.fromisoformat(timestamp).timestamp()
 
 
-def unseen_rows(spec: TaskSpec, rows: Sequence[Row], known_files: Sequence[Path]) -> ProductionRows:
+def unseen_rows(spec: TaskSpec, rows: Sequence[LoggedRow], known_files: Sequence[Path]) -> ProductionRows:
     """Production rows that can judge a model, without near-duplicates of rows of `known_files` (training, validation, test)."""
-    texts = [str(row["input"]) for row in rows]
+    texts = [row["input"] for row in rows]
     known_texts = (example.user_text for path in known_files for example in stream_examples(path))
     is_known = near_any(texts, known_texts, spec.data.near_duplicate_threshold)
     return rows_with_truth(spec, rows, trained=[text for text, known in zip(texts, is_known, strict=True) if known])
 
 
-def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[str]) -> ProductionRows:
+def rows_with_truth(spec: TaskSpec, rows: Sequence[LoggedRow], *, trained: Collection[str]) -> ProductionRows:
     """Production rows that can judge a model.
 
     Of equal texts the newest row counts, of one user at most PER_USER rows, and in all the newest MAX_ROWS. The choice among a
@@ -125,10 +138,10 @@ def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[
         trained: User texts the candidate was trained or selected on; they are left out.
     """
     trained_forms = {exact_form(text) for text in trained}
-    usable: list[Row] = []
+    usable: list[LoggedRow] = []
     left_out: Counter[str] = Counter()
     for row in rows:
-        truth, text = row.get("correction"), exact_form(str(row["input"]))
+        truth, text = row["correction"], exact_form(row["input"])
         if not truth or not text:
             left_out["without_truth"] += 1
         elif form_problems(truth, spec.output):
@@ -137,47 +150,34 @@ def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[
             left_out["in_the_training_set"] += 1
         else:
             usable.append(row)
-    usable.sort(key=lambda row: (moment(row["timestamp"]), str(row["id"])), reverse=True)
-    newest: dict[str, Row] = {}
+    usable.sort(key=lambda row: (moment(row["timestamp"]), row["id"]), reverse=True)
+    newest: dict[str, LoggedRow] = {}
     for row in usable:
-        newest.setdefault(exact_form(str(row["input"])), row)
+        newest.setdefault(exact_form(row["input"]), row)
     allowed_ids = _limited_per_user(list(newest.values()))
-    within_limits = [row for row in newest.values() if str(row["id"]) in allowed_ids]
+    within_limits = [row for row in newest.values() if row["id"] in allowed_ids]
     left_out["repeated"] = len(usable) - len(newest)
     left_out["more_of_one_user"] = len(newest) - len(within_limits)
     left_out["beyond_the_limit"] = len(within_limits[MAX_ROWS:])
     reasons = {reason: count for reason, count in left_out.items() if count}
-    return ProductionRows([_chosen(row) for row in within_limits[:MAX_ROWS]], reasons, len(rows))
+    return ProductionRows(within_limits[:MAX_ROWS], reasons, len(rows))
 
 
-def _limited_per_user(rows: Sequence[Row]) -> set[str]:
+def _limited_per_user(rows: Sequence[LoggedRow]) -> set[str]:
     """Ids of at most PER_USER rows of every user, by the hash of the id, and of all rows without a user."""
     rows_by_user: Counter[str | None] = Counter()
     allowed_ids = set()
-    for row in sorted(rows, key=lambda row: hashlib.sha256(str(row["id"]).encode()).hexdigest()):
-        user = row.get("user")
+    for row in sorted(rows, key=lambda row: hashlib.sha256(row["id"].encode()).hexdigest()):
+        user = row["user"]
         rows_by_user[user] += 1
         if user is None or rows_by_user[user] <= PER_USER:
-            allowed_ids.add(str(row["id"]))
+            allowed_ids.add(row["id"])
     return allowed_ids
-
-
-def _chosen(row: Mapping[str, Any]) -> dict[str, Any]:
-    truth = str(row["correction"]).strip()
-    return {
-        "id": str(row["id"]),
-        "input": str(row["input"]),
-        "turns": row.get("turns"),
-        "truth": truth,
-        "user": row.get("user"),
-        "timestamp": str(row["timestamp"]),
-        "confirmed": truth == str(row["output"]).strip(),
-    }
 
 
 def as_examples(spec: TaskSpec, chosen: ProductionRows) -> list[Example]:
     """The chosen rows as examples a prediction job can answer, in their order. An example's tag ``log:<id>`` names its row."""
-    return [logged_example(spec, row, row["truth"]) for row in chosen.rows]
+    return [logged_example(spec, row, truth_of(row)) for row in chosen.rows]
 
 
 def logged_example(spec: TaskSpec, row: Mapping[str, Any], answer: str) -> Example:
@@ -203,16 +203,16 @@ PRODUCTION_SET = "production"
 """Suffix of a model's name in the predictions table for its answers to these rows."""
 
 
-def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Mapping[str, Any] | None) -> Production | None:
+def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: RecentRows | None) -> Production | None:
     """Compare the candidate with champion and base on the production rows that both answered, if these are at least MIN_ROWS.
 
-    chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None if there are no rows to judge by.
+    chosen: None if there are no rows to judge by.
     """
-    if not chosen:
+    if chosen is None:
         return None
     names = ("base", "candidate", "champion")
     rows = {name: answered(of_model(predictions, set_name(name, PRODUCTION_SET))) for name in names}
-    candidate, sources = rows["candidate"], chosen["sources"]
+    candidate, sources = rows["candidate"], chosen.sources
     pairs = {name: same_rows(answers, candidate) for name, answers in rows.items() if name != "candidate"}
     comparisons = {
         name: compare(before, after, spec.output, spec.gates.confidence, spec.metric, sources)
@@ -222,7 +222,7 @@ def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Mapping[str,
     return Production(
         n=len(candidate),
         judged=len(candidate) >= MIN_ROWS,
-        rows=ChosenRows.model_validate(chosen["rows"]),
+        rows=chosen.rows,
         comparisons=comparisons,
         metric=spec.metric,
         scores={name: score(answers, spec, sources).primary for name, answers in rows.items() if answers},

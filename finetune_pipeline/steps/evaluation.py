@@ -42,6 +42,7 @@ from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
 from finetune_pipeline.evaluation.production_rows import (
     PRODUCTION_SET,
+    RecentRows,
     as_examples,
     read_logged_rows,
     sources_of,
@@ -192,8 +193,8 @@ def _recent_rows_file(context: StepContext, test_file: Path) -> Path | None:
     known_files = [*(split_file(context, name) for name in ("train", "validation")), test_file]
     chosen = unseen_rows(context.spec, rows, known_files)
     examples, path = as_examples(context.spec, chosen), context.builder.work / RECENT
-    facts = {"rows": chosen.facts().model_dump(), "sources": sources_of(chosen, examples)}
-    write_json(context.out / RECENT_FACTS, {**facts, "ids": [row["id"] for row in chosen.rows]})
+    ids, sources = [row["id"] for row in chosen.rows], sources_of(chosen, examples)
+    write_json(context.out / RECENT_FACTS, RecentRows(rows=chosen.facts(), sources=sources, ids=ids).to_json())
     if not examples:
         return None
     write_examples(path, examples)
@@ -250,7 +251,7 @@ def make_evaluation_report(context: StepContext) -> Evaluated:
         validation_sources={example.id: example.made_from for example in validation},
         never_break=context.run_inputs.never_break,
         earlier=recorded(state, list(takewhile(lambda name: name != candidate, candidates))),
-        production_rows=read_json(production_facts) if production_facts.exists() else None,
+        production_rows=RecentRows.read(production_facts) if production_facts.exists() else None,
         teacher=_teacher(predictions),
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},

@@ -11,6 +11,7 @@ from finetune_pipeline.evaluation.gates.recent_production import recent_producti
 from finetune_pipeline.evaluation.production_rows import (
     MIN_ROWS,
     PRODUCTION_SET,
+    RecentRows,
     as_examples,
     recent_rows,
     rows_with_truth,
@@ -25,7 +26,7 @@ SPEC = label_spec(output={"kind": "labels", "labels": ["a", "b"]})
 
 def row(n: int, **more: Any) -> dict[str, Any]:
     fields = {"id": f"r{n}", "timestamp": f"2026-05-{1 + n % 28:02d}T10:00:00Z", "model_version": "1", "user": None}
-    return {**fields, "input": f"ticket number {n}", "output": "a", "correction": "b", **more}
+    return {**fields, "input": f"ticket number {n}", "turns": None, "output": "a", "correction": "b", **more}
 
 
 def test_every_row_is_taken_or_left_out_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +57,9 @@ def compared(n: int, failed: int = 0, **right: int) -> Production | None:
     """The comparison on n rows of which each model has so many right; the candidate's first `failed` answers failed."""
     chosen = rows_with_truth(SPEC, [row(i) for i in range(n)], trained=[])
     examples = as_examples(SPEC, chosen)
-    facts = {"rows": chosen.facts(), "sources": sources_of(chosen, examples)}
+    facts = RecentRows(
+        rows=chosen.facts(), sources=sources_of(chosen, examples), ids=[row["id"] for row in chosen.rows]
+    )
     table = [
         prediction(i, e.answer, "b" if i < k else "a", f"{name}:{PRODUCTION_SET}", example_id=e.id, label_scores=[])
         for name, k in right.items()
