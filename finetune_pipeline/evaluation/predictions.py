@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,28 +15,6 @@ from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.evaluation.token_probabilities import answer_probability, field_probabilities
 from finetune_pipeline.models.inference.generated import Answer
 
-_FIELD = pa.struct(
-    [pa.field("field", pa.string(), nullable=False), pa.field("probability", pa.float64(), nullable=False)]
-)
-PREDICTION_SCHEMA = pa.schema(
-    [
-        pa.field("example_id", pa.string(), nullable=False),
-        # base, candidate, champion (on other rows: candidate:typos …), a prompt, or simple_linear …
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("gold", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),  # raw generation, as production would receive it
-        pa.field("status", pa.string(), nullable=False),  # one of STATUSES
-        pa.field("error", pa.string(), nullable=False),  # what went wrong when status is error, else empty
-        pa.field("label_scores", pa.list_(pa.float64()), nullable=False),  # log-likelihood per label, spec order
-        pa.field("probability", pa.float64()),  # of JSON and written text (token_probabilities); null without
-        pa.field(
-            "field_probabilities", pa.list_(_FIELD), nullable=False
-        ),  # of JSON, token_probabilities.FORM among them
-        pa.field("new_tokens", pa.int64(), nullable=False),
-        pa.field("prompt_tokens", pa.int64(), nullable=False),
-    ]
-)
-
 
 class FieldProbability(TypedDict):
     field: str
@@ -44,7 +22,16 @@ class FieldProbability(TypedDict):
 
 
 class PredictionRow(TypedDict):
-    """A row of PREDICTION_SCHEMA."""
+    """A row of a predictions file.
+
+    Attributes:
+        model: base, candidate, champion (on other rows: candidate:typos …), a prompt, or simple_linear …
+        text: Raw generation, as production would receive it.
+        status: One of STATUSES; error: what went wrong with status `error`, else empty.
+        label_scores: Log-likelihood per label, in the spec's order.
+        probability: Of JSON and written text (token_probabilities).
+        field_probabilities: Of JSON, token_probabilities.FORM among them.
+    """
 
     example_id: str
     model: str
@@ -59,6 +46,15 @@ class PredictionRow(TypedDict):
     prompt_tokens: int
 
 
+_FIELD = [pa.field("field", pa.string(), nullable=False), pa.field("probability", pa.float64(), nullable=False)]
+_COLUMNS: dict[object, pa.DataType] = {
+    **{str: pa.string(), int: pa.int64(), float | None: pa.float64(), list[float]: pa.list_(pa.float64())},
+    list[FieldProbability]: pa.list_(pa.struct(_FIELD)),
+}
+PREDICTION_SCHEMA = pa.schema(
+    pa.field(name, _COLUMNS[form], nullable=form == float | None)
+    for name, form in get_type_hints(PredictionRow).items()
+)
 Row = TypeVar("Row", bound=Mapping[str, Any])
 STATUSES = ("ok", "truncated", "empty", "error")
 NO_FIELDS: Mapping[str, float] = MappingProxyType({})
