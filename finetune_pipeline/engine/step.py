@@ -6,7 +6,7 @@ The table of all steps is :mod:`finetune_pipeline.pipeline`. Versions, Dagster a
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -27,6 +27,29 @@ def no_tool(request: Any) -> dict[str, Any]:
     raise RuntimeError(f"this step needs a tool it was not given, for {request!r:.200}")
 
 
+class Champion(TypedDict):
+    """The model that a candidate is compared with: versions of its artifacts and its number in the registry.
+
+    Of a simple model or a prompt also its kind, its name and the digest of its files; adapter and merged are then those of the run
+    that made it. forgotten: it was trained on rows forgotten since.
+    """
+
+    adapter: str
+    merged: str
+    model_version: int
+    kind: NotRequired[str]
+    name: NotRequired[str]
+    files: NotRequired[str]
+    forgotten: NotRequired[bool]
+
+
+class PromotedVersion(TypedDict):
+    """A registered version, and whether it is the champion."""
+
+    model_version: int
+    serves: bool
+
+
 @dataclass(frozen=True)
 class RunInputs:
     """A run's inputs from outside the graph, fixed when the run began. Files that arrive later wait for the next run.
@@ -37,12 +60,8 @@ class RunInputs:
         logs: Digest of all production rows.
         corrections: Digest of the training examples made from them.
         base: Identity of the base model and its chat template.
-        champion: The model a candidate is compared with, {"adapter": version, "merged": version, "model_version":
-            number}; None if no model is in service. ``"forgotten": True`` if it was trained on rows forgotten since. Of a simple
-            model or a prompt also "kind", "name" and "files", a digest of its files; adapter and merged are then those of the
-            run that made it.
-        promoted: The registered version that the candidate is, {"model_version": number, "serves": whether it is the champion},
-            if it was promoted earlier and its evaluation has changed since; None otherwise.
+        champion: None if no model is in service.
+        promoted: The registered version that the candidate is, if it was promoted earlier and its evaluation has changed since.
         never_break: Ids of the examples that a candidate must answer correctly.
         ability: Digest of the files for general ability.
         trained_on: Version of the splits that production is compared with: the champion's, or the current ones.
@@ -58,8 +77,8 @@ class RunInputs:
     logs: str
     corrections: str
     base: Mapping[str, Any]
-    champion: Mapping[str, Any] | None = None
-    promoted: Mapping[str, Any] | None = None
+    champion: Champion | None = None
+    promoted: PromotedVersion | None = None
     never_break: list[str] = field(default_factory=list)
     ratings: str = ""
     ability: str = ""
@@ -74,12 +93,12 @@ class RunInputs:
     @property
     def champion_kind(self) -> str:
         """The kind of the model to compare with (result.WinnerKind); `tuned` without one."""
-        return str(self.champion.get("kind", "tuned")) if self.champion else "tuned"
+        return self.champion.get("kind", "tuned") if self.champion else "tuned"
 
     @property
     def champion_files(self) -> str | None:
         """The identity of the model to compare with, by which its answers are known: its merged model, or its files."""
-        return str(self.champion.get("files", self.champion["merged"])) if self.champion else None
+        return self.champion.get("files", self.champion["merged"]) if self.champion else None
 
     @property
     def champion_forgotten(self) -> bool:

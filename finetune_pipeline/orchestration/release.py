@@ -2,11 +2,10 @@
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.files import digest_json, read_json
-from finetune_pipeline.engine.step import RunInputs
+from finetune_pipeline.engine.step import Champion, RunInputs
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.calibration import AutomationPromise, released_probability
 from finetune_pipeline.pipeline import PIPELINE
@@ -41,16 +40,13 @@ def present_inputs(task: Task, store: ArtifactStore, tracking: Tracking) -> RunI
     run_inputs = collect_run_inputs(task, None, store)
     versions = PIPELINE.versions(task, run_inputs, store)
     trained_on = versions["splits"]
-    compared_with: dict[str, Any] | None = None
+    compared_with: Champion | None = None
     if serving is not None:
         tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARISON_TAGS)
         compared_with = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
         if registry.FILES in tags:
-            compared_with |= {
-                "kind": tags[registry.WINNER_KIND],
-                "name": tags[registry.WINNER_NAME],
-                "files": tags[registry.FILES],
-            }
+            kind, name, files = (tags[tag] for tag in (registry.WINNER_KIND, registry.WINNER_NAME, registry.FILES))
+            compared_with |= {"kind": kind, "name": name, "files": files}
         if registry.FORGOTTEN in tags:
             compared_with["forgotten"] = True
         # `finetune forget` may have removed them
@@ -61,7 +57,7 @@ def present_inputs(task: Task, store: ArtifactStore, tracking: Tracking) -> RunI
     if known is None or not registry.was_promoted(known_tags, known, aliases):
         return replace(collect_run_inputs(task, compared_with, store), trained_on=trained_on)
     tags = registry.tags_of_release(tracking, task.name, known, *_COMPARISON_TAGS)
-    compared_with = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
+    compared_with = registry.decode_tag(task.name, "compared_with", tags["compared_with"], Champion | None)
     run_inputs = replace(collect_run_inputs(task, compared_with, store), trained_on=trained_on)
     evaluation = PIPELINE.versions(task, run_inputs, store)["evaluation_report"]
     if evaluation == tags.get(registry.EVALUATION):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from finetune_pipeline.engine.facts import Facts
+from finetune_pipeline.engine.step import Champion
 from finetune_pipeline.evaluation.calibration import ReleasedProbability
 from finetune_pipeline.models.hosted import HostedModel
 
@@ -20,7 +21,7 @@ class ReleaseRequest(Facts, frozen=True, kw_only=True, omit_defaults=False):
         gates_passed, gates: Whether the evaluation ships it, and the results of its gates by name.
         forgotten: Whether it was trained on rows that have since been forgotten.
         holds_rows: Whether its files contain training rows.
-        compared_with: As `champion` of engine.step.RunInputs. A rerun compares with the same model again.
+        compared_with: The champion at that time. A rerun compares with the same model again.
         rollout: Whether it takes over from a champion in stages (key `rollout`), not at once.
         card, verdict, about, loosened, scores: Shown in the registry.
     """
@@ -54,7 +55,7 @@ class ReleaseRequest(Facts, frozen=True, kw_only=True, omit_defaults=False):
     loosened: str
     about: str
     scores: dict[str, float]
-    compared_with: dict[str, Any] | None
+    compared_with: Champion | None
     card: str
     probability: ReleasedProbability | None = None
     rollout: bool = False

@@ -5,11 +5,11 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.raw_files import FILES, MADE_FILES, PRODUCTION_FILE
 from finetune_pipeline.engine.files import digest_json
+from finetune_pipeline.engine.step import Champion
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.production.choosing import example_of
@@ -60,9 +60,9 @@ def log_row_ids(examples: Iterable[Example]) -> set[str]:
     return {tag.removeprefix("log:") for e in examples for tag in e.tags if tag.startswith("log:")}
 
 
-def learned_by(store: ArtifactStore, task: str, champion: Mapping[str, Any] | None) -> set[str]:
+def learned_by(store: ArtifactStore, task: str, champion: Champion | None) -> set[str]:
     """Return the ids of the production examples in the champion's data; none if there is no champion made here."""
-    adapter = store.find(task, "adapter", str(champion["adapter"])) if champion else None
+    adapter = store.find(task, "adapter", champion["adapter"]) if champion else None
     return rows_of_data(store, task, adapter.inputs["train_split"]) if adapter else set()
 
 

@@ -30,7 +30,7 @@ def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:
     Raises RuntimeError if one of them is missing.
     """
     assert context.run_inputs.champion is not None
-    version = str(context.run_inputs.champion["merged"])
+    version = context.run_inputs.champion["merged"]
     champion = context.store.find(context.task.name, "merged_model", version)
     base = context.store.find(SHARED, "base_model", champion.inputs["base_model"]) if champion else None
     if champion is None or base is None:
@@ -45,7 +45,7 @@ def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:
 def champion_files(context: StepContext) -> Path:
     """Return the folder of a champion that is a simple model or a prompt. Raises RuntimeError if it is missing."""
     assert context.run_inputs.champion is not None
-    version = int(context.run_inputs.champion["model_version"])
+    version = context.run_inputs.champion["model_version"]
     release = release_of(context.store, context.task.name, version)
     if release is None:
         raise RuntimeError(
@@ -58,7 +58,7 @@ def champion_files(context: StepContext) -> Path:
 def champion_schema(context: StepContext) -> dict[str, Any] | None:
     """Return the schema that a tuned champion's answers are decoded under in service; None if they are free."""
     assert context.run_inputs.champion is not None
-    version = int(context.run_inputs.champion["model_version"])
+    version = context.run_inputs.champion["model_version"]
     release = release_of(context.store, context.task.name, version)
     return decoded_schema_of(context.store.check(release)) if release else None
 

@@ -209,7 +209,7 @@ def make_evaluation_report(context: StepContext) -> Evaluated:
     predictions = context.inputs["test_predictions"]
     production_facts = predictions.folder / RECENT_FACTS
     state, judgement = context.store.state_folder(context.task.name), _judgement(context)
-    candidate = judgement.candidate
+    candidate, champion = judgement.candidate, context.run_inputs.champion
     test_rows, output = read_test_rows(predictions.folder), context.spec.output
     answers = rows = scored(read_predictions(predictions.path("predictions.parquet")), output)
     untrained, without_training = "", []
@@ -240,8 +240,8 @@ def make_evaluation_report(context: StepContext) -> Evaluated:
         openings=openings_so_far,
         rules=judgement.rules,
         champion_forgotten=context.run_inputs.champion_forgotten,
-        champion_kind=context.run_inputs.champion_kind if context.run_inputs.champion else None,
-        champion_name=(context.run_inputs.champion or {}).get("name"),
+        champion_kind=context.run_inputs.champion_kind if champion else None,
+        champion_name=champion.get("name") if champion else None,
         champion_learned=_learned_by_champion(context, test_rows.texts),
         promoted=Promoted(**context.run_inputs.promoted) if context.run_inputs.promoted else None,
         untrained=untrained,
@@ -255,7 +255,7 @@ def make_evaluation_report(context: StepContext) -> Evaluated:
         teacher=_teacher(predictions),
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},
-            "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
+            "champion": str(champion["model_version"]) if champion else None,
         },
     )
 
@@ -318,7 +318,7 @@ def _learned_by_champion(context: StepContext, texts: Mapping[str, str]) -> set[
     store, task, champion = context.store, context.task.name, context.run_inputs.champion
     if champion is None:
         return set()
-    adapter = store.find(task, "adapter", str(champion["adapter"]))
+    adapter = store.find(task, "adapter", champion["adapter"])
     splits = store.find(task, "splits", adapter.inputs["train_split"]) if adapter else None
     if splits is None:
         ledgers = [read_ledger(folder) for folder in store.state_folder(task).glob(f"{LEDGER}*") if folder.is_dir()]

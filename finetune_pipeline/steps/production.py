@@ -103,8 +103,10 @@ def _newest_training_time(train: Sequence[Example], rows: Iterable[Mapping[str, 
 
 def _champions_predictions(context: StepContext) -> Sequence[Row] | None:
     """Return the champion's answers on its own test; None without a champion or its predictions."""
-    champion = context.run_inputs.champion or {}
-    versions = champion.get("merged"), context.run_inputs.trained_on
+    champion = context.run_inputs.champion
+    if champion is None:
+        return None
+    versions = champion["merged"], context.run_inputs.trained_on
     for artifact in context.store.all_versions(context.task.name, "test_predictions"):
         if (artifact.inputs["merged_model"], artifact.inputs["test_split"]) == versions:
             rows = read_predictions(artifact.path("predictions.parquet"))

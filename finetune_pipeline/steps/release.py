@@ -70,7 +70,7 @@ def release_request(context: StepContext) -> ReleaseRequest:
         loosened=evaluated.loosened or "none",
         about=f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
         scores={name: value for name, value in registered.items() if isinstance(value, int | float)},
-        compared_with=dict(context.run_inputs.champion) if context.run_inputs.champion else None,
+        compared_with=context.run_inputs.champion,
         card=_shipped_card(context, chosen, files) if files else _card(context),
         rollout=context.spec.rollout is not None,
     )

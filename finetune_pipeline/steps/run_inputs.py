@@ -1,6 +1,5 @@
 """Collects the inputs of a run: everything outside the graph that its results depend on."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.data.documents import documents_digest
@@ -8,7 +7,7 @@ from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
 from finetune_pipeline.data.split.ledger import ledger_name
 from finetune_pipeline.data.unlabelled import unlabelled_digest
-from finetune_pipeline.engine.step import RunInputs
+from finetune_pipeline.engine.step import Champion, RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
@@ -31,7 +30,7 @@ def base_of(task: Task) -> dict[str, Any]:
     return {**base_identity(spec.base_model, spec.base_revision), **template_identity(spec.chat_template, task.folder)}
 
 
-def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> RunInputs:
+def collect_run_inputs(task: Task, champion: Champion | None, store: ArtifactStore) -> RunInputs:
     """Collect the current inputs of a run; new log lines are ingested into the store.
 
     champion: the model to compare a candidate with, or None.
@@ -45,7 +44,7 @@ def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: Ar
         logs=logs.digest,
         corrections=corrections_digest(task.spec, logs),
         base=base_of(task),
-        champion=dict(champion) if champion else None,
+        champion=champion,
         never_break=task.spec.gates.never_break_ids(task.folder),
         ratings=ratings_digest(task.folder / "reviews"),
         ability=ability_digest(task),
