@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
-from pydantic import BaseModel
 
 from finetune_pipeline.engine.files import DamagedFile, read_json
 
@@ -21,6 +20,8 @@ def from_json(value: object, form: type[_Form]) -> _Form:
     """Return a struct from JSON's types; fields may be models of pydantic. Raises ValueError for a missing or wrong field."""
 
     def model(form: type, value: object) -> object:
+        from pydantic import BaseModel  # takes long to import
+
         if issubclass(form, BaseModel):
             return form.model_validate(value)
         raise NotImplementedError(f"facts cannot contain {form}")
@@ -32,6 +33,8 @@ def to_json(value: object) -> Any:
     """Return facts in JSON's types: a struct, or a container of them; fields may be models of pydantic."""
 
     def fields(value: object) -> Any:
+        from pydantic import BaseModel
+
         if isinstance(value, BaseModel):
             return json.loads(value.model_dump_json(by_alias=True, exclude_unset=True))
         raise NotImplementedError(f"facts cannot contain {type(value)}")

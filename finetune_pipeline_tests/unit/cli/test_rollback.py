@@ -8,6 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from finetune_pipeline.cli.rollback import rollback
+from finetune_pipeline.engine.step import Champion
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.orchestration.release import release
 from finetune_pipeline.production.released import Outcome
@@ -35,12 +36,17 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
     return Tracking()
 
 
+def champion_of(version: int) -> Champion:
+    """The champion that a version was compared with."""
+    return {"adapter": "a", "merged": "m", "model_version": version}
+
+
 def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> Outcome:
     """What a release of candidate `number` says, with every gate passed and compared with an older champion, unless changed."""
     champion = registry.champion(tracking, "tickets")
     fields = {
         "merged_version": f"merged-{number}", "evaluation_version": f"evaluation-{number}",
-        "compared_with": {"model_version": champion} if champion and champion < number else None,
+        "compared_with": champion_of(champion) if champion and champion < number else None,
     } | changes  # fmt: skip
     return release(tracking, release_request(folder, f"adapter-{number}", **fields), new_run(tracking))
 
@@ -108,7 +114,7 @@ def test_a_candidate_replaces_only_the_champion_that_it_was_compared_with(
     """As when two runs at once have each a candidate that is better than the same champion, or a rollback comes between."""
     for number in (1, 2):
         released(tracking, tmp_path, number)
-    late = {"model_version": compared_with} if compared_with else None
+    late = champion_of(compared_with) if compared_with else None
     was = f"version {compared_with}" if compared_with else "no champion"
     with pytest.raises(OutsideError, match=f"version 3 of tickets was compared with {was}, and now there is version 2"):
         released(tracking, tmp_path, 3, compared_with=late)
