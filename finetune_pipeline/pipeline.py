@@ -68,7 +68,7 @@ STEPS = [
         "Complete log lines, scrubbed, with hashed users. Corrections become examples.",
         production.make_production_logs,
         settings=lambda spec, run: {"logs": run.logs, **log_settings(spec)},
-        code_version="12",
+        code_version="13",
         checks=(data_check.nothing_held_back, data_check.logs_accounted),
         kinds=("jsonl",),
     ),

@@ -38,7 +38,7 @@ class LoggedRow(TypedDict):
         reviewed, left_out: Whether a reviewer decided about it, and left it out.
         decided: When a reviewer decided; `reported`: when anybody first said something of it, where traffic is shared.
         probability, passed_on, answered_by, field_probabilities, fields_passed_on: See log_rows.SURE and FIELD_SHARES.
-        share, shadow: See share_rows and shadow_rows.
+        share, shadow, preferred: See share_rows and shadow_rows.
     """
 
     id: str
@@ -63,6 +63,7 @@ class LoggedRow(TypedDict):
     fields_passed_on: NotRequired[list[str]]
     share: NotRequired[dict[str, Any]]
     shadow: NotRequired[dict[str, Any]]
+    preferred: NotRequired[dict[str, str]]
 
 
 def read_logged_rows(path: Path) -> list[LoggedRow]:

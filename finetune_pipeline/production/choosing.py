@@ -21,7 +21,7 @@ from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.triggers import find_triggers
 from finetune_pipeline.evaluation.production_rows import LoggedRow, logged_example, moment
-from finetune_pipeline.production.shadow_rows import differs, newest_pair
+from finetune_pipeline.production.shadow_rows import is_decidable, newest_pair, waiting_rows
 from finetune_pipeline.spec.model import TaskSpec
 
 REFUSAL = "refusal"
@@ -211,13 +211,16 @@ def choose(spec: TaskSpec, rows: Sequence[LoggedRow]) -> Chosen:
             chosen.judging.append(row)
         else:
             chosen.examples.append(example_of(row, spec))
-    pair, deciding = newest_pair(rows), set[str]()
+    pair = newest_pair(rows)
+    deciding = waiting_rows(rows, pair, spec.output) if pair else set[str]()
     for row in rows:
         if not row["input"].strip() or row["left_out"]:
             continue
-        if differs(row, pair, spec.output) and not row["reviewed"]:
-            deciding.add(row["id"])
-        if row["id"] in held_by_id:
+        if row["id"] in deciding and not is_decidable(spec.output):
+            chosen.queue.append(
+                (row, DIFFERS)
+            )  # what users said of one of two answers is not shown before they are compared
+        elif row["id"] in held_by_id:
             chosen.queue.append((row, f"{HELD}: {held_by_id[row['id']].reason}"))
         elif row["id"] in failed:
             chosen.queue.append((row, failed[row["id"]]))

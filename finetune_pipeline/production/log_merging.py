@@ -104,7 +104,7 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
         logs.quarantine += map(_reused_id, other_questions)
         excluded = set(map(id, other_questions))  # by identity: their contents may be equal
         logs.duplicates += len(answers) - len(other_questions) - 1
-        row = {key: value for key, value in first.items() if key != "kind"}
+        row = {key: value for key, value in first.items() if key not in ("kind", "preferred")}
         for line in lines:
             if id(line) in excluded:
                 continue
@@ -112,10 +112,13 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
         row["flag"] = row["flag"] or None  # False took it back
         if shadows:
             row["shadow"] = shadows[-1]
-        reviews = [line for line in lines if _is_review(line)]
+        reviews = [line for line in lines if _is_review(line) and "preferred" not in line]
         row["reviewed"] = bool(reviews)
         if decided := next((line["decided"] for line in reviews if line.get("decided")), None):
             row["decided"] = decided
+        if preferences := [line for line in lines if _is_review(line) and "preferred" in line]:
+            times = (line["decided"] for line in preferences if line.get("decided"))
+            row["preferred"] = {**preferences[-1]["preferred"], "decided": next(times, "")}
         if "share" in row:
             row["reported"] = _report_time(lines)
         row["left_out"] = bool(reviews) and bool(reviews[-1].get("left_out"))

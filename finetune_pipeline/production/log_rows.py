@@ -3,9 +3,10 @@
 One JSON object per line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970), ``messages`` or ``input``, ``output``,
 ``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional
 ``probability``, ``passed_on`` and ``answered_by`` (see :data:`SURE`), optional ``field_probabilities`` and ``fields_passed_on``
-(see :data:`FIELD_SHARES`), optional ``share`` (:mod:`.share_rows`), optional ``metadata`` (ignored). Lines from `finetune review`
-may have ``left_out`` and ``decided`` (a time) in the feedback. A line with ``id``, ``timestamp`` and ``feedback`` but no ``output``
-is later feedback; one with ``shadow`` but no ``output`` is what a second model said behind the champion (:mod:`.shadow_rows`).
+(see :data:`FIELD_SHARES`), optional ``share`` (:mod:`.share_rows`), optional ``metadata`` (ignored). Lines from `finetune
+review` may have ``left_out``, ``decided`` (a time) and ``preferred`` (:class:`.shadow_rows.Preferred`) in the feedback. A line
+with ``id``, ``timestamp`` and ``feedback`` but no ``output`` is later feedback; one with ``shadow`` but no ``output`` is what a
+second model said behind the champion (:mod:`.shadow_rows`).
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from finetune_pipeline.data.scrub import Finder, Scrubber, finder_of, load_key, 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.production.log_owners import hide_users, owners_of
-from finetune_pipeline.production.shadow_rows import ShadowAnswer, is_shadow, shadow_problem
+from finetune_pipeline.production.shadow_rows import Preferred, ShadowAnswer, is_shadow, shadow_problem
 from finetune_pipeline.production.share_rows import share_problem
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -36,7 +37,7 @@ RAW_SHOWN = 2000
 _YEARS = range(1970, 2200)
 """Accepted years. At the ends of the calendar, times cannot be converted to another zone or have a window around them."""
 
-_FEEDBACK_KEYS = {"flag", "score", "correction", "label", "left_out", "decided"}
+_FEEDBACK_KEYS = {"flag", "score", "correction", "label", "left_out", "decided", "preferred"}
 
 SURE = ("probability", "passed_on", "answered_by")
 """Optional keys of an answer: its calibrated probability, whether it was below the certified threshold, and who answered in place
@@ -239,6 +240,11 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> Iterator[Fin
         yield _error(place, "wrong_type", "the score is not a finite number", "write a number such as 0.5")
     if not isinstance(feedback.get("flag"), str | int | float | None):
         yield _error(place, "wrong_type", "the flag is neither text nor true or false", "write what is wrong")
+    try:
+        msgspec.convert(feedback.get("preferred"), Preferred | None)
+    except msgspec.ValidationError as error:
+        message = f"'preferred' is not what `finetune review` writes: {error}"
+        yield _error(place, "wrong_type", message, "leave it out, and decide in `finetune review`")
     correction = _corrected_answer(feedback)
     answers = [feedback[key] for key in ("label", "correction") if feedback.get(key)]
     stripped = [answer.strip() if isinstance(answer, str) else answer for answer in answers]
@@ -288,6 +294,7 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     """Return the record of a valid line, scrubbed: a value gets the same placeholder in question, answer and correction."""
     feedback = row.get("feedback") or {}
     correction, score = _corrected_answer(feedback), feedback.get("score")
+    preferred = msgspec.convert(feedback.get("preferred"), Preferred | None)
     messages = row["messages"] if _has_valid_messages(row.get("messages")) else []
     turns = [
         {"role": turn["role"], "content": turn["content"]} for turn in messages if turn["role"] not in SYSTEM_ROLES
@@ -318,6 +325,7 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         "correction": (clean(correction.strip()) or None) if correction else None,
         **({"left_out": True} if feedback.get("left_out") is True else {}),
         **_decision_time(feedback.get("decided")),
+        **({"preferred": msgspec.structs.asdict(preferred)} if preferred else {}),
     }
     if is_feedback(row):
         return {"kind": "feedback", **common}

@@ -1,11 +1,12 @@
 """Decides whether a candidate's rollout goes on: first behind the champion (shadow), then with growing shares of the users.
 
-Behind the champion the candidate must prove that it is not worse by more than `rollout.margin`, in the share of right answers. Each
-question gives a loss: 1 if the champion alone is right, -1 if the candidate alone is, else 0; equal answers need no person. While
-nobody has decided about two different answers, they count as a loss of 1. The evidence is a bet that wins nothing on average while
-the mean loss is the margin or more, so the chance that it ever reaches 1/level is at most the level, whenever one looks, and
-whichever answers are decided first (Waudby-Smith and Ramdas 2024, section 4). With a share of the users, a rollout goes on after
-`rollout.share_rows` answers if the candidate is not surely worse.
+Behind the champion the candidate must prove that it is not worse by more than `rollout.margin`, in the share of right answers;
+in free text, of answers that reviewers prefer. Each question gives a loss: 1 if the champion alone is right or preferred, -1 if
+the candidate alone is, else 0; equal answers need no person. While nobody has decided about two different answers, they count
+as a loss of 1. The evidence is a bet that wins nothing on average while the mean loss is the margin or more, so the chance that
+it ever reaches 1/level is at most the level, whenever one looks, and whichever answers are decided first (Waudby-Smith and
+Ramdas 2024, section 4). With a share of the users, a rollout goes on after `rollout.share_rows` answers if the candidate is not
+surely worse.
 
 A rollout ends as soon as the candidate is surely worse: by :mod:`.shadow` or :mod:`.share`, each of which says that of an equally
 good candidate with a chance of at most half the level.
@@ -21,8 +22,8 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.evaluation.wording import counted, percent
-from finetune_pipeline.production.shadow import ShadowReport, compare_shadow, decided_questions, of_pair
-from finetune_pipeline.production.shadow_rows import ShadowAnswer, agree, is_decidable
+from finetune_pipeline.production.shadow import ShadowReport, compare_shadow, decided_questions
+from finetune_pipeline.production.shadow_rows import ShadowAnswer, agree, is_seen, of_pair
 from finetune_pipeline.production.share import ShareReport, compare_share
 from finetune_pipeline.production.share_rows import assignment_of
 from finetune_pipeline.spec.model import TaskSpec
@@ -69,8 +70,7 @@ class Judged:
     Attributes:
         action: What happens now: nothing yet, the next stage or after the last one the promotion, or the end of the rollout.
         why: In a sentence.
-        evidence: That the candidate is not worse by more than the margin, 1 at the beginning; None if nothing decides which
-            answer is right.
+        evidence: That the candidate is not worse by more than the margin, 1 at the beginning.
         needed: Evidence from which on that is sure.
         undecided: Questions with different answers that nobody has looked at.
     """
@@ -79,7 +79,7 @@ class Judged:
     why: str
     shadow: ShadowReport | None = None
     share: ShareReport | None = None
-    evidence: float | None = None
+    evidence: float = 1.0
     needed: float = 0.0
     undecided: int = 0
 
@@ -123,9 +123,8 @@ def judge(rows: Sequence[Row], spec: TaskSpec, rollout: Rollout, now: datetime) 
     assert spec.rollout is not None
     pair = f"{spec.name}:{rollout.champion}", f"{spec.name}:{rollout.candidate}"
     shadow, share = compare_shadow(rows, spec, pair), compare_share(rows, spec, pair)
-    losses, undecided = question_losses(rows, spec, pair) if is_decidable(spec.output) else ([], 0)
-    values = not_worse_evidence(losses, spec.rollout.margin)
-    evidence = float(values.max(initial=1.0)) if is_decidable(spec.output) else None
+    losses, undecided = question_losses(rows, spec, pair)
+    evidence = float(not_worse_evidence(losses, spec.rollout.margin).max(initial=1.0))
     needed = 1 / (1 - spec.gates.confidence)
     worse = [measure for measure in share.measures if measure.more == "candidate"] if share else []
     action: Action = "stop"
@@ -151,7 +150,7 @@ def question_losses(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str]) 
     first: dict[str, ShadowAnswer] = {}
     for row, shadow in both:
         first.setdefault(text_key(row["input"]), shadow)
-    seen = {text_key(row["input"]) for row, _ in both if row["reviewed"]}
+    seen = {text_key(row["input"]) for row, _ in both if is_seen(row, spec.output)}
     losses, undecided = [], 0
     for key, shadow in first.items():
         if agree(shadow, spec.output):
@@ -165,22 +164,19 @@ def question_losses(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str]) 
 
 
 def _shadow_ready(
-    report: ShadowReport | None, spec: TaskSpec, evidence: float | None, needed: float, undecided: int
+    report: ShadowReport | None, spec: TaskSpec, evidence: float, needed: float, undecided: int
 ) -> tuple[bool, str]:
     assert spec.rollout is not None
     questions, wanted = report.questions if report else 0, spec.rollout.shadow_rows
     if questions < wanted:
         return False, f"both have answered {questions:,} of {counted(wanted, 'question')}"
-    if evidence is None:
-        return True, (
-            f"both have answered {counted(questions, 'question')}; of free text nothing decides which answer is right, so the "
-            "users' feedback decides from here"
-        )
     margin = percent(spec.rollout.margin)
     said = f"evidence {evidence_text(evidence)}, {needed:,.0f} needed"
     if evidence >= needed:
         return True, f"it is surely not worse by more than {margin} ({said})"
-    waiting = f": {counted(undecided, 'different answer')} wait for a person" if undecided else ""
+    waiting = ""
+    if undecided:
+        waiting = f": {counted(undecided, 'different answer')} wait for a person and count against it until then"
     return False, f"not yet sure that it is not worse by more than {margin} ({said}){waiting}"
 
 

@@ -1,9 +1,10 @@
 """Compares the champion with the model that answers behind it (`finetune serve --shadow`), on the same rows.
 
-Which of them is right is decided by reviewers where the answers differ. Of rows on which only one is right, an equally good model
-is right on half. Two e-processes of :mod:`.promise_watch` bet against "at most half", one for each model; the chance that one
-reaches 2/level is at most half the level, however often one looks. What users report by themselves is counted, but no evidence:
-they saw the champion's answers alone, and report its mistakes.
+Which of them is right is decided by reviewers where the answers differ; in free text, which answer is better, without knowing
+whose is whose. Of rows on which only one is right or better, an equally good model has half. Two e-processes of
+:mod:`.promise_watch` bet against "at most half", one for each model; the chance that one reaches 2/level is at most half the
+level, however often one looks. What users report by themselves is counted, but no evidence: they saw the champion's answers
+alone, and report its mistakes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,14 @@ from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.production.promise_watch import evidence
-from finetune_pipeline.production.shadow_rows import ShadowAnswer, agree, is_decidable, newest_pair, shadow_of
+from finetune_pipeline.production.shadow_rows import (
+    ShadowAnswer,
+    agree,
+    is_decidable,
+    newest_pair,
+    of_pair,
+    preference_of,
+)
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -33,7 +41,7 @@ class Side:
         valid: Answers in the declared form.
         failed: Questions without an answer.
         seconds: Median and 95th percentile of the time for an answer, without waiting.
-        right: Decided questions that it alone answered right.
+        right: Decided questions that it alone answered right, or in free text better.
         evidence: That it is better, 1 at the beginning.
     """
 
@@ -75,7 +83,8 @@ class ShadowReport:
         same: Those with the same answer.
         agreement: Confidence interval of their share.
         decided: Questions with different answers that reviewers have decided.
-        limit: Evidence from which a model is surely better; None if no single answer is right in this task.
+        limit: Evidence from which a model is surely better.
+        preferred: Whether reviewers say which answer is better, since no single one is right in free text.
         better: The model that is surely better.
         since: The time of the decision that showed it.
     """
@@ -88,14 +97,17 @@ class ShadowReport:
     same: int
     agreement: tuple[float, float]
     decided: int
-    limit: float | None
+    limit: float
+    preferred: bool
     better: Better | None = None
     since: str = ""
     reported: Reported = field(default_factory=Reported)
 
 
 class Decided(NamedTuple):
-    """What a reviewer decided about a question with different answers: whether each model is right, and when."""
+    """What a reviewer decided about a question with different answers: whether each model is right, and when.
+
+    In free text, the preferred answer is right, both of two equally good ones are, and none that is not acceptable."""
 
     champion_right: bool
     shadow_right: bool
@@ -121,7 +133,7 @@ def compare_shadow(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str] | 
     by_question = {text_key(row["input"]): (row, shadow) for row, shadow in reversed(both)}
     answers = [shadow for _, shadow in by_question.values()]
     same = sum(agree(answer, spec.output) for answer in answers)
-    decided = list(decided_questions(both, spec).values()) if is_decidable(spec.output) else []
+    decided = list(decided_questions(both, spec).values())
     alone = [(one.shadow_right, one.time) for one in decided if one.champion_right != one.shadow_right]
     wins = np.array([is_shadow for is_shadow, _ in alone], bool)
     values = {"champion": evidence(list(~wins), 0.5), "shadow": evidence(list(wins), 0.5)}
@@ -143,7 +155,8 @@ def compare_shadow(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str] | 
         same=same,
         agreement=wilson_interval(same, len(answers), spec.gates.confidence),
         decided=len(decided),
-        limit=limit if is_decidable(spec.output) else None,
+        limit=limit,
+        preferred=not is_decidable(spec.output),
         better=better,
         since=alone[crossed[0][0]][1] if crossed else "",
         reported=_reported(both, spec),
@@ -159,24 +172,29 @@ def _side(
     return Side(name, valid, len(texts) - len(given), (median, late), right, most)
 
 
-def of_pair(rows: Sequence[Row], pair: tuple[str, str]) -> list[tuple[Row, ShadowAnswer]]:
-    """Return the rows that both models answered, with the second answer. pair: as for :func:`compare_shadow`."""
-    return [(row, shadow) for row in rows if (shadow := shadow_of(row)) and shadow.pair == pair]
-
-
 def decided_questions(both: Sequence[tuple[Row, ShadowAnswer]], spec: TaskSpec) -> dict[str, Decided]:
     """Return what was decided about each question with different answers, by its text_key, in the order of the decisions. The first
     decision of a question counts."""
+    made = [
+        (decision.time, str(row["id"]), text_key(row["input"]), decision)
+        for row, shadow in both
+        if not agree(shadow, spec.output) and (decision := _decision(row, shadow, spec))
+    ]
     decided: dict[str, Decided] = {}
-    chosen = [(row, shadow) for row, shadow in both if row["reviewed"] and row["correction"]]
-    for row, shadow in sorted(chosen, key=lambda entry: (_decision_time(entry[0]), str(entry[0]["id"]))):
-        if not agree(shadow, spec.output):
-            decided.setdefault(text_key(row["input"]), Decided(*_right(row, shadow, spec), _decision_time(row)))
+    for _, _, key, decision in sorted(made):
+        decided.setdefault(key, decision)
     return decided
 
 
-def _decision_time(row: Row) -> str:
-    return str(row.get("decided") or row["timestamp"])
+def _decision(row: Row, shadow: ShadowAnswer, spec: TaskSpec) -> Decided | None:
+    if is_decidable(spec.output):
+        if not (row["reviewed"] and row["correction"]):
+            return None
+        return Decided(*_right(row, shadow, spec), str(row.get("decided") or row["timestamp"]))
+    if (preferred := preference_of(row)) is None:
+        return None
+    is_right = {name: preferred.choice in (name, "equal") for name in ("champion", "shadow")}
+    return Decided(is_right["champion"], is_right["shadow"], preferred.decided or str(row["timestamp"]))
 
 
 def _right(row: Row, shadow: ShadowAnswer, spec: TaskSpec) -> tuple[bool, bool]:
@@ -218,13 +236,13 @@ def shadow_lines(report: ShadowReport, task: str) -> list[str]:
     ]
     if reported := _reported_line(report):
         lines.append(reported)
-    if report.limit is None:
-        return [*lines, "  which is right is not decided: in free text, two different answers may both be"]
+    by_whom, alone = ("reviewers, blind", "preferred") if report.preferred else ("reviewers", "alone right")
+    none = "no preference" if report.preferred else "neither"
     neither = report.decided - champion.right - shadow.right
     lines.append(
-        f"  decided by reviewers: {report.decided:,} of {counted(n - report.same, 'question')} with different answers; "
-        + ", ".join(f"{side.name} alone right {side.right:,}" for side in sides)
-        + f", neither {neither:,}"
+        f"  decided by {by_whom}: {report.decided:,} of {counted(n - report.same, 'question')} with different answers; "
+        + ", ".join(f"{side.name} {alone} {side.right:,}" for side in sides)
+        + f", {none} {neither:,}"
     )
     needed = f"{report.limit:,.0f} to 1 needed"
     if report.better:

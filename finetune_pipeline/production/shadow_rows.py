@@ -4,14 +4,16 @@
 that of the champion's answer, which has its own line. Nothing reads ``shadow`` as an answer that somebody got.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from finetune_pipeline.data.answer_equality import same_answer
+from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.spec.outputs import AnyOutput, TextOutput
 
+Row = Mapping[str, Any]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -50,6 +52,21 @@ class ShadowAnswer(msgspec.Struct, frozen=True):
         output = None if self.output is None else clean(self.output)
         texts = {"output": output, "champion_output": clean(self.champion_output), "problem": clean(self.problem)}
         return {**msgspec.structs.asdict(self), **texts}
+
+
+class Preferred(msgspec.Struct, frozen=True):
+    """Which of two models' answers to a row of free text a reviewer prefers, without knowing whose is whose.
+
+    Attributes:
+        champion, model_version: The two that were compared, as in :class:`ShadowAnswer`.
+        choice: The better one, or that the answers are equally good, or that neither is acceptable.
+        decided: When; empty: unknown.
+    """
+
+    champion: Name
+    model_version: Name
+    choice: Literal["champion", "shadow", "equal", "neither"]
+    decided: str = ""
 
 
 def is_shadow(row: Any) -> bool:
@@ -92,7 +109,35 @@ def agree(shadow: ShadowAnswer, output: AnyOutput) -> bool:
     return shadow.output is not None and same_answer(shadow.champion_output, shadow.output, output)
 
 
-def differs(row: Mapping[str, Any], pair: tuple[str, str] | None, output: AnyOutput) -> bool:
-    """Whether a reviewer's answer to a row decides between the models of this pair."""
-    shadow = shadow_of(row) if pair else None
-    return shadow is not None and shadow.pair == pair and is_decidable(output) and not agree(shadow, output)
+def of_pair(rows: Iterable[Row], pair: tuple[str, str]) -> list[tuple[Row, ShadowAnswer]]:
+    """Return the rows that both models answered, with the second answer. pair: versions of the champion and of the second one."""
+    return [(row, shadow) for row in rows if (shadow := shadow_of(row)) and shadow.pair == pair]
+
+
+def preference_of(row: Row) -> Preferred | None:
+    """Return what a reviewer said of the two answers of a row as merge_lines returns it; None if nobody did of these models."""
+    preferred, shadow = row.get("preferred"), row.get("shadow")
+    if not preferred or not shadow:
+        return None
+    said = msgspec.convert(preferred, Preferred)
+    return said if (said.champion, said.model_version) == (shadow["champion"], shadow["model_version"]) else None
+
+
+def is_seen(row: Row, output: AnyOutput) -> bool:
+    """Whether a reviewer has decided between the two answers of a row, or left the row out."""
+    return bool(row["reviewed"] if is_decidable(output) else row["left_out"] or preference_of(row))
+
+
+def waiting_rows(rows: Sequence[Row], pair: tuple[str, str], output: AnyOutput) -> set[str]:
+    """Return the ids of the rows in which a reviewer has to decide between the models of a pair. rows: sorted by time.
+
+    Of a right answer each row makes an example. A preference is asked for once a question.
+    """
+    both = of_pair(rows, pair)
+    if is_decidable(output):
+        return {str(row["id"]) for row, shadow in both if not is_seen(row, output) and not agree(shadow, output)}
+    first: dict[str, tuple[Row, ShadowAnswer]] = {}
+    for row, shadow in both:
+        first.setdefault(text_key(row["input"]), (row, shadow))
+    seen = {text_key(row["input"]) for row, _ in both if is_seen(row, output)}
+    return {str(row["id"]) for key, (row, shadow) in first.items() if key not in seen and not agree(shadow, output)}

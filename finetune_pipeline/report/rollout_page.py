@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.production.rollout import SHADOW, Judged, Rollout, evidence_text, stages_of
 from finetune_pipeline.production.shadow import shadow_lines
+from finetune_pipeline.production.shadow_rows import is_decidable
 from finetune_pipeline.production.share import ShareReport, share_lines
 from finetune_pipeline.report.blocks import Block, Items, Page, Section, Table, Text, Verdict, figure, text
 from finetune_pipeline.spec.model import TaskSpec
@@ -26,7 +27,12 @@ def rollout_page(
     status, answer = ANSWERS[judged.action]
     next_steps = []
     if judged.undecided and rollout.percent == SHADOW:
-        next_steps.append(f"Decide about the different answers: `finetune review {spec.name} --what flagged`.")
+        decide = "Decide about the different answers"
+        if not is_decidable(spec.output):
+            decide = "Say which of two different answers is better, without seeing whose is whose"
+        next_steps.append(
+            f"{decide}: `finetune review {spec.name} --what flagged`. Without decisions it stays at this stage."
+        )
     return Page(
         f"Rollout: {spec.name}",
         f"Version {rollout.candidate} is to take over from version {rollout.champion} in stages.",
@@ -57,15 +63,13 @@ def _stages(spec: TaskSpec, rollout: Rollout) -> Table:
 def _shadow(spec: TaskSpec, judged: Judged) -> list[Block]:
     if judged.shadow is None:
         return [Text("The candidate has answered no row behind the champion yet.")]
-    blocks: list[Block] = [Items([line.strip() for line in shadow_lines(judged.shadow, spec.name)])]
-    if judged.evidence is not None and spec.rollout is not None:
-        note = (
-            f"Evidence that the candidate is not worse by more than {percent(spec.rollout.margin)}: "
-            f"{evidence_text(judged.evidence)} to 1; {judged.needed:,.0f} to 1 is needed. "
-            "Different answers that nobody has decided count against it."
-        )
-        blocks.append(Text(note))
-    return blocks
+    assert spec.rollout is not None
+    note = (
+        f"Evidence that the candidate is not worse by more than {percent(spec.rollout.margin)}: "
+        f"{evidence_text(judged.evidence)} to 1; {judged.needed:,.0f} to 1 is needed. "
+        "Different answers that nobody has decided count against it."
+    )
+    return [Items([line.strip() for line in shadow_lines(judged.shadow, spec.name)]), Text(note)]
 
 
 def _share(report: ShareReport | None) -> list[Block]:

@@ -1,5 +1,5 @@
-"""Review queues: answers of two models, rows of data, and flagged production rows. A queue contains the items to show, validates
-returned lines, and names the file of the task folder that stores them."""
+"""Review queues: answers of two models, and rows of data. A queue contains the items to show, validates returned lines, and names
+the file of the task folder that stores them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,6 @@ from typing import Any
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.review import RATINGS, read_decision
 from finetune_pipeline.evaluation.wording import percent
-from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.report.page import html_templates
 from finetune_pipeline.review.ratings import COLUMNS, parse_rating
 from finetune_pipeline.review.sheet import SheetItem
@@ -19,7 +18,7 @@ Parsed = tuple[dict[str, Any] | None, list[str]]
 Row = Mapping[str, Any]
 
 
-def _choices(**labels: str) -> list[dict[str, Any]]:
+def choices(**labels: str) -> list[dict[str, Any]]:
     """Return decisions with their labels, in order of their keys 1, 2, …; `relabel` needs another answer."""
     return [
         {"value": value, "label": label, "key": str(key)} | ({"answer": True} if value == "relabel" else {})
@@ -27,9 +26,8 @@ def _choices(**labels: str) -> list[dict[str, Any]]:
     ]
 
 
-_RATING_CHOICES = _choices(A="only A is acceptable", B="only B is acceptable", both="both are", neither="neither is")
-_ROW_CHOICES = _choices(keep="keep", drop="drop", relabel="another answer")
-_FLAG_CHOICES = _choices(keep="the answer is correct", relabel="another answer", drop="leave it out")
+_RATING_CHOICES = choices(A="only A is acceptable", B="only B is acceptable", both="both are", neither="neither is")
+_ROW_CHOICES = choices(keep="keep", drop="drop", relabel="another answer")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class ReviewQueue:
     Attributes:
         sheet: Name under which browsers keep the decisions.
         mode: `outputs` (two answers side by side), `rows`, or `people` (rows without an answer).
-        choices: Possible decisions: value, label, key, and `answer` if another answer must be given.
+        choices: Possible decisions: value, label, key, and `answer` if another answer must be given. An item may have its own.
         take: Validates one returned line. Returns the row to store, or the problems; neither if nothing was decided.
         target: The file for a rater's decisions.
         table: The rows of a sheet to fill in as a file.
@@ -124,7 +122,7 @@ def outputs_queue(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequ
     )
 
 
-def _parse_decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
+def parse_decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
     """Validate a returned decision about a row. known: the rows that may be decided, by id. Returns as `ReviewQueue.take`."""
     if not isinstance(row, Mapping):
         return None, ["it is not an object"]
@@ -215,70 +213,10 @@ def _data_queue(
         mode="rows",
         choices=_ROW_CHOICES,
         items=items,
-        take=lambda row: _parse_decision(row, task, known),
+        take=lambda row: parse_decision(row, task, known),
         target=lambda rater: task.folder / "reviews" / f"{what}-{safe_name(rater)}.jsonl",
         table=[
             {k: str(row.get(k) or "") for k in ("id", "text", "answer", "decision", "label", "reviewer", "comment")}
-            for row in rows
-        ],
-        answers=task.spec.labels,
-    )
-
-
-def _second_answer(row: Row) -> tuple[str, str]:
-    """Return title and text of what the model behind the champion answered."""
-    shadow = row["shadow"]
-    return f"Answer of {shadow['model_version']}, which nobody got", shadow["output"] or "none: it failed"
-
-
-def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -> ReviewQueue:
-    """Return the queue of production rows for human review (production.choosing's queue, with `why`). A decision becomes
-    feedback for the next run: a log line with the same id and the correction, or with `left_out`.
-
-    logged: all production rows, since a sheet may be returned, again or by a second reviewer, when its rows no longer wait.
-    """
-    known_rows = {str(row["id"]): row for row in (*logged, *rows)}
-
-    def take(row: Any) -> Parsed:
-        decision, problems = _parse_decision(row, task, known_rows)
-        if decision is None:
-            return None, problems
-        row = known_rows[decision["id"]]
-        correct_answer = decision["label"] if decision["decision"] == "relabel" else row["output"].strip()
-        feedback: dict[str, Any] = {"correction": correct_answer}
-        if decision["decision"] == "drop":
-            feedback = {"left_out": True}
-        elif task.spec.labels and correct_answer not in task.spec.labels:
-            return None, [f"the logged answer {correct_answer!r} is not a label of this task: give another answer"]
-        parsed, _ = read_decision(decision, task.spec, "")
-        if parsed and decision.get("time"):
-            feedback["decided"] = parsed.time.isoformat()
-        logged_line = {key: row[key] for key in ("id", "timestamp", "model_version", "input", "output")}
-        return logged_line | {"feedback": feedback, "metadata": {"reviewer": decision["reviewer"]}}, []
-
-    return ReviewQueue(
-        title=f"Production answers: {task.name}",
-        intro="Production answers that failed, were sampled, from which another model differs, or whose correction is held "
-        "back. Give the correct "
-        "answer: it becomes a training example.",
-        sheet=f"{task.name}-flagged",
-        mode="rows",
-        choices=_FLAG_CHOICES,
-        items=[
-            page_item(
-                row["id"],
-                (f"Input ({row['why']})", row["input"]),
-                (f"Answer of {row['model_version']}", row["output"]),
-                *([_second_answer(row)] if row.get("shadow") else []),
-                *([("Proposed correction", row["correction"])] if row["correction"] else []),
-            )
-            for row in rows
-        ],
-        take=take,
-        target=lambda rater: task.folder / OWN_FOLDER / f"reviewed-{safe_name(rater)}.jsonl",
-        table=[
-            {"id": str(row["id"]), "text": row["input"], "answer": row["output"]}
-            | dict.fromkeys(("decision", "label", "reviewer"), "")
             for row in rows
         ],
         answers=task.spec.labels,

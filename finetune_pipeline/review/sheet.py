@@ -83,9 +83,14 @@ def make_sheet(
 
 
 def shown(row: Row) -> str:
-    if row["status"] == "error":
+    return shown_text(None if row["status"] == "error" else row["text"])
+
+
+def shown_text(answer: str | None) -> str:
+    """Return what people see of an answer; None: it failed."""
+    if answer is None:
         return "(no answer: the generation failed)"
-    return row["text"] if row["text"].strip() else "(an empty answer)"
+    return answer if answer.strip() else "(an empty answer)"
 
 
 def keyed(secret: bytes, *parts: str) -> bytes:

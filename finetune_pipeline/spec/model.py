@@ -112,7 +112,8 @@ class RolloutSpec(Section):
         0.05,
         gt=0,
         le=0.5,
-        description="Share of right answers that it may lose, at most; proven before the first share.",
+        description="Share of right answers, or in free text of preferred ones, that it may lose, at most; proven before the "
+        "first share.",
     )
 
 

@@ -15,15 +15,17 @@ import pytest
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.people import PeopleAnswers
 from finetune_pipeline.evaluation.gates import decide
+from finetune_pipeline.production.choosing import DIFFERS
 from finetune_pipeline.report.blocks import Page, Section, Table, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_html
+from finetune_pipeline.review.flagged_queue import flagged_queue
 from finetune_pipeline.review.people_queue import people_queue
 from finetune_pipeline.review.queues import ReviewQueue, outputs_queue, synthetic_queue
 from finetune_pipeline.review.server import review_app
 from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
 from finetune_pipeline.serving.local_server import LocalServer
-from finetune_pipeline.spec.model import Task
+from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
 from finetune_pipeline_tests.unit.report.test_page import every_block
@@ -279,3 +281,42 @@ def test_the_teachers_other_answer_stays_on_the_page_once_ones_own_is_stored(tas
     assert result["after"]["at"] == 0 and result["after"]["texts"][1] == "no\n\nYour answer is stored and counts: yes"
     assert result["at"] == 2 and len(result["texts"]) == 1, "where both agree the next row is shown"
     assert [json.loads(line)["answer"] for line in target.read_text().splitlines()] == ["yes", "yes"]
+
+
+def test_two_answers_in_free_text_are_compared_and_other_rows_corrected_on_one_page(tmp_path: Path) -> None:
+    written = {"name": "demo", "description": "d", "system_prompt": "s", "output": {"kind": "text"}}
+    task = Task(spec=TaskSpec.model_validate(written), folder=tmp_path / "demo")
+    both = {"champion": "demo:1", "model_version": "demo:2", "champion_output": "old words", "output": "new words"}
+    logged = {"timestamp": "2026-05-01T10:00:00+00:00", "model_version": "demo:1", "output": "old words", "turns": None}
+    logged |= {"correction": None, "input": "question", "shadow": None}
+    shadow = {**both, "seconds": 0.1, "champion_seconds": 0.1}
+    rows = [
+        {**logged, "id": "r1", "why": DIFFERS, "shadow": shadow},
+        {**logged, "id": "r2", "why": "flagged: rude"},
+        {**logged, "id": "r3", "why": DIFFERS, "shadow": shadow},
+    ]
+    flagged = flagged_queue(task, rows, b"secret")
+    script = (
+        "const wait = async () => { await sending; await new Promise(done => setTimeout(done, 400)); };"
+        'const see = () => ({ labels: [...$("choices").children].map(e => e.lastChild.textContent), chosen:'
+        ' [...document.querySelectorAll("#choices .on")].map(e => e.id), sides: document.querySelectorAll(".sides pre").length });'
+        'const seen = [see()]; press("2"); await wait(); seen.push(see()); press("2"); type("answer", "right words");'
+        'await wait(); press("j"); seen.push(see()); press("3"); await wait(); seen.push(see());'
+        'tell({ seen, at, rows: lines(), state: $("state").textContent, pair: data.items[0].sides.map(side => side.text) });'
+    )
+    page = with_driver(flagged.page("Ada", server=True), script)
+    target = flagged.target("Ada")
+    with LocalServer(review_app(page, flagged.take, target)) as server:
+        result = drive(f"{server.url}/", tmp_path)
+    preferences = ["the first is better", "the second is better", "equally good", "neither is acceptable"]
+    corrections = ["the answer is correct", "another answer", "leave it out"]
+    assert [seen["labels"] for seen in result["seen"]] == [preferences, corrections, preferences, preferences]
+    assert [seen["sides"] for seen in result["seen"]] == [2, 0, 2, 2]
+    assert result["seen"][3]["chosen"] == ["choice-equal"] and result["state"] == "stored"
+    second = {"old words": "champion", "new words": "shadow"}[result["pair"][1]]
+    stored = [json.loads(line)["feedback"] for line in target.read_text().splitlines()]
+    assert [one.get("preferred", {}).get("choice") or one.get("correction") for one in stored] == [
+        second,
+        "right words",
+        "equal",
+    ]

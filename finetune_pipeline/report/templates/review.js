@@ -37,10 +37,32 @@ function block(title, text) {
 }
 
 const item = () => data.items[at];
-const choice_of = row => data.choices.find(choice => row && choice.value === row.choice);
+const choices = () => item().choices || data.choices;
+const choice_of = row => row && ((data.items.find(each => each.id === row.id) || {}).choices || data.choices)
+  .find(choice => choice.value === row.choice);
 const complete = row => Boolean(row && row.choice && !(choice_of(row).answer && !row.answer)
   && !(choice_of(row).reason && !row.comment));
 const decided = () => data.items.filter(each => complete(kept[each.id])).length;
+
+// Buttons stay, with the focus, while the next item has the same choices.
+function show_choices(own) {
+  const buttons = choices().map(choice => $("choice-" + choice.value) || button(choice));
+  if (buttons.length !== $("choices").children.length || buttons.some(each => !each.isConnected)) {
+    $("choices").replaceChildren(...buttons);
+  }
+  choices().forEach((choice, i) => { buttons[i].className = own && own.choice === choice.value ? "on" : ""; });
+}
+
+function button(choice) {
+  const made = document.createElement("button");
+  const key = document.createElement("kbd");
+  made.id = "choice-" + choice.value;
+  made.type = "button";
+  key.textContent = choice.key;
+  made.append(key, choice.label);
+  made.onclick = () => choose(choice);
+  return made;
+}
 
 function show() {
   const own = kept[item().id];
@@ -52,9 +74,7 @@ function show() {
     sides.append(...item().sides.map(b => block(b.title, b.text)));
     $("item").append(sides);
   }
-  for (const choice of data.choices) {
-    $("choice-" + choice.value).className = own && own.choice === choice.value ? "on" : "";
-  }
+  show_choices(own);
   $("comment").value = own && own.comment ? own.comment : "";
   if ($("answer")) {
     $("answer").value = own && own.answer ? own.answer : "";
@@ -167,7 +187,7 @@ function on_key(event) {
     }
     return;
   }
-  const choice = data.choices.find(each => each.key === event.key);
+  const choice = choices().find(each => each.key === event.key);
   if (choice) {
     event.preventDefault();
     choose(choice);
@@ -189,16 +209,6 @@ for (const id of Object.keys(kept)) {
   if (!data.items.some(each => each.id === id) || !choice_of(kept[id])) delete kept[id];
 }
 $("rater").value = data.rater || read(name_key) || "";
-for (const choice of data.choices) {
-  const button = document.createElement("button");
-  const key = document.createElement("kbd");
-  button.id = "choice-" + choice.value;
-  button.type = "button";
-  key.textContent = choice.key;
-  button.append(key, choice.label);
-  button.onclick = () => choose(choice);
-  $("choices").append(button);
-}
 if ($("answer")) $("answer").onchange = () => { if (change({ answer: $("answer").value.trim() })) show(); };
 $("comment").onchange = () => { if (kept[item().id]) change({ comment: $("comment").value.trim() }); };
 $("rater").onchange = () => { keep(name_key, $("rater").value.trim()); say(""); };

@@ -41,7 +41,7 @@ def test_questions_on_which_both_agree_prove_it_without_a_person() -> None:
     assert (few.action, few.why) == ("wait", "both have answered 99 of 100 questions")
     judged = judge([same(i) for i in range(100)], rolled(), stage(), NOW)
     assert judged.action == "advance" and judged.undecided == 0
-    assert judged.needed == pytest.approx(20) and judged.evidence is not None and judged.evidence > 20
+    assert judged.needed == pytest.approx(20) and judged.evidence > 20
     assert "surely not worse by more than 5.0%" in judged.why
     much = judge([same(i) for i in range(600)], rolled(), stage(), NOW)
     assert "(evidence over 1,000,000, 20 needed)" in much.why
@@ -51,7 +51,8 @@ def test_different_answers_count_against_it_until_a_person_decides() -> None:
     rows = [same(i) for i in range(100)] + [row(100 + i) for i in range(20)]
     rows = rows[100:] + rows[:100]
     judged = judge(rows, rolled(), stage(), NOW)
-    assert (judged.action, judged.undecided) == ("wait", 20) and "20 different answers wait for a person" in judged.why
+    assert (judged.action, judged.undecided) == ("wait", 20)
+    assert judged.why.endswith(": 20 different answers wait for a person and count against it until then")
     decided = [row(100 + i, right="howto" if i % 2 else "bug") for i in range(20)] + rows[20:]
     decided += [same(200 + i) for i in range(300)]
     judged = judge(decided, rolled(), stage(), NOW)
@@ -99,11 +100,6 @@ def test_complaints_end_it_and_enough_old_answers_without_more_of_them_go_on() -
     assert judged.action == "stop" and judged.why.startswith("its answers are surely more often complained about")
     good = [shared_row(i, False, 10, flag="bad", reported="2026-06-02") for i in range(99)]
     assert judge([*rows(200), *good], rolled(), stage(10), NOW).action == "advance", "the champion's own complaints"
-
-
-def test_of_free_text_the_number_of_questions_decides_in_shadow() -> None:
-    judged = judge([row(i) for i in range(100)], rolled("text"), stage(), NOW)
-    assert judged.action == "advance" and judged.evidence is None and "feedback decides from here" in judged.why
 
 
 def test_stages_follow_one_another() -> None:

@@ -15,7 +15,7 @@ from finetune_pipeline.production.choosing import DIFFERS, PASSED_ON, choose
 from finetune_pipeline.production.erasure import forget
 from finetune_pipeline.production.log_merging import read_logs, write_logs
 from finetune_pipeline.production.shadow import compare_shadow, shadow_lines
-from finetune_pipeline.review.queues import flagged_queue
+from finetune_pipeline.review.flagged_queue import flagged_queue
 from finetune_pipeline.spec import Task
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.production.streams import task_of
@@ -164,7 +164,7 @@ def test_equally_good_models_are_called_different_at_most_at_the_level() -> None
     assert sum(worlds) <= 200 * 0.05
 
 
-def test_only_the_latest_pair_is_compared_and_free_text_decides_nothing() -> None:
+def test_only_the_latest_pair_is_compared() -> None:
     rows = [
         row(1, "howto", **said("howto", model_version="t:9")),
         row(2, "bug"),
@@ -173,9 +173,6 @@ def test_only_the_latest_pair_is_compared_and_free_text_decides_nothing() -> Non
     report = compare_shadow([rows[0], rows[2], rows[1]], spec())
     assert report is not None and (report.shadow.name, report.rows, report.decided) == ("t:2", 1, 1)
     assert compare_shadow([row(1, shadow=None)], spec()) is None
-    text = compare_shadow([row(1, "howto")], spec("text"))
-    assert text is not None and (text.limit, text.decided, text.better) == (None, 0, None)
-    assert "two different answers may both be" in shadow_lines(text, "t")[-1]
 
 
 def test_rows_that_decide_come_first_in_an_order_that_does_not_depend_on_who_is_right() -> None:
@@ -195,10 +192,9 @@ def test_rows_that_decide_come_first_in_an_order_that_does_not_depend_on_who_is_
     assert choose(spec(), rows).queued() == {PASSED_ON: 1, "flagged": 5, DIFFERS: 7}
     unflagged = [entry["id"] for entry, _ in choose(spec(), [row(i) for i in range(2, 12)]).queue]
     assert [entry["id"] for entry, _ in queue if int(entry["id"]) in range(2, 12)] == unflagged
-    assert choose(spec("text"), [row(1)]).queue == [], "any two free texts differ"
 
 
 def test_reviewers_see_both_answers(task: Task) -> None:
-    (item,) = flagged_queue(task, [row(1, why=DIFFERS)]).items
+    (item,) = flagged_queue(task, [row(1, why=DIFFERS)], b"").items
     assert [block["text"] for block in item["blocks"]] == ["text 1", "bug", "howto"]
     assert item["blocks"][2]["title"] == "Answer of t:2, which nobody got"

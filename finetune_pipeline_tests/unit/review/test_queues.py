@@ -10,9 +10,9 @@ from finetune_pipeline.data.json_lines import append_line
 from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
+from finetune_pipeline.review.flagged_queue import flagged_queue
 from finetune_pipeline.review.queues import (
     ReviewQueue,
-    flagged_queue,
     outputs_queue,
     rows_queue,
     suspects_queue,
@@ -169,7 +169,7 @@ def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     assert cached_choice(task.spec, read_logs(task, store)).examples[0] is example, (
         "the same rows are not sorted out again"
     )
-    queue = flagged_queue(task, [{**row, "why": "flagged: wrong"} for row in before.rows])
+    queue = flagged_queue(task, [{**row, "why": "flagged: wrong"} for row in before.rows], b"")
     for name in ("log-1", "log-2"):
         take(queue, "Ada", {"id": name, "decision": "drop", "reviewer": "Ada"})
     after = read_logs(task, store)
@@ -191,7 +191,8 @@ def test_a_sheet_of_production_rows_comes_back_twice_and_from_two_people(task: T
 
     def comes_back(rater: str, **said: str) -> tuple[int, int]:
         logs = read_logs(task, kept)
-        queue = flagged_queue(task, [{**r, "why": why} for r, why in cached_choice(task.spec, logs).queue], logs.rows)
+        waiting = [{**r, "why": why} for r, why in cached_choice(task.spec, logs).queue]
+        queue = flagged_queue(task, waiting, b"", logs.rows)
         file.write_text(json.dumps({"id": "log-1", "reviewer": rater, **said}))
         sheet = read_table(queue, file)
         assert not sheet.problems
