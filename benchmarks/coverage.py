@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.evaluation.finalists import CANDIDATE, contenders
+from finetune_pipeline.evaluation.finalists import contenders
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import (
+    CANDIDATE,
     by_model,
     in_order,
     of_model,

@@ -15,7 +15,7 @@ The level of `corrected` is proved, too. The second model's thresholds are fixed
 the test errs at any of them is at most the level, by Bonferroni. The first model's need no correction: with a looser threshold it
 answers the same rows and more, so a test that rejects there rejects at the strictest threshold with no true gain.
 
-Measures: finetune_pipeline/evaluation/automation.py.
+Measures: finetune_pipeline/evaluation/automation.py, finetune_pipeline/evaluation/coverage.py.
 """
 
 import argparse
@@ -28,7 +28,8 @@ import scipy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from finetune_pipeline.evaluation.automation import candidates, certify
+from finetune_pipeline.evaluation.automation import certify
+from finetune_pipeline.evaluation.coverage import coverage_gain
 from finetune_pipeline.evaluation.probabilities import Answers
 
 ALPHA = 0.025
@@ -87,8 +88,8 @@ class Truth:
 def answers_more(test: list[Answers], thresholds: tuple[float, float], alpha: float) -> bool:
     """Whether the second model surely answers more rows than the first."""
     first, second = (a.probabilities >= t for a, t in zip(test, thresholds, strict=True))
-    fewer, more = int((first & ~second).sum()), int((second & ~first).sum())
-    return more > fewer and float(scipy.special.bdtr(fewer, fewer + more, 0.5)) <= alpha
+    gain = coverage_gain("first", first.tolist(), second.tolist(), thresholds=1, level=2 * alpha)
+    return bool(gain.shown)
 
 
 def simulated(
@@ -104,12 +105,11 @@ def simulated(
             continue
         strict = (promises[0].tested[0].threshold, promises[1].tested[0].threshold)
         served = (strict[0] if promises[0].threshold is None else promises[0].threshold, promises[1].threshold)
-        possible = sum(threshold <= strict[1] for threshold in candidates(validation[1]))
         tried = {
             "validation": (strict, ALPHA, served),
             "strict": (strict, ALPHA, strict),
             "certified": (served, ALPHA, served),
-            "corrected": (served, ALPHA / possible, served),
+            "corrected": (served, ALPHA / promises[1].possible, served),
         }
         for rule, (thresholds, alpha, deployed) in tried.items():
             if answers_more(test, thresholds, alpha):

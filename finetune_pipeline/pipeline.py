@@ -514,7 +514,7 @@ STEPS = [
             "champion_forgotten": run.champion_forgotten,
             **plugin_versions("metrics", "gates"),
         },
-        code_version="37",
+        code_version="38",
         checks=evaluation_check.GATE_CHECKS,
         metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
         run_metrics=tuple(RUN_METRICS),

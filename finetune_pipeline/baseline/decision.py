@@ -273,7 +273,7 @@ def _measured_gains() -> MeasuredGains:
 def _no_room(spec: TaskSpec, power: PowerPlan, rival: Rival, rows: Rows, sources: SourceOf) -> Match | None:
     """Rules 2 and 4: the wanted gain over the strongest rival is impossible, surely or as far as these rows show. The interval is
     corrected for the number of rivals of which this is the strongest."""
-    if power.rows_needed is not None:
+    if power.rows_needed is not None or spec.by_coverage:  # a rival that answers all rows by itself is an obstacle
         return None
     metric, clusters = METRICS[spec.metric], shared_sources(rival.rows, sources)
     confidence = shared_confidence(spec.gates.confidence, len(rivals_of(spec, rows)))

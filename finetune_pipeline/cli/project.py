@@ -8,9 +8,10 @@ import dagster as dg
 from finetune_pipeline.data.split.canaries import EditRecall
 from finetune_pipeline.data.split.leakage import LEAKAGE, Certificate
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.evaluation.finalists import CANDIDATE, TUNED_TITLE
+from finetune_pipeline.evaluation.finalists import TUNED_TITLE
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
+from finetune_pipeline.evaluation.predictions import CANDIDATE
 from finetune_pipeline.evaluation.winner import SOUND, not_shipped
 from finetune_pipeline.evaluation.wording import level
 from finetune_pipeline.orchestration.release import is_registered, present_inputs

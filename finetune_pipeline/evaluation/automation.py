@@ -59,21 +59,35 @@ def first_of(thresholds: Sequence[float], validation: Answers, test_rows: int, m
     Looser thresholds are tested after it at the same level, so beginning strictly costs nothing where these succeed. The chance is
     that of a beta-binomial forecast from validation (Jeffreys' prior).
     """
+    return int(np.argmax(_chances(thresholds, validation, test_rows, max_error, alpha))) if thresholds else 0
+
+
+def probable_threshold(validation: Answers, test_rows: int, max_error: float, alpha: float) -> float | None:
+    """Return the loosest threshold that a test of this many rows probably certifies, by the forecast of first_of; None without."""
+    thresholds = candidates(validation)
     if not thresholds:
-        return 0
+        return None
+    chances = _chances(thresholds, validation, test_rows, max_error, alpha)
+    return min((t for t, chance in zip(thresholds, chances, strict=True) if chance >= 0.5), default=None)
+
+
+def _chances(
+    thresholds: Sequence[float], validation: Answers, test_rows: int, max_error: float, alpha: float
+) -> np.ndarray:
     answered, wrong = np.array([validation.at_least(threshold) for threshold in thresholds]).T
     expected = np.round(answered / len(validation.right) * test_rows).astype(int)
     most = np.array([allowed_mistakes(n, max_error, alpha) for n in expected.tolist()])
     chances = scipy.stats.betabinom.cdf(most, expected, wrong + 0.5, answered - wrong + 0.5)
-    return int(np.argmax(np.where(most >= 0, chances, 0.0)))
+    return np.where(most >= 0, chances, 0.0)
 
 
 def _tested(
     validation: Answers, test: Answers, max_error: float, alpha: float
-) -> tuple[TestedThreshold | None, list[TestedThreshold]]:
-    """Return the last threshold that the test lets through, and all that were tested."""
+) -> tuple[TestedThreshold | None, list[TestedThreshold], int]:
+    """Return the last threshold that the test lets through, all that were tested, and how many might have been."""
     thresholds, tested, chosen = candidates(validation), list[TestedThreshold](), None
-    for threshold in thresholds[first_of(thresholds, validation, len(test.right), max_error, alpha) :]:
+    possible = thresholds[first_of(thresholds, validation, len(test.right), max_error, alpha) :]
+    for threshold in possible:
         answered, wrong = test.at_least(threshold)
         p = float(scipy.special.bdtr(wrong, answered, max_error)) if answered else 1.0
         bound = upper_bound(wrong, answered, alpha)
@@ -82,7 +96,7 @@ def _tested(
         if p > alpha:
             break
         chosen = entry
-    return chosen, tested
+    return chosen, tested, len(possible)
 
 
 def _rows_for(tested: TestedThreshold, n: int, max_error: float, alpha: float) -> int | None:
@@ -115,13 +129,13 @@ def certify(
         unit, fields: What is right or wrong, see probabilities.answers_of.
     """
     n = len(test.right)
-    chosen, tested = _tested(validation, test, max_error, alpha)
+    chosen, tested, possible = _tested(validation, test, max_error, alpha)
     answered, wrong = (chosen.answered, chosen.mistakes) if chosen else (0, 0)
     mistakes = int((~test.right).sum())
     attainable = None
     if not chosen:
         for looser in (error for error in LOOSER_ERRORS if error > max_error):
-            shown, _ = _tested(validation, test, looser, alpha)
+            shown, *_ = _tested(validation, test, looser, alpha)
             if shown:
                 attainable = Attainable(max_error=looser, coverage=shown.answered / n)
                 break
@@ -133,6 +147,7 @@ def certify(
         n=n,
         needed=rows_needed(max_error, alpha),
         threshold=chosen.threshold if chosen else None,
+        possible=possible,
         answered=answered,
         mistakes=wrong,
         upper_bound=chosen.upper_bound if chosen else None,

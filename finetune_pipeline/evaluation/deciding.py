@@ -6,11 +6,14 @@ from dataclasses import asdict
 from fnmatch import fnmatch
 from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.coverage import NONE_ALONE, Automated, coverage_gain
 from finetune_pipeline.evaluation.decisions import Decision, Decisions, Level, RivalGain
 from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import CANDIDATE, CHAMPION, SIMPLE, row_name
 from finetune_pipeline.evaluation.result import PartOfTest
 from finetune_pipeline.evaluation.result_parts import ModelRow
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
@@ -48,6 +51,33 @@ def champion_margin(gates: GatesSpec, forgotten: bool) -> float:
     return margin_of("not_worse" if forgotten else gates.champion, gates.champion_margin)
 
 
+class Beside(NamedTuple):
+    """What rivals, by name, and a candidate answer by themselves."""
+
+    rivals: Mapping[str, Automated]
+    candidate: Automated
+
+
+def beside(automated: Mapping[str, Automated] | None, rivals: Mapping[str, str], candidate: str) -> Beside | None:
+    """Return what is compared in coverage; None where other metrics decide.
+
+    Args:
+        automated: By row of EvaluationResult.models; None where other metrics decide.
+        rivals: The row of each rival, by its name in the decision.
+        candidate: Its row.
+    """
+    if automated is None:
+        return None
+    named = {name: automated.get(row, NONE_ALONE) for name, row in rivals.items()}
+    return Beside(named, automated.get(candidate, NONE_ALONE))
+
+
+def metrics_of_gains(spec: TaskSpec) -> list[str]:
+    """Return the metrics in which every gain must be shown, beside coverage where that decides."""
+    deciding = [] if spec.by_coverage else [spec.metric]
+    return list(dict.fromkeys([*deciding, *spec.gates.more_metrics]))
+
+
 def decide_gain(
     rivals: Mapping[str, Sequence[Row]],
     candidate: Sequence[Row],
@@ -57,6 +87,7 @@ def decide_gain(
     level: float,
     margin: float,
     clusters: Sequence[Hashable] | None = None,
+    automated: Beside | None = None,
 ) -> Decision:
     """Decide whether the gain of `candidate` over every rival significantly exceeds `margin`, in every metric.
 
@@ -68,11 +99,26 @@ def decide_gain(
         level: Two-sided significance level of the whole decision.
         margin: Negative if the candidate may be slightly worse.
         clusters: The source of every row, if rows share one.
+        automated: What the rivals and the candidate answer by themselves: then each gain in coverage must be shown, too.
 
     Returns:
         The decision. A metric without an interval is not shown, and without a rival nothing is shown.
     """
     gains = []
+    if automated:
+        by_itself, ids = automated.candidate, [row["example_id"] for row in candidate]
+        gains = [
+            coverage_gain(
+                rival,
+                automated.rivals.get(rival, NONE_ALONE).of(ids),
+                by_itself.of(ids),
+                thresholds=by_itself.thresholds,
+                level=level,
+                margin=margin,
+                clusters=clusters,
+            )
+            for rival in rivals
+        ]
     for rival, metric in product(rivals, metrics):
         measured = METRICS[metric].gain(rivals[rival], candidate, output, 1 - level, clusters)
         shown = measured.surely_above(margin)
@@ -88,27 +134,39 @@ def decisions_of(
     level: float,
     sources: SourceOf,
     champion_forgotten: bool = False,
+    automated: Mapping[str, Automated] | None = None,
 ) -> Decisions:
     """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant.
 
-    rows, base, simple: each model's in the order of example ids. The champion may lack some of the rows.
+    rows, base, simple: each model's in the order of example ids. The champion may lack some of the rows. automated: with
+    gates.metric coverage, from promises.automated_models.
     """
     gates, champion, candidate = spec.gates, rows.get("champion", []), rows["candidate"]
     beside_champion = answers_to(champion, candidate)
     decide = partial(decide_gain, output=spec.output, level=level)
     decision = partial(decide, candidate=candidate, clusters=shared_sources(candidate, sources))
-    metrics = list(dict.fromkeys([spec.metric, *gates.more_metrics]))
+    metrics = metrics_of_gains(spec)
+    modes = {str(mode): row_name("prompt", None, mode) for mode in base.answers}
     return Decisions(
         baseline=decision(
-            {str(mode): answers for mode, answers in base.answers.items()}, metrics=metrics, margin=gates.min_gain
+            {str(mode): answers for mode, answers in base.answers.items()},
+            metrics=metrics,
+            margin=gates.min_gain,
+            automated=beside(automated, modes, CANDIDATE),
         ),
-        simple=decision(simple, metrics=metrics, margin=margin_of(gates.simple, gates.simple_margin)),
+        simple=decision(
+            simple,
+            metrics=metrics,
+            margin=margin_of(gates.simple, gates.simple_margin),
+            automated=beside(automated, {name: SIMPLE + name for name in simple}, CANDIDATE),
+        ),
         champion=decide(
-            {"champion": champion},
+            {CHAMPION: champion},
             beside_champion,
             metrics=metrics,
             margin=champion_margin(gates, champion_forgotten),
             clusters=shared_sources(beside_champion, sources),
+            automated=beside(automated, {CHAMPION: CHAMPION}, CANDIDATE),
         )
         if champion
         else None,
@@ -128,11 +186,12 @@ def parts_of_test(
     files: Mapping[str, str],
     level: float,
     sources: SourceOf = None,
+    automated: Mapping[str, Automated] | None = None,
 ) -> list[PartOfTest]:
     """Compare the candidate with the base model on the rows of each glob of gates.parts, and on the rest.
 
     Every part must show the gain, so each is judged at the whole level, as in :func:`decide_gain`. base, candidate: rows in the
-    order of example ids. files: the raw file of each test example, by id.
+    order of example ids. files: the raw file of each test example, by id. automated: as in :func:`decisions_of`.
     """
     if not spec.gates.parts:
         return []
@@ -146,9 +205,16 @@ def parts_of_test(
         rivals = {str(mode): [r for r in rows if r["example_id"] in ids] for mode, rows in base.answers.items()}
         clusters, decision = shared_sources(candidate_rows, sources), None
         if pattern is not None and len(candidate_rows) >= MIN_ROWS:
-            metrics, margin = [spec.metric], spec.gates.min_gain
+            modes = {str(mode): row_name("prompt", None, mode) for mode in base.answers}
             decision = decide_gain(
-                rivals, candidate_rows, spec.output, metrics, level=level, margin=margin, clusters=clusters
+                rivals,
+                candidate_rows,
+                spec.output,
+                [] if spec.by_coverage else [spec.metric],
+                level=level,
+                margin=spec.gates.min_gain,
+                clusters=clusters,
+                automated=beside(automated, modes, CANDIDATE),
             )
         models, compared = {}, None
         if candidate_rows:

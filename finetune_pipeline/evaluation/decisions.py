@@ -58,7 +58,11 @@ class Comparison(Part):
 
 
 class RivalGain(Part):
-    """The gain over one rival in one metric."""
+    """The gain over one rival in one metric.
+
+    Attributes:
+        alone, rival_alone: With the metric `coverage`: the shares of rows that the two answer by themselves.
+    """
 
     rival: str
     metric: str
@@ -66,6 +70,8 @@ class RivalGain(Part):
     interval: Interval = None
     confidence: Number = None
     shown: Flag = None
+    alone: Number = None
+    rival_alone: Number = None
 
 
 class Decision(Part):

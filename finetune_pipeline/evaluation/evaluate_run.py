@@ -3,15 +3,17 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.evaluation.calibration import ReleasedProbability
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
 from finetune_pipeline.evaluation.correctness import INVALID, Row
+from finetune_pipeline.evaluation.coverage import Automated
 from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decisions_of, parts_of_test
 from finetune_pipeline.evaluation.decisions import BaseMode, Comparison, FormGap, FormOf, Loosened, Promoted
-from finetune_pipeline.evaluation.finalists import CANDIDATE, contenders, finalists_of, score_interval
-from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, of_model, restricted_name
-from finetune_pipeline.evaluation.probabilities import ON_VALIDATION
+from finetune_pipeline.evaluation.finalists import contenders, finalists_of, score_interval
+from finetune_pipeline.evaluation.predictions import CANDIDATE, SIMPLE, by_model, in_order, of_model, restricted_name
+from finetune_pipeline.evaluation.probabilities import ON_VALIDATION, first_of_sources
 from finetune_pipeline.evaluation.production_rows import RecentRows, recent_rows
-from finetune_pipeline.evaluation.promises import probabilities_of
+from finetune_pipeline.evaluation.promises import automated_models, probabilities_of
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of, regressions
 from finetune_pipeline.evaluation.result import Atlas, ChangedRows, EvaluationResult, StepFacts, Task, WrongAnswers
 from finetune_pipeline.evaluation.result_parts import ModelRow, Probabilities, Scores
@@ -56,6 +58,7 @@ def evaluate_task(
     champion_kind: str | None = None,
     champion_name: str | None = None,
     champion_learned: Collection[str] = (),
+    champion_probability: ReleasedProbability | None = None,
     sources: SourceOf = None,
     files: Mapping[str, str] | None = None,
     validation: Sequence[Row] = (),
@@ -78,6 +81,7 @@ def evaluate_task(
         promoted, untrained, champion_forgotten, champion_kind, champion_name: See EvaluationResult.
         champion_learned: Ids of the test rows that the champion was trained on. If fewer than MIN_ROWS are left, it is not
             compared.
+        champion_probability: Released with the champion; read with gates.metric coverage.
         sources: What each example was made from, by id (Example.made_from).
         files: The raw file of each example, by id; needed with gates.parts.
         validation: Answers to validation rows under the names of `predictions`, on which probabilities are calibrated; those of the
@@ -109,10 +113,9 @@ def evaluate_task(
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
-    judgement = Judgement(str(versions.get("adapter")), main.metric, rules)
+    judgement = Judgement(str(versions.get("adapter")), spec.judged_metric, rules)
     seal = seal_of(openings, main.n, scores["candidate"].accuracy, judgement, confidence)
     level = float(seal.level.level or 0.0)
-    parts = [] if untrained else parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
     baseline = ScoredBaselines.of(facts.baseline.model_dump())
     chosen = list(contenders(spec, baseline, rows, simple, asked))
@@ -126,6 +129,13 @@ def evaluate_task(
         answers = of_model(predictions, ON_VALIDATION)
         judged[CANDIDATE] = probabilities_of(spec, answers, rows["candidate"], level, sources, validation_sources)
     probabilities = {name: of_model for name, of_model in judged.items() if of_model}
+    automated = None
+    if spec.by_coverage:
+        answered = (rows, base_best, simple, asked, judged, champion_probability)
+        automated = automated_models(spec, *answered, level / max(1, len(chosen)), sources, validation_sources)
+    parts = []
+    if not untrained:
+        parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources, automated)
     finalists = finalists_of(
         spec,
         chosen,
@@ -136,6 +146,7 @@ def evaluate_task(
         never_break,
         champion_forgotten,
         untrained=bool(untrained),
+        automated=automated,
     )
     return EvaluationResult(
         **dict(facts),
@@ -155,6 +166,8 @@ def evaluate_task(
         models=with_coverage(
             _model_table(_candidate_title(spec, facts), scores, restricted, baseline, bool(champion_learned)),
             probabilities,
+            automated or {},
+            [row["example_id"] for row in first_of_sources(rows["candidate"], sources)],
         )
         | {f"part_{i}_{name}": row for i, part in enumerate(parts) for name, row in part.models.items()},
         scores=scores,
@@ -168,7 +181,7 @@ def evaluate_task(
         wrong_answers=_wrong_answers(rows["candidate"]) if labels else [],
         atlas=atlas,
         seal=seal,
-        decisions=decisions_of(spec, rows, base_best, simple, level, sources, champion_forgotten),
+        decisions=decisions_of(spec, rows, base_best, simple, level, sources, champion_forgotten, automated),
         parts=parts,
         sources=count_sources(shared_sources(rows["candidate"], sources), main.n),
         never_break=never_broken(never_break, candidate_outcomes),
@@ -193,11 +206,18 @@ def evaluate_task(
     )
 
 
-def with_coverage(table: Mapping[str, ModelRow], probabilities: Mapping[str, Probabilities]) -> dict[str, ModelRow]:
-    """Add to the rows of the models that may be shipped which share of the sealed test they answer by themselves."""
-    promises = {name: of_model.automation for name, of_model in probabilities.items() if of_model.automation}
+def with_coverage(
+    table: Mapping[str, ModelRow],
+    probabilities: Mapping[str, Probabilities],
+    automated: Mapping[str, Automated],
+    ids: Sequence[str],
+) -> dict[str, ModelRow]:
+    """Add which share of the sealed test models answer by themselves: those that may be shipped, and with gates.metric coverage
+    (`automated`) their rivals. ids: rows that count, one of each source."""
+    shares = {name: sum(model.of(ids)) / len(ids) for name, model in automated.items()}
+    shares |= {name: of_model.automation.coverage for name, of_model in probabilities.items() if of_model.automation}
     return {
-        name: row.model_copy(update={"coverage": promises[name].coverage}) if name in promises else row
+        name: row.model_copy(update={"coverage": shares[name]}) if name in shares else row
         for name, row in table.items()
     }
 

@@ -10,10 +10,11 @@ from msgspec.structs import replace
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
-from finetune_pipeline.evaluation.deciding import answers_to, champion_margin, decide_gain
+from finetune_pipeline.evaluation.coverage import Automated
+from finetune_pipeline.evaluation.deciding import answers_to, beside, champion_margin, decide_gain, metrics_of_gains
 from finetune_pipeline.evaluation.decisions import Comparison, Decision, Decisions, Finalist, Mode
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import API, SIMPLE, restricted_name
+from finetune_pipeline.evaluation.predictions import API, CANDIDATE, CHAMPION, SIMPLE, row_name
 from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of
 from finetune_pipeline.evaluation.result import EvaluationResult
@@ -25,7 +26,6 @@ from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
 TUNED_TITLE = "the fine-tuned model"
-CANDIDATE = "candidate"
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,6 @@ class Contender:
     def row(self) -> str:
         """Its row of EvaluationResult.models."""
         return row_name(self.kind, self.name, self.mode)
-
-
-def row_name(kind: str | None, name: str | None, mode: Mode | None) -> str:
-    """The row of EvaluationResult.models with the scores of a model on the sealed test; by default the candidate's."""
-    if kind == "simple":
-        return f"{SIMPLE}{name}"
-    if kind == "prompt":
-        return restricted_name("base") if mode == "restricted" else "base"
-    return CANDIDATE
 
 
 def contenders(
@@ -99,24 +90,43 @@ def finalists_of(
     never_break: Sequence[str] = (),
     champion_forgotten: bool = False,
     untrained: bool = False,
+    automated: Mapping[str, Automated] | None = None,
 ) -> list[Finalist]:
     """Compare the finalists with each other, the candidate, an API model, the commonest answer and the champion.
 
     What a finalist itself must show is decided at the level shared by all finalists, since each is a chance to ship a useless
     model. rows: of every model, as in evaluate_run.evaluate_task; simple: of simple models. untrained: there is no candidate.
+    automated: with gates.metric coverage, from promises.automated_models.
     """
-    metrics, output = list(dict.fromkeys([spec.metric, *spec.gates.more_metrics])), spec.output
-    others: dict[str, Sequence[Row]] = {finalist.title: finalist.rows for finalist in chosen}
+    metrics, output = metrics_of_gains(spec), spec.output
+    others: dict[str, tuple[str, Sequence[Row]]] = {
+        finalist.title: (finalist.row, finalist.rows) for finalist in chosen
+    }
     if not untrained:
-        others[TUNED_TITLE] = rows["candidate"]
+        others[TUNED_TITLE] = (CANDIDATE, rows[CANDIDATE])
     if API_MODEL in rows or not any(finalist.kind == "prompt" for finalist in chosen):
-        others["the prompted model behind an API"] = rows.get(API_MODEL, rows["base"])
-    blind = {name: simple[name] for name in BLIND if name in simple}
-    champion, shared = rows.get("champion", []), level / max(1, len(chosen))
+        others["the prompted model behind an API"] = (API_MODEL, rows.get(API_MODEL, rows["base"]))
+    blind = {name: (SIMPLE + name, simple[name]) for name in BLIND if name in simple}
+    champion, shared = rows.get(CHAMPION, []), level / max(1, len(chosen))
 
-    def decide(rivals: Mapping[str, Sequence[Row]], answers: Sequence[Row], level: float, margin: float) -> Decision:
-        clusters = shared_sources(answers, sources)
-        return decide_gain(rivals, answers, output, metrics, level=level, margin=margin, clusters=clusters)
+    def decide(
+        rivals: Mapping[str, tuple[str, Sequence[Row]]],
+        model: str,
+        answers: Sequence[Row],
+        level: float,
+        margin: float = 0.0,
+    ) -> Decision:
+        """Compare a model with rivals. rivals: the row of each and its answers, by name. model: the row of `answers`."""
+        return decide_gain(
+            {name: of_rival for name, (_, of_rival) in rivals.items()},
+            answers,
+            output,
+            metrics,
+            level=level,
+            margin=margin,
+            clusters=shared_sources(answers, sources),
+            automated=beside(automated, {name: row for name, (row, _) in rivals.items()}, model),
+        )
 
     finalists = []
     for finalist in chosen:
@@ -124,9 +134,8 @@ def finalists_of(
         over_champion: Decision | None = None
         compared: Comparison | None = None
         if champion:
-            over_champion = decide(
-                {"champion": champion}, beside_champion, shared, champion_margin(spec.gates, champion_forgotten)
-            )
+            margin = champion_margin(spec.gates, champion_forgotten)
+            over_champion = decide({CHAMPION: (CHAMPION, champion)}, finalist.row, beside_champion, shared, margin)
             compared = compare(champion, beside_champion, output, spec.gates.confidence, spec.metric, sources)
         finalists.append(
             Finalist(
@@ -136,10 +145,11 @@ def finalists_of(
                 title=finalist.title,
                 beaten_by=[
                     title
-                    for title, answers in others.items()
-                    if title != finalist.title and decide({finalist.name: finalist.rows}, answers, level, 0.0).shown
+                    for title, (other, answers) in others.items()
+                    if title != finalist.title
+                    and decide({finalist.name: (finalist.row, finalist.rows)}, other, answers, level).shown
                 ],
-                commonest=decide(blind, finalist.rows, shared, 0.0),
+                commonest=decide(blind, finalist.row, finalist.rows, shared),
                 champion=over_champion,
                 beside_champion=compared,
                 never_break=never_broken(never_break, outcomes_of(finalist.rows, output)),

@@ -56,6 +56,7 @@ PREDICTION_SCHEMA = pa.schema(
     for name, form in get_type_hints(PredictionRow).items()
 )
 Row = TypeVar("Row", bound=Mapping[str, Any])
+CANDIDATE, CHAMPION = "candidate", "champion"
 STATUSES = ("ok", "truncated", "empty", "error")
 NO_FIELDS: Mapping[str, float] = MappingProxyType({})
 API = "api_"
@@ -171,6 +172,15 @@ def count_statuses(statuses: Iterable[str]) -> dict[str, int]:
 
 def restricted_name(model: str) -> str:
     return f"{model}_restricted"
+
+
+def row_name(kind: str | None, name: str | None, mode: str | None) -> str:
+    """Return the row of EvaluationResult.models with the scores of a model on the sealed test; by default the candidate's."""
+    if kind == "simple":
+        return f"{SIMPLE}{name}"
+    if kind == "prompt":
+        return restricted_name("base") if mode == "restricted" else "base"
+    return CANDIDATE
 
 
 def prompts_of(models: Iterable[str]) -> list[str]:

@@ -72,7 +72,7 @@ def answers_of(
             is drawn equally often, the share of wrong ones among those answered is that of all fields.
         fields: From fields_of.
     """
-    first = _first_of_sources(scored(rows, output), sources)
+    first = first_of_sources(scored(rows, output), sources)
     if unit == "field" and isinstance(output, JsonOutput):
         drawn = [(row, drawn_field(str(row["example_id"]), fields)) for row in first]
         judged = [(*_of_field(row, field), field) for row, field in drawn]
@@ -94,7 +94,7 @@ def whole_coverage(
     counts, as in answers_of."""
     sure = [
         [(share := share_of(table, field)) > 0 and calibrated(share, calibration) >= threshold for field in fields]
-        for table in map(field_table, _first_of_sources(rows, sources))
+        for table in map(field_table, first_of_sources(rows, sources))
     ]
     return sum(map(all, sure)) / len(sure) if sure else 0.0
 
@@ -111,7 +111,7 @@ def field_table(row: Row) -> dict[str, float]:
     return {entry["field"]: entry["probability"] for entry in row["field_probabilities"]}
 
 
-def _first_of_sources(rows: Iterable[AnyRow], sources: Mapping[str, str] | None) -> list[AnyRow]:
+def first_of_sources(rows: Iterable[AnyRow], sources: Mapping[str, str] | None) -> list[AnyRow]:
     """Return the first row by id of each source."""
     first: dict[str, AnyRow] = {}
     for row in sorted(rows, key=lambda row: str(row["example_id"])):

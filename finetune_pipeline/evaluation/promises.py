@@ -1,13 +1,17 @@
-"""The probabilities of one model that may be shipped, and the promise that the sealed test certifies of them."""
+"""The probabilities of a model's answers, the promise that the sealed test certifies of them, and what each model of a run answers
+by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from finetune_pipeline.evaluation.automation import certify
 from finetune_pipeline.evaluation.calibration import AutomationPromise, ReleasedProbability, fit_calibration
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.coverage import Automated, certified, in_service
+from finetune_pipeline.evaluation.predictions import CANDIDATE, CHAMPION, SIMPLE, row_name
 from finetune_pipeline.evaluation.probabilities import answers_of, fields_of, of_part, reliability, whole_coverage
 from finetune_pipeline.evaluation.result_parts import Probabilities
+from finetune_pipeline.evaluation.rivals import BaseAtItsBest, restricted_rows
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 
@@ -75,3 +79,47 @@ def probabilities_of(
         },
         automation=promise,
     )
+
+
+def automated_models(
+    spec: TaskSpec,
+    rows: Mapping[str, Sequence[Row]],
+    base: BaseAtItsBest,
+    simple: Mapping[str, Sequence[Row]],
+    validation: Mapping[str, Sequence[Row]],
+    measured: Mapping[str, Probabilities | None],
+    champion: ReleasedProbability | None,
+    level: float,
+    sources: SourceOf,
+    validation_sources: SourceOf,
+) -> dict[str, Automated]:
+    """Return what each model answers by itself at its certified threshold, by row of EvaluationResult.models.
+
+    Args:
+        rows, base, simple: Answers to the sealed test, as of deciding.decisions_of.
+        validation: Answers to validation rows, under the names of `rows`.
+        measured: Of the models that may be shipped.
+        champion: Released with the champion: it answers what it answers in service.
+        level: The chance of a broken promise, of the models that are not in `measured`.
+    """
+    asked = {SIMPLE + name: (validation.get(SIMPLE + name, ()), answers) for name, answers in simple.items()}
+    for mode, answers in base.answers.items():
+        free = validation.get("base", ())
+        of_mode = restricted_rows(validation, "base", spec.output) if mode == "restricted" else free
+        asked[row_name("prompt", None, mode)] = (of_mode or (), answers)
+    automated = {
+        name: certified(
+            measured[name]
+            if name in measured
+            else probabilities_of(spec, before, answers, level, sources, validation_sources),
+            answers,
+            spec.output,
+        )
+        for name, (before, answers) in asked.items()
+    }
+    if CANDIDATE in measured:
+        automated[CANDIDATE] = certified(measured[CANDIDATE], rows[CANDIDATE], spec.output)
+    if CHAMPION in rows:
+        assert spec.automation.max_error is not None
+        automated[CHAMPION] = in_service(champion, rows[CHAMPION], spec.output, spec.automation.max_error)
+    return automated

@@ -168,6 +168,7 @@ class Automation(Part):
     Attributes:
         unit: What is counted: whole answers, or of each row one field, drawn by the row's id.
         threshold: The certified one; none if the promise could not be shown.
+        possible: Number of thresholds that could have been certified: the first that was tested and all looser ones.
         fields: The fields that may be drawn.
         needed: Answered rows without a mistake that show it.
         coverage: Share of rows answered at it, or of fields.
@@ -184,6 +185,7 @@ class Automation(Part):
     n: int
     needed: int
     threshold: float | None
+    possible: int = 0
     answered: int
     mistakes: int
     upper_bound: float | None

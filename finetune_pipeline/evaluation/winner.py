@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from finetune_pipeline.evaluation.decisions import Finalist, Winner, WinnerKind
-from finetune_pipeline.evaluation.finalists import CANDIDATE, TUNED_TITLE, row_name
+from finetune_pipeline.evaluation.finalists import TUNED_TITLE
+from finetune_pipeline.evaluation.predictions import CANDIDATE, row_name
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import GateResult
 from finetune_pipeline.evaluation.wording import capital, in_words

@@ -11,14 +11,17 @@ from fnmatch import fnmatch
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.automation import STEPS
 from finetune_pipeline.evaluation.correctness import Row
-from finetune_pipeline.evaluation.deciding import MIN_ROWS, margin_of
+from finetune_pipeline.evaluation.coverage import coverage_gain, forecast_alone
+from finetune_pipeline.evaluation.deciding import MIN_ROWS, margin_of, metrics_of_gains
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
 from finetune_pipeline.evaluation.metrics.base import Metric
 from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics.proportions import effective_sources
 from finetune_pipeline.evaluation.wording import counted, percent
+from finetune_pipeline.planning.coverage import surest_rival
 from finetune_pipeline.spec.model import TaskSpec
 
 ENLARGE = "collect examples or raise split.test"
@@ -89,7 +92,9 @@ def _too_little_room(
     margins = {"beats_baseline": gates.min_gain, "beats_simple": simple_margin, "beats_commonest": 0.0}
     for name, margin in margins.items():
         of_gate = [rival for rival in rivals if name in rival.gates]
-        for metric_name in dict.fromkeys([spec.metric, *gates.more_metrics]) if of_gate else ():
+        if spec.by_coverage and of_gate:
+            obstacles_of_gates += _too_little_coverage(spec, name, of_gate, sources, test_rows)
+        for metric_name in metrics_of_gains(spec) if of_gate else ():
             metric = METRICS[metric_name]
             strongest = of_gate[0]
             if len(of_gate) > 1:  # to score texts takes long
@@ -104,6 +109,23 @@ def _too_little_room(
             shown = f"{counted(test_rows, 'test row')} cannot show a candidate without a mistake to be better"
             obstacles_of_gates.append(Obstacle(name, f"{reached}; {shown}", ENLARGE))
     return obstacles_of_gates
+
+
+def _too_little_coverage(
+    spec: TaskSpec, gate: str, rivals: Sequence[Rival], sources: Mapping[str, str], test_rows: int
+) -> list[Obstacle]:
+    """The gate, if a candidate that answers every row by itself would fail it against the rival that answers most."""
+    surest = surest_rival(spec, rivals, sources, test_rows) if len(rivals) > 1 else rivals[0]
+    answered = forecast_alone(spec, surest.rows, sources, test_rows)
+    alone = {row["example_id"]: by_itself for row, by_itself in zip(surest.rows, answered, strict=True)}
+    drawn, units = _like_the_test(surest.rows, sources, test_rows)
+    before = [alone[row["example_id"]] for row in drawn]
+    best, level = [True] * len(before), 1 - spec.gates.confidence
+    if coverage_gain(surest.title, before, best, thresholds=STEPS, level=level, clusters=units).shown:
+        return []
+    reached = f"{surest.title} answers {percent(sum(before) / len(before))} by itself"
+    shown = f"{counted(test_rows, 'test row')} cannot show that a candidate which answers all of them answers more"
+    return [Obstacle(gate, f"{reached}; {shown}", ENLARGE)]
 
 
 def _best_case(spec: TaskSpec, metric: Metric, rival: Sequence[Row], sources: Mapping[str, str], n: int) -> Gain:

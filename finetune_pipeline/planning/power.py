@@ -13,6 +13,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from finetune_pipeline.engine.facts import Facts
+from finetune_pipeline.evaluation.automation import STEPS
+from finetune_pipeline.evaluation.coverage import forecast_alone
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.metrics.exact import Exact
 from finetune_pipeline.evaluation.rivals import Rival
@@ -25,7 +27,6 @@ from finetune_pipeline.evaluation.statistics.power import (
 from finetune_pipeline.evaluation.statistics.proportions import design_effect
 from finetune_pipeline.evaluation.wording import counted, percent, points
 from finetune_pipeline.planning.gate_needs import Obstacle
-from finetune_pipeline.spec.evaluation import GatesSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -60,8 +61,8 @@ class PowerPlan(Power, frozen=True, kw_only=True):
     """What the test can show over a measured rival.
 
     Attributes:
-        rival: Title of the rival; before: its score.
-        must_reach: The score on the test at which the gain is shown; None: none.
+        rival: Title of the rival; before: its score, or with gates.metric coverage the share of rows that it answers by itself.
+        must_reach: The score on the test at which the gain is shown; None: none, or coverage decides.
         disagreement: Expected share of rows on which exactly one is correct; None for means.
         examples_needed: In all splits together.
     """
@@ -99,17 +100,23 @@ def power_plan(
 ) -> PowerPlan:
     """Compute the number of test rows needed to show the wanted gain, for the first candidate.
 
-    rival: the strongest rival, which the candidate must beat; further equally strong rivals would take more rows. sources:
-    the source of each row of the rival, if rows share sources. obstacles: from gate_needs.obstacles.
+    rival: the strongest rival, which the candidate must beat (with gates.metric coverage, coverage.surest_rival); further equally
+    strong rivals would take more rows. sources: the source of each row of the rival, if rows share sources. obstacles: from
+    gate_needs.obstacles.
     """
     gates = spec.gates
-    alpha, gain_above_min = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
+    alpha, gain_above_min = _level(spec), gates.wanted_gain - gates.min_gain
     metric, mean_metric = METRICS[spec.metric], _mean_of_rows(spec)
     needed: int | None
-    row_metric = mean_metric or RIGHT
-    values = row_metric.row_scores(rival.rows, spec.output)
+    if spec.by_coverage:
+        by_id = dict(zip((row["example_id"] for row in rival.rows), sources, strict=True)) if sources else None
+        values = list(map(float, forecast_alone(spec, rival.rows, by_id, test_rows)))
+    else:
+        values = (mean_metric or RIGHT).row_scores(rival.rows, spec.output)
     before = sum(values) / len(values)
     effect = design_effect(values, sources) if sources is not None else 1.0
+    if spec.by_coverage and sources is not None:  # of each source one row counts
+        effect = len(sources) / len(set(sources))
     independent_rows = int(test_rows / effect)
     if mean_metric:
         reached = mean_metric.rank(before)
@@ -122,20 +129,22 @@ def power_plan(
         detectable = None if gain is None or gates.min_gain + gain > headroom else gates.min_gain + gain
         share, power_now = None, None
     else:
-        needed = _rows_needed(gates, before, gates.wanted_gain, effect)
+        needed = _rows_needed(spec, before, gates.wanted_gain, effect)
         share = expected_disagreement(before, gates.wanted_gain)
         power_now = None
         if independent_rows and needed is not None:
             power_now = paired_power(independent_rows, min(gain_above_min, share), share, alpha)
-        detectable = _detectable_gain(gates, before, effect, test_rows)
+        detectable = _detectable_gain(spec, before, effect, test_rows)
     plan = PowerPlan(
         test_rows=test_rows,
         wanted_gain=gates.wanted_gain,
         power=gates.power,
-        metric=spec.metric,
+        metric=spec.judged_metric,
         rival=rival.title,
         before=before,
-        must_reach=None if detectable is None else metric.rank(min(1.0, metric.rank(rival.value) + detectable)),
+        must_reach=None
+        if detectable is None or spec.by_coverage
+        else metric.rank(min(1.0, metric.rank(rival.value) + detectable)),
         disagreement=share,
         design_effect=effect,
         rows_needed=needed,
@@ -159,13 +168,14 @@ def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] =
         fewest, most = 1, math.ceil(rows_needed_for_mean(gain_above_min, widest, gates.power, 1 - gates.confidence))
     else:
         shares = np.linspace(0, 1 - gates.wanted_gain, 41)
-        needed = (_rows_needed(gates, float(share), gates.wanted_gain, 1.0) for share in shares)
+        needed = (_rows_needed(spec, float(share), gates.wanted_gain, 1.0) for share in shares)
         possible = [n for n in needed if n is not None]
         fewest, most = min(possible), max(possible)
-    gain = f"+{points(gates.wanted_gain, sign=False)} points"
+    gain = _wanted(spec)
     sentence = f"You have {counted(test_rows, 'test row')}; you need "
     sentence += f"{fewest:,} to {most:,}" if fewest > 1 else f"up to {most:,}"
-    sentence += f" to see {gain} with a chance of {percent(gates.power)}, depending on the score of prompting"
+    prompting = "what prompting answers by itself" if spec.by_coverage else "the score of prompting"
+    sentence += f" to see {gain} with a chance of {percent(gates.power)}, depending on {prompting}"
     if test_rows >= most:
         sentence += ". That is enough in any case."
     elif test_rows < fewest:
@@ -195,6 +205,16 @@ def _mean_of_rows(spec: TaskSpec) -> RowMetric | None:
     return metric if isinstance(metric, RowMetric) and not metric.right_or_wrong else None
 
 
+def _level(spec: TaskSpec) -> float:
+    """Return the two-sided level at which the first candidate's gain is judged: in coverage, shared by the most thresholds."""
+    return (1 - spec.gates.confidence) / (STEPS if spec.by_coverage else 1)
+
+
+def _wanted(spec: TaskSpec) -> str:
+    of_rows = " of rows answered by itself" if spec.by_coverage else ""
+    return f"+{points(spec.gates.wanted_gain, sign=False)} points{of_rows}"
+
+
 def _deviation(values: Sequence[float], after: float) -> float:
     """Return the standard deviation of the difference between a rival's scores and unrelated scores with equal spread. If all
     scores of the rival are equal, this assumes the largest possible spread for mean `after` (scores of 0 or 1)."""
@@ -202,19 +222,21 @@ def _deviation(values: Sequence[float], after: float) -> float:
     return math.sqrt(2) * spread if spread > 1e-9 else math.sqrt(after * (1 - after))
 
 
-def _rows_needed(gates: GatesSpec, before: float, gain: float, effect: float) -> int | None:
+def _rows_needed(spec: TaskSpec, before: float, gain: float, effect: float) -> int | None:
     """Return the rows needed to show that a gain exceeds gates.min_gain; None if so large a gain is impossible."""
     if before + gain > 1 + 1e-9:
         return None
     share = expected_disagreement(before, gain)
-    return math.ceil(effect * rows_needed_for_gain(gain - gates.min_gain, share, gates.power, 1 - gates.confidence))
+    gates = spec.gates
+    return math.ceil(effect * rows_needed_for_gain(gain - gates.min_gain, share, gates.power, _level(spec)))
 
 
-def _detectable_gain(gates: GatesSpec, before: float, effect: float, test_rows: int) -> float | None:
+def _detectable_gain(spec: TaskSpec, before: float, effect: float, test_rows: int) -> float | None:
     """Return the smallest gain, to a tenth of a point, that these rows show with gates.power."""
+    gates = spec.gates
 
     def is_detectable(gain: float) -> bool:
-        needed = _rows_needed(gates, before, gain, effect)
+        needed = _rows_needed(spec, before, gain, effect)
         return needed is not None and needed <= test_rows
 
     steps = math.floor((1 - before - gates.min_gain) / LEAST_GAIN + 1e-9)
@@ -225,10 +247,12 @@ def _detectable_gain(gates: GatesSpec, before: float, effect: float, test_rows: 
 
 def _sentence(plan: PowerPlan, spec: TaskSpec) -> str:
     """Say whether the test rows are enough, what gains they can show, and what to do if they are too few."""
-    gain = f"+{points(plan.wanted_gain, sign=False)} points"
+    gain = _wanted(spec)
     rows = counted(plan.test_rows, "test row")
     if (needed := plan.rows_needed) is None:
-        score = f"On validation {plan.rival} reaches {percent(plan.before)}"
+        reached = "answers" if spec.by_coverage else "reaches"
+        score = f"On validation {plan.rival} {reached} {percent(plan.before)}"
+        score += " by itself" if spec.by_coverage else ""
         return f"{score}: a gain of {gain} over it is impossible."
     sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan.power)} takes {needed:,}."
     if plan.detectable_gain is not None:

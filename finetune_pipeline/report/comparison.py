@@ -23,6 +23,7 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
 )
 from finetune_pipeline.report.blocks import Blocks, Format, Items, Plot, Table, notes, text
+from finetune_pipeline.report.coverage import coverage_table
 from finetune_pipeline.report.plots import Dot, dot_plot
 from finetune_pipeline.report.verdict import MOST_OF_GAIN, decoding_sentence
 
@@ -146,6 +147,7 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
     yield sources_sentence(evaluation) or None
     yield gains_plot(evaluation)
     yield comparisons_table(evaluation)
+    yield coverage_table(evaluation)
     method = "a paired bootstrap; won, lost and p count right answers"
     if is_right_or_wrong(evaluation.metric):
         method = "Tango's score interval of a paired difference of right answers"

@@ -9,6 +9,7 @@ from finetune_pipeline.evaluation.winner import TRAINED, winner_of
 from finetune_pipeline.evaluation.wording import counted, number, percent
 from finetune_pipeline.report.failures import group_title
 from finetune_pipeline.report.verdict import MOST_OF_GAIN, closed_by_decoding
+from finetune_pipeline.spec.outputs import COVERAGE
 from finetune_pipeline.training.history import MUCH_RISE
 
 SHOWN_GROUPS = 3
@@ -55,7 +56,7 @@ def _instead(evaluation: EvaluationResult, winner: Winner) -> list[str]:
     if power and power.must_reach is not None:
         needed = f"the fine-tuned model must reach about {percent(power.must_reach)} on a test of this size"
         steps.append(f"Or continue training: to be shipped instead, {needed}.")
-    if winner.kind == "simple":
+    if winner.kind == "simple" and evaluation.gate_settings.get("metric") != COVERAGE:  # a tie never promotes
         not_worse = f"set gates.simple: not_worse in {name}/task.yaml"
         steps.append(f"Or, if you want a language model for other reasons, {not_worse}.")
     return steps

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from finetune_pipeline.evaluation.calibration import LEAST_ROWS, Calibration
-from finetune_pipeline.evaluation.finalists import CANDIDATE
 from finetune_pipeline.evaluation.gates.automation import promise_of, what_would_do, why_not
+from finetune_pipeline.evaluation.predictions import CANDIDATE
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Automation, Probabilities
 from finetune_pipeline.evaluation.wording import counted, number, percent, percent_range, points_range

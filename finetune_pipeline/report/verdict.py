@@ -41,7 +41,9 @@ from finetune_pipeline.evaluation.wording import (
     prompt_name,
 )
 from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Heading, Plot, Table, Verdict, figure, text
+from finetune_pipeline.report.coverage import shares_alone
 from finetune_pipeline.report.kinds import change_of_kind, costs_more
+from finetune_pipeline.spec.outputs import COVERAGE
 
 MOST_OF_GAIN = 0.5
 """Share of the gain from which constrained decoding of the base model counts as giving most of it."""
@@ -131,9 +133,10 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
     """Return the verdict in a few words (`No gate failed: …`) with loosened gates, and the sentence with the gain and its
     interval."""
     comparison, scores = evaluation.comparison, evaluation.scores["candidate"]
-    finalist = finalist_of(winner_of(evaluation, gates), evaluation)
+    winner = winner_of(evaluation, gates)
+    finalist, promise = finalist_of(winner, evaluation), _promise(evaluation, winner)
+    promise += shares_alone(evaluation, row_of(winner), bool(promise))
     answer = verdict_answer(evaluation, gates) + _loosened_sentences(evaluation)
-    promise = _promise(evaluation, winner_of(evaluation, gates))
     if evaluation.untrained:
         return answer, _finalist_sentence(evaluation, finalist or evaluation.finalists[0]) + promise
     best = f"the base model with its best prompt ({prompt_name(evaluation.baseline.best)})"
@@ -159,7 +162,8 @@ def _promise(evaluation: EvaluationResult, winner: Winner) -> str:
 
 def _finalist_sentence(evaluation: EvaluationResult, finalist: Finalist) -> str:
     """Return the score of the winner and its gain over the commonest answer."""
-    value, measured = scores_of(evaluation, finalist).primary.value, worst_gain(finalist.commonest.gains)
+    value = scores_of(evaluation, finalist).primary.value
+    measured = worst_gain([gain for gain in finalist.commonest.gains if gain.metric != COVERAGE])
     gain = (
         f", {points(measured[1].gain)} points over the commonest answer ({points_range(measured[0])})"
         if measured

@@ -9,7 +9,7 @@ from pydantic import Field
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.baseline import PATIENCE, ChatEndpointSpec
 from finetune_pipeline.spec.looseness import BETTER_THEN_NOT_WORSE, BLOCK_THEN_WARN, HIGHER, LOWER, NEITHER
-from finetune_pipeline.spec.outputs import Metric, Section, Seed, Share, is_outside
+from finetune_pipeline.spec.outputs import DecidingMetric, Metric, Section, Seed, Share, is_outside
 
 BlockOrWarn = Annotated[Literal["block", "warn"], BLOCK_THEN_WARN]
 BetterOrNotWorse = Annotated[Literal["better", "not_worse"], BETTER_THEN_NOT_WORSE]
@@ -153,9 +153,10 @@ class GatesSpec(Section):
         "gates; `warn` trains and compares.",
     )
     learnable: BlockOrWarn = Field("block", description="`block` or `warn` when the inputs do not predict the answers.")
-    metric: Annotated[Metric | None, NEITHER] = Field(
+    metric: Annotated[DecidingMetric | None, NEITHER] = Field(
         None,
-        description="Metric that decides. Unset: accuracy for labels; exact for json and output.extract; else rougeLsum.",
+        description="Metric that decides. Unset: accuracy for labels; exact for json and output.extract; else rougeLsum. "
+        "`coverage`, with automation.max_error: gains are judged by the share of rows answered alone, everything else as if unset.",
     )
     more_metrics: Annotated[list[Metric], NEITHER] = Field(
         [], description="Further metrics in which every gain must be shown."

@@ -15,6 +15,7 @@ from finetune_pipeline.spec.json_grammar import UnsupportedSchema, grammar_of
 from finetune_pipeline.spec.methods import METHODS as TRAINING_METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import (
+    COVERAGE,
     METRICS,
     JsonOutput,
     TextOutput,
@@ -32,6 +33,8 @@ def check_metric(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     allowed = sorted(name for name, kinds in METRICS.items() if spec.output.kind in kinds)
     names = [("gates.metric", spec.gates.metric), *(("gates.more_metrics", name) for name in spec.gates.more_metrics)]
     for key, name in names:
+        if key == "gates.metric" and name == COVERAGE:
+            continue
         if METRICS and name not in (None, *allowed):
             mismatch = f"{name} does not fit output of kind {spec.output.kind}"
             message = mismatch if name in METRICS else f"unknown metric {name!r}"
@@ -122,7 +125,7 @@ def check_automation(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         yield problem("automation", "automation.unit", reason, "remove it: only output.kind json has fields")
     if automation.max_error is None:
         return
-    if isinstance(output, TextOutput) and spec.metric != "exact":
+    if isinstance(output, TextOutput) and spec.metric != "exact" and not spec.by_coverage:
         reason = (
             f"free text is neither right nor wrong, and {spec.metric} decides: its probability would promise nothing"
         )
@@ -131,6 +134,33 @@ def check_automation(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     if spec.evaluation.engine == "endpoint":
         reason = "an endpoint returns no probabilities here"
         yield problem("automation", "automation.max_error", reason, "remove it, or set evaluation.engine: transformers")
+
+
+@rule
+def check_coverage(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Check that gains can be judged by the share of rows that a model answers by itself."""
+    if not spec.by_coverage:
+        return
+    gates, key = spec.gates, f"gates.metric: {COVERAGE}"
+    if spec.automation.max_error is None:
+        reason = "no error is promised at which models could answer by themselves"
+        yield problem("coverage", "gates.metric", reason, "set automation.max_error, or another metric")
+    if isinstance(spec.output, TextOutput) and not spec.output.extract:
+        reason = "free text is neither right nor wrong: no share of it can be answered by itself at a promised error"
+        yield problem(
+            "coverage", "gates.metric", reason, "use another metric; or, with one right answer, output.extract"
+        )
+    if spec.automation.unit == "field":
+        reason = f"with {key} whole answers are compared: models may answer with different fields, which are not paired"
+        yield problem("coverage", "automation.unit", reason, "set automation.unit: answer, or another gates.metric")
+    for name, asked in (
+        ("min_gain", gates.min_gain > 0),
+        ("simple", gates.simple == "not_worse"),
+        ("champion", gates.champion == "not_worse"),
+    ):
+        if asked:
+            reason = f"with {key} McNemar's test decides, which shows that more rows are answered, but not how many"
+            yield problem("coverage", f"gates.{name}", reason, "remove it, or set another gates.metric")
 
 
 @rule

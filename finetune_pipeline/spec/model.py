@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from finetune_pipeline.spec.baseline import AdviseSpec, BaselineSpec, LadderSpec
 from finetune_pipeline.spec.data import DataSpec, SplitSpec
 from finetune_pipeline.spec.evaluation import AbilitySpec, AutomationSpec, EvaluationSpec, GatesSpec, RobustnessSpec
-from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, Section, Share, default_metric
+from finetune_pipeline.spec.outputs import COVERAGE, AnyOutput, JsonOutput, LabelsOutput, Section, Share, default_metric
 from finetune_pipeline.spec.teacher import TeacherSpec
 from finetune_pipeline.spec.training import TrainingSpec
 
@@ -176,8 +176,18 @@ class TaskSpec(Section):
 
     @property
     def metric(self) -> str:
-        """The deciding metric: gates.metric, or the default of the kind of output."""
-        return self.gates.metric or default_metric(self.output)
+        """The metric of all scores: gates.metric, or the default of the kind of output."""
+        return default_metric(self.output) if self.by_coverage else self.gates.metric or default_metric(self.output)
+
+    @property
+    def by_coverage(self) -> bool:
+        """Whether gains are judged by the share of rows that a model answers by itself, and not by `metric`."""
+        return self.gates.metric == COVERAGE
+
+    @property
+    def judged_metric(self) -> str:
+        """The metric by which gains are judged."""
+        return COVERAGE if self.by_coverage else self.metric
 
 
 class Task(BaseModel):

@@ -70,6 +70,8 @@ class JsonOutput(WrittenOutput):
 AnyOutput = LabelsOutput | TextOutput | JsonOutput
 METRICS: dict[str, tuple[str, ...]] = {}
 """Maps each metric to the kinds of output it fits. Importing :mod:`finetune_pipeline.evaluation.metrics` fills it."""
+COVERAGE = "coverage"
+"""What gates.metric names to judge gains by the share of rows that a model answers by itself (evaluation/coverage.py)."""
 DEFAULT_METRICS = {"labels": "accuracy", "json": "exact", "text": "rougeLsum"}
 
 
@@ -82,7 +84,12 @@ def _list_metrics(schema: dict[str, Any]) -> None:
     schema |= {"enum": sorted(METRICS)} if METRICS else {}
 
 
+def _list_deciding_metrics(schema: dict[str, Any]) -> None:
+    schema |= {"enum": sorted([*METRICS, COVERAGE])} if METRICS else {}
+
+
 Metric = Annotated[str, Field(json_schema_extra=_list_metrics)]
+DecidingMetric = Annotated[str, Field(json_schema_extra=_list_deciding_metrics)]
 
 
 def default_metric(output: AnyOutput) -> str:

@@ -44,6 +44,7 @@ from finetune_pipeline.jobs import BaseJob, BaselineJob, ModelSet, PredictJob, P
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.models.facts import PreparedBase
 from finetune_pipeline.models.identity import model_record
+from finetune_pipeline.planning.coverage import surest_rival
 from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.report.page import plain
@@ -214,8 +215,10 @@ def make_advice(context: StepContext) -> Advised:
     sources = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)
     counts = context.inputs["train_split"].read(SplitFacts).counts
-    hindering = obstacles(spec, counts["test"], [*train, *validation], rivals_of(spec, rows))
-    power = power_plan(spec, counts["test"], rival, shared_sources(rival.rows, sources), hindering)
+    rivals = rivals_of(spec, rows)
+    hindering = obstacles(spec, counts["test"], [*train, *validation], rivals)
+    strongest = surest_rival(spec, rivals, sources, counts["test"]) if spec.by_coverage else rival
+    power = power_plan(spec, counts["test"], strongest, shared_sources(strongest.rows, sources), hindering)
     facts = baseline.read(Baseline)
     signal = learnable(spec, train, validation_evidence(spec, facts.best, rows, sources))
     advice = advise(spec, facts, power, rows, counts, rival, signal, sources)
@@ -314,6 +317,7 @@ def advice_settings(spec: TaskSpec) -> dict[str, Any]:
         "test": spec.split.test,
         "ceiling": spec.baseline.ceiling,
         "advise": spec.advise.model_dump(),
+        **({"coverage": spec.automation.promised()} if spec.by_coverage else {}),
     }
 
 

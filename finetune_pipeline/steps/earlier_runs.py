@@ -44,6 +44,11 @@ def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:
 
 def champion_files(context: StepContext) -> Path:
     """Return the folder of a champion that is a simple model or a prompt. Raises RuntimeError if it is missing."""
+    return champion_release(context).path(SHIPPED)
+
+
+def champion_release(context: StepContext) -> Artifact:
+    """Return the release of the champion. Raises RuntimeError if it is missing."""
     assert context.run_inputs.champion is not None
     version = context.run_inputs.champion["model_version"]
     release = release_of(context.store, context.task.name, version)
@@ -52,7 +57,7 @@ def champion_files(context: StepContext) -> Path:
             f"the files of the current champion (version {version}) are missing from the artifact store, so the candidate "
             "cannot be compared with it; restore them, or remove the alias `champion` in MLflow"
         )
-    return context.store.check(release).path(SHIPPED)
+    return context.store.check(release)
 
 
 def champion_schema(context: StepContext) -> dict[str, Any] | None:

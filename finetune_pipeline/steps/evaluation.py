@@ -20,6 +20,7 @@ from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.ability.drop import Ability
+from finetune_pipeline.evaluation.calibration import ReleasedProbability, released_probability
 from finetune_pipeline.evaluation.decisions import Promoted
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
@@ -76,7 +77,7 @@ from finetune_pipeline.steps.asked_models import (
 )
 from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
-from finetune_pipeline.steps.earlier_runs import answers_of
+from finetune_pipeline.steps.earlier_runs import RECORD, answers_of, champion_release
 from finetune_pipeline.steps.evaluation_costs import cost_of
 from finetune_pipeline.steps.teacher_rival import ask_about_test
 from finetune_pipeline.training.audit import SplitAudit
@@ -179,7 +180,7 @@ def _judgement(context: StepContext) -> Judgement:
     if promised := spec.automation.promised():
         rules["automation"] = promised
     trained = context.inputs["merged_model"].inputs["adapter"]
-    return Judgement(trained, spec.metric, None if run_inputs.promoted else digest_json(rules)[:16])
+    return Judgement(trained, spec.judged_metric, None if run_inputs.promoted else digest_json(rules)[:16])
 
 
 def _recent_rows_file(context: StepContext, test_file: Path) -> Path | None:
@@ -243,6 +244,7 @@ def make_evaluation_report(context: StepContext) -> Evaluated:
         champion_kind=context.run_inputs.champion_kind if champion else None,
         champion_name=champion.get("name") if champion else None,
         champion_learned=_learned_by_champion(context, test_rows.texts),
+        champion_probability=_champion_probability(context) if context.spec.by_coverage else None,
         promoted=Promoted(**context.run_inputs.promoted) if context.run_inputs.promoted else None,
         untrained=untrained,
         sources=test_rows.sources,
@@ -328,6 +330,13 @@ def _learned_by_champion(context: StepContext, texts: Mapping[str, str]) -> set[
         files = (examples_of(splits.folder, name) for name in ("train", "validation"))
         learned = {prompt_hash(example.user_text) for file in files for example in stream_examples(file)}
     return {row_id for row_id, text in texts.items() if prompt_hash(text) in learned}
+
+
+def _champion_probability(context: StepContext) -> ReleasedProbability | None:
+    """Return the probability that the champion was released with. Raises RuntimeError if its release is missing."""
+    if context.run_inputs.champion is None:
+        return None
+    return released_probability(read_json(champion_release(context).path(RECORD)))
 
 
 def _current_ladder(context: StepContext) -> Ladder | None:

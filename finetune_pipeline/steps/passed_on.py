@@ -6,8 +6,7 @@ from typing import Any
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.calibration import released_probability
-from finetune_pipeline.evaluation.finalists import CANDIDATE
-from finetune_pipeline.evaluation.predictions import SIMPLE
+from finetune_pipeline.evaluation.predictions import CANDIDATE, SIMPLE
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.planning.serving_costs import PassedOn
 from finetune_pipeline.production.drift import version_of

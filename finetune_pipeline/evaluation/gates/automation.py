@@ -1,8 +1,8 @@
 """Gate: enough answers are given without a person at the promised error."""
 
 from finetune_pipeline.evaluation.automation import rows_needed
-from finetune_pipeline.evaluation.finalists import CANDIDATE
 from finetune_pipeline.evaluation.gates.base import LeastRows, Outcome, gate
+from finetune_pipeline.evaluation.predictions import CANDIDATE
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Automation
 from finetune_pipeline.evaluation.wording import capital, counted, percent, percent_range

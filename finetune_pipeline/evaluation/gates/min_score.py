@@ -18,8 +18,8 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
     unasked=lambda spec: "The spec sets no gates.min_score." if spec.gates.min_score is None else "",
     trained_only="",
     least_rows=_least_rows,
-    needs="The lower bound of the score in gates.metric, at the level of this judgement, is at or above gates.min_score (the upper "
-    "bound at or below it where less is better). Not asked if gates.min_score is unset.",
+    needs="The lower bound of the score in gates.metric (where that is coverage, in its default), at the level of this judgement, "
+    "is at or above gates.min_score (the upper bound at or below it where less is better). Not asked if gates.min_score is unset.",
     default="unset",
     what_to_do="It is not good enough to ship by your own measure. Add or correct training rows like those that fail, or try a "
     "larger base model. If only the lower bound is too low, enlarge the test set.",

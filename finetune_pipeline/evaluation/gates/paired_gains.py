@@ -6,10 +6,11 @@ from typing import Literal
 from finetune_pipeline.evaluation.deciding import MIN_ROWS
 from finetune_pipeline.evaluation.decisions import Decision, RivalGain
 from finetune_pipeline.evaluation.gates.base import Outcome
-from finetune_pipeline.evaluation.metrics import METRICS, metric_title
+from finetune_pipeline.evaluation.metrics import is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.statistics.proportions import Interval
-from finetune_pipeline.evaluation.wording import counted, points, points_range
+from finetune_pipeline.evaluation.wording import counted, percent, points, points_range
+from finetune_pipeline.spec.outputs import COVERAGE
 
 Side = Literal["baseline", "simple", "champion"]
 RIVALS: dict[Side, str] = {
@@ -39,7 +40,7 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
     least = points(threshold, sign=threshold < 0) if threshold else "zero"
     message += f"The lower bound{'s' if len(gains) > 1 else ''} must lie above {least}."
     message += _level_note(evaluation, gains)
-    if not passed and high >= threshold and METRICS[worst.metric].right_or_wrong:
+    if not passed and high >= threshold and is_right_or_wrong(worst.metric):
         same_pair = f"simple_{worst.rival}" if side == "simple" else side
         comparisons = evaluation.comparisons
         comparison = comparisons.get(f"base_{worst.rival}", comparisons.get(same_pair))
@@ -69,7 +70,13 @@ def _all_gains(gains: Sequence[RivalGain], worst: RivalGain, rivals: Mapping[str
 
 
 def one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:
+    """Say the gain over a rival with its interval; of rows answered without a person, also both shares."""
     level = "paired" if gain.confidence is None else f"{100 * gain.confidence:.4g}%"
+    if gain.metric == COVERAGE:
+        return (
+            f"{rivals[gain.rival]}, which answers {percent(gain.rival_alone)} by itself: answers {percent(gain.alone)}, "
+            f"{points(gain.gain)} points ({level} interval {points_range(gain.interval)})"
+        )
     return (
         f"{rivals[gain.rival]}: {points(gain.gain)} points of {metric_title(gain.metric)} "
         f"({level} interval {points_range(gain.interval)})"

@@ -139,3 +139,25 @@ def test_the_sentence_before_training_names_the_obstacle() -> None:
     assert "format_compliance would refuse every candidate: it takes 73 test rows" in plan.sentence
     assert power_bounds(spec(), 80, obstacles(spec(), 80, EXAMPLES)).obstacles == []
     assert obstacles(spec(), 0, []) == []
+
+
+def test_a_rival_that_answers_almost_every_row_by_itself_leaves_no_room() -> None:
+    """Ten rows that only the candidate answers are the fewest that show it, at a level shared by twenty thresholds."""
+    task = spec(gates={"metric": "coverage"}, automation={"max_error": 0.2})
+
+    def refused(sure: int) -> list[str]:
+        rows = [
+            row(
+                i, "bug", "bug" if i < sure else "other", label_scores=[-0.01, -6, -6] if i < sure else [-1.2, -1.2, -1]
+            )
+            for i in range(200)
+        ]
+        rivals = [Rival("the linear model", 0.9, rows, ("beats_simple",)), Rival("no model", 0.0, answers(0), ())]
+        found = obstacles(task, 200, _examples(["bug"] * 200), rivals)
+        return [str(obstacle) for obstacle in found if obstacle.gate == "beats_simple"]
+
+    (full,) = refused(200)
+    assert "the linear model answers 100% by itself; 200 test rows cannot show" in full
+    assert refused(100) == []
+    few = [each for each in obstacles(task, 9, EXAMPLES) if each.gate == "beats_baseline"]
+    assert few and not [each for each in obstacles(task, 10, EXAMPLES) if each.gate == "beats_baseline"]

@@ -95,3 +95,23 @@ def test_before_any_prompt_was_tried_the_plan_lies_between_bounds() -> None:
     assert "too few in any case" in result.sentence
     assert "`finetune advise triage` measures it" in power_bounds(spec(), 500).sentence
     assert "enough in any case" in power_bounds(spec(), result.most).sentence
+
+
+def test_the_plan_for_a_gain_in_coverage_shares_the_level_among_the_thresholds() -> None:
+    """A prompt that is sure of 60 of 100 rows, all right, and has half of the others right."""
+    task = spec(gates={"metric": "coverage", "wanted_gain": 0.1}, automation={"max_error": 0.05})
+    bug, maybe_bug, maybe_other = [-0.02, -5, -5], [-0.6, -3, -1.0], [-1.0, -3, -0.6]
+    prompt = [row(i, "bug", "bug", label_scores=bug) for i in range(60)]
+    for i in range(60, 100, 2):
+        prompt += [row(i, "bug", "bug", label_scores=maybe_bug), row(i + 1, "bug", "other", label_scores=maybe_other)]
+    plan, share = _plan(task, 300, prompt), 0.6 * 0.3 + 0.4 * 0.7
+    assert (plan.metric, plan.before, plan.must_reach) == ("coverage", pytest.approx(0.6), None)
+    assert plan.disagreement == pytest.approx(share)
+    assert plan.rows_needed == rows_needed_for_gain(0.1, share, alpha=0.05 / 20)
+    assert "seeing +10.0 points of rows answered by itself with a chance of 80.0%" in plan.sentence
+    groups = power_plan(task, 300, Rival("p", 0.0, prompt), [f"s{i // 4}-{i % 2}" for i in range(100)])
+    assert groups.rows_needed == pytest.approx(2 * plan.rows_needed, abs=1), "of two rows of a source one counts"
+    sure = _plan(task, 300, [{**r, "text": "bug", "label_scores": bug} for r in prompt])
+    assert sure.rows_needed is None and "answers 100% by itself: a gain of +10.0 points" in sure.sentence
+    bounds, of_accuracy = power_bounds(task, 300), power_bounds(spec(gates={"wanted_gain": 0.1}), 300)
+    assert bounds.most > 1.5 * of_accuracy.most and "what prompting answers by itself" in bounds.sentence

@@ -363,6 +363,29 @@ def test_a_sound_output_has_no_finding_and_a_metric_must_fit_it(tmp_path: Path) 
     assert findings == [] and task is not None and task.spec.metric == "micro_f1"
 
 
+def test_gains_are_judged_by_coverage_only_at_a_promised_error_of_whole_answers(tmp_path: Path) -> None:
+    by_coverage: dict[str, Any] = {"gates": {"metric": "coverage"}}
+    promise: dict[str, Any] = {"automation": {"max_error": 0.02}}
+    for output in (SOUND[3], JSON, {"kind": "text", "extract": "#### ([0-9]+)"}):
+        _, findings = check_task(with_output(tmp_path, output, **by_coverage, **promise))
+        assert [finding for finding in findings if finding.severity == "error"] == []
+    (finding,) = check_task(with_output(tmp_path, JSON, **by_coverage))[1]
+    assert finding.rule == "spec.coverage" and "set automation.max_error" in finding.fix
+    (finding,) = check_task(with_output(tmp_path, {"kind": "text"}, **by_coverage, **promise))[1]
+    assert (finding.rule, finding.place) == ("spec.coverage", "task.yaml: gates.metric")
+    assert "free text is neither right nor wrong" in finding.message and "output.extract" in finding.fix
+    fields = {"automation": {"max_error": 0.02, "unit": "field"}}
+    (finding,) = check_task(with_output(tmp_path, JSON, **by_coverage, **fields))[1]
+    assert (finding.rule, finding.place) == ("spec.coverage", "task.yaml: automation.unit")
+    for key, value in (("min_gain", 0.01), ("simple", "not_worse"), ("champion", "not_worse")):
+        asked = {"gates": {"metric": "coverage", key: value}}
+        (finding,) = check_task(with_output(tmp_path, JSON, **asked, **promise))[1]
+        assert (finding.rule, finding.place) == ("spec.coverage", f"task.yaml: gates.{key}"), "a tie never promotes"
+    more = {"gates": {"more_metrics": ["coverage"]}}
+    (finding,) = check_task(with_output(tmp_path, JSON, **more, **promise))[1]
+    assert finding.rule == "spec.metric" and "coverage" in finding.message
+
+
 def test_an_error_is_promised_only_of_answers_that_are_right_or_wrong_and_have_a_probability(tmp_path: Path) -> None:
     """Of free text a wording cannot be right or wrong; an endpoint gives no probabilities."""
     promise: dict[str, Any] = {"automation": {"max_error": 0.02}}
