@@ -182,6 +182,7 @@ RULES = [
     ("spec.rollout_share", {"rollout": {"share": [50, 10]}}),
     ("spec.rollout_share", {"rollout": {"share": [10, 10]}}),
     ("spec.rollout_hosted", {"rollout": {}, "training": {"trainer": "openai", "method": "lora", "budget_usd": 5}}),
+    ("spec.rollout_margin", {"rollout": {}, "output": {"kind": "text"}}),
     ("spec.shots", {"baseline": {"shots": [4]}}),
     ("spec.shots", {"baseline": {"shots": [0, -1]}}),
     ("spec.other_prompts", {"baseline": {"prompts": ["Sort it.", "Sort it."]}}),
@@ -238,6 +239,7 @@ def test_no_rule_fires_on_a_good_spec() -> None:
     assert found(GOOD | {"teacher": LOGGED}) == set()
     text = {"output": {"kind": "text"}, "teacher": {**TEACHER, "answers": 1}, "data": UNLABELLED}
     assert found(GOOD | text) == set()
+    assert found(GOOD | {"rollout": {}}) == found(GOOD | {"output": text["output"], "rollout": {"margin": 0.1}}) == set()
     for method in ("kto", "dpo"):
         assert found(GOOD | {"training": {"method": "lora", "refine": {"method": method}}}) == set()
     assert found(GOOD | {"owner": "ada.lovelace+ml@example.co.uk"}) == found(GOOD | {"owner": "team:orders"}) == set()
