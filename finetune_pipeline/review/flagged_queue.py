@@ -61,8 +61,10 @@ def flagged_queue(task: Task, rows: Sequence[Row], secret: bytes, logged: Iterab
             return None, [f"the logged answer {correct_answer!r} is not a label of this task: give another answer"]
         return _feedback_line(logged_row, feedback, decision, task), []
 
-    intro = "Production answers that failed, were sampled, from which another model differs, or whose correction is held back. "
-    intro += "Give the correct answer: it becomes a training example."
+    intro = (
+        "Answers that users complained about, that were passed on or drawn at random, to which another model answered "
+    )
+    intro += "differently, or whose correction is held back. Give the correct answer: it becomes a training example."
     if compared:
         intro += (
             " Of two answers side by side, say which is better; whose they are is hidden, and changes from row to row."

@@ -239,7 +239,9 @@ def test_no_rule_fires_on_a_good_spec() -> None:
     assert found(GOOD | {"teacher": LOGGED}) == set()
     text = {"output": {"kind": "text"}, "teacher": {**TEACHER, "answers": 1}, "data": UNLABELLED}
     assert found(GOOD | text) == set()
-    assert found(GOOD | {"rollout": {}}) == found(GOOD | {"output": text["output"], "rollout": {"margin": 0.1}}) == set()
+    assert (
+        found(GOOD | {"rollout": {}}) == found(GOOD | {"output": text["output"], "rollout": {"margin": 0.1}}) == set()
+    )
     for method in ("kto", "dpo"):
         assert found(GOOD | {"training": {"method": "lora", "refine": {"method": method}}}) == set()
     assert found(GOOD | {"owner": "ada.lovelace+ml@example.co.uk"}) == found(GOOD | {"owner": "team:orders"}) == set()
