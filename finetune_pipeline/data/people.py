@@ -118,7 +118,7 @@ class PeopleAnswers:
         """Return the independent answers to each row that two or more people answered: those of the first two by name, before they
         settled on one."""
         several = (
-            [line.answer.strip() for _, line in sorted(self.first[row].items()) if line.decision == "answer"]
+            [line.answer for _, line in sorted(self.first[row].items()) if line.decision == "answer"]
             for row in sorted(self.first)
         )
         return [(answers[0], answers[1]) for answers in several if len(answers) > 1]

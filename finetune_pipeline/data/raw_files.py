@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.data.examples import write_examples
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.json_lines import combine_digests
-from finetune_pipeline.data.people import ReviewersAgreement, digest_examples, people_examples
+from finetune_pipeline.data.people import digest_examples, people_examples
 from finetune_pipeline.data.readers.any_file import look_at
 from finetune_pipeline.data.readers.encoding import Survey, survey
 from finetune_pipeline.data.readers.records import is_utf8
@@ -44,14 +44,12 @@ class RawFile(Facts, frozen=True, kw_only=True):
 
 
 class RawFacts(Facts, frozen=True, kw_only=True):
-    """Facts of raw_examples. bytes: of all files; benchmarks: names; digest: :func:`raw_digest` of the copied bytes; agreement: of
-    the people who answered rows for test and validation, at the time."""
+    """Facts of raw_examples. bytes: of all files; benchmarks: names; digest: :func:`raw_digest` of the copied bytes."""
 
     files: list[RawFile]
     bytes: int
     benchmarks: list[str]
     digest: str
-    agreement: ReviewersAgreement | None = None
 
     @property
     def surveys(self) -> dict[str, Survey]:

@@ -70,6 +70,7 @@ class RunInputs:
         preferences: Digest of the files of preferences and of those in the logs; empty without training.refine.
         split_ledger: Name of the ledger that keeps every row in its split.
         unlabelled: Digest of the files of rows without an answer, or of a teacher's answers in the logs.
+        agreement: Not a digest: that of the people who answered rows for test and validation (data.people.ReviewersAgreement).
     """
 
     raw: str
@@ -89,6 +90,7 @@ class RunInputs:
     split_ledger: str = "splits"
     preferences: str = ""
     unlabelled: str = ""
+    agreement: Mapping[str, Any] | None = None
 
     @property
     def champion_kind(self) -> str:

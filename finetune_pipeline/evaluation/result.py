@@ -203,8 +203,7 @@ class RawFile(Facts):
 
 
 class DataStep(Facts):
-    """Rows in and out of one data step, and what it found. `counts`: rows by split, or by split and label. agreement: of the
-    people who answered rows for test and validation."""
+    """Rows in and out of one data step, and what it found. `counts`: rows by split, or by split and label."""
 
     lines: Count = None
     rows_in: Count = None
@@ -214,7 +213,6 @@ class DataStep(Facts):
     near_duplicates: Count = None
     dropped: Count = None
     files: list[RawFile] = []
-    agreement: ReviewersAgreement | None = None
     by_rule: dict[str, Count] = {}
     scrubbed: dict[str, Count] = {}
     counts: Counts = {}
@@ -225,7 +223,7 @@ class DataStep(Facts):
 
 class StepFacts(Part):
     """Facts of earlier steps that the evaluation reads. `supervision`: the audit's counters, by split. training, parity: None where
-    nothing was trained."""
+    nothing was trained. `agreement`: of the people who answered rows for test and validation."""
 
     baseline: Baseline
     training: Annotated[AnyTraining | None, Field(union_mode="left_to_right")]
@@ -238,6 +236,7 @@ class StepFacts(Part):
     supervision: dict[str, SplitAudit] | None = None
     cost: Cost | None = None
     quality: QualityFacts | None = None
+    agreement: ReviewersAgreement | None = None
 
 
 class EvaluationResult(StepFacts):

@@ -1,6 +1,6 @@
 """How far people agree who answered the same rows for test and validation."""
 
-from finetune_pipeline.data.answer_equality import same_answer
+from finetune_pipeline.data.answer_equality import answer_key, same_answer
 from finetune_pipeline.data.people import PeopleAnswers, ReviewersAgreement
 from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval
 from finetune_pipeline.evaluation.wording import counted
@@ -9,13 +9,16 @@ from finetune_pipeline.spec.model import TaskSpec
 
 def reviewers_agreement(people: PeopleAnswers, spec: TaskSpec) -> ReviewersAgreement | None:
     """Compare the first answers of two people to each row that several answered; None if there is no such row."""
-    pairs = people.pairs()
-    if not pairs:
+    if not (pairs := people.pairs()):
         return None
-    first, second = zip(*pairs, strict=True)
+    first = [answer_key(a, spec.output) for a, _ in pairs]
+    second = [
+        key if same_answer(a, b, spec.output) else answer_key(b, spec.output)
+        for key, (a, b) in zip(first, pairs, strict=True)
+    ]
     return ReviewersAgreement(
         rows=len(pairs),
-        same=sum(same_answer(a, b, spec.output) for a, b in pairs),
+        same=sum(a == b for a, b in zip(first, second, strict=True)),
         kappa=cohens_kappa(first, second),
         interval=kappa_interval(first, second),
     )

@@ -71,8 +71,8 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
     if isinstance(origins, Mapping) and any(n is not None for n in origins.values()):
         counts_by_origin = ", ".join(f"{number(n)} {name}" for name, n in origins.items() if n is not None)
         yield f"Origin of the training rows: {counts_by_origin}."
-    if agreement := data["raw_examples"].agreement if "raw_examples" in data else None:
-        yield f"People answered the rows of validation and test. {agreement_sentence(agreement)}"
+    if evaluation.agreement:
+        yield f"People answered the rows of validation and test. {agreement_sentence(evaluation.agreement)}"
     if kinds := ", ".join(f"{kind} ({number(n)})" for kind, n in (clean.scrubbed if clean else {}).items() if n):
         yield f"Personal data and secrets were replaced first: {kinds}."
     if splits and splits.leaks is not None:

@@ -11,7 +11,6 @@ from finetune_pipeline.data.dedup.benchmarks import is_benchmark
 from finetune_pipeline.data.dedup.cleaning import Cleaned, clean
 from finetune_pipeline.data.examples import examples_of, seal, seal_key
 from finetune_pipeline.data.losses import Lost
-from finetune_pipeline.data.people import read_people
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.raw_files import RawFacts, collect_raw
 from finetune_pipeline.data.review import Reviewed, apply_reviews, reviews_digest
@@ -21,7 +20,6 @@ from finetune_pipeline.data.split.splitting import SplitFacts, assignments_in, s
 from finetune_pipeline.data.validate.validation import Validated, validate
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.ability.items import SUITE
-from finetune_pipeline.evaluation.reviewers import reviewers_agreement
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.tokens import TokenCounter, epochs_of
@@ -75,10 +73,7 @@ def make_raw(context: StepContext) -> RawFacts:
     answers = context.inputs["teacher_answers"].path(TEACHER_ROWS) if context.spec.teacher else None
     facts = collect_raw(context.task, context.out, corrections, benchmark_files(context.task), answers)
     context.refuse_changed("raw files", facts.digest, context.run_inputs.raw)
-    if context.spec.teacher is None:
-        return facts
-    people = read_people(context.task.folder, context.spec)
-    return replace(facts, agreement=reviewers_agreement(people, context.spec))
+    return facts
 
 
 def make_validated(context: StepContext) -> Validated:

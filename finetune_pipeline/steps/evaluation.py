@@ -364,6 +364,7 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
             "supervision": _supervision(adapter),
             "cost": cost_of(context, rows),
             "quality": inputs["data_quality"].read(QualityFacts),
+            "agreement": context.run_inputs.agreement,
         }
     )
 

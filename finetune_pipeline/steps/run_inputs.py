@@ -3,12 +3,14 @@
 from typing import Any
 
 from finetune_pipeline.data.documents import documents_digest
+from finetune_pipeline.data.people import read_people
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
 from finetune_pipeline.data.split.ledger import ledger_name
 from finetune_pipeline.data.unlabelled import unlabelled_digest
 from finetune_pipeline.engine.step import Champion, RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.reviewers import reviewers_agreement
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
 from finetune_pipeline.production.log_merging import Logs, corrections_digest, read_logs
@@ -54,6 +56,7 @@ def collect_run_inputs(task: Task, champion: Champion | None, store: ArtifactSto
         ladder=ladder.version if (ladder := store.newest(task.name, "ladder")) else "",
         split_ledger=ledger_name(store.state_folder(task.name), task.spec.split.restart),
         unlabelled=_teacher_digest(task, logs, store),
+        agreement=_agreement(task),
     )
 
 
@@ -64,3 +67,11 @@ def _teacher_digest(task: Task, logs: Logs, store: ArtifactStore) -> str:
     if task.spec.teacher.from_logs:
         return logged_digest(task.spec, logs.rows, questions_by_people(task))
     return unlabelled_digest(task, store.seen_files(task.name))
+
+
+def _agreement(task: Task) -> dict[str, Any] | None:
+    """Return the agreement of people who answered the same rows; None without a teacher, or without such rows."""
+    if task.spec.teacher is None:
+        return None
+    agreement = reviewers_agreement(read_people(task.folder, task.spec), task.spec)
+    return agreement.to_json() if agreement else None

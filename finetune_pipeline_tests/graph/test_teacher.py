@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.people import PeopleAnswers
+from finetune_pipeline.data.people import PeopleAnswers, read_people
 from finetune_pipeline.data.unlabelled import read_unlabelled
 from finetune_pipeline.review.people_queue import people_queue
 from finetune_pipeline.review.sheet_files import store
@@ -24,6 +24,11 @@ def mind(body: dict[str, Any], seen: int) -> str:
     text = str(body["messages"][-1]["content"])
     right = truth(text)
     return LABELS[1 - LABELS.index(right)] if int(text.rsplit(" ", 1)[1]) % 10 == 0 else right
+
+
+def report_of(project: Project) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
+    return report
 
 
 def test_from_texts_to_a_verdict_every_call_is_counted_and_none_is_repeated(tmp_path: Path) -> None:
@@ -56,6 +61,16 @@ def test_from_texts_to_a_verdict_every_call_is_counted_and_none_is_repeated(tmp_
         assert code in (0, 2), json.dumps(result)[:3000]
         calls = len(server.requests)
         assert project.run()[0] == code and len(server.requests) == calls, "the second run buys nothing"
+        assert report_of(project)["agreement"] is None
+        before = {name: project.artifact(name).name for name in ("splits", "adapter", "test_predictions")}
+        bo = people_queue(task, asked, read_people(task.folder, task.spec), {}, "Bo", ANSWERED)
+        alike = [bo.take({**line, "reviewer": "Bo"})[0] for line in sheet if line["id"] in {i["id"] for i in bo.items}]
+        assert store(bo, {"Bo": [line for line in alike if line]}).added == len(alike) == ANSWERED // 5
+        assert project.run()[0] == code
+        shared = report_of(project)["agreement"]
+        assert (shared["rows"], shared["same"]) == (len(alike), len(alike)) and len(server.requests) == calls
+        assert {name: project.artifact(name).name for name in before} == before, "who only agrees changes no row"
+        assert report_of(project)["seal"]["count"] == 1, "the sealed test is not opened again"
     bought, splits = project.facts("teacher_answers"), project.facts("splits")
     test = splits["counts"]["test"]
     assert splits["origins"]["test"] == {"human": test} and splits["origins"]["train"]["synthetic"] == TEXTS - ANSWERED
@@ -63,7 +78,7 @@ def test_from_texts_to_a_verdict_every_call_is_counted_and_none_is_repeated(tmp_
     assert human == PEOPLE + ANSWERED, "the teacher is not asked about a text that a person answered"
     assert calls == 2 * (TEXTS - ANSWERED + test), "each text that nobody answered and each sealed row, twice"
     assert set(Counter((b["messages"][-1]["content"], b["temperature"]) for b in server.requests).values()) == {1}
-    report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
+    report = report_of(project)
     teacher = report["teacher"]
     spent = bought["spent_usd"] + project.facts("test_predictions")["teacher"]["spent_usd"]
     assert round(spent, 9) == round(calls * CALL_USD, 9) and teacher["dollars_per_1k"] == round(1000 * CALL_USD, 6)
@@ -102,6 +117,6 @@ def test_from_the_log_of_a_model_alone_to_a_verdict(tmp_path: Path) -> None:
     assert (answers["kept"], answers["calls"], answers["spent_usd"]) == (len(logged), 0, 0.0)
     test = splits["counts"]["test"]
     assert splits["origins"]["test"] == {"human": test} and splits["origins"]["train"]["synthetic"] == TEXTS
-    teacher = json.loads((project.artifact("evaluation_report") / "report.json").read_text())["teacher"]
+    teacher = report_of(project)["teacher"]
     assert teacher["n"] + teacher["missing"] == test and 0 < teacher["missing"] < test
     assert teacher["score"]["value"] == 1.0 and teacher["dollars_per_1k"] is None

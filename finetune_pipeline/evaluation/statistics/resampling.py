@@ -172,19 +172,19 @@ def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
 
     None if both raters always give the same single answer. Raises ValueError without ratings, or if their numbers differ.
     """
-    cells, answers = _pairs_of_ratings(a, b)
-    value = float(_kappa(np.bincount(cells, minlength=answers**2).astype(float), answers))
+    pair_of_item, pairs = _pairs_of_ratings(a, b)
+    value = float(_kappa(np.bincount(pair_of_item).astype(float), pairs))
     return None if np.isnan(value) else value
 
 
 def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units | None = None) -> Interval | None:
     """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`). Leaves out resamples in which
     kappa is undefined. None if these are more than half, if kappa itself is undefined, or for a single source."""
-    kappa, (cells, answers) = cohens_kappa(a, b), _pairs_of_ratings(a, b)
+    kappa, (pair_of_item, pairs) = cohens_kappa(a, b), _pairs_of_ratings(a, b)
     units = effective_sources(range(len(a)) if clusters is None else clusters)
     if kappa is None or units == 1:
         return None
-    values = _kappa(_resampled_counts(cells, answers**2, clusters), answers)
+    values = _kappa(_resampled_counts(pair_of_item, len(pairs), clusters), pairs)
     values = values[~np.isnan(values)]
     if len(values) < RESAMPLES / 2:
         return None
@@ -192,20 +192,20 @@ def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units
     return max(low, -1.0), min(high, 1.0)
 
 
-def _pairs_of_ratings(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[np.ndarray, int]:
-    """The cell of every pair of ratings in a square table, and the number of different answers."""
+def _pairs_of_ratings(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """The number of every item's pair of ratings, and the distinct pairs, two columns of numbers of answers."""
     if len(a) != len(b) or not len(a):
         raise ValueError(f"need as many ratings by either rater, at least one: {len(a)}, {len(b)}")
-    ratings = cluster_codes((*a, *b))
-    answers = int(ratings.max()) + 1
-    return ratings[: len(a)] * answers + ratings[len(a) :], answers
+    ratings = cluster_codes((*a, *b)).reshape(2, -1).T
+    pairs, pair_of_item = np.unique(ratings, axis=0, return_inverse=True)
+    return pair_of_item.reshape(-1), pairs
 
 
-def _kappa(counts: np.ndarray, answers: int) -> np.ndarray:
-    """Kappa of counts by cell (last axis); NaN where both raters always give the same single answer."""
-    tables = counts.reshape(*counts.shape[:-1], answers, answers)
-    n = tables.sum(axis=(-2, -1))
-    observed = np.trace(tables, axis1=-2, axis2=-1) / n
-    chance = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1) / n**2
+def _kappa(counts: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Kappa of counts by pair (last axis); NaN where both raters always give the same single answer."""
+    n = counts.sum(axis=-1)
+    observed = counts @ (pairs[:, 0] == pairs[:, 1]) / n
+    first, second = (counts @ (column[:, None] == np.arange(pairs.max() + 1)) for column in pairs.T)
+    chance = (first * second).sum(axis=-1) / n**2
     undefined = np.full(n.shape, np.nan)
     return np.asarray(np.divide(observed - chance, 1 - chance, out=undefined, where=chance < 1 - 1e-12))

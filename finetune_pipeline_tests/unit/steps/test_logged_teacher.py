@@ -13,14 +13,13 @@ from finetune_pipeline.cli.review import _queue
 from finetune_pipeline.data import people as people_module
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
 from finetune_pipeline.data.json_lines import append_decision
-from finetune_pipeline.data.people import erase_people, read_people
-from finetune_pipeline.data.raw_files import RawFacts
+from finetune_pipeline.data.people import PeopleAnswers, PersonAnswer, ReviewersAgreement, erase_people, read_people
 from finetune_pipeline.data.scrub import kinds_left
 from finetune_pipeline.data.split.placement import expected_rows
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.evaluation.reviewers import agreement_sentence
+from finetune_pipeline.evaluation.reviewers import agreement_sentence, reviewers_agreement
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.erasure import forget
@@ -29,6 +28,7 @@ from finetune_pipeline.report.page import page_markdown, plain
 from finetune_pipeline.review.people_queue import progress
 from finetune_pipeline.review.queues import ReviewQueue
 from finetune_pipeline.spec import load_task
+from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.steps.teacher_rival import ask_about_test
 from finetune_pipeline_tests.graph.project import rows
@@ -336,32 +336,53 @@ def test_only_peoples_rows_count_as_test_rows_before_there_are_splits(traffic: T
     assert "examples in all" not in checked.power.sentence
 
 
+def agreement_in(traffic: Traffic) -> tuple[ReviewersAgreement | None, dict[str, str]]:
+    """The agreement that a run's report says, and the versions of this run's steps."""
+    task = load_task(traffic.folder)
+    inputs = collect_run_inputs(task, None, traffic.store)
+    return inputs.agreement and ReviewersAgreement.of(inputs.agreement), PIPELINE.versions(task, inputs, traffic.store)
+
+
 def test_the_report_says_how_far_the_people_agree_who_answered_its_rows(traffic: Traffic) -> None:
-    """As the page of the rows says it: of their first answers, before they settled."""
+    """As the page of the rows says it: of their first answers, before they settled. Where they only agree, no step before the
+    report is made again."""
     every = rows(40)
     for row in every:
         traffic.log(row["text"], row["label"])
     right = {row["text"]: row["label"] for row in every}
     traffic.run("production_logs")
     shared = [item["blocks"][0]["text"] for item in review(traffic, "Ada", right).items][::5]
-    review(
-        traffic,
-        "Bo",
-        {text: right[text] if n else LABELS[1 - LABELS.index(right[text])] for n, text in enumerate(shared)},
-    )
-    raw = traffic.run("raw_examples")["raw_examples"]
-    agreement = raw.read(RawFacts).agreement
+    nobody, before = agreement_in(traffic)
+    review(traffic, "Bo", {text: right[text] for text in shared[1:]})
+    alike, after = agreement_in(traffic)
+    assert nobody is None and alike is not None and (alike.rows, alike.same) == (7, 7)
+    assert {step for step in after if after[step] != before[step]} == {"evaluation_report", "model_version"}
+    review(traffic, "Bo", {shared[0]: LABELS[1 - LABELS.index(right[shared[0]])]})
+    agreement, _ = agreement_in(traffic)
     assert agreement is not None and (agreement.rows, agreement.same) == (8, 7)
     assert agreement.kappa is not None and 0 < agreement.kappa < 1 and agreement.interval is not None
     task = load_task(traffic.folder)
     said = agreement_sentence(agreement)
     assert said.startswith(f"Two people answered 8 rows, 7 of them alike (kappa {agreement.kappa:.2f}, ")
     assert said in progress(read_people(task.folder, task.spec), task.spec)
-    pages = [
-        page_markdown(evaluation_page(evaluation(data={"raw_examples": facts}), []))
-        for facts in (raw.facts, {"files": []})
-    ]
+    pages = [page_markdown(evaluation_page(evaluation(agreement=facts), [])) for facts in (agreement.to_json(), None)]
     assert [f"People answered the rows of validation and test. {plain(said)}" in page for page in pages] == [
         True,
         False,
     ]
+
+
+def test_equal_json_is_the_same_answer_of_two_people_and_many_answers_are_counted_quickly(tmp_path: Path) -> None:
+    """Kappa counts two answers as same where the number of rows answered alike does, and takes no table of all answers by all."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+    spec = load_task(Traffic(tmp_path).folder).spec.model_copy(
+        update={"output": JsonOutput(kind="json", json_schema=schema)}
+    )
+    people = PeopleAnswers()
+    for n in range(500):
+        for name, answer in (("Ada", f'{{"a": {n}, "b": 1}}'), ("Bo", f'{{"b": 1, "a": {n + n % 2}}}')):
+            people.first[f"{n:016x}"][name] = PersonAnswer(f"{n:016x}", [], "answer", name, answer)
+    agreement = reviewers_agreement(people, spec)
+    assert agreement is not None and (agreement.rows, agreement.same) == (500, 250)
+    assert agreement.kappa == pytest.approx(0.5, abs=0.01) and agreement.interval is not None
+    assert 0.44 < agreement.interval[0] < agreement.interval[1] < 0.56
