@@ -53,7 +53,7 @@ SUBJECTS = ("outputs", "test", "suspects", "rows", "synthetic", "flagged")
     show_default=True,
     help="Answers, suspects or rows on the sheet.",
 )
-@click.option("--rater", default="", help="Your name. Unset: asked on the page.")
+@click.option("--rater", default="", help="Your name. Unset: asked on the page; with --what test your user's.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; 0: any that is free.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the page to this file instead of serving it.")
@@ -95,7 +95,7 @@ def review(
     except (OSError, ValueError) as error:
         raise click.ClickException(failure(error) or str(error)) from error
     if page is None and table is None:
-        return _serve(queue, rater, port, browser)
+        return _serve(queue, rater or (user_name() if what == "test" else ""), port, browser)
     headline = f"{len(queue.items)} items, in {', '.join(str(p) for p in (page, table) if p)}"
     tell(result, headline, f"once it is filled in: finetune review {loaded.name} --what {what} --take FILE")
     return DONE

@@ -14,6 +14,7 @@ from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.review.queues import Parsed, ReviewQueue, conversation, page_item, safe_name
 from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline.spec.outputs import JsonOutput
 
 SHARED_EVERY = 5
 """Every fifth row is shown to all reviewers, for their agreement."""
@@ -96,12 +97,13 @@ def people_queue(
     choices.append({"value": "skip", "label": "cannot be answered", "key": "0", "reason": True})
     return ReviewQueue(
         title=f"Rows for test and validation: {task.name}",
-        intro="Give the right answer to each row. What the teacher answers is shown once yours is stored. If a row cannot be "
-        f"answered, say why in the comment. {progress(people, task.spec)}",
+        intro=f"Give the right answer to each row{_fields(task.spec)}. Where the teacher answers otherwise, its answer is shown "
+        "once yours is stored, which then counts. If a row cannot be answered, say why in the comment. "
+        f"{progress(people, task.spec)}",
         sheet=f"{task.name}-test",
         mode="people",
         choices=choices,
-        items=[page_item(name, *_blocks(known[name], task, people)) for name in shown],
+        items=[_item(known[name], task, people) for name in shown],
         take=take,
         target=lambda name: task.folder / PEOPLE / f"{safe_name(name)}.jsonl",
         table=[
@@ -114,16 +116,27 @@ def people_queue(
     )
 
 
-def _blocks(row: Example, task: Task, people: PeopleAnswers) -> list[tuple[str, str]]:
-    """Return the texts shown of a row. Of a row that people decided in different ways, their decisions."""
-    lines: list[PersonAnswer] = []
-    if row.id in people.unsettled(task.spec):
-        lines = [line for _, line in sorted(people.by_row[row.id].items())]
+def _item(row: Example, task: Task, people: PeopleAnswers) -> dict[str, Any]:
+    """Return what the page shows of a row. Of a row that people decided in different ways, their decisions, and when the last one
+    was made (`again`): since then the row is open again."""
+    question = ("Input", conversation(row.messages, task))
+    if row.id not in people.unsettled(task.spec):
+        return page_item(row.id, question)
+    lines = [line for _, line in sorted(people.by_row[row.id].items())]
     decisions = "\n".join(f"{line.reviewer}: {line.answer or f'cannot be answered: {line.comment}'}" for line in lines)
-    return [
-        ("Input", conversation(row.messages, task)),
-        *([("Decided differently; agree on one answer", decisions)] if lines else []),
-    ]
+    item = page_item(row.id, question, ("Decided differently; agree on one answer", decisions))
+    return {**item, "again": max(line.time for line in lines)}
+
+
+def _fields(spec: TaskSpec) -> str:
+    """Say which fields an answer in JSON has, as its schema declares them; empty for other answers."""
+    schema = spec.output.json_schema if isinstance(spec.output, JsonOutput) else None
+    if not isinstance(schema, dict) or not (names := list(schema.get("properties", {}))):
+        return ""
+    needed = [name for name in names if name in schema.get("required", [])]
+    optional = [name for name in names if name not in needed]
+    parts = [", ".join(needed), f"if any, {', '.join(optional)}" if optional else ""]
+    return f", as JSON with {' and, '.join(filter(None, parts))}"
 
 
 def rows_wanted(spec: TaskSpec) -> int:

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount
 
+from finetune_pipeline.cli.review import _queue
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.people import PeopleAnswers
+from finetune_pipeline.data.people import PeopleAnswers, read_people
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.production.choosing import DIFFERS
 from finetune_pipeline.report.blocks import Page, Section, Table, text
@@ -25,10 +28,12 @@ from finetune_pipeline.review.queues import ReviewQueue, outputs_queue, syntheti
 from finetune_pipeline.review.server import review_app
 from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
 from finetune_pipeline.serving.local_server import LocalServer
+from finetune_pipeline.spec import load_task
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
 from finetune_pipeline_tests.unit.report.test_page import every_block
+from finetune_pipeline_tests.unit.steps.test_logged_teacher import Traffic
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: pages cannot be looked at")
@@ -62,8 +67,8 @@ DRIVER = """
 <script>
 const press = (key, target) => (target || document.body).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
 const type = (id, text) => { const f = $(id); f.value = text; f.dispatchEvent(new Event("change")); };
-const tell = value => {
-  const p = document.createElement("p"); p.id = "told"; p.textContent = JSON.stringify(value); document.body.append(p);
+const tell = value => { // to the page around a frame, if it is in one
+  const p = document.createElement("p"); p.id = "told"; p.textContent = JSON.stringify(value); top.document.body.append(p);
 };
 const lines = () => data.items.map(i => kept[i.id]).filter(complete).map(line);
 setTimeout(async () => { %s }, 50);
@@ -281,6 +286,98 @@ def test_the_teachers_other_answer_stays_on_the_page_once_ones_own_is_stored(tas
     assert result["after"]["at"] == 0 and result["after"]["texts"][1] == "no\n\nYour answer is stored and counts: yes"
     assert result["at"] == 2 and len(result["texts"]) == 1, "where both agree the next row is shown"
     assert [json.loads(line)["answer"] for line in target.read_text().splitlines()] == ["yes", "yes"]
+
+
+ANSWER_LOGGED = """
+const wait = async () => { await sending; await new Promise(done => setTimeout(done, 400)); };
+const see = () => ({ kept: Object.keys(kept).length, texts: [...document.querySelectorAll("#item pre")].map(e => e.textContent),
+  on: [...document.querySelectorAll("#choices .on")].map(e => e.id), state: $("state").textContent, where: $("where").textContent,
+  locked: [...$("choices").children].every(e => e.disabled), wide: document.documentElement.scrollWidth - innerWidth,
+  cut: [...document.querySelectorAll("button")].filter(e => e.scrollWidth > e.clientWidth).length, inner: innerWidth });
+const seen = top.seen = top.seen || [], frame = top.document.querySelector("iframe");
+seen.push(see()); press(String(seen.length === 1 ? 1 : 2)); await wait(); seen.push(see());
+press("3"); await wait(); seen.push(see()); // what comes too late
+const next = { 3: "/Bo/", 6: "/Ada/" }[seen.length];
+if (next) frame.src = next; else tell(seen);
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_two_people_answer_rows_of_a_log_in_one_browser_and_see_neither_each_other_nor_the_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Ada answers otherwise than the teacher, whose answer she sees then, and can change hers no more. Bo sees neither. He answers
+    otherwise than she, so that the row is open again on her page."""
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    traffic = Traffic(tmp_path)
+    traffic.log("Is the long sentence about roses red, or https://example.com/" + "a" * 90 + " blue?", "blue")
+    traffic.run("production_logs")
+    task = load_task(traffic.folder)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def embedded(message: Any) -> None:  # the pages themselves are shown in no frame
+            if message["type"] == "http.response.start":
+                message["headers"] = [pair for pair in message["headers"] if pair[0] != b"content-security-policy"]
+            await send(message)
+
+        rater = scope.get("path", "").split("/")[1]
+        if rater not in ("Ada", "Bo"):
+            await HTMLResponse(f'<iframe src="/Ada/" width="{width}" height="900" style="border: 0">')(
+                scope, receive, send
+            )
+            return
+        queue = _queue(task, "test", 60, rater, taking=True)
+        page = with_driver(queue.page(rater, server=True), ANSWER_LOGGED)
+        reviews = review_app(page, queue.take, queue.target(rater), queue.reveal)
+        await Mount(f"/{rater}", reviews).handle(
+            {**scope, **Mount(f"/{rater}", reviews).matches(scope)[1]}, receive, embedded
+        )
+
+    with LocalServer(app) as server:
+        opened, answered, late, bo, both, bo_late, again, agreed, done = drive(f"{server.url}/", tmp_path)
+    question, locked = opened["texts"][0], "blue\n\nYour answer is stored and counts: red"
+    assert {seen["inner"] for seen in (opened, bo, again)} == {width} and question.startswith("Is the long")
+    assert opened["texts"] == bo["texts"] == [question] and bo["on"] == [] and bo["kept"] == 0
+    assert answered["texts"] == late["texts"] == [question, locked] and answered["on"] == late["on"] == [
+        "choice-is red"
+    ]
+    assert (answered["locked"], late["locked"], opened["locked"]) == (True, True, False)
+    assert answered["state"] == "stored: next (j) goes on" and answered["where"] == "1 of 1, 1 decided"
+    assert both["texts"] == [question] and both["on"] == ["choice-is blue"], "Bo agrees with the teacher"
+    assert again["texts"][1] == "Ada: red\nBo: blue" and (again["on"], again["where"]) == ([], "1 of 1, 0 decided")
+    assert agreed["on"] == ["choice-is blue"] and not agreed["locked"]
+    people = read_people(task.folder, task.spec)
+    (row,) = people.by_row.values()
+    assert {name: (line.answer, line.log is not None) for name, line in row.items()} == {
+        "Ada": ("blue", True),
+        "Bo": ("blue", True),
+    }
+    assert people.pairs() == [("red", "blue")], "the agreement is that of their first answers"
+    assert not any(seen["wide"] > 0 or seen["cut"] for seen in (opened, answered, bo, again))
+
+
+def test_a_decision_that_is_refused_does_not_count_as_made(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "m": {"type": "string"}}, "required": ["n"]}
+    output = {"kind": "json", "json_schema": schema}
+    task = Task(spec=spec(name="demo", output=output), folder=tmp_path / "demo")
+    rows = [Example(id=f"{n:016x}", messages=[{"role": "user", "content": f"question {n}"}]) for n in range(2)]
+    people = people_queue(task, rows, PeopleAnswers(), {}, "Ada", 9)
+    script = (
+        "const wait = async () => { await sending; await new Promise(done => setTimeout(done, 400)); };"
+        'const see = () => [at, $("where").textContent, $("state").textContent, $("answer").value];'
+        """press("1"); type("answer", '{"n": "x"}'); await wait(); const refused = see();"""
+        """type("answer", '{"n": 1}'); await wait();"""
+        'tell({ refused, stored: see(), lead: document.querySelector(".lead").textContent });'
+    )
+    with LocalServer(
+        review_app(with_driver(people.page("Ada", server=True), script), people.take, people.target("Ada"))
+    ) as server:
+        result = drive(f"{server.url}/", tmp_path)
+    place, count, said, written = result["refused"]
+    assert (place, count, written) == (0, "1 of 2, 0 decided", '{"n": "x"}')
+    assert said.startswith("not stored: the answer breaks the schema") and "download" not in said
+    assert result["stored"][1:3] == ["1 of 2, 1 decided", "stored"]
+    assert "Give the right answer to each row, as JSON with n and, if any, m." in result["lead"]
 
 
 def test_two_answers_in_free_text_are_compared_and_other_rows_corrected_on_one_page(tmp_path: Path) -> None:

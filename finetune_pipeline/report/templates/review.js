@@ -1,8 +1,9 @@
 "use strict";
-// The review page: decisions are kept in the browser under the sheet's name, and sent to the server where there is one.
+// The review page: decisions are kept in the browser under the names of sheet and reviewer, so that nobody sees another's, and sent
+// to the server where there is one.
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
-const store_key = "finetune-review:" + data.sheet;
+const store_key = "finetune-review:" + data.sheet + (data.rater ? ":" + data.rater : "");
 const name_key = "finetune-review-rater";
 let kept = {};
 let at = 0;
@@ -40,8 +41,10 @@ const item = () => data.items[at];
 const choices = () => item().choices || data.choices;
 const choice_of = row => row && ((data.items.find(each => each.id === row.id) || {}).choices || data.choices)
   .find(choice => choice.value === row.choice);
-const complete = row => Boolean(row && row.choice && !(choice_of(row).answer && !row.answer)
+const complete = row => Boolean(row && row.choice && !row.refused && !(choice_of(row).answer && !row.answer)
   && !(choice_of(row).reason && !row.comment));
+// Who has seen the teacher's answer changes the own one no more, except where people must agree on one.
+const locked = () => Boolean((kept[item().id] || {}).revealed && !item().again);
 const decided = () => data.items.filter(each => complete(kept[each.id])).length;
 
 // Buttons stay, with the focus, while the next item has the same choices.
@@ -50,7 +53,10 @@ function show_choices(own) {
   if (buttons.length !== $("choices").children.length || buttons.some(each => !each.isConnected)) {
     $("choices").replaceChildren(...buttons);
   }
-  choices().forEach((choice, i) => { buttons[i].className = own && own.choice === choice.value ? "on" : ""; });
+  choices().forEach((choice, i) => {
+    buttons[i].className = own && own.choice === choice.value ? "on" : "";
+    buttons[i].disabled = locked();
+  });
 }
 
 function button(choice) {
@@ -78,6 +84,7 @@ function show() {
   $("comment").value = own && own.comment ? own.comment : "";
   if ($("answer")) {
     $("answer").value = own && own.answer ? own.answer : "";
+    $("answer").disabled = locked();
     $("answer-row").className = own && choice_of(own).answer ? "row" : "row hidden";
   }
   $("where").textContent = `${at + 1} of ${data.items.length}, ${decided()} decided`;
@@ -108,15 +115,22 @@ function send(row) {
     .then(() => fetch("ratings", { method: "POST", headers, body }))
     .then(async answer => {
       const text = await answer.text();
-      if (!answer.ok) throw new Error(text);
-      say("stored");
-      if (text !== "stored") {
-        kept[row.id].revealed = text;
-        keep(store_key, JSON.stringify(kept));
-        if (item().id === row.id) show();
+      if (answer.status === 400) {
+        note(row.id, { refused: true });
+        say(`not stored: ${text}`, true);
+        return;
       }
+      if (!answer.ok) throw new Error(text);
+      say(text === "stored" ? text : "stored: next (j) goes on");
+      if (text !== "stored") note(row.id, { revealed: text });
     })
     .catch(error => say(`not stored: ${error.message} (kept in this browser; download it)`, true));
+}
+
+function note(id, what) {
+  kept[id] = { ...kept[id], ...what };
+  keep(store_key, JSON.stringify(kept));
+  if (item().id === id) show();
 }
 
 function change(what) {
@@ -127,14 +141,14 @@ function change(what) {
     return false;
   }
   const id = item().id;
-  kept[id] = { ...kept[id], ...what, id, rater, time: new Date().toISOString() };
+  kept[id] = { ...kept[id], ...what, refused: undefined, id, rater, time: new Date().toISOString() };
   keep(store_key, JSON.stringify(kept));
   if (complete(kept[id])) send(kept[id]);
   return true;
 }
 
 function choose(choice) {
-  if (!change({ choice: choice.value, comment: $("comment").value.trim() })) return;
+  if (locked() || !change({ choice: choice.value, comment: $("comment").value.trim() })) return;
   show();
   if (choice.answer) {
     $("answer").focus();
@@ -143,9 +157,14 @@ function choose(choice) {
     $("comment").focus();
   } else if (at + 1 < data.items.length) {
     const here = at;
-    // a difference that is shown once the answer is stored keeps the page at its row
-    sending.then(() => setTimeout(() => { if (at === here && !(kept[item().id] || {}).revealed) move(1); }, 120));
+    // what the server says of the answer keeps the page at its row
+    sending.then(() => setTimeout(() => { if (at === here && goes_on()) move(1); }, 120));
   }
+}
+
+function goes_on() {
+  const own = kept[item().id] || {};
+  return !own.revealed && !own.refused;
 }
 
 function move(by) {
@@ -182,7 +201,7 @@ function on_key(event) {
       event.target.blur();
       if (event.target.id === "answer" && complete(kept[item().id])) {
         const here = at;
-        sending.then(() => { if (at === here && !kept[item().id].revealed) move(1); });
+        sending.then(() => { if (at === here && goes_on()) move(1); });
       }
     }
     return;
@@ -206,7 +225,9 @@ function on_key(event) {
 try { kept = JSON.parse(read(store_key) || "{}"); } catch (error) { kept = {}; }
 for (const row of data.done) kept[row.id] = kept[row.id] || row;
 for (const id of Object.keys(kept)) {
-  if (!data.items.some(each => each.id === id) || !choice_of(kept[id])) delete kept[id];
+  const shown = data.items.find(each => each.id === id);
+  // a row that people must agree on is open again: what is kept is older than its newest decision
+  if (!shown || !choice_of(kept[id]) || (shown.again && kept[id].time <= shown.again)) delete kept[id];
 }
 $("rater").value = data.rater || read(name_key) || "";
 if ($("answer")) $("answer").onchange = () => { if (change({ answer: $("answer").value.trim() })) show(); };
