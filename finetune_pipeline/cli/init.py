@@ -64,15 +64,15 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def init(files: Sequence[Path], name: str | None, yes: bool, allowed: bool, **options: Any) -> int:
     """Make a task from raw FILES: copy them, draft task.yaml, check every row, and score the simplest model.
 
-    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns. Of a folder, all files outside hidden folders
-    are read. Of logs of a model in production (id, timestamp, input or messages, output, model_version), that model becomes the
-    teacher, whose answers are there already. Nothing is overwritten. Asks at most three questions, and none with --yes or
-    without a terminal.
+    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns. Of a folder, all such files outside hidden
+    folders are read. Of logs of a model in production (id, timestamp, input or messages, output, model_version), that model
+    becomes the teacher, whose answers are there already. Nothing is overwritten. Asks at most three questions, and none with
+    --yes or without a terminal.
 
     Exit code 2: the task was made, but the pipeline would stop at its data.
     """
     say(f"reading {listed(files, 3)}")  # before the slow imports
-    from finetune_pipeline.data.draft.files import given_files, name_problems, task_name
+    from finetune_pipeline.data.draft.files import given_files, left_out, name_problems, task_name
 
     settings = read_settings()
     asking = not yes and not wants_json() and sys.stdin.isatty()
@@ -89,6 +89,7 @@ def init(files: Sequence[Path], name: str | None, yes: bool, allowed: bool, **op
         draft, findings, sources = draft_from_logs(sources, allowed)
     else:
         draft, findings = draft_task(sources, options, asking)
+    draft.notes += left_out(files)
     store = ArtifactStore(settings.artifacts)
     with store.lock(name, "init"):
         if problems := name_problems(name, folder, sources):  # another command made it meanwhile

@@ -41,12 +41,13 @@ def try_(files: Sequence[Path], **options: Any) -> int:
     Exit code 2: the pipeline would stop at these data.
     """
     say(f"reading {listed(files, 3)}")
-    from finetune_pipeline.data.draft.files import given_files, task_name
+    from finetune_pipeline.data.draft.files import given_files, left_out, task_name
 
     sources = given_files(files)
     from finetune_pipeline.production.log_draft import are_logs
 
     draft, findings = draft_task(sources, options, asking=False)
+    draft.notes += left_out(files)
     say(*draft_lines(draft), "")
     is_log = not (options["text"] or options["answer"]) and are_logs(sources)
     if is_log:

@@ -140,10 +140,12 @@ def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
 
 
 def declare(fields: Mapping[str, str], expressions: Iterable[str] = ()) -> str:
-    """Return the line of task.yaml that declares these fields. `expressions`: the fields whose values are expressions."""
+    """Return the line of task.yaml that declares these fields; chats without a system turn get the task's. `expressions`: the
+    fields whose values are expressions."""
 
     def quoted(text: str) -> str:
         return text if re.fullmatch(r"[A-Za-z_][\w()]*", text) else "'" + text.replace("'", "''") + "'"
 
     pairs = (f"{n}: {quoted(v if n in expressions else key_path(v))}" for n, v in fields.items())
-    return f"`data: {{fields: {{{', '.join(pairs)}}}}}`"
+    inject = "inject: true, " if "messages" in fields else ""
+    return f"`data: {{{inject}fields: {{{', '.join(pairs)}}}}}`"

@@ -61,7 +61,9 @@ class JsonOutput(WrittenOutput):
 
     kind: Literal["json"] = "json"
     json_schema: dict[str, Any] | str = Field(description="JSON schema (draft 2020-12), or a file in the task folder.")
-    unordered: list[str] = Field([], description="Dotted paths of lists whose order does not matter.")
+    unordered: list[str] = Field(
+        [], description='Dotted paths of lists whose order does not matter; `""` for an answer that is a list.'
+    )
     accept_repaired: bool = Field(
         False, description="Accept answers that are JSON only after repair. Production must repair them, too."
     )
@@ -98,9 +100,9 @@ def default_metric(output: AnyOutput) -> str:
 
 
 def schema_at(schema: Any, path: str) -> dict[str, Any] | None:
-    """Return the part of a schema for the field at a dotted path of properties; None if there is no such field."""
+    """Return the part of a schema for the field at a dotted path of properties, the whole at `""`; None if there is none."""
     part = schema
-    for name in path.split("."):
+    for name in path.split(".") if path else ():
         part = part.get("properties", {}).get(name) if isinstance(part, dict) else None
     return part if isinstance(part, dict) else None
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from finetune_pipeline.data.draft.columns import LONGEST_LABEL, MOST_LABELS, is_json_answer
+from finetune_pipeline.data.draft.columns import LONGEST_LABEL, MOST_LABELS, is_json_answer, is_time_text
 from finetune_pipeline.spec.outputs import folded_label
 
 _KEPT = 20_000
@@ -66,6 +66,13 @@ class Answers:
             if len(joined) > 1 and all(uses[part] > 1 for parts_of_label in joined for part in parts_of_label):
                 return mark
         return None
+
+    @property
+    def are_label_sets(self) -> bool:
+        """Whether every answer is a list without repeats, so that its order says nothing. Tags of words repeat."""
+        lists = [json.loads(value) for value in self.values if self.kind == "json" and is_json_answer(value)]
+        texts = [list(map(json.dumps, items)) for items in lists if isinstance(items, list)]
+        return bool(texts) and len(texts) == len(lists) and all(len({*items}) == len(items) for items in texts)
 
     @property
     def max_new_tokens(self) -> int:
@@ -132,6 +139,7 @@ def _schema(values: Sequence[Any], depth: int, rows_a_value: float) -> dict[str,
         schema["items"] = _schema(items, depth + 1, rows_a_value)
     texts = Counter(v for v in values if isinstance(v, str))
     is_few = len(texts) <= _MOST_ENUM and rows_a_value * len(values) >= 10 * len(texts)
+    is_few = is_few and not all(map(is_time_text, texts))  # later rows have later dates
     if depth and kinds in (["string"], ["null", "string"]) and is_few:
         return {"enum": [*texts, *([None] if "null" in kinds else [])]}
     return schema

@@ -99,9 +99,8 @@ def _choose_object(
         return choice or _refusal("no column looks like the text; name it with --text", columns)
     unique_names = Counter(c.name for c in answers)
     keys = [names.key_path(c.name if unique_names[c.name] == 1 else c.path) for c in answers]
-    # an empty cell has no value
-    values = [f"{c.path} || `null`" if c.kinds.keys() <= {"text"} else c.path for c in answers]
-    expression = f"to_string({{{', '.join(f'{key}: {value}' for key, value in zip(keys, values, strict=True))}}})"
+    pairs = (f"{key}: {column.json_expression}" for key, column in zip(keys, answers, strict=True))
+    expression = f"to_string({{{', '.join(pairs)}}})"
     fields = {{"text": "prompt", "label": "completion"}.get(name, name): path for name, path in choice.fields.items()}
     fields["output" if "output" in fields else "completion"] = expression
     named = ", ".join(c.path for c in answers)

@@ -85,6 +85,17 @@ class Column:
         return self.path if plain and not self.is_json else f"to_string({self.path})"
 
     @property
+    def json_expression(self) -> str:
+        """How `data.fields` reads the values into a JSON object: an empty cell is null, JSON in a cell is its value, and so are
+        numbers that are written as JSON writes them. Text between such numbers stays text."""
+        if not self.kinds.keys() <= {"text"}:
+            return self.path
+        if self.is_json:
+            return f"from_json({self.path} || `null`)"
+        is_number = bool(self.values) and all(map(_JSON_NUMBER.fullmatch, self.values))
+        return f"to_number({self.path}) || {self.path} || `null`" if is_number else f"{self.path} || `null`"
+
+    @property
     def numeric(self) -> bool:
         """Whether the values are numbers, or numeric text."""
         return bool(self.values) and all(_NUMBER.fullmatch(value) for value in list(self.values)[:200])
@@ -112,14 +123,14 @@ class Column:
 
     @property
     def is_top(self) -> bool:
-        """Whether the column is a key of the row."""
-        return not re.search(r"\.|.\[", self.path)
+        """Whether the column is a key of the row. A quoted key may hold dots: `"person.age"`."""
+        return not re.search(r"\.|.\[", _QUOTED.sub("key", self.path))
 
     @property
     def is_time(self) -> bool:
         """Whether nearly all values are times; a survey repeats its column names among them."""
         first_values = list(self.values)[:200]
-        return sum(map(_is_time, first_values)) >= 0.9 * len(first_values)
+        return sum(map(is_time_text, first_values)) >= 0.9 * len(first_values)
 
     @property
     def is_id(self) -> bool:
@@ -168,6 +179,9 @@ class Column:
         return any(_RECORD.search(value) or _NESTED.search(value) for value in list(self.values)[:50])
 
 
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_JSON_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{0,14}[1-9])?")
+"""Numbers that text and number say alike: no `007`, no `12.50`, none that a float rounds."""
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*(e[-+]?\d+)?", re.IGNORECASE)
 # Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean, and emoji: two characters count as a word
 _UNSPACED = re.compile(
@@ -183,7 +197,7 @@ def is_json_answer(text: str) -> bool:
     return not isinstance(unpacked(text), str)
 
 
-def _is_time(text: str) -> bool:
+def is_time_text(text: str) -> bool:
     if len(text) < 8 or not text[:1].isdigit():
         return False
     with suppress(ValueError):

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -26,6 +26,7 @@ _WHOLE: dict[str | None, tuple[tuple[str, str], dict[str, str]]] = {
 }
 """Formats whose rows are conversations without a list of turns: the keys they read, and Chat.whole."""
 _MOST_SPEAKERS = 200
+_DEEPEST_TURN = 6
 _SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
 """Common speaker names by role."""
 _REPLIES = ("reply_to", "in_response_to", "reference_message", "thread_ts", "parent_id", "parent_message")
@@ -93,7 +94,7 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Ref
         unanswered = sum(roles[str(chat[-1].get(speaker))] == "user" for chat in chats if chat)
         has_chosen = column.path in registered and any("chosen" in row for row in objects)
         if 2 * unanswered > len(chats) and not has_chosen:
-            return _unanswered(column, messages, columns)
+            return _unanswered(column, messages, columns, objects)
         if column.path in registered and not has_own_names:
             are_known = set(roles) <= {*SHAREGPT_ROLES}
             return Chat({}, {} if are_known else roles, (column.path,), speaker)
@@ -113,20 +114,39 @@ def _turns(objects: Iterable[Any], path: str) -> list[list[Any]]:
     return [turns for row in objects if isinstance(turns := unpacked(find(row, "", None)), list)]
 
 
-def _unanswered(column: Column, messages: str, columns: Mapping[str, Column]) -> Refusal:
-    """Say that the answers to conversations are not in the list of turns, with the likeliest column that holds them."""
+def _unanswered(
+    column: Column, messages: str, columns: Mapping[str, Column], objects: Sequence[dict[str, Any]]
+) -> Refusal:
+    """Say that the answers to conversations are not in the list of turns, with the place of the assistant's turn in most rows, or
+    else the likeliest column that holds them."""
+    places = Counter(chain.from_iterable(map(_assistant_turns, objects)))
+    turn, rows_with_turn = places.most_common(1)[0] if places else ("", 0)
     texts = [
         c for c in columns.values() if c.kind == "text" and len(c.values) > 1 and not c.path.startswith(column.path)
     ]
     texts = [c for c in texts if not (c.is_rejected or c.is_guess or c.is_id)]
-    texts.sort(key=lambda c: (names.rank(c.name, names.WRITTEN) is None, -c.longest))
+    # a column that few rows fill, such as corrections, answers only those
+    texts.sort(key=lambda c: (2 * c.filled < c.rows, names.rank(c.name, names.WRITTEN) is None, -c.longest))
     answer = texts[0].path if texts else "ANSWER"
+    answer = f"{turn}.content" if 2 * rows_with_turn > len(objects) else answer
     turn_list = messages if messages.endswith("}") else f"{messages}[]"
     expression = f"[{turn_list}, [{{role: 'assistant', content: {answer}}}]][]"
     line = names.declare({"messages": expression}, expressions=("messages",))
     return Refusal(
         f"the turns in {column.path} end with the user, and the answer is elsewhere", f"write task.yaml with {line}"
     )
+
+
+def _assistant_turns(value: Any, path: str = "", depth: int = 0) -> Iterator[str]:
+    """Yield the paths of the assistant's turns that stand alone or first in a list, such as `response.choices[0].message`."""
+    if isinstance(value, list):
+        value, path = next(iter(value), None), f"{path}[0]"
+    if not isinstance(value, dict) or depth > _DEEPEST_TURN:
+        return
+    if value.get("role") == "assistant" and isinstance(value.get("content"), str):
+        yield path
+    for key, inner in value.items():
+        yield from _assistant_turns(inner, f"{path}.{names.key_path(key)}" if path else names.key_path(key), depth + 1)
 
 
 def turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:

@@ -28,6 +28,8 @@ from finetune_pipeline.spec.rules import STUB
 _ROWS_TO_CHOOSE_BY = 5_000
 _ROWS_TRIED = 400
 _CONSTANT_SHARE = 0.95
+_DISLIKED = ("rejected", "non_preferred_output")
+"""Keys of the rejected answer in rows that `preferences/` takes."""
 Files = Sequence[tuple[str, Path]]
 
 
@@ -102,7 +104,7 @@ def draft(
         choice = replace(choice, fields={"prompt": choice.fields[text_field], "completion": label_list, **others})
         task = _with_answers(files, reading, choice)
         task.notes.append(
-            f"{choice.answer} holds several labels with `{mark}` between them: each answer is the list of them"
+            f"{choice.answer} holds several labels with `{mark}` between them: each answer is the list of them, in any order"
         )
     unread = [file for file in files if reading.counts[file[0]] and not any(_conversations([file], task))]
     documents = [file for file in unread if reading.counts[file[0]] == 1]
@@ -123,6 +125,9 @@ def draft(
             fix = "leave the file out, make a task of its own of it, or give all files the same columns"
             reading.refuse("files_differ", listed([name for name, _ in unread], 3), message, fix)
         return None, [*reading.problems, *(replace(f, message=f"{f.message}; {share}") for f, share in faults)]
+    if rejected := [key for key in _DISLIKED if any(key in value for value in objects)]:
+        note = f"{' and '.join(rejected)}: no example, but a copy of the file in preferences/ of the task's folder lets a second"
+        task.notes.append(f"{note} stage of training learn what people dislike (`finetune docs preferences`)")
     if group := task.data.get("fields", {}).get("group"):
         note = f"rows with the same {group} stay in one split, as `group`; to switch it off, remove `group` from data.fields"
         task.notes.append(note)
@@ -245,7 +250,9 @@ def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:
         return {"kind": "labels", "labels": list(answers.labels)}, None
     if answers.kind == "json":
         schema = json_schema_of(answers.values, answers.rows)
-        return {"kind": "json", "json_schema": "schema.json", "max_new_tokens": answers.max_new_tokens}, schema
+        unordered = {"unordered": [""]} if answers.are_label_sets and "enum" in schema.get("items", {}) else {}
+        written = {"kind": "json", "json_schema": "schema.json", **unordered}
+        return {**written, "max_new_tokens": answers.max_new_tokens}, schema
     extract = {"extract": answers.extract} if answers.extract else {}
     return {"kind": "text", "max_new_tokens": answers.max_new_tokens, **extract}, None
 

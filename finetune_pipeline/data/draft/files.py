@@ -18,7 +18,7 @@ import yaml
 
 from finetune_pipeline.data.raw_files import SUFFIXES, has_raw_suffix
 from finetune_pipeline.faults import files_below
-from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.findings import Finding, FindingsError, listed_files
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import STUB
@@ -77,6 +77,15 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
         name = f"raw/{printable}" if f"raw/{printable}" not in named else next(n for n in numbered if n not in named)
         named[name] = GivenFile(name, path)
     return list(named.values())
+
+
+def left_out(paths: Sequence[Path]) -> list[str]:
+    """Return a note with the files of these folders that are not read, because of their names; empty without any."""
+    below = (Path(file) for folder in paths if folder.is_dir() for file in files_below(folder, follow_links=True))
+    seen = (file for file in below if file.name not in _DESCRIPTIONS and not file.name.startswith((".", "~$")))
+    names = sorted({file.name for file in seen if not (has_raw_suffix(file) or file.suffix == ".arrow")})
+    endings = "raw files of a folder end in " + ", ".join(SUFFIXES)
+    return [f"not read: {listed_files(names)}; {endings}"] if names else []
 
 
 def _words(text: str) -> list[str]:

@@ -213,7 +213,7 @@ def test_many_files_of_one_row_are_named_on_one_line(tmp_path: Path, finetune: A
         ((), "\n\n", ("text", "join(', ', [new == '1' && 'new'")),
         ((), "more\n\n", ("more", "join(', ', [new == '1' && 'new'")),
         ((), "more\nold\n", ("more", "old")),
-        (("new", "old"), "more\n", ("more", "to_string({new: new || `null`, old: old || `null`})")),
+        (("new", "old"), "more\n", ("more", "to_string({new: to_number(new) || new || `null`, old: ")),
     ],
 )
 def test_columns_may_be_chosen_beside_an_answer_of_several_columns(

@@ -12,12 +12,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune_pipeline.data.draft.conversations import roles_of
 from finetune_pipeline.data.draft.draft import Draft, draft
-from finetune_pipeline.data.draft.files import GivenFile, given_files, name_problems, place_files, task_name, task_yaml
+from finetune_pipeline.data.draft.files import (
+    GivenFile,
+    given_files,
+    left_out,
+    name_problems,
+    place_files,
+    task_name,
+    task_yaml,
+)
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, validate_file, workbook
@@ -349,7 +358,7 @@ def test_several_answers_are_one_json_object_with_a_schema(tmp_path: Path) -> No
     assert made.schema["required"] == ["queue", "first priority", "number"]
     answers = [json.loads(row["messages"][-1]["content"]) for row in validate_file(file[1], made.spec).rows]
     assert answers[:3] == [
-        {"queue": y, "first priority": p, "number": str(i)}
+        {"queue": y, "first priority": p, "number": i}
         for (i, _, y), p in zip(ROWS[:3], ("low", "high", None), strict=True)
     ]
     assert "queue: # describe (one of" in made.system_prompt
@@ -359,10 +368,48 @@ def test_several_answers_are_one_json_object_with_a_schema(tmp_path: Path) -> No
         {"code": 0, "ok": False},
         {"code": 1, "ok": True},
     ]
-    assert drafted(file, answer="queue, number").answers.values[:1] == [f'{{"queue":"{ROWS[0][2]}","number":"0"}}']
+    assert drafted(file, answer="queue, number").answers.values[:1] == [f'{{"queue":"{ROWS[0][2]}","number":0}}']
     task, problems = draft([file], answer=("queue", "urgency"))
     assert task is None and "there is no column 'urgency'" in problems[-1].message
     assert "cannot be both" in draft([file], text="queue", answer=("queue", "more"))[1][-1].message
+
+
+def test_cells_of_several_answers_keep_their_types(tmp_path: Path) -> None:
+    """JSON in a cell became a text with quotes in it, and numbers and dates an enum of those seen, which forbids all others."""
+    items = [[], [{"sku": "a", "qty": 2}], [{"sku": "b", "qty": 1}, {"sku": "c", "qty": 3}]]
+    rows = [
+        [
+            t,
+            json.dumps(items[i % 3]),
+            ["", "3", "12", "-1.5"][i % 4],
+            f"2026-12-0{1 + i % 9}",
+            f"{i % 8 + 1}.50",
+            f"00{i % 6}",
+        ]
+        for i, t, _ in ROWS
+    ]
+    header = ["text", "order.items", "order.count", "day", "price", "code"]
+    file = of(tmp_path, "a.csv", [header, *rows])
+    made = drafted(file, answer=["order.items", "order.count", "day", "price", "code"])
+    answers = [json.loads(row["messages"][-1]["content"]) for row in validate_file(file[1], made.spec).rows]
+    assert [answer["order.items"] for answer in answers[:3]] == items
+    assert [answer["order.count"] for answer in answers[:4]] == [None, 3, 12, -1.5]
+    assert answers[1] | {"order.items": 0} == {
+        "order.items": 0, "order.count": 3, "day": "2026-12-02", "price": "2.50", "code": "001",
+    }  # fmt: skip
+    assert made.schema is not None
+    kinds = {key: part.get("type", part.get("enum")) for key, part in made.schema["properties"].items()}
+    assert kinds["order.items"] == "array" and kinds["order.count"] == ["null", "number"] and kinds["day"] == "string"
+    later = of(tmp_path, "b.csv", [header, *rows, ["about a dozen", "none", "a dozen", "soon", "", ""]])
+    validated = validate_file(later[1], made.spec)
+    assert len(validated.rows) == len(ROWS) and "'a dozen'" in str(validated.quarantine), "no text becomes null"
+
+
+def test_a_column_whose_name_holds_a_dot_is_a_column(tmp_path: Path) -> None:
+    """It was missing from the columns that are not used."""
+    rows = [[t, y, i, t[::-1]] for i, t, y in ROWS]
+    made = drafted(of(tmp_path, "a.csv", [["doc.text", "doc.queue", "no.", "rev.text"], *rows]), text="doc.text")
+    assert made.choice.answer == '"doc.queue"' and made.choice.unused == ['"no."', '"rev.text"']
 
 
 def scored_rows(n: int = 400) -> list[dict[str, Any]]:
@@ -406,6 +453,18 @@ CHATS = [
 def turns(who: str, said: str, names: dict[str, str]) -> list[list[dict[str, str]]]:
     """The chats with these keys of a turn and names of the speakers."""
     return [[{who: names[speaker], said: text} for speaker, text in chat] for chat in CHATS]
+
+
+def test_the_answer_beside_a_request_is_the_column_that_most_rows_fill(tmp_path: Path) -> None:
+    """The line to write named the corrections, which few rows have: all others would have been quarantined."""
+    own = turns("role", "content", {"q": "user", "a": "assistant"})
+    asked = [{"request": {"messages": chat[:1]}, "response": {"choices": [{"message": chat[1]}]}} for chat in own]
+    asked = [{**row, "correction": f"it is {i}" if i % 5 == 0 else None} for i, row in enumerate(asked)]
+    task, problems = draft([of(tmp_path, "a.jsonl", asked)])
+    assert task is None and "content: response.choices[0].message.content" in problems[-1].fix
+    data = yaml.safe_load(problems[-1].fix.partition("with `")[2].rstrip("`"))["data"]
+    made = validate_file(tmp_path / "a.jsonl", make_spec(output={"kind": "text"}, **data))
+    assert [row["messages"][-1]["content"] for row in made.rows] == [chat[1]["content"] for chat in own]
 
 
 def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
@@ -554,6 +613,34 @@ def test_what_keeps_files_from_being_a_task_is_named(tmp_path: Path, rule: str, 
     task, problems = draft([of(tmp_path, name, content) for name, content in files.items()], **options)
     assert task is None and rule in {finding.rule for finding in problems}
     assert all(finding.fix for finding in problems)
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
+    """A zipped table was left out without a word."""
+    for name in ("a.csv", "b.jsonl.gz", "c.csv.zip", "notes.txt", ".DS_Store", "~$a.xlsx", "dataset_info.json"):
+        (tmp_path / name).write_text("x")
+    assert left_out([tmp_path])[0].startswith("not read: c.csv.zip, notes.txt; raw files of a folder end in .jsonl,")
+    assert left_out([tmp_path / "a.csv"]) == []
+
+
+def test_rejected_answers_are_said_to_be_left_out(tmp_path: Path) -> None:
+    """Nobody was told of the stage that learns from them."""
+    rows = [{"prompt": t, "chosen": f"yes, {t[::-1]}", "rejected": "no"} for t, _ in PAIRS]
+    makers = [
+        lambda r: r,
+        lambda r: {
+            "input": {"messages": [{"role": "user", "content": r["prompt"]}]},
+            "preferred_output": [{"role": "assistant", "content": r["chosen"]}],
+            "non_preferred_output": [{"role": "assistant", "content": r["rejected"]}],
+        },
+    ]
+    for key, make in zip(("rejected", "non_preferred_output"), makers, strict=True):
+        made = drafted(of(tmp_path, "a.jsonl", [make(row) for row in rows]))
+        assert made.answers.values[0] == rows[0]["chosen"] and made.notes[0].startswith(f"{key}: no example, but")
+        assert "preferences/" in made.notes[0]
+    assert (
+        drafted(of(tmp_path, "b.jsonl", [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows])).notes == []
+    )
 
 
 def test_no_file_takes_the_name_of_another(tmp_path: Path) -> None:

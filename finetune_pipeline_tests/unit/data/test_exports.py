@@ -145,7 +145,7 @@ UNKNOWN: dict[str, tuple[Any, str]] = {
     ),
     "requests and responses": (
         [{"request": {"messages": c[:3]}, "response": answer} for c, answer in zip(OWN, CALLS, strict=True)],
-        "messages: '[request.messages[], [{role: ''assistant'', content: ANSWER}]][]'",
+        "messages: '[request.messages[], [{role: ''assistant'', content: response.choices[0].message.content}]][]'",
     ),
     "a list of turns and its answer": (
         [{"prompt": c[:3], "completion": c[3]["content"]} for c in OWN],

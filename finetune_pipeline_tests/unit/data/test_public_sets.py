@@ -12,6 +12,7 @@ import pytest
 
 from finetune_pipeline.data.draft.draft import draft
 from finetune_pipeline.data.draft.files import given_files
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline_tests.unit.data.raw_rows import table, validate_file
 from finetune_pipeline_tests.unit.data.rows import make_spec
 from finetune_pipeline_tests.unit.data.test_draft import PAIRS, ROWS, THINGS, drafted, of, turns
@@ -167,6 +168,13 @@ def test_several_labels_in_one_text_become_a_list(tmp_path: Path, mark: str) -> 
     assert [json.loads(answer) for answer in made.answers.values] == [*map(list, dict.fromkeys(map(tuple, labels)))]
     assert made.schema is not None and sorted(made.schema["items"]["enum"]) == sorted([*THINGS, "urgent"])
     assert "urgent: # describe" in made.system_prompt and "JSON list" in made.system_prompt
+    for answer, right in ((labels[0][::-1], True), (labels[0][:1], False)):
+        row = {"example_id": "1", "status": "ok", "text": json.dumps(answer), "gold": json.dumps(labels[0])}
+        assert is_right(row, made.spec.output) is right, "the order of labels is no matter"
+    words = [{"text": t, "tags": ["B", "O", "O", "I", "O"][: 3 + i % 3]} for i, t, _ in ROWS]
+    tagged = drafted(of(tmp_path, "c.jsonl", words), answer="tags")
+    assert tagged.schema is not None and tagged.schema["items"] == {"enum": ["B", "O", "I"]}
+    assert "unordered" not in tagged.output, "tags of words repeat: their order counts"
     halves = [[t, ("1,5", "2,5", "1,0", "2,0")[i % 4]] for i, t, _ in ROWS]
     assert drafted(of(tmp_path, "b.csv", table([["text", "rating"], *halves], ";"))).answers.kind == "labels"
 

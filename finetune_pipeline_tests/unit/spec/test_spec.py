@@ -322,6 +322,7 @@ SCHEMA = {"type": "object", "properties": {"items": {"type": "array"}, "name": {
 JSON = {"kind": "json", "json_schema": SCHEMA}
 SOUND: list[dict[str, Any]] = [
     JSON | {"unordered": ["items"]},
+    JSON | {"json_schema": {"type": "array", "items": {"type": "string"}}, "unordered": [""]},
     {"kind": "json", "json_schema": {"properties": {"inner": {"$ref": "#"}, "rest": {"items": {"$ref": "#"}}}}},
     {"kind": "json", "json_schema": "schema.json"},
     {"kind": "text", "extract": r"#### (\d+)", "pattern": ".*", "required": ["a"], "forbidden": ["b"], "max_chars": 9},
@@ -335,6 +336,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     (JSON | {"json_schema": {"properties": {"a": {"$ref": "#/$defs/b"}}}}, "json_schema", "refers to nothing"),
     (JSON | {"json_schema": {"anyOf": [{"$ref": "#"}]}}, "json_schema", "leads back to itself"),
     (JSON | {"unordered": ["name"]}, "unordered", "'name' is not a list"),
+    (JSON | {"unordered": [""]}, "unordered", "'' is not a list"),
     ({"kind": "text", "pattern": "("}, "patterns", "not a regular expression"),
     ({"kind": "text", "extract": r"#### \d+"}, "patterns", "has 0 groups"),
     ({"kind": "text", "extract": r"Answer: (\d+)"}, "final_answer", "'Answer:'"),
