@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from finetune_pipeline.baseline.decision import Advised, Prospects
 from finetune_pipeline.baseline.input_evidence import Learnable, learnable
@@ -13,11 +15,12 @@ from finetune_pipeline.baseline.simple_score import SimpleScore, kept_score, lea
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, say, task_folder, tell
 from finetune_pipeline.data.dedup.cleaning import Cleaned
 from finetune_pipeline.data.documents import FOLDER, document_findings
-from finetune_pipeline.data.examples import Example, read_examples, sample_examples
-from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.examples import ORIGINS, Example, read_examples, sample_examples
+from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.raw_files import RawFacts
-from finetune_pipeline.data.split.placement import expected_rows
+from finetune_pipeline.data.split.placement import HUMAN, expected_rows
+from finetune_pipeline.data.split.splitting import no_rows_by_people
 from finetune_pipeline.data.validate.validation import Validated
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.files import read_json
@@ -145,11 +148,13 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
     checked.signal, checked.power = _evidence(loaded, rows, checked.simple, stored["advice"])
     if validated.kept:
         to_check = [*artifacts.values(), quality, *([plan] if plan else [])]
-        folders = [*(artifacts[step].folder for step in STEPS[1:]), quality.folder]
+        folders = [*(artifacts[step].folder for step in ("production_logs", *STEPS[1:])), quality.folder]
     else:  # without valid rows, the later steps have nothing to check
         to_check = [artifacts["raw_examples"], artifacts["validated_examples"]]
-        folders = [artifacts["validated_examples"].folder]
+        folders = [artifacts[step].folder for step in ("production_logs", "validated_examples")]
     checked.answers = _run_checks(loaded, to_check)
+    if finding := no_rows_by_people(loaded.spec, sum(row.origin == ORIGINS[HUMAN] for row in rows), len(rows)):
+        checked.answers.append((STOPS, "splits", f"{finding.message} (fix: {finding.fix})"))
     if checked.signal and checked.power:
         facts = Prospects(learnable=checked.signal, power=checked.power).to_json()
         advice = Artifact(loaded.name, "advice", "", out, facts, {})
@@ -264,8 +269,11 @@ def _plan(
     if base is None or counter is None or not rows or "tokens" in quality.read(QualityFacts).blocked_by:
         return None
     planned = sample_examples(rows, PLANNED_ROWS, "plan")
-    n = round(len(planned) * spec.split.validation)
-    plan = training_plan(spec, base, planned[n:], planned[:n], task_folder=task.folder, counter=counter)
+    n_validation, n_test = expected_rows(spec, planned)
+    validation, train = planned[:n_validation], planned[n_validation : len(planned) - n_test]
+    plan = training_plan(spec, base, train, validation, task_folder=task.folder, counter=counter)
+    if len(planned) < len(rows):
+        plan = replace(plan, sentence=f"of {len(planned):,} of {len(rows):,} rows: {plan.sentence}")
     return Artifact(task.name, "training_plan", "", quality.folder, plan.to_json(), {})
 
 
@@ -283,12 +291,17 @@ def _answer(task: Task, artifact: Artifact, check: Check) -> tuple[str, str, str
 
 
 def _findings_by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
-    """Group the findings in these folders by rule, most frequent first, and write all of them to `full_list`."""
-    files = [folder / "findings.jsonl" for folder in folders]
+    """Group the findings in these folders by rule, most frequent first, and write all of them to `full_list`. Logs have theirs
+    beside the lines in quarantine."""
+    files = [(folder / "findings.jsonl", folder / "quarantine.jsonl") for folder in folders]
+    all_findings = chain.from_iterable(
+        read_rows(own) if own.exists() else (f for line in read_rows(quarantine) for f in line["findings"])
+        for own, quarantine in files
+    )
     grouped: dict[str, Rows] = {}
-    for finding in (row for file in files for row in read_rows(file)):
+    for finding in all_findings:
         grouped.setdefault(finding["rule"], []).append(finding)
-    full_list.write_bytes(b"".join(file.read_bytes() for file in files))
+    write_rows(full_list, chain.from_iterable(grouped.values()))
     return dict(sorted(grouped.items(), key=lambda item: (-len(item[1]), item[0])))
 
 

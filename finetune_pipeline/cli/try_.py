@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,15 @@ from finetune_pipeline.settings import read_settings
 if TYPE_CHECKING:
     from finetune_pipeline.cli.check import TaskCheck
     from finetune_pipeline.planning.needs import Needs
+    from finetune_pipeline.spec.model import TaskSpec
 
 OF_A_MODEL = (
     "These files are a model's log: its answers are no person's, and the scores below say how well they can be predicted, not how "
     "good they are. `finetune init FILE --allowed` makes this model the teacher, once you have read its provider's terms."
 )
+_RIVALS = 12
+"""Prompts, restricted answers and simple models that a run compares on validation, about."""
+_MOST_ROWS = 10_000
 ROWS_FIT = "rows_fit"
 """The check that every row can be encoded for the base model."""
 
@@ -102,6 +107,18 @@ class RowsWorth:
     rows_lacking: int = 0
 
 
+def rows_to_skip_training(spec: TaskSpec, share: float) -> int:
+    """Return how many clean rows give enough validation rows to show that a model which is right on this share of them is surely
+    at or above baseline.ceiling, however many rivals the run compares (good_enough.sure_of)."""
+    from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
+    from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
+
+    confidence, rows = shared_confidence(spec.gates.confidence, _RIVALS), 10
+    while rows < _MOST_ROWS and wilson_interval(share * rows, rows, confidence)[0] < spec.baseline.ceiling:
+        rows += 1
+    return math.ceil(rows / spec.split.validation)
+
+
 def rows_worth(checked: TaskCheck, needs: Needs | None) -> RowsWorth:
     """Say what these rows are worth, and what to do once there is a task."""
     task, simple, signal = checked.task, checked.simple, checked.signal
@@ -117,12 +134,14 @@ def rows_worth(checked: TaskCheck, needs: Needs | None) -> RowsWorth:
         then = f"Collect about {counted(lacking, 'row')} more." if lacking else "Collect more."
         return RowsWorth("too_few_rows", "Too few rows to say what they are worth.", then, lacking)
     if simple and simple.interval[0] >= task.spec.baseline.ceiling:
-        return RowsWorth(
-            "simple",
-            f"Worth it, and without a language model: {inside(simple.title)} reaches {percent(simple.value)}.",
-            "`finetune run` then trains nothing, and ships it if the sealed test confirms that; `finetune export TASK --simple "
-            "--to DIR` writes the model.",
-        )
+        sentence = f"Worth it, and without a language model: {inside(simple.title)} reaches {percent(simple.value)}."
+        export = "`finetune export TASK --simple --to DIR` writes the model."
+        wanted = rows_to_skip_training(task.spec, simple.value)
+        then = f"`finetune run` then trains nothing, and ships it if the sealed test confirms that; {export}"
+        if wanted > needs.rows:
+            then = f"`finetune run` trains nothing once the validation rows show that surely, too: about {wanted:,} rows are enough"
+            then = f"{then} for that; with fewer it may train. {export}"
+        return RowsWorth("simple", sentence, then, lacking)
     reached = f"{inside(simple.title)} reaches {percent(simple.value)}" if simple else "a simple model cannot do it"
     more = f", and about {counted(lacking, 'row')} more" if lacking else ""
     sentence = f"It needs a language model{more}: {reached}."

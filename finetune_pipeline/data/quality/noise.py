@@ -21,7 +21,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import OutOfFold, order_features, out_of_fold
 from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.data.quality.triggers import Trigger, find_triggers
-from finetune_pipeline.findings import Finding, Severity
+from finetune_pipeline.findings import Finding, Severity, listed
 from finetune_pipeline.spec.model import TaskSpec
 
 FEWEST = 0.01
@@ -204,7 +204,7 @@ def label_noise(
             and noise.share * len(labels) >= OF_SUSPECTS * len(suspects)
         )
         suspicious = suspicious or mostly_wrong or noise.low > FEWEST
-    listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
+    shown = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
     pairs = Counter((opinion.classes[labels[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
     message = _in_words(opinion, noise) + (f"; {len(suspects):,} of {len(labels):,} are suspects" if noise else "")
     fix = f"`finetune review {spec.name} --what suspects` shows them, most suspicious first, and puts decisions into reviews/"
@@ -219,7 +219,7 @@ def label_noise(
         message += f"; the other files contradict {in_files}: were labels exchanged there?"
         fix = "correct or remove that file; if its labels are right, raise data.max_suspects_of_a_file"
     severity: Severity = "error" if too_many or bad_files else "warning"
-    place = listed[0]["place"] if listed else "data"
+    place = shown[0]["place"] if shown else "data"
     findings = [Finding("quality.label_noise", severity, place, message, fix)] if suspicious else []
     advice = "look at these rows (quality.json lists all); drop, relabel or keep them by decisions in reviews/"
     advice += "; data.triggers: warn goes on without decisions" if spec.data.triggers == "stop" else ""
@@ -227,6 +227,9 @@ def label_noise(
         severity = "error" if spec.data.triggers == "stop" else "warning"
         findings.append(Finding("quality.trigger", severity, rows[0].place, f"the {trigger}: was it planted?", advice))
     message = "; ".join([*(f"the {trigger}" for trigger, _ in triggers), message])
+    if opinion.left_out:
+        message += f"; labels with too few rows to test: {listed(opinion.left_out)}"
+    untested = sum(str(e.label) in opinion.left_out for e in examples)
     return part(
         not suspicious and not triggers,
         message,
@@ -237,11 +240,11 @@ def label_noise(
         share=None if noise is None else round(noise.share, 6),
         interval=None if noise is None else [round(noise.low, 6), round(noise.high, 6)],
         accuracy=round(accuracy, 4),
-        suspects=listed,
+        suspects=shown,
         pairs=[{"given": a, "suggested": b, "rows": n} for (a, b), n in pairs.most_common(20)],
         triggers=[{**asdict(trigger), "rows": named(rows, limit=None)} for trigger, rows in triggers],
         left_out=opinion.left_out,
-        **sampled(len(labels), total or len(examples)),
+        **sampled(len(labels), (total or len(examples)) - untested),
     )
 
 

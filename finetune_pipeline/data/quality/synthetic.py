@@ -97,7 +97,8 @@ def synthetic_rows(
     elif waiting:
         undecided = f"{len(waiting):,} of the {n:,} to be reviewed have no decision yet: training waits for people"
         verdict, message = "waiting", f"{count}; {undecided}"
-        fix = "fill in the review sample (decision and reviewer of each line) and put it into reviews/"
+        fix = f"`finetune run {spec.name}` draws them; then `finetune review {spec.name} --what synthetic` shows them, and puts "
+        fix += "decisions into reviews/"
         findings.append(Finding("quality.synthetic_unreviewed", "error", waiting[0].place, message, fix))
     elif all(e.id in decisions for e in rows):
         verdict, message = "accepted", f"{count}; all were reviewed, {bad:,} of {n:,} sampled ones dropped or corrected"

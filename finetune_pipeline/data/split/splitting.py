@@ -110,8 +110,9 @@ def split(
         seal: Makes the rows of the test unreadable (see :func:`finetune_pipeline.data.examples.seal`).
     """
     rows = load_rows(reviewed)
-    if spec.teacher is not None:
-        _refuse_without_people(rows, spec)
+    origins = rows["origin"][rows["state"] == KEPT]
+    if finding := no_rows_by_people(spec, int((origins == HUMAN).sum()), len(origins)):
+        raise FindingsError([finding])
     table = RowTable(rows, clean / ALL_ROWS)
     boilerplate = Boilerplate.load(clean / BOILERPLATE)
     alike = alike_rows(table)
@@ -285,20 +286,20 @@ def _refusal(example: Example, reason: int, by_time: bool) -> Finding:
     return row_finding("bridges_splits", example.place, message, fix)
 
 
-def _refuse_without_people(rows: np.ndarray, spec: TaskSpec) -> None:
-    """Raise FindingsError if no kept row is answered by a person: with a teacher, nothing else may be in validation and test."""
-    origins = rows["origin"][rows["state"] == KEPT]
-    if (origins == HUMAN).any():
-        return
+def no_rows_by_people(spec: TaskSpec, by_people: int, rows: int) -> Finding | None:
+    """Return why no kept row may be in validation and test: with a teacher, only those that people answered may. by_people: how
+    many of the kept rows are."""
+    if spec.teacher is None or by_people:
+        return None
     sealed = 1 - next(iter(shares_of(spec).values()))
-    wanted = math.ceil(sealed * len(origins) / (1 - sealed))
+    wanted = math.ceil(sealed * rows / (1 - sealed))
     message = (
-        f"none of {len(origins):,} rows is answered by people for the test: a teacher's answers, and those that people corrected "
+        f"none of {rows:,} rows is answered by people for the test: a teacher's answers, and those that people corrected "
         "in the logs, are for training only"
     )
     how = f"let people answer rows with `finetune review {spec.name} --what test`"
     fix = f"{how}: validation and test take the first {wanted:,} of them"
-    raise FindingsError([Finding("data.no_rows_by_people", "error", "task.yaml: data.raw", message, fix)])
+    return Finding("data.no_rows_by_people", "error", "task.yaml: data.raw", message, fix)
 
 
 def _wanted_shares(spec: TaskSpec, counts: Mapping[str, int], by_people: int) -> dict[str, float]:

@@ -63,6 +63,9 @@ def test_a_models_log_becomes_a_task_whose_teacher_it_is(tmp_path: Path, finetun
         return {"id": f"r{number}", "timestamp": time, **asked, "output": output, "model_version": "gpt-large"}
 
     rows = [logged(number, text, label) for number, (text, label) in enumerate(pairs(300))]
+    rows += [
+        {key: value for key, value in row.items() if key != "timestamp"} | {"id": f"x{row['id']}"} for row in rows[:2]
+    ]
     file = of(tmp_path, "mails.log", lines(rows))[1]
     refused = finetune("init", file)
     assert refused.returncode == 1 and "logs of gpt-large (300 answers)" in refused.stderr
@@ -77,6 +80,8 @@ def test_a_models_log_becomes_a_task_whose_teacher_it_is(tmp_path: Path, finetun
     assert spec["system_prompt"].startswith("Sort mails." if with_system else "Classify the text.")
     assert "6 answers are empty or no label" in " ".join(result.json["draft"]["notes"])
     assert sum(result.json["clean"]["labels"].values()) == 294
+    assert result.json["rules"]["log.timestamp"]["count"] == 2, "lines of the log that are lost are named"
+    assert any(stop.startswith("splits: none of 294 rows is answered by people") for stop in result.json["stops"])
 
 
 def test_answers_in_json_get_a_schema_and_no_least_per_label(tmp_path: Path, finetune: Any) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.cli.init import draft_lines
-from finetune_pipeline.cli.try_ import init_command
+from finetune_pipeline.cli.try_ import init_command, rows_to_skip_training
 from finetune_pipeline.data.draft.draft import draft
-from finetune_pipeline_tests.unit.data.rows import random_text
+from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
+from finetune_pipeline_tests.unit.data.rows import make_spec, random_text
 
 WORDS = {"billing": "invoice", "delivery": "parcel", "login": "password"}
 
@@ -34,7 +36,13 @@ def answers(kind: str, rows: int, rng: random.Random) -> list[tuple[str, str]]:
             "easy",
             900,
             "Worth it, and without a language model: TF-IDF and logistic regression reaches ",
-            "--simple --to DIR",
+            "`finetune run` then trains nothing, and ships it",
+        ),
+        (
+            "easy",
+            520,
+            "Worth it, and without a language model: ",
+            " rows are enough for that; with fewer it may train.",
         ),
         ("half", 900, "It needs a language model: TF-IDF and logistic regression reaches ", "finetune advise TASK"),
         ("half", 330, "It needs a language model, and about 170 rows more: ", "finetune advise TASK"),
@@ -54,6 +62,17 @@ def test_try_says_what_the_rows_are_worth(
     assert next_step in then and kept == "Nothing was kept."
     assert "finetune advise tickets" in output or "finetune advise" not in output.replace("finetune advise TASK", "")
     assert command == f"next: finetune init {file}"
+
+
+def test_validation_rows_that_show_a_simple_model_to_be_enough() -> None:
+    """A run with 38 of 38 right on validation trained all the same, though it was said to train nothing."""
+    spec = make_spec()
+    rows = rows_to_skip_training(spec, 1.0)
+    assert 700 <= rows <= 760 and rows_to_skip_training(spec, 0.95) > 2 * rows
+    shares = shared_confidence(spec.gates.confidence, 12)
+    assert (
+        wilson_interval(rows // 10, rows // 10, shares)[0] >= spec.baseline.ceiling > wilson_interval(60, 60, shares)[0]
+    )
 
 
 def test_the_command_reads_the_files_as_they_were_tried() -> None:

@@ -201,3 +201,4 @@ def test_what_cannot_be_judged_is_said() -> None:
     lonely = [*requests(40), make("unique words here", "x", 99, label="rare")]
     report = label_noise(lonely, {}, make_spec([*LABELS, "rare"]))
     assert report["left_out"] == ["rare"]
+    assert report["message"].endswith("; labels with too few rows to test: rare"), "no row was left out by hash"
