@@ -312,6 +312,7 @@ STEPS = [
             **validation_settings(spec),
             **spec.data.model_dump(include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region"}),
         },
+        code_version="2",
         checks=(
             training_check.preferences_accounted,
             training_check.enough_preferences,

@@ -225,7 +225,8 @@ def preferences_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     facts = artifact.read(PreferenceFacts)
     came, went = facts.of_files + facts.logged, facts.kept + facts.refused + sum(facts.left_out.values())
     left_out = came - facts.kept - facts.refused
-    message = f"{came} rows read or logged: {facts.kept} kept, {facts.refused} refused, {left_out} left out"
+    compared = f" ({facts.compared} of them comparisons of two versions' answers)" if facts.compared else ""
+    message = f"{came} rows read or logged{compared}: {facts.kept} kept, {facts.refused} refused, {left_out} left out"
     return CheckResult(came == went, message, {"left_out": facts.left_out, "unused": facts.unused, "held": facts.held})
 
 

@@ -23,7 +23,8 @@ class PreferenceFacts(Facts, frozen=True, kw_only=True):
     """Counts of preference rows. of_files + logged = kept + refused + the sum of left_out.
 
     Attributes:
-        of_files: Rows of files; logged: rows of the logs.
+        of_files: Rows of files; logged: rows of the logs; compared: those of them in which a reviewer compared two versions'
+            answers.
         refused: Rows of files that are no valid preference.
         left_out: Rows left out, by rule.
         held: Logged rows that are held back as possible poison; unused: feedback in the logs that says nothing, by reason.
@@ -34,6 +35,7 @@ class PreferenceFacts(Facts, frozen=True, kw_only=True):
 
     of_files: int
     logged: int
+    compared: int
     refused: int
     left_out: dict[str, int]
     by_rule: dict[str, int]
@@ -81,6 +83,7 @@ def make_preferences(
     return PreferenceFacts(
         of_files=read,
         logged=len(logged),
+        compared=sum(row.versions is not None for row in logged),
         refused=refused,
         left_out=dict(cleaned.left_out),
         by_rule=most_first(Counter(f.rule for f in findings)),

@@ -46,6 +46,7 @@ class Preference(msgspec.Struct, frozen=True, omit_defaults=True):
         prompt: The turns before the answer, with the system prompt.
         origin: human (files of preferences) or production (logs).
         log: The id of the log row that it comes from.
+        versions: Of a reviewer's comparison, the models that wrote the liked and the disliked answer.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Preference(msgspec.Struct, frozen=True, omit_defaults=True):
     source: dict[str, Any] = msgspec.field(default_factory=dict)
     group: str | None = None
     log: str | None = None
+    versions: tuple[str, str] | None = None
 
     @property
     def user_text(self) -> str:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.preferences.cleaning import Cleaned, clean_preferences
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.choosing import DIFFERS
 from finetune_pipeline.production.erasure import forget
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
 from finetune_pipeline.production.rollout import SHADOW, Judged, Rollout, judge, question_losses
 from finetune_pipeline.production.shadow import compare_shadow, shadow_lines
+from finetune_pipeline.production.thumbs import logged_preferences
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.report.rollout_page import rollout_page
 from finetune_pipeline.review.flagged_queue import flagged_queue
@@ -214,6 +216,55 @@ def test_only_reviewers_of_these_two_versions_decide(task: Task, kept: ArtifactS
     assert [why for _, why in cached_choice(task.spec, read_logs(task, kept)).queue] == [DIFFERS]
 
 
+def pairs_of(task: Task, kept: ArtifactStore) -> tuple[list[tuple[str | None, str | None, str | None]], Cleaned]:
+    """The pairs that the decisions become, before and after cleaning."""
+    found = logged_preferences(task.spec, read_logs(task, kept).rows).preferences
+    return [(p.log, p.chosen, p.rejected) for p in found], clean_preferences(found, task.spec, [], [])
+
+
+def test_decisions_are_pairs_of_a_second_stage_with_the_preferred_side_as_shown(
+    task: Task, kept: ArtifactStore
+) -> None:
+    task = unreserved(task)
+    log(task, *(line for i in range(60) for line in answered(i)))
+    firsts = {item["id"]: item["sides"][0]["text"] for item in queue_of(task, kept).items}
+    decide(task, kept, lambda first, second: "first" if int(first.split()[-1]) % 2 else "second")
+    pairs, cleaned = pairs_of(task, kept)
+    assert len(pairs) == 60 == len(cleaned.kept)
+    for name, chosen, rejected in pairs:
+        assert name is not None and chosen is not None and rejected is not None
+        number = int(name[1:])
+        assert (chosen == firsts[name]) is bool(number % 2), "what was shown first is chosen if the reviewer said so"
+        assert {chosen, rejected} == {f"by champion {number}", f"by candidate {number}"}
+
+
+def test_decisions_on_equal_answers_and_opposite_ones_on_a_question_are_left_out(
+    task: Task, kept: ArtifactStore
+) -> None:
+    task = unreserved(task)
+    said = {"champion": "t:1", "model_version": "t:2", "choice": "champion"}
+    equal = answered(1, shadow={"output": " by champion 1 "})
+    one, other = answered(2), answered(3, input="question 2", shadow={"output": "by candidate 2"})
+    other = [{**other[0], "output": "by champion 2"}, {**other[1]}]
+    other[1]["shadow"] = {**other[1]["shadow"], "champion_output": "by champion 2"}
+    log(task, *equal, *one, *other, *answered(4))
+    choices = {"r1": "champion", "r2": "champion", "r3": "shadow", "r4": "champion"}
+    lines = [
+        {**line, "feedback": {"preferred": {**said, "choice": choices[line["id"]]}}}
+        for line, _ in (equal, one, other, answered(4))
+    ]
+    (task.folder / "logs" / "reviewed-Ada.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    pairs, cleaned = pairs_of(task, kept)
+    assert len(pairs) == 4 and [p.log for p in cleaned.kept] == ["r4"]
+    assert cleaned.left_out == {"equal_pair": 1, "swapped_pair": 2}
+
+
+def unreserved(task: Task) -> Task:
+    """The task, with no question reserved for evaluation."""
+    logs = task.spec.logs.model_copy(update={"judging_share": 0.0})
+    return Task(spec=task.spec.model_copy(update={"logs": logs}), folder=task.folder)
+
+
 def test_decisions_are_forgotten_with_their_user(task: Task, kept: ArtifactStore) -> None:
     log(task, *answered(1), *answered(2))
     assert decide(task, kept, prefers("candidate")) == 2
@@ -223,3 +274,4 @@ def test_decisions_are_forgotten_with_their_user(task: Task, kept: ArtifactStore
     assert "question 1" not in reviewed and "question 2" in reviewed
     rows = read_logs(task, kept).rows
     assert [row["id"] for row in rows] == ["r2"] and question_losses(rows, task.spec, PAIR) == ([-1], 0)
+    assert pairs_of(unreserved(task), kept)[0] == [("r2", "by candidate 2", "by champion 2")]

@@ -5,9 +5,25 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.production.thumbs import logged_preferences
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.production.test_choosing import ORDER, row, spec
 
 KEEP_ALL = {"judging_share": 0.0}
+VERSIONS = {"champion": "t:1", "model_version": "t:2"}
+
+
+def text_task(method: str = "dpo") -> TaskSpec:
+    """A task of free text, in which reviewers compare two answers."""
+    declared = {"name": "t", "description": "d", "system_prompt": "s", "output": {"kind": "text"}, "logs": KEEP_ALL}
+    return TaskSpec.model_validate({**declared, "training": {"refine": {"method": method}}})
+
+
+def compared(n: int, choice: str, said: dict[str, str] = VERSIONS, **more: Any) -> dict[str, Any]:
+    """A row that both models answered, and what a reviewer said of the answers."""
+    second = {**VERSIONS, "output": "by candidate", "champion_output": "by champion", "problem": ""}
+    second |= {"seconds": 0.1, "champion_seconds": 0.1, **more.pop("shadow", {})}
+    preferred = {**said, "choice": choice, "decided": ""}
+    return row(n, f"question {n}", "by champion", shadow=second, preferred=preferred, **more)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +79,59 @@ def test_the_digest_changes_with_preferences_only() -> None:
     assert before == logged_preferences(spec(**KEEP_ALL), [*rows, row(2, "unjudged")]).digest()
     assert before != logged_preferences(spec(**KEEP_ALL), [*rows, row(2, "judged", flag="x")]).digest()
     assert logged_preferences(spec(**KEEP_ALL), []).digest() == ""
+
+
+def test_the_preferred_of_two_answers_is_liked_and_the_other_disliked() -> None:
+    rows = [compared(1, "champion"), compared(2, "shadow")]
+    first, second = logged_preferences(text_task(), rows).preferences
+    assert (first.chosen, first.rejected, first.versions) == ("by champion", "by candidate", ("t:1", "t:2"))
+    assert (second.chosen, second.rejected, second.versions) == ("by candidate", "by champion", ("t:2", "t:1"))
+    assert (second.log, second.origin, second.user_text, second.place) == ("r2", "production", "question 2", "f:2")
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([compared(1, "equal")], "compared_equally_good"),
+        ([compared(1, "neither")], "compared_none_acceptable"),
+        ([compared(1, "champion", shadow={"output": None})], "compared_with_no_answer"),
+        ([compared(1, "shadow", shadow={"champion_output": " "})], "compared_with_no_answer"),
+    ],
+)
+def test_a_comparison_without_two_answers_or_a_better_one_is_counted(rows: list[Any], reason: str) -> None:
+    logged = logged_preferences(text_task(), rows)
+    assert (logged.preferences, logged.unused, logged.digest()) == ([], {reason: 1}, "")
+
+
+def test_a_comparison_of_other_versions_or_of_a_row_that_was_left_out_says_nothing() -> None:
+    rows = [compared(1, "shadow", {**VERSIONS, "model_version": "t:9"}), compared(2, "shadow", left_out=True)]
+    logged = logged_preferences(text_task(), rows)
+    assert (logged.preferences, logged.unused) == ([], {})
+
+
+def test_a_reviewer_who_saw_both_answers_outweighs_a_thumb_but_no_correction() -> None:
+    thumbed, corrected = compared(1, "champion", flag="rude"), compared(2, "champion", correction="right")
+    elsewhere = {**compared(3, "champion", flag="late"), "output": "by the fallback"}
+    logged = logged_preferences(text_task(), [thumbed, corrected, elsewhere])
+    pair = ("by champion", "by candidate")
+    found = sorted((p.log, p.chosen or "", p.rejected) for p in logged.preferences)
+    assert found == [
+        ("r1", *pair),
+        ("r2", *pair),
+        ("r2", "right", "by champion"),
+        ("r3", "", "by the fallback"),
+        ("r3", *pair),
+    ]
+    assert logged.unused == {"thumb_on_compared_answer": 1}
+    with_kto = logged_preferences(text_task("kto"), [corrected])
+    assert [(p.chosen, p.rejected) for p in with_kto.preferences] == [("right", "by champion")]
+    assert with_kto.unused == {"comparison_of_corrected_answer": 1}, "it would like what the correction dislikes"
+
+
+def test_what_reviewers_compared_is_not_held_back_but_reserved_like_other_questions() -> None:
+    one_user = [compared(i, "champion", user="one") for i in range(200)]
+    assert len(logged_preferences(text_task(), one_user).preferences) == 200
+    task = text_task().model_copy(update={"logs": spec(judging_share=0.25).logs})
+    logged = logged_preferences(task, one_user)
+    assert 25 < logged.unused["reserved_for_evaluation"] < 80
+    assert len(logged.preferences) == 200 - logged.unused["reserved_for_evaluation"]

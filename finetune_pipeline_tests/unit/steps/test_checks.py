@@ -123,8 +123,8 @@ def _unread(about: str, severity: str) -> dict[str, str]:
 
 
 PREFERENCES = {
-    "of_files": 150, "logged": 60, "refused": 0, "left_out": {"equal_pair": 10}, "by_rule": {}, "kept": 200, "pairs": 120,
-    "liked": 160, "disliked": 160, "held": 0, "unused": {}, "against_training": 6, "comparable": 12, "too_few": "",
+    "of_files": 150, "logged": 60, "compared": 20, "refused": 0, "left_out": {"equal_pair": 10}, "by_rule": {}, "kept": 200,
+    "pairs": 120, "liked": 160, "disliked": 160, "held": 0, "unused": {}, "against_training": 6, "comparable": 12, "too_few": "",
 }  # fmt: skip
 
 
