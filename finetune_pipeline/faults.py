@@ -52,7 +52,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return is_torchs or isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY)
 
 
-_SPACE = "make space, or move FINETUNE_HOME to a larger disk, and run it again; finished steps are kept"
+_SPACE = "make space, or set FINETUNE_HOME, FINETUNE_DATA or TMPDIR, whichever is on this disk, to a larger one, and run it again; "
+_SPACE += "finished steps are kept"
 _FULL = ("the disk is full: {place} could not be written", _SPACE)
 _RIGHTS = "correct its owner or permissions, and run it again"
 _SYSTEM = {

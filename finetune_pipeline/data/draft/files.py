@@ -152,8 +152,12 @@ def place_files(files: Sequence[GivenFile], folder: Path, containers: Mapping[st
         if target.exists():
             continue
         part = target.with_name(f".{target.name}.part")
-        shutil.copyfile(file.path, part)
-        os.replace(part, target)
+        try:
+            shutil.copyfile(file.path, part)
+            os.replace(part, target)
+        except BaseException:
+            part.unlink(missing_ok=True)  # on a full disk it would keep the space
+            raise
         written.append(name)
 
 

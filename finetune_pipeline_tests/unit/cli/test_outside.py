@@ -27,6 +27,7 @@ from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli import output
 from finetune_pipeline.cli.output import failure, say
 from finetune_pipeline.cli.run import interruption, refusals_and_failures
+from finetune_pipeline.data.draft.files import given_files, place_files
 from finetune_pipeline.orchestration.materialize import NOTES
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline_tests.shared import copy_database
@@ -84,6 +85,14 @@ def _files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_no_part_of_a_raw_file_is_left_where_it_does_not_fit(tmp_path: Path) -> None:
+    """It kept the last of the space, under a hidden name."""
+    (tmp_path / "given.csv").write_bytes(b"x" * 200)
+    with _files_of_at_most(100), pytest.raises(OSError):
+        place_files(given_files([tmp_path / "given.csv"]), tmp_path / "task", {}, [])
+    assert [*(tmp_path / "task").rglob("*")] == [tmp_path / "task" / "raw"]
+
+
 def links_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
@@ -117,7 +126,7 @@ def mlflow_at(address: str) -> Callable[[Path], object]:
 
 FAULTS: dict[Callable[[Path], object], str] = {
     lambda _: Path("/dev/full").write_text("x"): "the disk is full: ",
-    copy_to_a_full_disk: "the disk is full: copy.jsonl could not be written",
+    copy_to_a_full_disk: "the disk is full: copy.jsonl could not be written\nfix: make space, or set FINETUNE_HOME, FINETUNE_DATA",
     database_on_a_full_disk: "the disk is full: ",
     too_large_weights: "could not be written: it reached the limit of a file's size",
     too_large_a_file: "could not be written: it reached the limit of a file's size",
