@@ -41,7 +41,8 @@ class Measured(Facts, frozen=True, kw_only=True):
 
 
 class RefinedFacts(Facts, frozen=True, kw_only=True):
-    """Facts of a second stage (training.refine.refine). They depend only on the job.
+    """Facts of a second stage (training.refine.refine). They depend only on the job, and on the micro-batch that fits
+    into memory.
 
     Attributes:
         rows: Pairs (dpo) or answers (kto) that were trained on; too_long: those left out for their length.

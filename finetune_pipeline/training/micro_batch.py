@@ -53,23 +53,26 @@ def passes_of(rows: int) -> Iterator[None]:
         raise PassTooLarge(rows, str(error).partition("\n")[0] or type(error).__name__) from error
 
 
-def train_in_halves(attempt: Callable[[], Result], work: Path, job_digest: str, batch_size: int, stage: str) -> Result:
+def train_in_halves(
+    attempt: Callable[[], Result], work: Path, job_digest: str, batch_size: int, stage: str, least: int = 1
+) -> Result:
     """Return the result of `attempt`; after PassTooLarge halve the micro-batch and try again, from the last checkpoint.
 
-    Raises PassTooLarge if a single row does not fit, or if several processes share the training: all would have to agree.
+    Raises PassTooLarge if the `least` rows that a pass needs do not fit, or if several processes share the training: all would
+    have to agree.
     """
     while True:
         try:
             return attempt()
         except PassTooLarge as error:
-            if error.rows == 1 or is_worker():
-                raise
             rows = error.rows
+            halved = rows_per_process(batch_size, rows // 2, 1) if rows > 1 else 0
+            if halved < least or is_worker():
+                raise
         # outside the handler: the error's traceback held the model and every tensor of the failed pass
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        halved = rows_per_process(batch_size, rows // 2, 1)
         write_json(work / FILE, _Halved(job=job_digest, rows=halved))
         say(
             f"{stage}: {rows} rows at once do not fit into memory; going on with {halved} and as many rows in every step "

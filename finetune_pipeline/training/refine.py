@@ -6,6 +6,7 @@ The reference is the adapter as the first stage left it. Its log-probabilities a
 import math
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS
 from finetune_pipeline.reporting import say
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.facts import RefinedFacts
+from finetune_pipeline.training.micro_batch import micro_batch, passes_of, train_in_halves
 from finetune_pipeline.training.model import Built, build, save_trained
 from finetune_pipeline.training.preference_rows import (
     EncodedPreferences,
@@ -81,11 +83,21 @@ def job_digest(job: RefineJob) -> str:
 def refine(job: RefineJob) -> tuple[RefinedFacts, dict[str, Any]]:
     """Run a job of :class:`finetune_pipeline.jobs.RefineJob`. Returns (facts, measured).
 
-    Raises FindingsError for findings of the audit, faults.Diverged when the loss is no longer finite.
+    Raises FindingsError for findings of the audit, faults.Diverged when the loss is no longer finite, PassTooLarge if the rows
+    that a pass needs do not fit into memory: one pair for dpo, two answers for kto.
     """
     for folder in (job.out, job.work):
         folder.mkdir(parents=True, exist_ok=True)
-    settings, digest, method = job.settings, job_digest(job), str(job.refine["method"])
+    digest, least = job_digest(job), 2 if job.refine["method"] == "kto" else 1
+    return train_in_halves(
+        partial(_attempt, job, digest), job.work, digest, job.settings["batch_size"], job.stage, least
+    )
+
+
+def _attempt(job: RefineJob, digest: str) -> tuple[RefinedFacts, dict[str, Any]]:
+    """Train with the micro-batch that fits, as far as is known."""
+    settings, method = job.settings, str(job.refine["method"])
+    micro = micro_batch(job.work, digest, settings["micro_batch_size"])
     tokenizer = load_tokenizer(job.base)
     preferences = [msgspec.convert(row, Preference) for row in read_rows(job.rows)]
     preferences.sort(
@@ -106,7 +118,8 @@ def refine(job: RefineJob) -> tuple[RefinedFacts, dict[str, Any]]:
     device = pick_device()
     dtype = resolve_precision(settings["precision"], device)
     built = build(job.base, settings, dtype, device, tokenizer, "", job.start_from)
-    trainer, callback = _trainer(job, built, tokenizer, collator, encoded, digest)
+    with passes_of(micro):
+        trainer, callback = _trainer(job, built, tokenizer, collator, encoded, digest, micro)
     resume = checkpoints.find_resumable(job.work / "checkpoints", digest)
     for skipped in resume.skipped:
         say(f"{job.stage}: {skipped['name']} is not used: {skipped['reason']}")
@@ -114,7 +127,8 @@ def refine(job: RefineJob) -> tuple[RefinedFacts, dict[str, Any]]:
         say(f"{job.stage}: resuming from {resume.folder.name}")
     began = time.monotonic()
     set_seed(settings["seed"])
-    trainer.train(resume_from_checkpoint=str(resume.folder) if resume.folder else None)
+    with passes_of(micro):
+        trainer.train(resume_from_checkpoint=str(resume.folder) if resume.folder else None)
     seconds = time.monotonic() - began
 
     trained = save_trained(trainer.model, tokenizer, job.base, settings["method"], job.out / "adapter")
@@ -137,6 +151,7 @@ def refine(job: RefineJob) -> tuple[RefinedFacts, dict[str, Any]]:
     )
     measured = {
         "train_seconds": round(seconds, 2),
+        "micro_batch": micro,
         "resumed_from": resume.folder.name if resume.folder else None,
         "checkpoints_skipped": resume.skipped,
     }
@@ -144,11 +159,11 @@ def refine(job: RefineJob) -> tuple[RefinedFacts, dict[str, Any]]:
 
 
 def _trainer(
-    job: RefineJob, built: Built, tokenizer: Any, collator: Any, encoded: EncodedPreferences, digest: str
+    job: RefineJob, built: Built, tokenizer: Any, collator: Any, encoded: EncodedPreferences, digest: str, micro: int
 ) -> tuple[Any, "RefineCallback"]:
-    """Return TRL's trainer for the method, and the callback that reports its progress."""
+    """Return TRL's trainer for the method, and the callback that reports its progress. micro: rows of a pass."""
     settings, refine = job.settings, job.refine
-    batch, micro = settings["batch_size"], settings["micro_batch_size"]
+    batch = settings["batch_size"]
     steps_per_epoch = math.ceil(len(encoded.rows) / batch)
     arguments: dict[str, Any] = {
         "output_dir": str(job.work / "checkpoints"),

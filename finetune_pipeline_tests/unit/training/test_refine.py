@@ -20,6 +20,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.jobs import RefineJob
 from finetune_pipeline.models.chat import end_ids, load_tokenizer
 from finetune_pipeline.training import refine as stage
+from finetune_pipeline.training.micro_batch import PassTooLarge
 from finetune_pipeline.training.model import build, save_trained
 from finetune_pipeline.training.preference_rows import encode_preferences, with_mismatched
 from finetune_pipeline.training.refine import refine, weights_of
@@ -251,6 +252,32 @@ def test_a_stopped_stage_ends_with_the_same_bits(first: Path, tmp_path: Path, me
     other = replace(stopped, out=tmp_path / "other", refine={**stopped.refine, "beta": 0.5})
     _, measured = refine(other)
     assert measured["resumed_from"] is None and len(measured["checkpoints_skipped"]) == 2
+
+
+@pytest.mark.parametrize(("method", "trainer"), [("kto", "KtoTrainer"), ("dpo", "DpoTrainer")])
+def test_a_pass_that_does_not_fit_is_halved_and_ends_with_the_bits_of_the_smaller_one(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, trainer: str
+) -> None:
+    small = replace(job(first, tmp_path / "small", labelled(), method), settings={**SETTINGS, "micro_batch_size": 2})
+    refine(small)
+    step, fitting = getattr(stage, trainer).training_step, 2
+
+    def limited(self: Any, *arguments: Any, **more: Any) -> Any:
+        if self.args.per_device_train_batch_size > fitting:
+            torch.empty(1 << 50)
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(getattr(stage, trainer), "training_step", limited)
+    halved = job(first, tmp_path / "halved", labelled(), method)
+    _, measured = refine(halved)
+    assert (measured["micro_batch"], weights(halved)) == (2, weights(small))
+    fitting = 1
+    least = job(first, tmp_path / "least", labelled(), method)
+    if method == "dpo":
+        assert refine(least)[1]["micro_batch"] == 1
+    else:  # which compares a row with another one
+        with pytest.raises(PassTooLarge, match="2 rows at once"):
+            refine(least)
 
 
 def test_four_hundred_thumbs_teach_to_answer_shortly(first: Path, tmp_path: Path) -> None:
