@@ -97,11 +97,15 @@ def _label_order(counts: Counter[str]) -> Any:
 
 
 def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
-    """Return the labels that :func:`folded_label` equates with a more frequent one."""
+    """Return the labels that :func:`folded_label` equates with a more frequent one, or that are the same number: `1` and `1.0`."""
     by_frequency = sorted(counts, key=lambda label: -counts[label])
-    most_frequent = {folded_label(label): label for label in reversed(by_frequency)}
-    pairs = ((label, most_frequent[folded_label(label)]) for label in by_frequency)
+    most_frequent = {_folded(label): label for label in reversed(by_frequency)}
+    pairs = ((label, most_frequent[_folded(label)]) for label in by_frequency)
     return {label: (other, counts[label]) for label, other in pairs if other != label}
+
+
+def _folded(label: str) -> str:
+    return re.sub(r"[.,]0+$", "", label) if _NUMBER.fullmatch(label) else folded_label(label)
 
 
 def json_schema_of(values: Sequence[str], rows: int) -> dict[str, Any]:

@@ -615,6 +615,15 @@ def test_what_keeps_files_from_being_a_task_is_named(tmp_path: Path, rule: str, 
     assert all(finding.fix for finding in problems)
 
 
+def test_labels_that_are_one_number_are_one_label(tmp_path: Path) -> None:
+    """A column with `1` and `1.0` had ten labels for five stars, and its labels were estimated to be wrong."""
+    rows = [[t, f"{i % 5}.0" if i % 7 else f"{i % 5}"] for i, t, _ in ROWS]
+    answers = drafted(of(tmp_path, "a.csv", [["text", "stars"], *rows])).answers
+    assert answers.labels == ["0.0", "1.0", "2.0", "3.0", "4.0"] and answers.other_spellings["3"] == ("3.0", 7)
+    tens = [[t, ("1", "10", "100", "101")[i % 4]] for i, t, _ in ROWS]
+    assert drafted(of(tmp_path, "b.csv", [["text", "stars"], *tens])).answers.other_spellings == {}
+
+
 def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
     """A zipped table was left out without a word."""
     for name in ("a.csv", "b.jsonl.gz", "c.csv.zip", "notes.txt", ".DS_Store", "~$a.xlsx", "dataset_info.json"):
