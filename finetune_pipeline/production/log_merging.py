@@ -54,7 +54,8 @@ class Logs:
             question are quarantined.
         feedback: Number of lines with feedback only.
         unmatched: Number of those whose answer has not been logged yet.
-        shadows: Number of lines with a second model's answer. The latest to a row is its `shadow`.
+        shadows: Number of lines with a second model's answer. A row's `shadow` is the first of the latest two versions:
+            reviewers may have compared it already.
         digest: Of the log store's state, independent of files and order.
     """
 
@@ -111,7 +112,8 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
             row.update({name: line[name] for name in _FEEDBACK_FIELDS if line[name] is not None})
         row["flag"] = row["flag"] or None  # False took it back
         if shadows:
-            row["shadow"] = shadows[-1]
+            versions = (shadows[-1]["champion"], shadows[-1]["model_version"])
+            row["shadow"] = next(s for s in shadows if (s["champion"], s["model_version"]) == versions)
         reviews = [line for line in lines if _is_review(line) and "preferred" not in line]
         row["reviewed"] = bool(reviews)
         if decided := next((line["decided"] for line in reviews if line.get("decided")), None):

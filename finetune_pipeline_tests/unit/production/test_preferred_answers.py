@@ -259,6 +259,20 @@ def test_decisions_on_equal_answers_and_opposite_ones_on_a_question_are_left_out
     assert cleaned.left_out == {"equal_pair": 1, "swapped_pair": 2}
 
 
+def test_an_answer_logged_again_with_another_text_is_not_the_one_that_was_compared(
+    task: Task, kept: ArtifactStore
+) -> None:
+    task = unreserved(task)
+    log(task, *answered(1))
+    decide(task, kept, prefers("candidate"))
+    before = pairs_of(task, kept)[0]
+    again = answered(1, shadow={"output": "quite another answer"})[1]
+    (task.folder / "logs" / "z-restarted.jsonl").write_text(
+        f"{json.dumps({**again, 'timestamp': '2026-05-01T11:00:00Z'})}\n"
+    )
+    assert pairs_of(task, kept)[0] == before == [("r1", "by candidate 1", "by champion 1")]
+
+
 def unreserved(task: Task) -> Task:
     """The task, with no question reserved for evaluation."""
     logs = task.spec.logs.model_copy(update={"judging_share": 0.0})
