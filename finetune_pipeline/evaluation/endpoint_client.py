@@ -168,7 +168,7 @@ def usage_in(completion: Any) -> tuple[int, int] | None:
     """(prompt tokens, new tokens) as counted by the endpoint; None if not reported."""
     usage = getattr(completion, "usage", None)
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, new = (n if isinstance(n, int) and not isinstance(n, bool) and n >= 0 else None for n in counts)
+    prompt, new = (n if isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**31 else None for n in counts)
     return None if prompt is None or new is None else (prompt, new)
 
 

@@ -61,12 +61,15 @@ class Spent:
 @dataclass(frozen=True)
 class EndpointAnswers:
     """answers: one per conversation, in order. known: how many came from the cache. spent: usage of the others. form_refused: how
-    the endpoint refused to decode under a schema; empty if it did not."""
+    the endpoint refused to decode under a schema; empty if it did not. not_taken, over_budget: calls that the endpoint surely did
+    not process, and those not sent since the ledger's budget might not pay for them."""
 
     answers: list[Answer]
     known: int
     spent: Spent
     form_refused: str = ""
+    not_taken: int = 0
+    over_budget: int = 0
 
 
 def ask(
@@ -118,7 +121,14 @@ def ask(
 
     requests = _Requests(endpoint, max_new_tokens, max_tokens, ledger, schema)
     asyncio.run(requests.answer_all([(key, unique[key]) for key in missing], keep))
-    return EndpointAnswers([answers[key] for key in keys], known_count, requests.spent, requests.form_refused)
+    return EndpointAnswers(
+        [answers[key] for key in keys],
+        known_count,
+        requests.spent,
+        requests.form_refused,
+        requests.not_taken,
+        requests.over_budget,
+    )
 
 
 def unknown_calls(
@@ -199,7 +209,8 @@ class _Requests:
         self._resume_at = 0.0
         self._failures = 0
         self._unprocessed_in_a_row = 0
-        self._answered = False
+        self._answered = self._ended = False
+        self.not_taken = self.over_budget = 0
 
     async def answer_all(
         self, calls: Sequence[tuple[bytes, Mapping[str, Any]]], keep: Callable[[int, Answer], None]
@@ -209,12 +220,18 @@ class _Requests:
 
         async def work(client: AsyncOpenAI) -> None:
             for index, (key, body) in waiting:
+                if self._ended:
+                    return
                 keep(index, await self._answer(client, key, body))
 
         async with client_of(self.endpoint) as client:
             workers = [asyncio.create_task(work(client)) for _ in range(min(self.endpoint.concurrency, len(calls)))]
             try:
                 await asyncio.gather(*workers)
+            except EndpointError:
+                self._ended = True  # calls under way may be paid for: their answers are waited for
+                await asyncio.gather(*workers, return_exceptions=True)
+                raise
             finally:
                 for worker in workers:
                     worker.cancel()
@@ -236,10 +253,12 @@ class _Requests:
             if body.get("logprobs"):
                 answer.log_probabilities = token_logs_in(completion, answer.text)
         except _OverBudget:
+            self.over_budget += 1
             self._settle(reserved, (0, 0))
             return Answer(status="error", error="budget: the dollars that may be spent are spent")
         except RequestFailed as failure:
             self._failures += 1
+            self.not_taken += failure.unprocessed
             if self.ledger and str(failure).startswith(("filtered", "called_tool")):
                 self._answered = True  # several answers to one row are withheld together: the endpoint works
             is_free = failure.unprocessed or 400 <= failure.status < 500
@@ -303,7 +322,7 @@ class _Requests:
                 failure = failure_of(error, self.endpoint)
             if self.ledger and (failure.unprocessed or 400 <= failure.status < 500):
                 self.ledger.release(key)
-            last = attempt + 1 == self.endpoint.tries
+            last = attempt + 1 == self.endpoint.tries or self._ended
             pause = min(0.5 * 2**attempt, _LONGEST_WAIT) if failure.wait is None else failure.wait
             if not failure.unprocessed or last or pause > _LONGEST_WAIT or "insufficient_quota" in str(failure):
                 raise failure

@@ -29,7 +29,7 @@ ROWS = "teacher.parquet"
 class AskedTeacher(Facts, frozen=True, kw_only=True):
     """Facts about the teacher's answers to the sealed rows; see TeacherRival.
 
-    asked: digest of how it was asked. dollars_per_1k: None if its answers are in the logs, which have no price.
+    asked: digest of model and prompt. dollars_per_1k: None if its answers are in the logs, or its tokens were not counted.
     """
 
     name: str

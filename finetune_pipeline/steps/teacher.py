@@ -110,6 +110,14 @@ def teacher_settings(spec: TaskSpec) -> dict[str, Any]:
     return {**asked, "output": spec.output.model_dump(), "length": spec.answer_length}
 
 
+def identity_of(spec: TaskSpec) -> str:
+    """Return a digest of which teacher answers, and with which prompt: what was judged of another one says nothing about it."""
+    teacher = spec.teacher
+    assert teacher is not None
+    asked = teacher.endpoint.model_dump(include={"url", "model", "body"}) if teacher.endpoint else teacher.models
+    return digest_json([asked, teacher.prompt or spec.system_prompt])
+
+
 def make_unlabelled(context: StepContext) -> UnlabelledRows:
     """Read the rows without an answer, and choose those that the teacher is asked: no repeats, and of as many clusters of
     near-duplicates as possible."""
@@ -221,7 +229,9 @@ def make_teacher_answers(context: StepContext) -> TeacherAnswers:
         try:
             may_buy = context.launch is not no_tool
             beaten_by = judged_worse_than(context)
-            answers, bought = ask_teacher(spec, teacher, rows, ledger, "teacher_answers", may_buy, beaten_by)
+            answers, bought = ask_teacher(
+                spec, teacher, rows, ledger, "teacher_answers", may_buy, beaten_by, training=True
+            )
         finally:
             ledger.close()
     decided = [
@@ -275,7 +285,7 @@ def judged_worse_than(context: StepContext) -> list[str]:
     judged = report.read(Evaluated).teacher if report and report.facts.get("teacher") else None
     predictions = store.find(name, "test_predictions", report.inputs["test_predictions"]) if report and judged else None
     asked = predictions.read(SealedAnswers).teacher if predictions else None
-    if not judged or not asked or asked.asked != digest_json(teacher_settings(context.spec)):
+    if not judged or not asked or asked.asked != identity_of(context.spec):
         return []
     return judged.beaten_by
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import prediction_row, write_predictions
 from finetune_pipeline.evaluation.production_rows import read_logged_rows
@@ -16,7 +15,7 @@ from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production.logged_answers import logged_answers, question_of
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.teacher import TeacherSpec
-from finetune_pipeline.steps.teacher import generator_of, open_ledger, teacher_settings
+from finetune_pipeline.steps.teacher import generator_of, identity_of, open_ledger
 
 
 def ask_about_test(context: StepContext, examples: Path) -> AskedTeacher | None:
@@ -60,7 +59,7 @@ def ask_about_test(context: StepContext, examples: Path) -> AskedTeacher | None:
         spec,
         teacher,
         decided,
-        dollars_per_1k=round(1000 * ledger.price.of(*tokens), 6),
+        dollars_per_1k=round(1000 * ledger.price.of(*tokens), 6) if firsts else None,
         milliseconds=milliseconds,
         spent_usd=bought.spent_usd,
     )
@@ -96,7 +95,7 @@ def _asked(
     kept = [(row, said) for row, said in decided if not said.reason]
     return AskedTeacher(
         name=generator_of(teacher),
-        asked=digest_json(teacher_settings(spec)),
+        asked=identity_of(spec),
         dollars_per_1k=dollars_per_1k,
         milliseconds=milliseconds,
         kept=len(kept),

@@ -22,7 +22,6 @@ from finetune_pipeline.data.examples import (
     write_examples,
 )
 from finetune_pipeline.data.scrub import load_key
-from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.decisions import TeacherRival
@@ -35,7 +34,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline.steps.teacher import teacher_settings
+from finetune_pipeline.steps.teacher import identity_of
 from finetune_pipeline.steps.teacher_rival import ask_about_test
 from finetune_pipeline_tests.graph.project import rows
 from finetune_pipeline_tests.hosted_schedules import processes
@@ -252,7 +251,7 @@ def test_no_more_is_bought_of_a_teacher_that_a_simple_model_beats(
     with openai_server(lambda body, seen: truth(user(body))) as server:
         lesson = Class(tmp_path, server.url, rows=10)
         lesson.run("teacher_answers")
-        digest = digest_json(teacher_settings(load_task(lesson.folder).spec))
+        digest = identity_of(load_task(lesson.folder).spec)
         asked = AskedTeacher(
             name="t", asked=digest, dollars_per_1k=1.0, milliseconds=None, kept=20, kept_wrong=2, spent_usd=0.1
         )
@@ -326,7 +325,7 @@ def test_an_endpoint_that_goes_down_at_call_700_stops_the_run_and_the_next_one_p
         answered, up = len(server.requests), 10_000
         facts = lesson.run("teacher_answers")["teacher_answers"].facts
         assert len(server.requests) - answered == int(rest[1]) and facts["kept"] == 750 - interrupted
-        assert facts["spent_usd"] >= (750 - interrupted) * CALL_USD
+        assert facts["spent_usd"] >= (750 - interrupted) * CALL_USD - 1e-9
 
 
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": LABELS}}, "required": ["colour"]}
@@ -410,7 +409,8 @@ def test_killed_at_any_call_nothing_is_paid_twice_and_the_budget_holds(tmp_path:
         assert all(n <= (2 if temperature else 1) for (_, temperature), n in drawn.items()), "a call was sent twice"
         sent = len(server.requests)
         assert 180 - 4 * kills <= sent <= 180 and facts["kept"] + facts["left_out"] == 60
-        assert facts["by_reason"].get("interrupted", 0) <= kills and facts["kept"] >= 50
+        # four calls under way at each kill, so at most two rows with two of their three answers lost
+        assert facts["by_reason"].get("interrupted", 0) <= 2 * kills and facts["kept"] >= 60 - 2 * kills
         assert sent * CALL_USD <= facts["spent_usd"] <= 1.0
 
 
