@@ -343,16 +343,28 @@ STEPS = [
         heavy=True,
     ),
     Step(
+        "refined_adapter",
+        TRAINING,
+        "The second stage: the first stage's adapter trained further on preferences, and compared with it on validation. Only with "
+        "training.refine.",
+        preferences.make_refined,
+        needs=("validation_split", "base_model", "supervised_adapter", "preference_rows"),
+        skipped_by=("supervised_adapter", lambda artifact, spec: artifact.skipped),
+        settings=preferences.refined_settings,
+        kinds=("pytorch", "huggingface"),
+        heavy=True,
+    ),
+    Step(
         "adapter",
         TRAINING,
-        "The trained adapter or weights: loss on the assistant's tokens only, best checkpoint kept. With training.refine: further "
-        "trained on preferences, if that is surely better.",
+        "The trained adapter or weights: loss on the assistant's tokens only, best checkpoint kept. With training.refine: that of "
+        "the second stage, if it is surely better.",
         preferences.make_adapter,
-        needs=("train_split", "validation_split", "base_model", "supervised_adapter", "preference_rows"),
+        needs=("train_split", "validation_split", "base_model", "supervised_adapter", "refined_adapter"),
         after=("advice", "training_plan"),
         skipped_by=("advice", training_check.why_untrained),
         settings=preferences.adapter_settings,
-        code_version="9",
+        code_version="10",
         checks=(
             training_check.supervision,
             training_check.loss_finite,

@@ -39,7 +39,7 @@ def audit_page(project: Project) -> Path | None:
     if adapter is not None:
         return adapter.folder / AUDIT_PAGE if (adapter.folder / AUDIT_PAGE).is_file() else None
     work = project.store.root / project.task.name / ".work"
-    stopped = (work / step / project.versions[step] for step in ("supervised_adapter", "adapter"))
+    stopped = (work / step / project.versions[step] for step in ("supervised_adapter", "refined_adapter", "adapter"))
     pages = [page for folder in stopped for page in folder.rglob(AUDIT_PAGE)]
     return max(pages, key=lambda p: p.stat().st_mtime_ns, default=None)
 

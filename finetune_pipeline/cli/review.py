@@ -12,7 +12,7 @@ from finetune_pipeline.cli.output import DONE, ERROR, as_json, failure, get_task
 from finetune_pipeline.data.examples import examples_of, hash_order, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.people import read_people
-from finetune_pipeline.data.review import read_decisions
+from finetune_pipeline.data.review import SECOND_STAGE, read_decisions
 from finetune_pipeline.data.unlabelled import read_unlabelled
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
@@ -33,6 +33,7 @@ from finetune_pipeline.review.queues import (
     synthetic_queue,
 )
 from finetune_pipeline.review.ratings import read_ratings
+from finetune_pipeline.review.second_stage import second_stage_sheet
 from finetune_pipeline.review.server import review_app
 from finetune_pipeline.review.sheet_files import read_table, store, write_table
 from finetune_pipeline.serving.local_server import LocalServer
@@ -40,7 +41,7 @@ from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.reviews import output_sheet, secret_of
 from finetune_pipeline.steps.teacher import ANSWERS
 
-SUBJECTS = ("outputs", "test", "suspects", "rows", "synthetic", "flagged")
+SUBJECTS = ("outputs", "refined", "test", "suspects", "rows", "synthetic", "flagged")
 
 
 @click.command()
@@ -71,9 +72,10 @@ def review(
     table: Path | None,
     take: Path | None,
 ) -> int:
-    """Review answers or rows of TASK: answers of base and candidate side by side, blind (--what outputs), rows without an answer,
-    which people answer for test and validation (test), labels in doubt (suspects), rows as they were read (rows), synthetic rows
-    awaiting a decision, or flagged production rows. Decisions go into the task folder; the next `finetune run TASK` applies them.
+    """Review answers or rows of TASK: answers of base and candidate side by side, blind (--what outputs), those of the two
+    stages of a text task with training.refine (refined), rows without an answer, which people answer for test and validation
+    (test), labels in doubt (suspects), rows as they were read (rows), synthetic rows awaiting a decision, or flagged production
+    rows. Decisions go into the task folder; the next `finetune run TASK` applies them.
     """
     loaded = get_task(task)
     if table is not None and table.exists():
@@ -107,6 +109,8 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     artifacts = Store().artifacts()
     if what == "test":
         return _unlabelled_rows(task, artifacts, items, rater or user_name(), taking)
+    if what == "refined":
+        return _both_stages(task, artifacts, items, rater, taking)
     if what == "flagged":
         logs = read_logs(task, artifacts)
         rows = [{**row, "why": why} for row, why in cached_choice(task.spec, logs).queue]
@@ -132,6 +136,24 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     name, sheet = output_sheet(artifacts.check(versions[-1]), task, items, secret_of(artifacts))
     ratings = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
     return outputs_queue(task, name, sheet, ratings)
+
+
+def _both_stages(task: Task, artifacts: ArtifactStore, items: int, rater: str, taking: bool) -> ReviewQueue:
+    """The queue of text answers that a second stage has changed."""
+    if not task.spec.training.refine.is_on or task.spec.output.kind != "text":
+        fix = "elsewhere the metric decides (`finetune docs preferences`)"
+        raise click.ClickException(f"{task.name} is no text task with training.refine\nfix: {fix}")
+    newest = artifacts.all_versions(task.name, "refined_adapter")[-1:]
+    if not newest or newest[0].skipped:
+        raise click.ClickException(f"{task.name} has no refined_adapter yet: run `finetune run {task.name}`")
+    name, sheet = second_stage_sheet(artifacts.check(newest[0]), items, secret_of(artifacts))
+    if not sheet and not taking:
+        raise click.ClickException(
+            "the second stage changed no answer to a validation row, so there is nothing to compare"
+        )
+    folder = task.folder / "reviews"
+    done = [r.to_dict() for r in read_ratings(folder, SECOND_STAGE)[0] if r.sheet == name and r.rater == rater]
+    return outputs_queue(task, name, sheet, done, SECOND_STAGE)
 
 
 def _unlabelled_rows(task: Task, artifacts: ArtifactStore, items: int, rater: str, taking: bool) -> ReviewQueue:

@@ -55,7 +55,9 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
         **dict.fromkeys(("base_model", "base_ability", "general_ability", "merged_model"), parameters),
         "few_shot_baseline": parameters * call_cost * prompts * min(spec.baseline.rows, rows["validation"]),
         "pilot": training * sum(spec.ladder.pilot),
-        **dict.fromkeys(("supervised_adapter", "adapter") if spec.training.refine.is_on else ("adapter",), training),
+        **dict.fromkeys(
+            ("supervised_adapter", "refined_adapter") if spec.training.refine.is_on else ("adapter",), training
+        ),
         "test_predictions": parameters * call_cost * rows["test"],
     }
 

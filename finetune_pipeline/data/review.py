@@ -22,7 +22,7 @@ from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
 
 DECISIONS = ("keep", "drop", "relabel")
-RATINGS = "outputs"
+RATINGS, SECOND_STAGE = "outputs", "second_stage"
 """Subfolder of reviews/ with people's ratings of models' answers, which decide nothing about rows."""
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
@@ -43,7 +43,8 @@ class Decision:
 
 def review_files(folder: Path) -> list[tuple[str, Path]]:
     """Return (name, path) of the files in a reviews folder, sorted, without hidden files and ratings."""
-    return [(name, path) for name, path in visible_files(folder) if not name.startswith(f"{RATINGS}/")]
+    ratings = f"{RATINGS}/", f"{SECOND_STAGE}/"
+    return [(name, path) for name, path in visible_files(folder) if not name.startswith(ratings)]
 
 
 def reviews_digest(folder: Path) -> str:

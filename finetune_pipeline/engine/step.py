@@ -68,6 +68,7 @@ class RunInputs:
         judging: Digest of the production rows reserved for evaluation.
         ladder: Version of the task's newest ladder.
         preferences: Digest of the files of preferences and of those in the logs; empty without training.refine.
+        preferred: Versions of refined_adapter whose answers people surely prefer to those of the first stage.
         split_ledger: Name of the ledger that keeps every row in its split.
         unlabelled: Digest of the files of rows without an answer, or of a teacher's answers in the logs.
         agreement: Not a digest: that of the people who answered rows for test and validation (data.people.ReviewersAgreement).
@@ -89,6 +90,7 @@ class RunInputs:
     ladder: str = ""
     split_ledger: str = "splits"
     preferences: str = ""
+    preferred: list[str] = field(default_factory=list)
     unlabelled: str = ""
     agreement: Mapping[str, Any] | None = None
 

@@ -1,17 +1,21 @@
 """Decides between the supervised model and the same model after a second stage on preferences, on the validation rows.
 
-The refined model goes on only if it is surely better in the task's metric, and surely loses nothing in form, length and general
-ability; with text, it must not have learnt a phrase that the references do not write. A tie keeps the supervised model. The sealed
-test then judges the one that goes on, like any candidate.
+The refined model goes on only if it is surely better in the task's metric or, with text, people who do not see whose answers they
+compare surely accept its answers more often. It must surely lose nothing in form, length and general ability; with text, it must
+not have learnt a phrase that the references do not write, unless those people, who read it, accept it. A tie keeps the supervised
+model. The sealed test then judges the one that goes on, like any candidate.
 """
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
+from msgspec.structs import replace
+
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.ability.drop import Loss
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
-from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.correctness import Row, scored_text
 from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.metrics.base import ShareOfRight, metric_title
@@ -21,8 +25,9 @@ from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 from finetune_pipeline.evaluation.wording import points
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.training.facts import Difference, RefinedChoice
+from finetune_pipeline.training.facts import Compared, Difference, RefinedChoice
 
+SUPERVISED, REFINED = "supervised", "refined"
 NO_GAIN, FORM, LENGTH, PHRASES, ABILITY = "no sure gain", "form", "length", "phrases", "general ability"
 """Reasons why the refined model does not go on."""
 Interval = tuple[float, float]
@@ -82,36 +87,60 @@ def choose(
     if ability is not None and ability.drop is not None and ability.interval is not None:
         low, high = ability.interval
         lost = Difference(mean=-ability.drop, interval=(-high, -low))
-    losses = {
-        NO_GAIN: not better,
-        FORM: form.surely_below,
-        LENGTH: longer is not None and longer.surely_above,
-        PHRASES: bool(phrases),
-        ABILITY: lost is not None and lost.surely_below,
-    }
-    reasons = [name for name, is_lost in losses.items() if is_lost]
-    besides = [name for name, difference in ((LENGTH, longer), (ABILITY, lost)) if difference is not None]
     gain = Difference(mean=float(measured.gain or 0.0), interval=measured.interval)
-    return RefinedChoice(
-        refined=not reasons,
-        reasons=reasons,
-        sentence=_sentence(reasons, spec, gain, len(before), besides, phrases),
-        metric=spec.metric,
-        rows=len(before),
-        changed=sum(a["text"] != b["text"] for a, b in zip(before, after, strict=True)),
-        gain=gain,
-        exact_p=exact_p,
-        form=form,
-        longer=longer,
-        phrases=phrases,
-        ability=lost,
+    return decided(
+        RefinedChoice(
+            refined=False,
+            reasons=[],
+            sentence="",
+            metric=spec.metric,
+            rows=len(before),
+            changed=sum(a["text"] != b["text"] for a, b in zip(before, after, strict=True)),
+            better=better,
+            gain=gain,
+            exact_p=exact_p,
+            form=form,
+            longer=longer,
+            phrases=phrases,
+            ability=lost,
+        ),
+        None,
     )
 
 
-def changed_answers(supervised: Sequence[Row], refined: Sequence[Row]) -> list[dict[str, str]]:
-    """Return the rows that both models answer differently: id, reference, and both answers."""
+def decided(measured: RefinedChoice, people: Compared | None) -> RefinedChoice:
+    """Return the choice that follows from the figures and from what people say.
+
+    Args:
+        measured: With the figures; its decision is made anew.
+        people: None if nobody has compared answers, or if they are no text.
+    """
+    for_people = people is not None and people.surely_better
+    losses = {
+        NO_GAIN: not measured.better and not for_people,
+        FORM: measured.form.surely_below,
+        LENGTH: measured.longer is not None and measured.longer.surely_above,
+        PHRASES: bool(measured.phrases) and not for_people,
+        ABILITY: measured.ability is not None and measured.ability.surely_below,
+    }
+    reasons = [name for name, is_lost in losses.items() if is_lost]
+    choice = replace(measured, refined=not reasons, reasons=reasons, people=people)
+    return replace(choice, sentence=_sentence(choice))
+
+
+def changed_answers(
+    supervised: Sequence[Row], refined: Sequence[Row], examples: Mapping[str, Example]
+) -> list[dict[str, str]]:
+    """Return the rows that both models answer differently: id, source, request, reference, and both answers."""
     return [
-        {"id": a["example_id"], "reference": a["gold"], "supervised": a["text"], "refined": b["text"]}
+        {
+            "id": (name := a["example_id"]),
+            "source": examples[name].made_from,
+            "request": examples[name].user_text,
+            "reference": a["gold"],
+            SUPERVISED: scored_text(a),
+            REFINED: scored_text(b),
+        }
         for a, b in zip(*same_rows(supervised, refined), strict=True)
         if a["text"] != b["text"]
     ]
@@ -126,31 +155,37 @@ def _excess(row: ScoredRow) -> float:
     return max(0.0, 1 - len(str(row["gold"])) / max(1, len(str(row["text"]))))
 
 
-def _sentence(
-    reasons: Sequence[str],
-    spec: TaskSpec,
-    gain: Difference,
-    rows: int,
-    measured_besides: Sequence[str],
-    phrases: Sequence[str],
-) -> str:
+def _sentence(choice: RefinedChoice) -> str:
+    gain, people = choice.gain, choice.people
     interval = gain.interval or (-1.0, 1.0)
     measured = (
-        f"{points(gain.mean)} points of {metric_title(spec.metric)} on {rows} validation rows "
+        f"{points(gain.mean)} points of {metric_title(choice.metric)} on {choice.rows} validation rows "
         f"({points(interval[0])} to {points(interval[1])})"
     )
-    if not reasons:
-        kept = " or ".join(["form", *measured_besides])
-        return f"The refined model goes on: {measured}, with no sure loss in {kept}."
+    compared = ""
+    if people is not None:
+        compared = (
+            f"of {people.rated} rows that people compared, only its answer is acceptable in {people.refined}, only the supervised "
+            f"model's in {people.supervised}"
+        )
+    phrases = ", ".join(map(repr, choice.phrases))
+    if not choice.reasons:
+        besides = [name for name, each in ((LENGTH, choice.longer), (ABILITY, choice.ability)) if each is not None]
+        kept = " or ".join(["form", *besides])
+        why = "; ".join(filter(None, (compared, measured)))
+        learnt = f" It writes {phrases} more often, which they accept." if choice.phrases else ""
+        return f"The refined model goes on: {why}, with no sure loss in {kept}.{learnt}"
     causes = {
-        NO_GAIN: "it is not surely better in the task's metric",
+        NO_GAIN: "it is not surely better in the task's metric" + (", nor for people" if people else ""),
         FORM: "it surely loses form",
         LENGTH: "its answers surely exceed the length of the references more",
-        PHRASES: f"it has learnt to write {', '.join(map(repr, phrases))}, which the references do not",
+        PHRASES: f"it has learnt to write {phrases}, which the references do not",
         ABILITY: "it surely loses general ability",
     }
-    why = "; ".join(causes[name] for name in reasons)
-    return f"The supervised model stays: {why} ({measured})."
+    why = "; ".join(causes[name] for name in choice.reasons)
+    is_open = choice.longer is not None and choice.changed and {*choice.reasons} <= {NO_GAIN, PHRASES}
+    ask = " Let people compare the answers: `finetune review TASK --what refined`." if is_open else ""
+    return f"The supervised model stays: {why} ({'; '.join(filter(None, (compared, measured)))}).{ask}"
 
 
 def new_phrases(

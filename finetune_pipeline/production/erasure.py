@@ -35,6 +35,7 @@ from finetune_pipeline.spec.model import Task
 MODELS = (
     "base_model",
     "supervised_adapter",
+    "refined_adapter",
     "adapter",
     "merged_model",
     "model_version",

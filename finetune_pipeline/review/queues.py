@@ -78,8 +78,10 @@ def page_item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
     return {"id": str(name), "blocks": [{"title": title, "text": text} for title, text in blocks]}
 
 
-def outputs_queue(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Row] = ()) -> ReviewQueue:
-    """Return the queue of a sheet of two models' answers. done: the ratings given already."""
+def outputs_queue(
+    task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Row] = (), folder: str = RATINGS
+) -> ReviewQueue:
+    """Return the queue of a sheet of two models' answers. done: the ratings given already; folder: of reviews, for the ratings."""
     known_ids = {item.id for item in items}
 
     def take(row: Any) -> Parsed:
@@ -105,7 +107,7 @@ def outputs_queue(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequ
             for item in items
         ],
         take=take,
-        target=lambda rater: task.folder / "reviews" / RATINGS / f"{sheet}-{safe_name(rater)}.jsonl",
+        target=lambda rater: task.folder / "reviews" / folder / f"{sheet}-{safe_name(rater)}.jsonl",
         table=[
             dict.fromkeys(COLUMNS, "")
             | {

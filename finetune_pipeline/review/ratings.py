@@ -77,13 +77,14 @@ def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
     return (None, problems) if problems else (Rating(**{**fields, "choice": choice}), [])
 
 
-def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
-    """Read all ratings: (the last rating of each rater for each item of each sheet, findings). Files are read by name, lines
-    in order. If a rater rated an item repeatedly, the latest time is used; a rating without a time is the oldest."""
+def read_ratings(reviews: Path, folder: str = RATINGS) -> tuple[list[Rating], list[Finding]]:
+    """Read all ratings of a folder of reviews: (the last rating of each rater for each item of each sheet, findings). Files are
+    read by name, lines in order. If a rater rated an item repeatedly, the latest time is used; a rating without a time is the
+    oldest."""
     last: dict[tuple[str, str, str], Rating] = {}
     findings: list[Finding] = []
-    for name, path in visible_files(reviews / RATINGS):
-        file = f"reviews/{RATINGS}/{name}"
+    for name, path in visible_files(reviews / folder):
+        file = f"reviews/{folder}/{name}"
         try:
             rows = list(table_rows(path))
         except (OSError, ValueError) as error:

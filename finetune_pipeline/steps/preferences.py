@@ -8,21 +8,31 @@ from msgspec.structs import replace
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
-from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.preferences.making import PREFERENCES, PreferenceFacts, make_preferences
 from finetune_pipeline.data.preferences.rows import preferences_digest
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext
-from finetune_pipeline.engine.store import CHANGED_ANSWERS, Artifact
+from finetune_pipeline.engine.store import CHANGED_ANSWERS, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.evaluation.ability.drop import read_rows as read_ability
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.production_rows import logged_example, read_logged_rows
-from finetune_pipeline.evaluation.refined_choice import changed_answers, choose
+from finetune_pipeline.evaluation.refined_choice import (
+    NO_GAIN,
+    PHRASES,
+    REFINED,
+    SUPERVISED,
+    changed_answers,
+    choose,
+    decided,
+)
 from finetune_pipeline.jobs import ModelSet, PredictJob, RefineJob
 from finetune_pipeline.production.log_merging import Logs
 from finetune_pipeline.production.thumbs import logged_preferences
+from finetune_pipeline.review.second_stage import comparisons, preferred
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.training import decisive_settings
@@ -30,11 +40,10 @@ from finetune_pipeline.steps.ability import ability_settings, score_ability
 from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
+from finetune_pipeline.steps.reviews import secret_of
 from finetune_pipeline.steps.rungs import PREDICTIONS
 from finetune_pipeline.steps.training import class_settings, make_supervised, merge
 from finetune_pipeline.training.facts import AnyTraining, LocalTraining, RefinedChoice, RefinedFacts, Refinement
-
-SUPERVISED, REFINED = "supervised", "refined"
 
 
 def why_no_preferences(splits: Artifact, spec: TaskSpec) -> str:
@@ -78,61 +87,94 @@ def make_preference_rows(context: StepContext) -> PreferenceFacts:
     )
 
 
+def preferred_stages(task: Task, store: ArtifactStore) -> list[str]:
+    """Return the versions of refined_adapter whose answers people surely prefer; none where answers are no text."""
+    if not task.spec.training.refine.is_on or task.spec.output.kind != "text":
+        return []
+    return preferred(comparisons(task, secret_of(store)))
+
+
+def refined_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
+    """Return the settings that the second stage and its comparison with the first depend on."""
+    return {
+        **decisive_settings(spec.training),
+        **class_settings(spec),
+        "refine": [
+            spec.training.refine.model_dump(),
+            [spec.metric, spec.output.model_dump(), spec.gates.confidence, answering_settings(spec)],
+            ability_settings(spec, run),
+        ],
+    }
+
+
 def adapter_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
-    """Return the settings that the adapter depends on; those of the second stage and its judgement only if there is one."""
-    settings = {**decisive_settings(spec.training), **class_settings(spec)}
-    if spec.training.refine.is_on:
-        judging = [spec.metric, spec.output.model_dump(), spec.gates.confidence, answering_settings(spec)]
-        settings["refine"] = [spec.training.refine.model_dump(), judging, ability_settings(spec, run)]
-    return settings
+    """Return the settings that the adapter depends on besides its inputs."""
+    chosen = {"preferred": run.preferred} if spec.training.refine.is_on else {}
+    return {**decisive_settings(spec.training), **class_settings(spec), **chosen}
+
+
+class SecondStage(Facts, frozen=True, kw_only=True):
+    """Facts of refined_adapter. too_few: why nothing was trained; empty if it was. choice: what follows without people."""
+
+    too_few: str = ""
+    training: RefinedFacts | None = None
+    choice: RefinedChoice | None = None
+
+
+def make_refined(context: StepContext) -> SecondStage:
+    """Train the first stage's adapter further, and compare both models on the validation rows."""
+    if too_few := context.inputs["preference_rows"].read(PreferenceFacts).too_few:
+        return SecondStage(too_few=too_few)
+    training = _refine(context)
+    choice = _compare(context, context.inputs["supervised_adapter"].path("adapter"), context.out / "adapter")
+    return SecondStage(training=training, choice=choice)
 
 
 def make_adapter(context: StepContext) -> AnyTraining:
-    """Train the adapter; with training.refine, train the first stage's adapter further, and keep the better of the two."""
+    """Train the adapter; with training.refine, keep the better of the two stages."""
     if not context.spec.training.refine.is_on:
         return make_supervised(context)
-    first = context.inputs["supervised_adapter"]
-    facts = first.read(LocalTraining)
+    first, second = context.inputs["supervised_adapter"], context.inputs["refined_adapter"]
     for path in first.folder.iterdir():  # whatever is decided, losses, times and audit are those of the first stage
         if path.is_file() and path.name in ("history.jsonl", "measured.json", "audit.json", "audit.html"):
             shutil.copyfile(path, context.out / path.name)
-    too_few = context.inputs["preference_rows"].read(PreferenceFacts).too_few
-    if too_few:
-        shutil.copytree(first.path("adapter"), context.out / "adapter")
-        return replace(facts, refinement=Refinement(too_few=too_few))
-    work = context.builder.work
-    refined = _refine(context, work / REFINED)
-    choice = _judge(context, first.path("adapter"), work / REFINED / "adapter")
-    shutil.copytree(work / REFINED / "adapter" if choice.refined else first.path("adapter"), context.out / "adapter")
-    measured = {**read_json(context.out / "measured.json"), "refined": read_json(work / REFINED / "measured.json")}
-    write_json(context.out / "measured.json", measured)
-    return replace(facts, refinement=Refinement(training=refined, choice=choice))
+    facts, refined = first.read(LocalTraining), second.read(SecondStage)
+    choice = refined.choice
+    if choice is not None:
+        measured = {**read_json(context.out / "measured.json"), "refined": read_json(second.path("measured.json"))}
+        write_json(context.out / "measured.json", measured)
+        if context.spec.output.kind == "text":
+            found = comparisons(context.task, secret_of(context.store))
+            context.refuse_changed("people's comparisons", preferred(found), context.run_inputs.preferred)
+            choice = decided(choice, found.get(second.version))
+    chosen = second if choice and choice.refined else first
+    shutil.copytree(chosen.path("adapter"), context.out / "adapter")
+    return replace(facts, refinement=Refinement(too_few=refined.too_few, training=refined.training, choice=choice))
 
 
-def _refine(context: StepContext, out: Path) -> RefinedFacts:
+def _refine(context: StepContext) -> RefinedFacts:
     settings = decisive_settings(context.spec.training)
     *_, last_phase = METHODS[settings["method"]].phases(settings)
-    out.mkdir(parents=True, exist_ok=True)
     job = RefineJob(
         base=context.inputs["base_model"].folder,
         start_from=context.inputs["supervised_adapter"].path("adapter"),
         rows=context.inputs["preference_rows"].path(PREFERENCES),
         settings=dict(last_phase),
         refine=context.spec.training.refine.model_dump(),
-        out=out,
+        out=context.out,
         work=context.builder.work / "second_stage",
     )
     return RefinedFacts.of(context.launch(job))
 
 
-def _judge(context: StepContext, supervised: Path, refined: Path) -> RefinedChoice:
-    """Let both models, as they would be served, answer the validation rows, and decide. Their merged weights are not kept."""
-    spec, work = context.spec, context.builder.work / "judged"
+def _compare(context: StepContext, supervised: Path, refined: Path) -> RefinedChoice:
+    """Let both models, as they would be served, answer the validation rows. Their merged weights are not kept."""
+    spec, work, stage = context.spec, context.builder.work / "judged", "refined_adapter"
     sets = []
     for name, adapter in ((SUPERVISED, supervised), (REFINED, refined)):
         shutil.rmtree(work / name, ignore_errors=True)
         (work / name).mkdir(parents=True)
-        merge(context, adapter, work / name, stage="adapter")
+        merge(context, adapter, work / name, stage=stage)
         schema = spec.decoded_schema
         sets.append(ModelSet(name=name, model=work / name, restricted=schema, constrained=schema is not None))
     validation = split_file(context, "validation")
@@ -144,23 +186,26 @@ def _judge(context: StepContext, supervised: Path, refined: Path) -> RefinedChoi
         labels=spec.labels,
         out=out,
         answers=answers_of(context.store),
-        stage="adapter",
+        stage=stage,
         **answering_settings(spec),
     )
     context.launch(job)
     rows = read_predictions(out / PREDICTIONS)
     answers = of_model(rows, SUPERVISED), of_model(rows, REFINED)
-    examples: list[Example] = read_examples(validation)
-    sources = {example.id: example.made_from for example in examples}
+    examples = {example.id: example for example in read_examples(validation)}
+    sources = {name: example.made_from for name, example in examples.items()}
     choice = choose(spec, *answers, sources)
-    if choice.refined:  # asked only of a model that would go on: it takes as long as all rows of some tasks
+    may_be_preferred = spec.output.kind == "text" and choice.changed and {*choice.reasons} <= {NO_GAIN, PHRASES}
+    if (
+        choice.refined or may_be_preferred
+    ):  # not asked of a model that cannot go on: it takes as long as all rows of some tasks
         facts = []
         for name in (SUPERVISED, REFINED):
             (work / f"ability_{name}").mkdir(exist_ok=True)
-            facts.append(score_ability(context, work / name, None, "adapter", work / f"ability_{name}"))
+            facts.append(score_ability(context, work / name, None, stage, work / f"ability_{name}"))
         if all(each.items for each in facts):
             before, after = (read_ability(work / f"ability_{name}") for name in (SUPERVISED, REFINED))
             choice = choose(spec, *answers, sources, ability_drop(before, after, spec.gates.confidence))
-    write_rows(context.out / CHANGED_ANSWERS, changed_answers(*answers))
+    write_rows(context.out / CHANGED_ANSWERS, changed_answers(*answers, examples))
     shutil.rmtree(work)
     return choice

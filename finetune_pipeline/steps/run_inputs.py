@@ -20,7 +20,7 @@ from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest
 from finetune_pipeline.steps.data import benchmark_files
-from finetune_pipeline.steps.preferences import preferences_of
+from finetune_pipeline.steps.preferences import preferences_of, preferred_stages
 
 
 def base_of(task: Task) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def collect_run_inputs(task: Task, champion: Champion | None, store: ArtifactSto
         judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),
         documents=documents_digest(task.folder),
         preferences=preferences_of(task, logs),
+        preferred=preferred_stages(task, store),
         ladder=ladder.version if (ladder := store.newest(task.name, "ladder")) else "",
         split_ledger=ledger_name(store.state_folder(task.name), task.spec.split.restart),
         unlabelled=_teacher_digest(task, logs, store),

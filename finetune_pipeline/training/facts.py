@@ -78,6 +78,25 @@ class Difference(Facts, frozen=True, kw_only=True):
         return self.interval is not None and self.interval[0] > 0
 
 
+class Compared(Facts, frozen=True, kw_only=True):
+    """What people say of both models' answers to the same rows, blind.
+
+    Attributes:
+        rated: Rows; refined, supervised: those where only this model's answer is acceptable.
+        evidence: That people accept the refined model's answers more often, 1 at the beginning; needed: from which on it is sure.
+    """
+
+    rated: int
+    refined: int
+    supervised: int
+    evidence: float
+    needed: float
+
+    @property
+    def surely_better(self) -> bool:
+        return self.evidence >= self.needed
+
+
 class RefinedChoice(Facts, frozen=True, kw_only=True):
     """Which of the two models goes on.
 
@@ -85,12 +104,13 @@ class RefinedChoice(Facts, frozen=True, kw_only=True):
         refined: Whether the refined one does.
         reasons: Why not, by name (evaluation.refined_choice).
         rows: Validation rows that both answered; changed: those with another answer.
-        gain: In the task's metric.
+        better: Whether it is surely better in the task's metric; gain: by how much.
         exact_p: Two-sided p of the exact McNemar test; None if the metric is not a share of right answers.
         form: Of the share of answers in the declared form.
         longer: Of the share by which answers exceed the length of their references; None unless answers are text.
         phrases: That text answers surely contain more often than before and than the references.
         ability: Of the accuracy on general questions; None if it was not asked.
+        people: Their comparison of text answers; None if nobody has compared any.
     """
 
     refined: bool
@@ -99,12 +119,14 @@ class RefinedChoice(Facts, frozen=True, kw_only=True):
     metric: str
     rows: int
     changed: int
+    better: bool
     gain: Difference
     exact_p: float | None
     form: Difference
     longer: Difference | None = None
     phrases: list[str] = msgspec.field(default_factory=list)
     ability: Difference | None = None
+    people: Compared | None = None
 
 
 class Refinement(Facts, frozen=True, kw_only=True):

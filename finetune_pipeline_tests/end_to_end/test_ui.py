@@ -34,7 +34,7 @@ UNUSED_INPUTS = {
     ("judge_review", "test_predictions"): "the spec names no judge",
     ("judge_review", "human_review"): "the spec names no judge",
     ("adapter", "supervised_adapter"): "the spec asks for no second stage",
-    ("adapter", "preference_rows"): "the spec asks for no second stage",
+    ("adapter", "refined_adapter"): "the spec asks for no second stage",
     ("general_ability", "base_ability"): "the spec asks for no test of general ability",
     ("test_predictions", "validation_split"): "no production row is kept to judge",
     ("model_version", "few_shot_baseline"): "neither a simple model nor a prompt is shipped",

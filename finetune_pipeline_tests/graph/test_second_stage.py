@@ -66,7 +66,10 @@ def test_one_of_two_adapters_goes_on_and_the_report_says_which(refined: Project)
     assert refinement["training"]["rows"] == 120 and refinement["training"]["steps"] == 30
     assert choice["refined"] is (not choice["reasons"]) and choice["rows"] > 5
     assert (weights(adapter) == weights(first)) is (not choice["refined"])
-    changed = [json.loads(line) for line in (adapter / "changed_answers.jsonl").read_text().splitlines()]
+    changed = [
+        json.loads(line)
+        for line in (refined.artifact("refined_adapter") / "changed_answers.jsonl").read_text().splitlines()
+    ]
     assert len(changed) == choice["changed"]
     assert facts["steps"] == refined.facts("supervised_adapter")["steps"]
     assert refined.facts("merged_model")["parity"]["passed"]

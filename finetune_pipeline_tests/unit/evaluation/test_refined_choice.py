@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.ability.drop import Loss
-from finetune_pipeline.evaluation.refined_choice import changed_answers, choose, new_phrases
+from finetune_pipeline.evaluation.refined_choice import changed_answers, choose, decided, new_phrases
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.training.facts import Compared
 
 LABELS = {"kind": "labels", "labels": ["a", "b"]}
 
@@ -122,7 +124,27 @@ def test_noise_goes_on_at_most_at_the_level() -> None:
 
 def test_changed_answers_are_listed_with_their_reference() -> None:
     before, after = answers(["a", "b", "a"], ["a", "a", "b"]), answers(["a", "a", "b"], ["a", "a", "b"])
-    assert changed_answers(before, after) == [
-        {"id": "e0001", "reference": "a", "supervised": "b", "refined": "a"},
-        {"id": "e0002", "reference": "b", "supervised": "a", "refined": "b"},
+    turns = [{"role": "user", "content": "which?"}, {"role": "assistant", "content": "a"}]
+    examples = {f"e000{i}": Example(f"e000{i}", turns, group="one chat") for i in range(3)}
+    shared = {"source": examples["e0001"].made_from, "request": "which?"}
+    assert changed_answers(before, after, examples) == [
+        shared | {"id": "e0001", "reference": "a", "supervised": "b", "refined": "a"},
+        shared | {"id": "e0002", "reference": "b", "supervised": "a", "refined": "b"},
     ]
+
+
+def test_people_decide_about_text_where_no_metric_does_but_not_over_other_losses() -> None:
+    gold = [f"the parcel number {i} arrives on monday" for i in range(80)]
+    before, after = answers(gold, gold), answers([f"parcel number {i}: it arrives on monday" for i in range(80)], gold)
+    measured = choose(spec(TEXT, metric="rouge1"), before, after)
+    assert measured.reasons == ["no sure gain", "phrases"] and "--what refined" in measured.sentence
+    sure = Compared(rated=40, refined=30, supervised=4, evidence=900.0, needed=40.0)
+    choice = decided(measured, sure)
+    assert choice.refined and "only its answer is acceptable in 30, only the supervised model's in 4" in choice.sentence
+    assert choice.phrases and f"It writes {', '.join(map(repr, choice.phrases))} more often" in choice.sentence
+    unsure = decided(measured, Compared(rated=6, refined=6, supervised=0, evidence=9.0, needed=40.0))
+    assert not unsure.refined and "nor for people" in unsure.sentence and "of 6 rows" in unsure.sentence
+    padded = answers([f"{text} and have a really great day" for text in gold], gold)
+    held = decided(choose(spec(TEXT, metric="rouge1"), before, padded), sure)
+    assert held.reasons == ["length"] and not held.refined and "--what" not in held.sentence
+    assert decided(choice, None) == measured, "without people as measured"
