@@ -271,7 +271,7 @@ def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:
     for training in ({"method": "magic"}, {"learning_rate": None}):
         assert not accepts(training=training), "unset is not null"
     rate = schema["$defs"]["TrainingSpec"]["properties"]["learning_rate"]
-    assert "5e-4 (qlora, lora, classifier), 1e-5 (full), 5e-3 (prefix), 3e-3 (prompt)" in rate["description"]
+    assert "5e-4 (qlora, lora), 1e-5 (full), 5e-3 (prefix), 3e-3 (prompt), 1e-3 (classifier)" in rate["description"]
     assert "default" not in rate
 
 

@@ -31,7 +31,7 @@ def spec(**training: Any) -> TaskSpec:
 def test_each_method_has_its_own_defaults_and_what_the_user_says_stands() -> None:
     defaults = {method: TrainingSpec(method=method) for method in METHODS}
     rates = {method: section.learning_rate for method, section in defaults.items()}
-    assert rates == {"qlora": 5e-4, "lora": 5e-4, "full": 1e-5, "prefix": 5e-3, "prompt": 3e-3, "classifier": 5e-4}
+    assert rates == {"qlora": 5e-4, "lora": 5e-4, "full": 1e-5, "prefix": 5e-3, "prompt": 3e-3, "classifier": 1e-3}
     assert [section.unquantized_epochs for section in defaults.values()] == [1.0, *[0.0] * 5]
     for method, section in defaults.items():
         assert [key for key, value in section.model_dump().items() if value is None] == ["budget_usd"], method
