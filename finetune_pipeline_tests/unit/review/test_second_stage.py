@@ -5,14 +5,17 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.review import SECOND_STAGE, read_decisions
 from finetune_pipeline.engine.store import CHANGED_ANSWERS, Artifact
+from finetune_pipeline.evaluation.preferences.people import Accepted, People
+from finetune_pipeline.production.rollout import not_worse_evidence
 from finetune_pipeline.review.queues import ReviewQueue, outputs_queue
 from finetune_pipeline.review.ratings import ratings_digest
-from finetune_pipeline.review.second_stage import comparisons, preferred, second_stage_sheet
+from finetune_pipeline.review.second_stage import compared, comparisons, preferred, second_stage_sheet
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 SECRET = b"a secret"
@@ -104,10 +107,7 @@ def test_several_raters_count_once_by_their_majority(task: Task, tmp_path: Path)
     assert (each.rated, each.refined, each.supervised) == (30, 30, 0)
 
 
-def test_noise_passes_at_most_at_the_level_however_often_one_looks(task: Task) -> None:
-    from finetune_pipeline.evaluation.preferences.people import Accepted, People
-    from finetune_pipeline.review.second_stage import compared
-
+def test_noise_passes_at_most_at_the_level_however_often_one_looks() -> None:
     chance, passed, worlds = random.Random(4), 0, 400
     for _ in range(worlds):
         items: dict[str, Accepted] = {}
@@ -118,6 +118,16 @@ def test_noise_passes_at_most_at_the_level_however_often_one_looks(task: Task) -
                 passed += 1
                 break
     assert passed / worlds <= 0.025
+
+
+@pytest.mark.parametrize(("share", "median"), [(0.9, 13), (0.8, 23), (0.7, 47)])
+def test_the_rows_until_it_is_sure_are_those_of_the_documentation(share: float, median: int) -> None:
+    chance = np.random.default_rng(0)
+    losses = np.where(chance.random((300, 400)) < share, -1, 1)
+    needed = [int((not_worse_evidence(world, 0.0) >= 40).argmax()) + 1 for world in losses.tolist()]
+    assert abs(np.median(needed) - median) <= 3
+    docs = Path(__file__).parents[3] / "docs/preferences.md"
+    assert str(median) in docs.read_text("utf-8")
 
 
 def test_nothing_is_said_without_ratings_and_of_no_changed_answers(task: Task, tmp_path: Path) -> None:
