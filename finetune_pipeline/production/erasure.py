@@ -78,7 +78,7 @@ class Forgotten:
         rows: Number of rows removed from the log store.
         lines: Number of lines removed from log files.
         artifacts: Deleted artifacts and files, as STEP/VERSION or STEP/VERSION/FILE.
-        splits: Versions of splits with such rows, also from earlier calls, on which a model may have been trained.
+        splits: Versions of splits, preference rows and second stages with such rows, also from earlier calls.
         adapters: Versions trained on these splits.
         models: The released models trained on these splits.
         searched: Every store that was searched, as proof.
@@ -170,7 +170,7 @@ def forget(
 
 
 def tainted_data(task: Task, store: ArtifactStore) -> set[str]:
-    """Return the versions of splits and preference rows that contain forgotten rows."""
+    """Return the versions of splits, preference rows and second stages that contain forgotten rows."""
     with store.lock(task.name, LOCK):
         return ForgottenList(log_store(task, store).folder, bound_key(task, store)).tainted
 
@@ -273,7 +273,7 @@ def _tainted_splits(artifacts: list[Artifact], is_forgotten: IdTest) -> list[str
 
 
 def _tainted_preferences(artifacts: list[Artifact], is_forgotten: IdTest) -> list[str]:
-    """Return the versions of preference rows that are damaged or made from such rows."""
+    """Return the versions of preference rows that are damaged or made from such rows, and of second stages trained on them."""
 
     def is_tainted(preferences: Artifact) -> bool:
         try:
@@ -282,12 +282,14 @@ def _tainted_preferences(artifacts: list[Artifact], is_forgotten: IdTest) -> lis
             return True
 
     made = (a for a in artifacts if a.step == "preference_rows" and not a.skipped)
-    return [a.version for a in made if is_tainted(a)]
+    tainted = [a.version for a in made if is_tainted(a)]
+    stages = (a for a in artifacts if a.step == "refined_adapter" and a.inputs["preference_rows"] in tainted)
+    return [*tainted, *(a.version for a in stages)]
 
 
 def _is_trained_on(adapter: Artifact, tainted: Collection[str]) -> bool:
     """Whether an adapter was trained on such splits or preferences."""
-    return bool({adapter.inputs["train_split"], adapter.inputs.get("preference_rows")} & {*tainted})
+    return bool({*adapter.inputs.values()} & {*tainted})
 
 
 def _example_ids(raw: Artifact, is_forgotten: IdTest) -> set[str]:

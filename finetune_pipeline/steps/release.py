@@ -60,7 +60,7 @@ def release_request(context: StepContext) -> ReleaseRequest:
         constrained_decoding=context.spec.decoded_schema is not None,
         gates_passed=passed,
         gates=dict(evaluated.winner_gates),
-        forgotten=bool({dataset, adapter.inputs.get("preference_rows")} & tainted_data(context.task, context.store)),
+        forgotten=bool({dataset, *adapter.inputs.values()} & tainted_data(context.task, context.store)),
         verdict=evaluated.verdict,
         winner_kind=chosen.kind,
         winner_name=chosen.name,

@@ -455,14 +455,21 @@ def test_a_model_refined_on_a_persons_thumbs_is_named_and_its_preferences_go(tas
         row = preference([{"role": "user", "content": "x"}], "a", None, log=name)
         of = {"train_split": f"no splits {name}"}
         rows = made(task, store, "preference_rows", of, lambda folder: write_rows(folder / PREFERENCES, [row]))
-        inputs = {**of, "preference_rows": rows.version}
-        return rows, made(task, store, "adapter", inputs, lambda folder: write_rows(folder / CHANGED_ANSWERS, [row]))
+        stage = made(
+            task,
+            store,
+            "refined_adapter",
+            {"preference_rows": rows.version},
+            lambda folder: write_rows(folder / CHANGED_ANSWERS, [row]),
+        )
+        inputs = {**of, "refined_adapter": stage.version}
+        return rows, stage, made(task, store, "adapter", inputs, lambda folder: write_json(folder / "a.json", name))
 
-    (hers, adapter), (his, other) = refined("row-0001"), refined("row-0002")
+    (hers, stage, adapter), (his, other, _) = refined("row-0001"), refined("row-0002")
     result = forget(task, store, users=["ann"])
-    assert result.adapters == [adapter.version] and tainted_data(task, store) == {hers.version}
-    gone = [f"adapter/{adapter.version}/{CHANGED_ANSWERS}", f"preference_rows/{hers.version}"]
-    assert sorted(result.artifacts) == gone and adapter.folder.exists()
+    assert result.adapters == [adapter.version] and tainted_data(task, store) == {hers.version, stage.version}
+    gone = [f"preference_rows/{hers.version}", f"refined_adapter/{stage.version}/{CHANGED_ANSWERS}"]
+    assert sorted(result.artifacts) == gone and adapter.folder.exists() and stage.folder.exists()
     assert (his.folder / PREFERENCES).exists() and (other.folder / CHANGED_ANSWERS).exists()
 
 
