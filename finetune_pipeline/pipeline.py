@@ -350,7 +350,10 @@ STEPS = [
         preferences.make_refined,
         needs=("validation_split", "base_model", "supervised_adapter", "preference_rows"),
         skipped_by=("supervised_adapter", lambda artifact, spec: artifact.skipped),
-        settings=preferences.refined_settings,
+        # without a second stage the same whether or not the first one is skipped
+        settings=lambda spec, run: (
+            preferences.refined_settings(spec, run) if spec.training.refine.is_on else {SKIPPED: True}
+        ),
         kinds=("pytorch", "huggingface"),
         heavy=True,
     ),

@@ -124,7 +124,7 @@ class Column:
     @property
     def is_top(self) -> bool:
         """Whether the column is a key of the row. A quoted key may hold dots: `"person.age"`."""
-        return not re.search(r"\.|.\[", _QUOTED.sub("key", self.path))
+        return bool(_QUOTED.fullmatch(self.path)) or not re.search(r"\.|.\[", self.path)
 
     @property
     def is_time(self) -> bool:

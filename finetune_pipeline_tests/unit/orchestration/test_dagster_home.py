@@ -136,8 +136,11 @@ def test_a_run_that_waits_for_a_slot_sleeps_until_it_looks_again_or_is_cancelled
         assert storage.claim_concurrency_slot("gpu", holder.run_id, "adapter").is_claimed
         with InstanceConcurrencyContext(instance, run) as context:
             assert context.interval_to_next_pending_claim_check() == 0, "nothing is waited for yet"
-            assert not context.claim("gpu", "adapter")
-            assert 0 < context.interval_to_next_pending_claim_check() <= LONGEST_SLEEP
+            sleeps = []
+            for _ in range(20):  # on a busy machine the time of the next look may have come already
+                assert not context.claim("gpu", "adapter")
+                sleeps.append(context.interval_to_next_pending_claim_check())
+            assert 0 < max(sleeps) <= LONGEST_SLEEP
             storage.free_concurrency_slots_for_run(holder.run_id)
             looks = 0
             while not context.claim("gpu", "adapter"):
