@@ -7,7 +7,7 @@ champion is right on 80%. The candidate is as good, 5 points better, or 5 points
 promotion is false. Reviewers decide so many of the rows with different answers a day, in the order of the queue; of wrong answers a
 fifth gets a thumb down, of right ones one in 200. `judge` looks every day, as the champion's sensor does, and its step is taken.
 
-Measures: finetune_pipeline/production/rollout.py.
+Measures: finetune_pipeline/production/rollout.py, finetune_pipeline/evaluation/statistics/betting.py.
 """
 
 import argparse

@@ -7,7 +7,7 @@ candidate is as good (better on 40% of the questions, as the champion is), bette
 then every step to the first share is false. After each decision it goes on or ends, by the evidence that `judge` uses; the minimum
 of `rollout.shadow_rows` questions, which need no decisions, is left out.
 
-Measures: finetune_pipeline/production/rollout.py.
+Measures: finetune_pipeline/production/rollout.py, finetune_pipeline/evaluation/statistics/betting.py.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from finetune_pipeline.evaluation.statistics.betting import not_worse_evidence
 from finetune_pipeline.production.promise_watch import evidence
-from finetune_pipeline.production.rollout import not_worse_evidence
 
 LEVEL, EQUAL, MOST = 0.05, 0.2, 3000
 

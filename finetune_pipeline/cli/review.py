@@ -146,14 +146,14 @@ def _both_stages(task: Task, artifacts: ArtifactStore, items: int, rater: str, t
     newest = artifacts.all_versions(task.name, "refined_adapter")[-1:]
     if not newest or newest[0].skipped:
         raise click.ClickException(f"{task.name} has no refined_adapter yet: run `finetune run {task.name}`")
-    name, sheet = second_stage_sheet(artifacts.check(newest[0]), items, secret_of(artifacts))
+    name, sheet = second_stage_sheet(artifacts.check(newest[0]), secret_of(artifacts))
     if not sheet and not taking:
         raise click.ClickException(
             "the second stage changed no answer to a validation row, so there is nothing to compare"
         )
     folder = task.folder / "reviews"
     done = [r.to_dict() for r in read_ratings(folder, SECOND_STAGE)[0] if r.sheet == name and r.rater == rater]
-    return outputs_queue(task, name, sheet, done, SECOND_STAGE)
+    return outputs_queue(task, name, sheet if taking else sheet[:items], done, SECOND_STAGE)
 
 
 def _unlabelled_rows(task: Task, artifacts: ArtifactStore, items: int, rater: str, taking: bool) -> ReviewQueue:

@@ -7,14 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    computed_field,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, computed_field
 
 from finetune_pipeline.engine.facts import to_json
 from finetune_pipeline.evaluation.calibration import Calibration, Unit

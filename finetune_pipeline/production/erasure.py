@@ -137,7 +137,10 @@ def forget(
         _refuse_writers(task, store, affected_files)
 
         forgotten.add(
-            tainted=[*_tainted_splits(artifacts, is_forgotten), *_tainted_preferences(artifacts, is_forgotten)]
+            tainted=[
+                *_tainted_splits(artifacts, is_forgotten),
+                *_tainted_preferences(artifacts, forgotten, is_forgotten),
+            ]
         )
         result.decisions = _decision_places(task, artifacts, is_forgotten)
         affected = _derived_from(artifacts, forgotten, is_forgotten)
@@ -272,17 +275,10 @@ def _tainted_splits(artifacts: list[Artifact], is_forgotten: IdTest) -> list[str
     return [a.version for a in artifacts if a.step == "splits" and is_tainted(a)]
 
 
-def _tainted_preferences(artifacts: list[Artifact], is_forgotten: IdTest) -> list[str]:
+def _tainted_preferences(artifacts: list[Artifact], forgotten: ForgottenList, is_forgotten: IdTest) -> list[str]:
     """Return the versions of preference rows that are damaged or made from such rows, and of second stages trained on them."""
-
-    def is_tainted(preferences: Artifact) -> bool:
-        try:
-            return any(map(is_forgotten, _logged_ids(preferences)))
-        except _DAMAGED:
-            return True
-
-    made = (a for a in artifacts if a.step == "preference_rows" and not a.skipped)
-    tainted = [a.version for a in made if is_tainted(a)]
+    made = (a for a in artifacts if a.step == "preference_rows")
+    tainted = [a.version for a in made if _contains_row(a, forgotten, is_forgotten)]
     stages = (a for a in artifacts if a.step == "refined_adapter" and a.inputs["preference_rows"] in tainted)
     return [*tainted, *(a.version for a in stages)]
 

@@ -18,9 +18,9 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from finetune_pipeline.data.dedup.text_similarity import text_key
+from finetune_pipeline.evaluation.statistics.betting import not_worse_evidence
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.production.shadow import ShadowReport, compare_shadow, decided_questions
 from finetune_pipeline.production.shadow_rows import ShadowAnswer, agree, is_seen, of_pair
@@ -32,10 +32,6 @@ Row = Mapping[str, Any]
 Action = Literal["wait", "advance", "stop"]
 SHADOW = 0
 """The percentage of the first stage, in which the candidate answers behind the champion."""
-_BETS = 4
-"""Number of bets that the evidence is spread over."""
-_MOST = 1e12
-"""Evidence is counted up to this, so that numbers stay finite."""
 
 
 class Rollout(msgspec.Struct, frozen=True):
@@ -94,17 +90,6 @@ def stages_of(spec: TaskSpec) -> list[str]:
     """Return the names of the stages in their order; the last one is the promotion."""
     assert spec.rollout is not None
     return [*map(alias_of, (SHADOW, *spec.rollout.share)), "champion"]
-
-
-def not_worse_evidence(losses: Sequence[int], margin: float) -> np.ndarray:
-    """Return the evidence after each question that the mean loss is below the margin. losses: each -1, 0 or 1."""
-    bets = np.geomspace(0.15, 0.95 / (1 - margin), _BETS)
-    gains = 1 + bets * (margin - np.asarray(losses, float)[:, None])
-    running, values = np.ones(_BETS), np.zeros(len(gains))
-    for i, gain in enumerate(gains):
-        running = np.minimum(running * gain, _MOST)
-        values[i] = running.mean()
-    return values
 
 
 def evidence_text(evidence: float) -> str:

@@ -2,8 +2,7 @@
 
 The sheet has validation rows that both models answer differently, one of each source, in a random order. What people say is
 evidence, however often one looks: a bet on each row that wins nothing on average unless people accept the refined model's
-answers more often. The chance that it ever reaches what is needed otherwise is half of 1 - gates.confidence (Waudby-Smith and
-Ramdas 2024, section 4).
+answers more often. The chance that it ever reaches what is needed otherwise is half of 1 - gates.confidence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,10 @@ from finetune_pipeline.data.review import SECOND_STAGE
 from finetune_pipeline.engine.store import CHANGED_ANSWERS, Artifact
 from finetune_pipeline.evaluation.preferences.people import People
 from finetune_pipeline.evaluation.refined_choice import REFINED, SUPERVISED
-from finetune_pipeline.production.rollout import not_worse_evidence
+from finetune_pipeline.evaluation.statistics.betting import not_worse_evidence
 from finetune_pipeline.review.ratings import Rating, read_ratings, summarise
 from finetune_pipeline.review.sheet import (
+    MOST_ITEMS,
     RANDOM,
     SheetItem,
     candidate_is_a,
@@ -29,21 +29,19 @@ from finetune_pipeline.spec.model import Task
 from finetune_pipeline.training.facts import Compared
 
 
-def second_stage_sheet(refined: Artifact, items: int, secret: bytes) -> tuple[str, list[SheetItem]]:
+def second_stage_sheet(refined: Artifact, secret: bytes) -> tuple[str, list[SheetItem]]:
     """Return the sheet's name and its items.
 
     Args:
         refined: The artifact of the second stage.
-        items: At most so many.
         secret: Decides about order and sides.
     """
     by_source: dict[str, dict[str, Any]] = {}
     file = refined.path(CHANGED_ANSWERS)
     for row in sorted(read_rows(file) if file.exists() else [], key=lambda row: keyed(secret, "draw", row["id"])):
         by_source.setdefault(row["source"], row)
-    drawn = list(by_source.values())[:items]
-    name = sheet_name(refined.version, max(1, len(drawn)))
-    sheet = []
+    drawn = list(by_source.values())[:MOST_ITEMS]
+    name, sheet = sheet_name(refined.version, max(1, len(drawn))), []
     for row in drawn:
         sides = [shown_text(row[REFINED]), shown_text(row[SUPERVISED])]
         a, b = sides if candidate_is_a(secret, name, row["id"]) else sides[::-1]
@@ -71,7 +69,6 @@ def _people(ratings: Sequence[Rating], secret: bytes) -> People:
 def compared(people: People, confidence: float) -> Compared:
     """Weigh people's ratings. In them the refined model is the candidate and the supervised one the base."""
     losses = [item.base - item.candidate for item in people.items.values()]
-    # the product of the bets does not depend on the order of rows
     evidence = float(not_worse_evidence(losses, 0.0)[-1]) if losses else 1.0
     return Compared(
         rated=len(losses),

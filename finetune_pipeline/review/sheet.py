@@ -14,6 +14,7 @@ from typing import Any
 RANDOM, SELECTED = "random", "selected"
 CHOICES = ("A", "B", "both", "neither")
 """Possible ratings: which of the two answers is acceptable."""
+MOST_ITEMS = 9999
 _SHEET_NAME = re.compile(r"^([0-9a-f]{16})-([1-9][0-9]{0,3})$")
 
 Row = Mapping[str, Any]

@@ -105,7 +105,8 @@ def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
 
 
 def _folded(label: str) -> str:
-    return re.sub(r"[.,]0+$", "", label) if _NUMBER.fullmatch(label) else folded_label(label)
+    # 1,000 may be a thousand
+    return re.sub(r"[.,]0{1,2}$", "", label) if _NUMBER.fullmatch(label) else folded_label(label)
 
 
 def json_schema_of(values: Sequence[str], rows: int) -> dict[str, Any]:

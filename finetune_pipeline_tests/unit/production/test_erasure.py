@@ -20,9 +20,10 @@ from finetune_pipeline.engine.store import CHANGED_ANSWERS, MANIFEST, Artifact, 
 from finetune_pipeline.evaluation.answer_cache import FOLDER, AnswerCache, cache_file
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.pipeline import STEPS
 from finetune_pipeline.production import erasure as module
 from finetune_pipeline.production import log_files
-from finetune_pipeline.production.erasure import forget, tainted_data
+from finetune_pipeline.production.erasure import MODELS, forget, tainted_data
 from finetune_pipeline.production.log_erasure import erase
 from finetune_pipeline.production.log_intake import ingest_new_lines, ingest_records
 from finetune_pipeline.production.log_owners import _texts
@@ -615,3 +616,10 @@ def test_users_in_a_list_deeper_than_functions_may_call_themselves_are_found() -
     for _ in range(5000):
         user = [user]
     assert [*_texts(user)] == ["ann"]
+
+
+def test_every_step_that_keeps_a_model_is_blocked_and_not_deleted() -> None:
+    keeps = {s.name for s in STEPS if "safetensors" in s.kinds or {"pytorch", "huggingface"} <= {*s.kinds}}
+    assert {"adapter", "merged_model"} <= keeps <= {*MODELS}, (
+        "forgetting a person would delete what MLflow's version still serves"
+    )

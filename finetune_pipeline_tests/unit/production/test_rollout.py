@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune_pipeline.evaluation.statistics.betting import not_worse_evidence
 from finetune_pipeline.production.rollout import (
     SHADOW,
     Rollout,
     judge,
     next_percent,
-    not_worse_evidence,
     question_losses,
     stages_of,
 )

@@ -12,7 +12,7 @@ from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.review import SECOND_STAGE, read_decisions
 from finetune_pipeline.engine.store import CHANGED_ANSWERS, Artifact
 from finetune_pipeline.evaluation.preferences.people import Accepted, People
-from finetune_pipeline.production.rollout import not_worse_evidence
+from finetune_pipeline.evaluation.statistics.betting import not_worse_evidence
 from finetune_pipeline.review.queues import ReviewQueue, outputs_queue
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.review.second_stage import compared, comparisons, preferred, second_stage_sheet
@@ -48,8 +48,8 @@ def stage(folder: Path, rows: int, version: str = "a" * 16) -> Artifact:
 
 
 def queue_of(task: Task, artifact: Artifact, items: int = 500) -> ReviewQueue:
-    name, sheet = second_stage_sheet(artifact, items, SECRET)
-    return outputs_queue(task, name, sheet, (), SECOND_STAGE)
+    name, sheet = second_stage_sheet(artifact, SECRET)
+    return outputs_queue(task, name, sheet[:items], (), SECOND_STAGE)
 
 
 def rate(task: Task, queue: ReviewQueue, favours: Sequence[str], rater: str = "ann") -> None:
@@ -72,7 +72,10 @@ def test_one_row_of_each_source_is_shown_and_the_refined_answer_is_on_either_sid
     on_a = sum(item["sides"][0]["text"].startswith("kind") for item in queue.items)
     assert 15 < on_a < 45, "the sides tell nothing"
     assert not any("refined" in json.dumps(item) or "supervised" in json.dumps(item) for item in queue.items)
-    assert len(queue_of(task, stage(tmp_path / "stage", 120), 10).items) == 10
+    first = queue_of(task, stage(tmp_path / "stage", 120), 10)
+    assert first.items == queue.items[:10] and first.sheet == queue.sheet, (
+        "fewer rows are the beginning of the same sheet"
+    )
     assert queue.take({"sheet": queue.sheet, "id": "e999", "choice": "A", "rater": "ann"})[1], "no row of the sheet"
 
 

@@ -20,9 +20,9 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import report_facts
 from finetune_pipeline_tests.unit.steps.test_teacher import (
     CALL_USD,
     KEY,
-    SCHEMA,
     Class,
     answers_about_test,
+    in_json,
     refused,
     user,
     wrong,
@@ -142,11 +142,7 @@ def test_a_teacher_that_sometimes_answers_in_form_is_asked_on(tmp_path: Path) ->
         return right if int(user(body).rsplit(" ", 1)[1]) % 4 == 0 else f"```json\n{right}\n```"
 
     with openai_server(mind) as server:
-        lesson = Class(tmp_path, server.url, answers=1)
-        lesson.write("raw/people.jsonl", [])
-        lesson.spec["output"] = {"kind": "json", "json_schema": SCHEMA}
-        lesson.write_spec()
-        facts = lesson.run("teacher_answers")["teacher_answers"].facts
+        facts = in_json(tmp_path, server.url).run("teacher_answers")["teacher_answers"].facts
     assert 15 <= facts["kept"] <= 30 and facts["by_reason"] == {"form": 90 - facts["kept"]}
 
 

@@ -129,7 +129,7 @@ def test_rows_that_judge_stay_out_and_the_better_adapter_goes_on(tmp_path: Path)
     assert refined != first and choice.rows == 12
     assert weights(tmp_path / "adapter/out") == (refined if choice.refined else first)
     changed = read_rows(tmp_path / "refined_adapter/out" / CHANGED_ANSWERS)
-    assert len(changed) == choice.changed and not (tmp_path / "refined_adapter/work/judged").exists()
+    assert len(changed) == choice.changed and not tmp_path.joinpath("refined_adapter", "work", "judged").exists()
 
     other = replace(second, choice=replace(choice, refined=not choice.refined))
     made.inputs["refined_adapter"] = replace_facts(made.inputs["refined_adapter"], other.to_json())

@@ -331,6 +331,16 @@ def test_an_endpoint_that_goes_down_at_call_700_stops_the_run_and_the_next_one_p
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": LABELS}}, "required": ["colour"]}
 
 
+def in_json(folder: Path, url: str, body: Mapping[str, Any] | None = None) -> Class:
+    """A teacher of answers in JSON, without rows by people. body: more of each request."""
+    lesson = Class(folder, url, answers=1)
+    lesson.write("raw/people.jsonl", [])
+    lesson.spec["output"] = {"kind": "json", "json_schema": SCHEMA}
+    lesson.spec["teacher"]["endpoint"]["body"] = dict(body or {})
+    lesson.write_spec()
+    return lesson
+
+
 @pytest.mark.parametrize(("decodes", "given"), [(True, {}), (False, {}), (True, {"response_format": None})])
 def test_a_server_that_can_decodes_json_under_the_schema_and_another_is_asked_without(
     tmp_path: Path, decodes: bool, given: dict[str, Any]
@@ -343,11 +353,7 @@ def test_a_server_that_can_decodes_json_under_the_schema_and_another_is_asked_wi
         return json.dumps({"colour": truth(user(body))})
 
     with openai_server(mind) as server:
-        lesson = Class(tmp_path, server.url, answers=1)
-        lesson.write("raw/people.jsonl", [])
-        lesson.spec["output"] = {"kind": "json", "json_schema": SCHEMA}
-        lesson.spec["teacher"]["endpoint"]["body"] = given
-        lesson.write_spec()
+        lesson = in_json(tmp_path, server.url, given)
         facts = lesson.run("teacher_answers")["teacher_answers"].facts
         asked = [body.get("response_format") for body in server.requests]
         form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
@@ -374,11 +380,7 @@ def test_a_row_that_is_refused_does_not_end_the_decoding_under_the_schema(tmp_pa
         return json.dumps({"colour": truth(user(body))})
 
     with openai_server(mind) as server:
-        lesson = Class(tmp_path, server.url, answers=1)
-        lesson.write("raw/people.jsonl", [])
-        lesson.spec["output"] = {"kind": "json", "json_schema": SCHEMA}
-        lesson.write_spec()
-        facts = lesson.run("teacher_answers")["teacher_answers"].facts
+        facts = in_json(tmp_path, server.url).run("teacher_answers")["teacher_answers"].facts
         assert all("response_format" in body for body in server.requests) and len(server.requests) == 90
         assert facts["by_reason"] == {"refused": 1}
 
