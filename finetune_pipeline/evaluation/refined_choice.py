@@ -1,9 +1,9 @@
 """Decides between the supervised model and the same model after a second stage on preferences, on the validation rows.
 
-The refined model goes on only if it is surely better in the task's metric or, with text, people who do not see whose answers they
-compare surely accept its answers more often. It must surely lose nothing in form, length and general ability; with text, it must
-not have learnt a phrase that the references do not write, unless those people, who read it, accept it. A tie keeps the supervised
-model. The sealed test then judges the one that goes on, like any candidate.
+The refined model goes on only if it is surely better in the task's metric or, with text, people who do not see whose answers
+they compare surely find its answers better more often than worse. It must surely lose nothing in form, length and general
+ability; with text, it must not have learnt a phrase that the references do not write, unless those people, who read it, prefer
+it. A tie keeps the supervised model. The sealed test then judges the one that goes on, like any candidate.
 """
 
 import re
@@ -165,15 +165,15 @@ def _sentence(choice: RefinedChoice) -> str:
     compared = ""
     if people is not None:
         compared = (
-            f"of {people.rated} rows that people compared, only its answer is acceptable in {people.refined}, only the supervised "
-            f"model's in {people.supervised}"
+            f"of {people.rated} rows that people compared, its answer is better in {people.refined}, the supervised model's in "
+            f"{people.supervised}"
         )
     phrases = ", ".join(map(repr, choice.phrases))
     if not choice.reasons:
         besides = [name for name, each in ((LENGTH, choice.longer), (ABILITY, choice.ability)) if each is not None]
         kept = " or ".join(["form", *besides])
         why = "; ".join(filter(None, (compared, measured)))
-        learnt = f" It writes {phrases} more often, which they accept." if choice.phrases else ""
+        learnt = f" It writes {phrases} more often, which people have read." if choice.phrases else ""
         return f"The refined model goes on: {why}, with no sure loss in {kept}.{learnt}"
     causes = {
         NO_GAIN: "it is not surely better in the task's metric" + (", nor for people" if people else ""),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, Message
-from finetune_pipeline.data.review import RATINGS, read_decision
+from finetune_pipeline.data.review import RATINGS, SECOND_STAGE, read_decision
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.report.page import html_templates
 from finetune_pipeline.review.ratings import COLUMNS, parse_rating
@@ -26,7 +26,18 @@ def choices(**labels: str) -> list[dict[str, Any]]:
     ]
 
 
-_RATING_CHOICES = choices(A="only A is acceptable", B="only B is acceptable", both="both are", neither="neither is")
+_BLIND = "Which model wrote which is hidden, and changes from item to item."
+_QUESTIONS = {
+    RATINGS: (
+        f"Two answers to the same input. Which of them would you accept? {_BLIND}",
+        choices(A="only A is acceptable", B="only B is acceptable", both="both are", neither="neither is"),
+    ),
+    SECOND_STAGE: (
+        f"Two answers to the same input. Which of them is better? {_BLIND}",
+        choices(A="A is better", B="B is better", both="equally good", neither="neither is acceptable"),
+    ),
+}
+"""What is asked about two answers, by the folder of reviews: text, and possible ratings."""
 _ROW_CHOICES = choices(keep="keep", drop="drop", relabel="another answer")
 
 
@@ -83,6 +94,7 @@ def outputs_queue(
 ) -> ReviewQueue:
     """Return the queue of a sheet of two models' answers. done: the ratings given already; folder: of reviews, for the ratings."""
     known_ids = {item.id for item in items}
+    question, possible = _QUESTIONS[folder]
 
     def take(row: Any) -> Parsed:
         rating, problems = parse_rating(row)
@@ -94,11 +106,10 @@ def outputs_queue(
 
     return ReviewQueue(
         title=f"Review: {task.name}",
-        intro="Two answers to the same input. Which of them would you accept? Which model wrote which is hidden, and changes "
-        "from item to item.",
+        intro=question,
         sheet=sheet,
         mode="outputs",
-        choices=_RATING_CHOICES,
+        choices=possible,
         items=[
             {
                 **page_item(item.id, ("Input", item.text), ("Reference answer", item.reference)),

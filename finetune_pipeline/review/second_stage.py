@@ -1,8 +1,8 @@
 """People compare the supervised model's text answers with those of a second stage, without seeing whose they are.
 
 The sheet has validation rows that both models answer differently, one of each source, in a random order. What people say is
-evidence, however often one looks: a bet on each row that wins nothing on average unless people accept the refined model's
-answers more often. The chance that it ever reaches what is needed otherwise is half of 1 - gates.confidence.
+evidence, however often one looks: a bet on each row that wins nothing on average unless people find the refined model's answers
+better more often than worse. The chance that it ever reaches what is needed otherwise is half of 1 - gates.confidence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,8 @@ def _people(ratings: Sequence[Rating], secret: bytes) -> People:
 
 
 def compared(people: People, confidence: float) -> Compared:
-    """Weigh people's ratings. In them the refined model is the candidate and the supervised one the base."""
+    """Weigh people's ratings, in which the refined model is the candidate and the supervised one the base. The better answer of
+    two is the only one that is accepted."""
     losses = [item.base - item.candidate for item in people.items.values()]
     evidence = float(not_worse_evidence(losses, 0.0)[-1]) if losses else 1.0
     return Compared(

@@ -82,8 +82,8 @@ class Compared(Facts, frozen=True, kw_only=True):
     """What people say of both models' answers to the same rows, blind.
 
     Attributes:
-        rated: Rows; refined, supervised: those where only this model's answer is acceptable.
-        evidence: That people accept the refined model's answers more often, 1 at the beginning; needed: from which on it is sure.
+        rated: Rows; refined, supervised: those where this model's answer is better.
+        evidence: That the refined model's answers are better more often, 1 at the beginning; needed: from which on it is sure.
     """
 
     rated: int

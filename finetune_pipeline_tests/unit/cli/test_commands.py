@@ -17,7 +17,8 @@ import yaml
 
 from finetune_pipeline.cli.check import check_task
 from finetune_pipeline.cli.main import COMMANDS, GONE, _summary, cli
-from finetune_pipeline.engine.store import ArtifactStore, Builder
+from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.engine.store import CHANGED_ANSWERS, ArtifactStore, Builder
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.production.erasure import forget as remove
 from finetune_pipeline.report.stored import Evaluated, Report
@@ -234,6 +235,35 @@ def test_a_review_on_a_broken_disk_says_what_to_do(folder: Path, tmp_path: Path,
     result = finetune("review", folder.name, "--what", "flagged", "--page", tmp_path / "page.html")
     assert result.returncode == 1 and "Errno" not in result.stderr
     assert "symbolic links lead in a circle\nfix: remove or correct the link" in result.stderr
+
+
+def test_both_stages_of_a_text_task_are_compared_by_people_and_of_no_other(
+    folder: Path, tmp_path: Path, finetune: Any
+) -> None:
+    result = finetune("review", "demo", "--what", "refined", "--page", tmp_path / "page.html")
+    assert result.returncode == 1 and "demo is no text task with training.refine" in result.stderr
+    text = {**SPEC, "output": {"kind": "text"}, "training": {"method": "lora", "refine": {"method": "dpo"}}}
+    (folder / "task.yaml").write_text(yaml.safe_dump(text))
+    result = finetune("review", "demo", "--what", "refined", "--page", tmp_path / "page.html")
+    assert result.returncode == 1 and "has no refined_adapter yet: run `finetune run demo`" in result.stderr
+
+    def second_stage(builder: Builder) -> None:
+        row = {
+            "id": "e1",
+            "source": "s1",
+            "request": "where?",
+            "reference": "r",
+            "supervised": "here",
+            "refined": "over here",
+        }
+        write_rows(builder.folder / CHANGED_ANSWERS, [row])
+
+    store = ArtifactStore(tmp_path / "home" / "artifacts")
+    store.build("demo", "refined_adapter", code_version="1", inputs={}, settings=None, make=second_stage)
+    result = finetune("review", "demo", "--what", "refined", "--page", tmp_path / "page.html", "--json")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert result.returncode == 0 and result.json["items"] == 1, result.stderr
+    assert "over here" in page and "A is better" in page and "refined" not in page
 
 
 def test_a_sheet_that_may_be_filled_in_is_not_written_over(folder: Path, tmp_path: Path, finetune: Any) -> None:

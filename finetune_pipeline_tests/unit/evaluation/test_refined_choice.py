@@ -140,7 +140,7 @@ def test_people_decide_about_text_where_no_metric_does_but_not_over_other_losses
     assert measured.reasons == ["no sure gain", "phrases"] and "--what refined" in measured.sentence
     sure = Compared(rated=40, refined=30, supervised=4, evidence=900.0, needed=40.0)
     choice = decided(measured, sure)
-    assert choice.refined and "only its answer is acceptable in 30, only the supervised model's in 4" in choice.sentence
+    assert choice.refined and "its answer is better in 30, the supervised model's in 4" in choice.sentence
     assert choice.phrases and f"It writes {', '.join(map(repr, choice.phrases))} more often" in choice.sentence
     unsure = decided(measured, Compared(rated=6, refined=6, supervised=0, evidence=9.0, needed=40.0))
     assert not unsure.refined and "nor for people" in unsure.sentence and "of 6 rows" in unsure.sentence

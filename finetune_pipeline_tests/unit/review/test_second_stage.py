@@ -53,7 +53,7 @@ def queue_of(task: Task, artifact: Artifact, items: int = 500) -> ReviewQueue:
 
 
 def rate(task: Task, queue: ReviewQueue, favours: Sequence[str], rater: str = "ann") -> None:
-    """Say of each row in order that only the answer with this word is acceptable, or both."""
+    """Say of each row in order that the answer with this word is better, or neither."""
     lines = []
     for item, word in zip(queue.items, favours, strict=False):
         side = next((side["title"] for side in item["sides"] if side["text"].startswith(word)), "both")
@@ -71,6 +71,7 @@ def test_one_row_of_each_source_is_shown_and_the_refined_answer_is_on_either_sid
     assert len(queue.items) == 60 and len({int(item["id"][1:]) // 2 for item in queue.items}) == 60
     on_a = sum(item["sides"][0]["text"].startswith("kind") for item in queue.items)
     assert 15 < on_a < 45, "the sides tell nothing"
+    assert [choice["label"] for choice in queue.choices][:3] == ["A is better", "B is better", "equally good"]
     assert not any("refined" in json.dumps(item) or "supervised" in json.dumps(item) for item in queue.items)
     first = queue_of(task, stage(tmp_path / "stage", 120), 10)
     assert first.items == queue.items[:10] and first.sheet == queue.sheet, (

@@ -175,7 +175,7 @@ def test_what_people_prefer_goes_on_without_training_again(tmp_path: Path) -> No
 
 
 def people_prefer(made: Steps, rows: int) -> None:
-    """Rate so many rows of the second stage: only the refined answer is acceptable."""
+    """Rate so many rows of the second stage: the refined answer is better."""
     version, secret = made.inputs["refined_adapter"].version, secret_of(made.store)
     sheet = sheet_name(version, rows)
     lines = [
