@@ -1,12 +1,14 @@
 """Which share of a sealed test each kind of model answers by itself at 1, 2, 5 and 10% of wrong answers, from finished projects.
 
-    python -m benchmarks.coverage DATA HOME [--only TASK,…] [--picture FILE]
+    python -m benchmarks.coverage DATA HOME [--only TASK,…]
+    python -m benchmarks.coverage --draw TABLE PICTURE
 
 DATA: folder of the tasks; HOME: the home in which they were run, such as those of winners.py. Of each project the trained
 model, the best simple model and the best prompt are judged as the report does: calibrated on validation, certified on the sealed
 rows, each at a level of 5%. What a project has not stored is computed here: a trained model answers the validation rows unless
 automation.max_error was declared, and projects of earlier releases stored no probabilities of simple models and of JSON. JSON by
-prompts of such projects is shown without. `right`: on the sealed test; `-`: the model has no probabilities.
+prompts of such projects is shown without. `right`: on the sealed test; `-`: the model has no probabilities. --draw: draws a printed
+table, which may stand in a file of results.
 
 Measures: finetune_pipeline/evaluation.
 """
@@ -50,6 +52,8 @@ from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.evaluation import on_validation
 
 ERRORS, ALPHA = (0.01, 0.02, 0.05, 0.1), 0.05
+DRAWN = 0.1
+COLUMNS, KINDS = ("task", "kind", "model", "rows", "right"), ("tuned", "classifier", "simple", "prompt")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -164,22 +168,40 @@ class Project:
             return read_predictions(Path(work) / "predictions.parquet")
 
 
+def draw(table: Path, picture: Path) -> None:
+    """Draw the shares that a table says are answered alone at DRAWN wrong, of models that have probabilities. Two projects of one
+    set share its simple models and prompts."""
+    shares: dict[str, float] = {}
+    for line in table.read_text("utf-8").splitlines():
+        cells = line.split()
+        if len(cells) == len(COLUMNS) + len(ERRORS) and cells[1] in KINDS and cells[-1] != "-":
+            task = cells[0].removesuffix("_lora").removesuffix("_classifier")
+            share = float(cells[len(COLUMNS) + ERRORS.index(DRAWN)].rstrip("%"))
+            shares[f"{task}, {cells[2]}, {cells[3]} rows"] = share
+    dots = [Dot(name, share, (0.0, share), f"{share:.0f}%") for name, share in sorted(shares.items())]
+    title = f"Answered by itself, surely at most {DRAWN:.0%} of it wrong"
+    plot = dot_plot("coverage", title, dots, "share of the sealed rows, %", (0.0, 100.0))
+    assert plot is not None
+    picture.write_text(plot.document, "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("home", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("home", type=Path, nargs="?")
     parser.add_argument("--only", default="")
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--draw", type=Path, nargs=2, metavar=("TABLE", "PICTURE"))
     arguments = parser.parse_args()
+    if arguments.draw:
+        draw(*arguments.draw)
+        return
+    if not arguments.home:
+        parser.error("give DATA and HOME, or --draw")
     store = ArtifactStore(arguments.home / "artifacts")
     names = [name for name in arguments.only.split(",") if name] or sorted(
         p.parent.name for p in arguments.data.glob("*/task.yaml")
     )
-    print(
-        f"{'task':<28} {'kind':<11} {'model':<26} {'rows':>5} {'right':>6}"
-        + "".join(f"{error:>7.0%}" for error in ERRORS)
-    )
-    dots = []
+    print("{:<28} {:<11} {:<26} {:>5} {:>6}".format(*COLUMNS) + "".join(f"{error:>7.0%}" for error in ERRORS))
     for name in names:
         if not store.all_versions(load_task(arguments.data / name).name, "evaluation_report"):
             continue
@@ -190,14 +212,6 @@ def main() -> None:
                 f"{judged.task:<28} {judged.kind:<11} {judged.name:<26} {len(judged.test):>5} {judged.right():>6.1%}{shown}",
                 flush=True,
             )
-            if (share := shares[2]) is not None:
-                dots.append(
-                    Dot(f"{judged.task}, {judged.kind}", 100 * share, (0.0, 100 * share), f"{100 * share:.0f}%")
-                )
-    if arguments.picture and (
-        plot := dot_plot("coverage", "Answered alone at 5% wrong", dots, "answered alone, %", (0.0, 100.0))
-    ):
-        arguments.picture.write_text(plot.document, "utf-8")
 
 
 if __name__ == "__main__":
