@@ -114,7 +114,7 @@ STEPS = [
         data.make_validated,
         needs=("raw_examples",),
         settings=lambda spec, run: {**validation_settings(spec), **plugin_versions("formats")},
-        code_version="26",
+        code_version="27",
         checks=(
             data_check.files_read,
             data_check.validated_accounted,

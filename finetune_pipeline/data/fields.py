@@ -1,9 +1,11 @@
 """Maps rows of any shape to a known format with the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
 is the file's name, ``$key`` the key of the list that holds the row, ``='text'`` the text itself,
-``split(tags, ';')`` a list of a text's parts, and ``from_json(cell)`` the value of a text that holds JSON."""
+``split(tags, ';')`` a list of a text's parts, ``from_json(cell)`` the value of a text that holds JSON, and ``to_boolean(cell)``
+that of a text that says true or false. A key is found without regard to case where the row has one spelling of it."""
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -75,6 +77,7 @@ class FieldMapping:
         return [self._apply_once({**outer, **inner}, file, key, place) for inner in inner_rows]
 
     def _apply_once(self, row: Any, file: str, key: str | None, place: str) -> Mapped:
+        row = self._with_spelling(row)
         mapped: dict[str, Any] = {}
         findings: list[Finding] = []
         for name, getter in self.getters.items():
@@ -96,6 +99,16 @@ class FieldMapping:
         if not self.content:  # the format finds the texts
             return Mapped({**unread, **mapped}, findings, raw=row)
         return Mapped(mapped, findings, [] if self.names is None else sorted(map(key_name, unread)), row)
+
+    def _with_spelling(self, row: Any) -> Any:
+        """Return a row whose keys are spelt like those in the expressions where only the case of letters differs. A key that row or
+        expressions have in two spellings stays as it is."""
+        if not isinstance(row, dict) or self.names is None or self.names <= row.keys():
+            return row
+        spelt, named = Counter(map(str.casefold, row)), Counter(map(str.casefold, self.names))
+        names = {name.casefold(): name for name in self.names - row.keys()}
+        missing = {folded: name for folded, name in names.items() if spelt[folded] == named[folded] == 1}
+        return {missing.get(key.casefold(), key): value for key, value in row.items()} if missing else row
 
     def _failed(self, name: str, error: Exception, place: str) -> Finding:
         problem = f"{self.expressions[name]!r} cannot be evaluated here: {quoted(str(error), 160)}"
@@ -147,8 +160,24 @@ class _OwnFunctions(Functions):  # type: ignore[misc]
     def _func_from_json(self, value: Any) -> Any:
         return unpacked(value)
 
+    @signature({"types": []})  # type: ignore[untyped-decorator]
+    def _func_to_number(self, value: Any) -> Any:
+        # JMESPath's own reads 007, 1_000 and nan too, which its specification and JSON exclude
+        number = (
+            None if isinstance(value, str) and not _JSON_NUMBER.fullmatch(value) else super()._func_to_number(value)
+        )
+        return number if number is not None and math.isfinite(number) else None
+
+    @signature({"types": []})  # type: ignore[untyped-decorator]
+    def _func_to_boolean(self, value: Any) -> Any:
+        text = value.strip() if isinstance(value, str) else value
+        return BOOLEANS.get(text.casefold(), text or None) if isinstance(text, str) else text
+
 
 _INTERPRETER = TreeInterpreter(jmespath.Options(custom_functions=_OwnFunctions()))
+_JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+BOOLEANS = {"true": True, "false": False, "wahr": True, "falsch": False}
+"""What programs and spreadsheets in English and German write for truth values, in lower case."""
 _CHAIN = "subexpression index_expression projection value_projection filter_projection flatten pipe".split()
 """Nodes whose first child reads the row and whose other children read the first one's result."""
 

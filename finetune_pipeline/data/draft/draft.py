@@ -13,7 +13,7 @@ from finetune_pipeline.data.draft.answers import Answers, json_schema_of
 from finetune_pipeline.data.draft.choice import Choice, choose, keys_read, word_tags
 from finetune_pipeline.data.draft.columns import Refusal
 from finetune_pipeline.data.draft.conversations import Chat
-from finetune_pipeline.data.draft.reading import RawRow, Reading, are_few, read_raw, spec_of
+from finetune_pipeline.data.draft.reading import RawRow, Reading, are_few, one_spelling, read_raw, spec_of
 from finetune_pipeline.data.examples import Message
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
@@ -78,6 +78,7 @@ def draft(
     if not reading.rows:
         reading.refuse("no_rows", file_names, "no row could be read", "see the findings for each file")
         return None, reading.problems
+    one_spelling(reading)
     answers = (answer,) if isinstance(answer, str) else tuple(answer or ())
     choice = choose(reading.rows[:: max(1, len(reading.rows) // _ROWS_TO_CHOOSE_BY)], text, answers)
     if isinstance(choice, Refusal):

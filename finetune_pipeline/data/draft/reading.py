@@ -144,6 +144,28 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
         problems.append(Finding("draft.unreadable", "error", name, message, fix))
 
 
+def one_spelling(reading: Reading) -> None:
+    """Give columns that differ only in the case of letters one name in all rows, with a note: `data.fields` finds them so. Columns
+    that one row has side by side stay apart."""
+    rows = [row.value for row in reading.rows if isinstance(row.value, dict)]
+    counts = Counter(str(key) for row in rows for key in row)
+    spellings: dict[str, list[str]] = {}
+    for key, _ in counts.most_common():
+        spellings.setdefault(key.casefold(), []).append(key)
+    renamed = {}
+    for first, *others in spellings.values():
+        if others and not any(len({first, *others} & row.keys()) > 1 for row in rows):
+            renamed.update(dict.fromkeys(others, first))
+            reading.notes.append(f"{first} is written {', '.join(others)} in some rows; it is read as one column")
+    if renamed:
+        reading.rows = [
+            row._replace(value={renamed.get(key, key): value for key, value in row.value.items()})
+            if isinstance(row.value, dict)
+            else row
+            for row in reading.rows
+        ]
+
+
 def _without_header(reading: Reading) -> TaskSpec:
     """Return the spec for reading the next file, whose header is detected."""
     csv = {key: value for key, value in reading.data.get("csv", {}).items() if key != "header"}

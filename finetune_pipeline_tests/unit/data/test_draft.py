@@ -27,6 +27,8 @@ from finetune_pipeline.data.draft.files import (
     task_name,
     task_yaml,
 )
+from finetune_pipeline.data.draft.reading import spec_of
+from finetune_pipeline.data.fields import compile_expression, mapping_of
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, validate_file, workbook
@@ -395,7 +397,7 @@ def test_cells_of_several_answers_keep_their_types(tmp_path: Path) -> None:
     assert [answer["order.items"] for answer in answers[:3]] == items
     assert [answer["order.count"] for answer in answers[:4]] == [None, 3, 12, -1.5]
     assert answers[1] | {"order.items": 0} == {
-        "order.items": 0, "order.count": 3, "day": "2026-12-02", "price": "2.50", "code": "001",
+        "order.items": 0, "order.count": 3, "day": "2026-12-02", "price": 2.5, "code": "001",
     }  # fmt: skip
     assert made.schema is not None
     kinds = {key: part.get("type", part.get("enum")) for key, part in made.schema["properties"].items()}
@@ -403,6 +405,67 @@ def test_cells_of_several_answers_keep_their_types(tmp_path: Path) -> None:
     later = of(tmp_path, "b.csv", [header, *rows, ["about a dozen", "none", "a dozen", "soon", "", ""]])
     validated = validate_file(later[1], made.spec)
     assert len(validated.rows) == len(ROWS) and "'a dozen'" in str(validated.quarantine), "no text becomes null"
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "values"),
+    [
+        ("urgent", ["TRUE", "FALSE", ""], [True, False, None]),
+        ("urgent", ["Falsch", "Wahr"], [False, True]),
+        ("urgent", ["true", "maybe"], ["true", "maybe"]),
+        ("amount", ["12.50", "0.00", "-7.25"], [12.5, 0.0, -7.25]),
+        ("amount", ["12.50", "seven"], ["12.50", "seven"]),
+        ("build", ["1.9", "1.10"], ["1.9", "1.10"]),
+        ("version", ["1.9", "2.0"], ["1.9", "2.0"]),
+        ("code", ["007", "112"], ["007", "112"]),
+        ("phone", ["5550112", "5550113"], ["5550112", "5550113"]),
+    ],
+)
+def test_cells_that_all_hold_a_truth_value_or_an_amount_are_read_as_such(
+    tmp_path: Path, name: str, cells: list[str], values: list[Any]
+) -> None:
+    """TRUE and 12.50 became text. Versions, codes and telephone numbers are text."""
+    rows = [[t, y, cells[i % len(cells)]] for i, t, y in ROWS]
+    file = of(tmp_path, "a.csv", [["text", "queue", name], *rows])
+    made = drafted(file, answer=["queue", name])
+    answers = [json.loads(row["messages"][-1]["content"])[name] for row in validate_file(file[1], made.spec).rows]
+    assert answers[: len(values)] == values and list(map(type, answers[: len(values)])) == list(map(type, values))
+    assert made.schema is not None
+    part, types = made.schema["properties"][name], {type(value) for value in values} - {type(None)}
+    if types == {str}:
+        assert part == {"enum": values}
+    else:
+        kind = {bool: "boolean", float: "number"}[types.pop()]
+        assert part == {"type": ["boolean", "null"] if None in values else kind}
+        later = of(tmp_path, "b.csv", [["text", "queue", name], *rows, ["about a dozen", "delivery", "perhaps"]])
+        validated = validate_file(later[1], made.spec)
+        assert len(validated.rows) == len(ROWS) and "'perhaps'" in str(validated.quarantine), "no text becomes null"
+
+
+def test_numbers_are_read_as_json_writes_them() -> None:
+    numbers = {text: compile_expression("to_number(n)")[0]({"n": text}, "", None) for text in ("12", "1.50", "2e3")}
+    assert numbers == {"12": 12, "1.50": 1.5, "2e3": 2000.0}
+    for text in ("007", "1_000", "nan", "1e999", "+1", " 1", ""):
+        assert compile_expression("to_number(n)")[0]({"n": text}, "", None) is None, text
+
+
+def test_columns_are_found_in_whichever_case_each_file_spells_them(tmp_path: Path) -> None:
+    """Two exports with `text` and `Text` were refused."""
+    files = [
+        of(tmp_path, "a.csv", [["text", "label", "more"], *([t, y, i] for i, t, y in ROWS[:60])]),
+        of(tmp_path, "b.csv", [["Text", "LABEL", "more"], *([t, y, i] for i, t, y in ROWS[60:])]),
+    ]
+    made, problems = draft(files)
+    assert made is not None and problems == [] and made.choice.unused == ["more"]
+    rows = [row for _, path in files for row in validate_file(path, made.spec).rows]
+    assert [row["messages"][-1]["content"] for row in rows] == [y for _, _, y in ROWS]
+    assert any("Text is written text in some rows" in note for note in made.notes)
+    both = of(tmp_path, "c.csv", [["text", "Text", "label"], *([t, t[::-1], y] for _, t, y in ROWS)])
+    made, _ = draft([both], text="Text")
+    assert made is not None and made.data["fields"]["text"] == "Text", "two columns of one file stay two"
+    mapping = mapping_of(spec_of({"fields": {"text": "text", "label": "label"}}))
+    assert mapping is not None
+    assert mapping.apply({"Text": "a", "TEXT": "b", "Label": "x"}, "", None, "p")[0].row == {"label": "x"}
 
 
 def test_a_column_whose_name_holds_a_dot_is_a_column(tmp_path: Path) -> None:
