@@ -236,7 +236,7 @@ STEPS = [
         baseline.make_advice,
         needs=("train_split", "validation_split", "few_shot_baseline"),
         settings=lambda spec, run: {**baseline.advice_settings(spec), **plugin_versions("gates")},
-        code_version="17",
+        code_version="18",
         checks=(
             training_check.learnable,
             training_check.worth_training,

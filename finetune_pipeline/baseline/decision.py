@@ -61,6 +61,7 @@ from finetune_pipeline.evaluation.wording import (
     points,
     points_range,
 )
+from finetune_pipeline.planning.gate_needs import refusals
 from finetune_pipeline.planning.power import Power, PowerPlan
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -291,8 +292,8 @@ def _no_room(spec: TaskSpec, power: PowerPlan, rival: Rival, rows: Rows, sources
 def _test_too_small(spec: TaskSpec, power: PowerPlan) -> Match | None:
     """Rule 4: collect, because of the test: a gate would refuse every candidate, or the gain cannot be shown."""
     if power.obstacles:
-        refusing = " ".join(map(str, power.obstacles))
-        return "collect", f"Nothing that is trained could be promoted. {refusing}"
+        refusing = " ".join(refusals(spec, power.obstacles))
+        return "collect", f"As far as these rows show, nothing that is trained could be promoted. {refusing}"
     if power.rows_needed is not None and power.detectable_gain is None:
         return "collect", f"{counted(power.test_rows, 'test row')} can show no gain that there is room for."
     if not power.enough and spec.gates.enough_test_rows == "block":

@@ -65,6 +65,14 @@ def obstacles(
     ]
 
 
+def refusals(spec: TaskSpec, hindering: Sequence[Obstacle]) -> list[str]:
+    """Return the obstacles as sentences, the last of which says what a run does about them; none without an obstacle."""
+    trains = "A run trains all the same, unless gates.enough_test_rows is block."
+    stops = "A run stops there (gates.enough_test_rows)."
+    what_follows = stops if spec.gates.enough_test_rows == "block" else trains
+    return [*map(str, hindering), what_follows] if hindering else []
+
+
 def _too_few_rows(spec: TaskSpec, test_rows: int, independent: float) -> list[Obstacle]:
     """The gates whose own number of rows is not reached; rows that share sources count as `independent` ones."""
     have = counted(test_rows, "row")

@@ -26,7 +26,7 @@ from finetune_pipeline.evaluation.statistics.power import (
 )
 from finetune_pipeline.evaluation.statistics.proportions import design_effect
 from finetune_pipeline.evaluation.wording import counted, percent, points
-from finetune_pipeline.planning.gate_needs import Obstacle
+from finetune_pipeline.planning.gate_needs import Obstacle, refusals
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -155,7 +155,7 @@ def power_plan(
         obstacles=list(obstacles),
         sentence="",
     )
-    return replace(plan, sentence=" ".join([_sentence(plan, spec), *map(str, obstacles)]))
+    return replace(plan, sentence=" ".join([_sentence(plan, spec), *refusals(spec, obstacles)]))
 
 
 def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] = ()) -> PowerBounds:
@@ -195,7 +195,7 @@ def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] =
         power_now=None,
         enough=test_rows >= fewest,
         obstacles=list(obstacles),
-        sentence=" ".join([sentence, *map(str, obstacles)]),
+        sentence=" ".join([sentence, *refusals(spec, obstacles)]),
     )
 
 

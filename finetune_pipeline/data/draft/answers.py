@@ -16,6 +16,10 @@ _FINAL = r"#### *(-?[$0-9.,]+)"
 _SHARE = 0.9
 _REPEATED = 3
 _NUMBER = re.compile(r"-?\d+([.,]\d+)?")
+_NO_ANSWERS = frozenset(
+    "? ?? ??? - -- – — . / n/a n.a. na nan null nil none tbd undefined unlabeled unlabelled k.a.".split()
+)
+"""Lower-case words that tables hold where there is no answer."""
 
 
 class Answers:
@@ -53,6 +57,11 @@ class Answers:
     @property
     def labels(self) -> list[str]:
         return [label for label in self.counts if label not in self.other_spellings]
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """The labels that look like no answer, with their rows."""
+        return {label: n for label, n in self.counts.items() if folded_label(label) in _NO_ANSWERS}
 
     @property
     def joined_by(self) -> str | None:

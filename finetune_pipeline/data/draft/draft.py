@@ -17,7 +17,7 @@ from finetune_pipeline.data.draft.reading import RawRow, Reading, are_few, one_s
 from finetune_pipeline.data.examples import Message
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
-from finetune_pipeline.data.quoting import key_name
+from finetune_pipeline.data.quoting import key_name, quoted
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.encoding import TAGGED_WORDS
 from finetune_pipeline.data.validate.validation import ValidatedRow, validate_record
@@ -137,6 +137,11 @@ def draft(
         return None, reading.problems
     task.output, task.schema = _output(task.answers)
     task.system_prompt = task.system_prompt or _prompt(task)
+    if missing := task.answers.missing:
+        shown = ", ".join(f"{quoted(label)} × {n:,}" for label, n in missing.items())
+        note = "they are drafted as labels. To leave these rows out, take them from output.labels and system_prompt in task.yaml"
+        limit = f"at most data.max_quarantine_share, {task.spec.data.max_quarantine_share:.0%}, of the rows"
+        task.notes.append(f"answers that look like no answer: {shown}; {note}: they go into quarantine then ({limit})")
     return task, reading.problems
 
 

@@ -216,7 +216,9 @@ def _output(draft: Draft) -> list[str]:
     answers, output = draft.answers, draft.output
     lines = [f"  kind: {output['kind']}  # labels, json (extraction) or text"]
     if answers.kind == "labels":
-        lines += ["  labels:", *(f"    - {_inline(label)}  # {answers.counts[label]} rows" for label in answers.labels)]
+        doubts = dict.fromkeys(answers.missing, "; no answer? `finetune init` said how to leave them out")
+        rows = (f"{_inline(label)}  # {answers.counts[label]} rows{doubts.get(label, '')}" for label in answers.labels)
+        lines += ["  labels:", *(f"    - {row}" for row in rows)]
     return lines + [f"  {key}: {_inline(value)}" for key, value in output.items() if key not in ("kind", "labels")]
 
 

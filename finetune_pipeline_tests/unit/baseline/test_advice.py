@@ -162,6 +162,8 @@ DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
         "8-shot reaches 94.5% in accuracy on validation",
     ),
     (prompts(30), {"test": 72}, "collect", "format_compliance would refuse every candidate: it takes 73 test rows"),
+    (prompts(30), {"test": 72}, "collect", "A run trains all the same, unless gates.enough_test_rows is block."),
+    (prompts(30), {"test": 72, "of": BLOCKING}, "collect", "A run stops there (gates.enough_test_rows)."),
     (prompts(30), {"test": 73}, "fine_tune", ""),
     (prompts(30), {"test": 80, "of": BLOCKING}, "collect", "collect"),
 ]

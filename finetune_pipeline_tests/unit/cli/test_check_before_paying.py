@@ -108,8 +108,10 @@ def test_a_base_that_does_not_fit_and_a_test_that_is_too_small_stop_a_check(
     assert result.returncode == 0 and "\nok    fits_memory" in result.stdout, result.stdout
     assert " steps over 42 rows of " in result.stdout and " tokens in 42 training rows" in result.stdout, "of 60 rows"
     assert "\nlook  enough_test_rows" in result.stdout and result.stdout.count("would refuse every candidate") == 1
+    assert "A run trains all the same, unless gates.enough_test_rows is block." in result.stdout
     monkeypatch.setenv("FINETUNE_MEMORY_GIB", "0.1")
     make(labelled(), tiny, gates={"learnable": "warn", "enough_test_rows": "block"})
     result = finetune("check", "demo")
     assert result.returncode == 2 and "the pipeline would stop: fits_memory: " in result.stdout
     assert "it does not fit" in result.stdout and "the pipeline would stop: enough_test_rows: " in result.stdout
+    assert "A run stops there (gates.enough_test_rows)." in result.stdout and "all the same" not in result.stdout

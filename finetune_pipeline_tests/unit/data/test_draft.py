@@ -687,6 +687,29 @@ def test_labels_that_are_one_number_are_one_label(tmp_path: Path) -> None:
     assert drafted(of(tmp_path, "b.csv", [["text", "stars"], *tens])).answers.other_spellings == {}
 
 
+def test_labels_that_look_like_no_answer_are_named_with_how_to_leave_them_out(tmp_path: Path) -> None:
+    """`?` and `N/A` became labels without a word."""
+    blank = ("N/A", "?", "null")
+    rows = [[t, blank[i // 6 % 3] if i % 6 == 0 else y] for i, t, y in ROWS]
+    file = of(tmp_path, "a.csv", [["text", "label"], *rows])
+    made = drafted(file)
+    counts = {label: sum(y == label for _, y in rows) for label in blank}
+    assert made.answers.missing == counts and set(blank) < set(made.answers.labels)
+    (note,) = [note for note in made.notes if "look like no answer" in note]
+    assert all(f"'{label}' × {n}" in note for label, n in counts.items()) and "output.labels" in note and "20%" in note
+    text = task_yaml("a", made, "a.csv")
+    assert f"- N/A  # {counts['N/A']} rows; no answer?" in text and text.count("no answer?") == 3
+    spec = yaml.safe_load(text) | {"name": "a"}
+    spec["output"]["labels"] = [label for label in spec["output"]["labels"] if label not in blank]
+    validated = validate_file(file[1], parse_spec(yaml.safe_dump(spec)))
+    assert len(validated.rows) == len(ROWS) - sum(counts.values())
+    assert {row["findings"][0]["rule"] for row in validated.quarantine} == {"data.unknown_label"}, (
+        "left out, and counted"
+    )
+    known = drafted(of(tmp_path, "b.csv", [["text", "label"], *([t, y] for _, t, y in ROWS)]))
+    assert known.answers.missing == {} and "no answer" not in f"{known.notes}{task_yaml('b', known, 'b.csv')}"
+
+
 def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
     """A zipped table was left out without a word."""
     for name in ("a.csv", "b.jsonl.gz", "c.csv.zip", "notes.txt", ".DS_Store", "~$a.xlsx", "dataset_info.json"):
