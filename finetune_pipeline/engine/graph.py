@@ -128,11 +128,15 @@ class Graph:
 
         Only the blocking checks of steps in `after` run; the caller runs the others.
         """
+        return {step: self.run(step, task, run_inputs, store) for step in self.upstream(name)}
+
+    def upstream(self, name: str) -> list[str]:
+        """Return a step and everything that it needs, in the order of the graph."""
         needed = {name}
         for step in reversed(list(self.steps.values())):
             if step.name in needed:
                 needed |= set(step.inputs)
-        return {step: self.run(step, task, run_inputs, store) for step in self.steps if step in needed}
+        return [step for step in self.steps if step in needed]
 
     def _inputs(self, step: Step, task: Task, versions: dict[str, str], store: ArtifactStore) -> Inputs:
         artifacts = {need: self._find_version(need, task, versions[need], store) for need in step.inputs}

@@ -39,7 +39,7 @@ version = "{version}"
 wrong_letters = "acme_metric"
 
 [project.entry-points."finetune_pipeline.gates"]
-short_answers = "acme_gate"
+toy_short_answers = "acme_gate"
 
 [project.entry-points."finetune_pipeline.formats"]
 ticket = "acme_format"
@@ -66,8 +66,7 @@ folder = Path(sys.argv[1])
 task, findings = check_task(folder / "triage")
 result, store = evaluation(spec=task.spec), ArtifactStore(folder / "store")
 inputs = collect_run_inputs(task, None, store)
-stages = ("production_logs", "unlabelled_rows", "teacher_answers", "raw_examples", "validated_examples")
-artifacts = {name: PIPELINE.run(name, task, inputs, store) for name in stages}
+artifacts = PIPELINE.run_to("validated_examples", task, inputs, store)
 print(json.dumps({
     "findings": [finding.rule for finding in findings],
     "gain": [(gain.metric, gain.gain) for gain in result.decisions.baseline.gains],
@@ -121,8 +120,8 @@ def test_an_installed_package_brings_a_metric_a_gate_and_a_format(
         outcomes.append(json.loads(process.stdout.splitlines()[-1]))
     first, second = outcomes
     assert first["findings"] == [] and first["gain"][0][0] == "wrong_letters" and first["gain"][0][1] > 0
-    assert "short_answers" in first["gates"] and (first["format"], first["kept"]) == ("ticket", 4)
-    for text in ("`wrong_letters` | labels", "`short_answers` | at most three", "`ticket` | `subject`, `team`"):
+    assert "toy_short_answers" in first["gates"] and (first["format"], first["kept"]) == ("ticket", 4)
+    for text in ("`wrong_letters` | labels", "`toy_short_answers` | at most three", "`ticket` | `subject`, `team`"):
         assert text in first["reference"]
     dependent = {name for name, plugins in first["versions"].items() if plugins == {"acme-members": "1.0"}}
     assert dependent == {"validated_examples", "few_shot_baseline", "advice", "evaluation_report"}

@@ -29,18 +29,7 @@ def test_the_data_stage_ends_with_the_recall_of_edited_copies_and_show_repeats_i
     def data_stage(*_: object) -> Any:
         """Makes the splits as the graph does; the other steps of the stage need a base model."""
         task, store = load_task(folder), ArtifactStore(tmp_path / "home" / "artifacts")
-        run_inputs = collect_run_inputs(task, None, store)
-        for step in (
-            "production_logs",
-            "unlabelled_rows",
-            "teacher_answers",
-            "raw_examples",
-            "validated_examples",
-            "clean_examples",
-            "reviewed_examples",
-            "splits",
-        ):
-            PIPELINE.run(step, task, run_inputs, store)
+        PIPELINE.run_to("splits", task, collect_run_inputs(task, None, store), store)
         return SimpleNamespace(success=True, run_id="1")
 
     monkeypatch.setattr(run_command, "execute", data_stage)

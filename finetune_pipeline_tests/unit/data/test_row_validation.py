@@ -147,10 +147,10 @@ from finetune_pipeline.data.formats.base import RawFormat, read_single_texts, re
 @register
 class ToyPairs(RawFormat):
     name, order = "toy_pairs", 35
-    documented, row_keys, needs = "`q`, `a`", ("q", "a"), (("q",), ("a",))
+    documented, row_keys, needs = "`q`, `a`", ("toy_q", "toy_a"), (("toy_q",), ("toy_a",))
 
     def read(self, row, spec, turns):
-        return read_single_texts(row, "q", "a", spec, turns)
+        return read_single_texts(row, "toy_q", "toy_a", spec, turns)
 """
 
 
@@ -160,7 +160,7 @@ def test_a_format_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     name = importlib.import_module("finetune_pipeline.data.formats.toy_pairs").__name__
     try:
         spec = make_spec(TEXT_OUTPUT, format="toy_pairs")
-        checked = validate_row({"q": "1+1?", "a": "2", "extra": 1}, spec)
+        checked = validate_row({"toy_q": "1+1?", "toy_a": "2", "extra": 1}, spec)
         assert checked.example is not None and (checked.example.user_text, checked.example.answer) == ("1+1?", "2")
         assert (checked.shape, checked.ignored, check_fields(spec)) == ("toy_pairs", ["extra"], [])
         assert row_rules({"text": "x", "label": "y"}, spec) == ["unknown_shape"]

@@ -32,7 +32,7 @@ from finetune_pipeline.evaluation.gates import Outcome, gate
     what_to_do="Add shorter answers to the training rows.",
     reads=lambda evaluation: evaluation.cost.tokens["candidate"].answer,
 )
-def short_answers(spec, tokens):
+def toy_short_answers(spec, tokens):
     return Outcome(tokens <= 3, tokens, 3.0, f"{tokens:g} tokens an answer; at most 3 are allowed.")
 """
 SCRIPT = """
@@ -43,7 +43,7 @@ import finetune_pipeline.evaluation.gates as gates
 import finetune_pipeline.evaluation.metrics as metrics
 
 folder = Path(sys.argv[1])
-for package, member in ((metrics, "wrong_letters"), (gates, "short_answers")):
+for package, member in ((metrics, "wrong_letters"), (gates, "toy_short_answers")):
     package.__path__.append(str(folder))
     importlib.import_module(f"{package.__name__}.{member}")
 
@@ -89,20 +89,23 @@ gates: {metric: wrong_letters}
 
 def test_a_toy_metric_and_a_toy_gate_in_one_file_each(tmp_path: Path) -> None:
     (tmp_path / "wrong_letters.py").write_text(TOY_METRIC, "utf-8")
-    (tmp_path / "short_answers.py").write_text(TOY_GATE, "utf-8")
+    (tmp_path / "toy_short_answers.py").write_text(TOY_GATE, "utf-8")
     (tmp_path / "triage").mkdir()
     (tmp_path / "triage" / "task.yaml").write_text(TASK, "utf-8")
     process = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], text=True, capture_output=True, cwd=ROOT)
     assert process.returncode == 0, process.stderr
     outcome = json.loads(process.stdout.splitlines()[-1])
     assert outcome["findings"] == [] and outcome["schema"]
-    assert outcome["decisions"] == {"tuned": [], "nothing": ["short_answers"]}
-    assert outcome["order"].index("few_regressions") + 1 == outcome["order"].index("short_answers")
+    assert outcome["decisions"] == {"tuned": [], "nothing": ["toy_short_answers"]}
+    assert outcome["order"].index("few_regressions") + 1 == outcome["order"].index("toy_short_answers")
     metric, gain, (low, high) = outcome["gain"]
     assert metric == "wrong_letters" and low > 0 and low < gain < high
     assert outcome["candidate"] < outcome["base"], "fewer wrong letters are a gain"
-    assert "short_answers" in outcome["checks"] and "beats_baseline" in outcome["checks"]
+    assert "toy_short_answers" in outcome["checks"] and "beats_baseline" in outcome["checks"]
     for text in ("wrong first letters", "4 tokens an answer; at most 3 are allowed.", "Add shorter answers"):
         assert text in outcome["report"]
-    for text in ("`wrong_letters` | labels | the share of", "`short_answers` | at most three tokens an answer | 3 |"):
+    for text in (
+        "`wrong_letters` | labels | the share of",
+        "`toy_short_answers` | at most three tokens an answer | 3 |",
+    ):
         assert text in outcome["reference"]

@@ -16,7 +16,7 @@ from dagster_shared.serdes.objects import EnvRegistryKey
 
 import finetune_pipeline
 from finetune_pipeline.definitions import build_definitions, definitions_of
-from finetune_pipeline.pipeline import STEPS
+from finetune_pipeline.pipeline import PIPELINE, STEPS
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.shared import copy_database
 
@@ -114,9 +114,8 @@ def test_definitions_merge_with_others_and_a_step_runs_under_a_prefix(
     defs = dg.Definitions.merge(own, build_definitions(tmp_path / "data", key_prefix=["ml", "models"]))
     job, key = defs.resolve_job_def("triage__data"), dg.AssetKey(["ml", "models", "triage", "raw_examples"])
     with dg.DagsterInstance.ephemeral() as instance:
-        names = ("production_logs", "unlabelled_rows", "teacher_answers")
-        before = [dg.AssetKey([*key.path[:-1], name]) for name in names]
-        result = job.execute_in_process(instance=instance, asset_selection=[*before, key])
+        keys = [dg.AssetKey([*key.path[:-1], name]) for name in PIPELINE.upstream("raw_examples")]
+        result = job.execute_in_process(instance=instance, asset_selection=keys)
         (event,) = result.asset_materializations_for_node("ml__models__triage__raw_examples")
         assert (result.success, event.asset_key) == (True, key)
         assert event.metadata["bytes"].value == len(row)

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,13 @@ def pages(
     return page_html(page), page_markdown(page)
 
 
+def counted_gates(gates: Sequence[GateResult], *passed: str) -> str:
+    """`8 passed, 10 not asked`: of gates of which none failed or warns, and these passed."""
+    counts = Counter(gate.status for gate in gates)
+    assert set(counts) == {"passed", "not_asked"} and {*passed} <= {g.name for g in gates if g.status == "passed"}
+    return f"{counts['passed']} passed, {counts['not_asked']} not asked"
+
+
 def tables_of(result: EvaluationResult, gates: Any, anchor: str) -> list[Table]:
     section = next(section for section in evaluation_page(result, gates).sections if section.id == anchor)
     return [block for block in section.blocks if isinstance(block, Table)]
@@ -74,8 +83,9 @@ def test_the_verdict_comes_first_with_its_interval(good: tuple[str, str]) -> Non
         f"its best prompt (8-shot); the 95% interval of the gain is +{100 * low:.1f} to +{100 * high:.1f} points."
     )
     words = Parsed(good[0]).words
-    assert words.index(f"{SHIPPED} No gate failed: 8 passed, 10 not asked. {sentence}") < words.index("beats_baseline")
-    assert f"**{SHIPPED}** No gate failed: 8 passed, 10 not asked. {plain(sentence)}" in good[1]
+    counts = counted_gates(decide(spec(), usual()), "beats_baseline", "format_compliance", "merge_parity")
+    assert words.index(f"{SHIPPED} No gate failed: {counts}. {sentence}") < words.index("beats_baseline")
+    assert f"**{SHIPPED}** No gate failed: {counts}. {plain(sentence)}" in good[1]
 
 
 def test_hostile_texts_are_shown_and_do_nothing() -> None:
@@ -253,11 +263,12 @@ def test_a_simple_model_that_is_not_surely_beaten_is_shipped_and_the_report_says
     assert not [step for step in later_steps if step.startswith("beats_simple:")]
     assert [step for step in later_steps if "gates.simple: not_worse" in step]
     page, markdown = pages(result)
+    counts = counted_gates(result.finalists[0].gates, "beats_commonest", "format_compliance")
     for words in (Parsed(page).words, markdown.replace("\\", "")):
         for sentence in (
             "Ship TF-IDF and logistic regression: the fine-tuned model is not surely better. Wrong in 10 of 100 answers.",
             "The fine-tuned model does not pass beats_simple. Nothing is surely better than TF-IDF and logistic regression, which "
-            "passes its gates: 3 passed, 15 not asked.",
+            f"passes its gates: {counts}.",
             "TF-IDF and logistic regression reaches accuracy 90.0%, +90.0 points over the commonest answer (+8",
         ):
             assert sentence in words

@@ -14,7 +14,9 @@ import finetune_pipeline.evaluation.metrics  # noqa: F401 - fills the registry o
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec import check_task, load_task, parse_spec
 from finetune_pipeline.spec.loading import _GONE, json_schema, validated_spec
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.rules import check_all
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline_tests.unit.adversarial import cpu_seconds
 
 GOOD = {
@@ -271,8 +273,10 @@ def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:
     for training in ({"method": "magic"}, {"learning_rate": None}):
         assert not accepts(training=training), "unset is not null"
     rate = schema["$defs"]["TrainingSpec"]["properties"]["learning_rate"]
-    assert "5e-4 (qlora, lora), 1e-5 (full), 5e-3 (prefix), 3e-3 (prompt), 1e-3 (classifier)" in rate["description"]
-    assert "default" not in rate
+    described = dict(re.findall(r"([\d.e-]+) \(([\w, ]+)\)", rate["description"].partition("Unset: ")[2]))
+    methods = {name: float(value) for value, names in described.items() for name in names.split(", ")}
+    assert methods == {name: TrainingSpec(method=name).learning_rate for name in METHODS}
+    assert methods["full"] == 1e-5 and described["5e-4"].startswith("qlora, lora") and "default" not in rate
 
 
 def test_only_what_changes_a_judges_answer_makes_the_step_anew() -> None:

@@ -19,6 +19,7 @@ from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.classifier import adapter_classes, with_head
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.pipeline import CHECKS
+from finetune_pipeline.spec.methods.base import methods_for
 from finetune_pipeline.training import rows
 from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline.training.packing import packed_collator, padded_batch, supports_shared_prefix
@@ -178,5 +179,6 @@ def test_the_spec_refuses_it_where_answers_are_no_labels() -> None:
             "task.yaml: training.method",
         )
         assert f"learns labels, but output.kind is {output['kind']}" in finding.message
-        assert finding.fix == "set training.method: qlora or lora or full or prefix or prompt"
+        assert finding.fix == f"set training.method: {' or '.join(methods_for(output['kind']))}"
+        assert "qlora or lora or full" in finding.fix and "classifier" not in finding.fix
     assert not list(check_method(task({"method": "classifier"}), Path("demo")))
