@@ -2,6 +2,10 @@
 
 A format is one module of this package with one class::
 
+    from finetune_pipeline.data.formats.base import RawFormat, Turns, read_single_texts, register
+    from finetune_pipeline.data.json_lines import JsonObject
+    from finetune_pipeline.spec import TaskSpec
+
     @register
     class QuestionAnswer(RawFormat):
         name, order = "question_answer", 35

@@ -2,12 +2,15 @@
 
 A gate is one module of this package with one function::
 
+    from finetune_pipeline.evaluation.gates.base import Outcome, gate
+    from finetune_pipeline.spec.model import TaskSpec
+
     @gate(
         order=160,
         needs="The candidate answers in at most 20 tokens on average.",
         default="20",
         what_to_do="Add shorter answers to the training rows.",
-        reads=lambda evaluation: evaluation.cost.tokens["candidate"].answer,
+        reads=lambda evaluation: evaluation.cost and evaluation.cost.tokens["candidate"].answer,
     )
     def short_answers(spec: TaskSpec, tokens: float | None) -> Outcome:
         if tokens is None:

@@ -2,12 +2,16 @@
 
 A metric is one module of this package with one class::
 
+    from finetune_pipeline.evaluation.correctness import Row, scored_text
+    from finetune_pipeline.evaluation.metrics.base import RowMetric, register
+    from finetune_pipeline.spec.outputs import AnyOutput
+
     @register
     class FirstWord(RowMetric):
         name, kinds, title = "first_word", ("text",), "right first words"
         described = "the first word of the answer is that of the right one"
 
-        def row_score(self, row, output):
+        def row_score(self, row: Row, output: AnyOutput) -> float:
             return float(scored_text(row).split()[:1] == str(row["gold"]).split()[:1])
 """
 

@@ -2,11 +2,19 @@
 
 A simple model is one module of this package with one class::
 
+    from collections.abc import Sequence
+
+    from finetune_pipeline.evaluation.simple_models.base import ALONE, Shared, SimpleModel, register
+    from finetune_pipeline.evaluation.simple_models.features import constant
+    from finetune_pipeline.spec.outputs import AnyOutput
+
     @register
     class Longest(SimpleModel):
         name, title, kinds, rank = "longest", "The longest training answer", ("text",), 15
 
-        def fit(self, texts, answers, output, seed=0, shared=ALONE):
+        def fit(
+            self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0, shared: Shared = ALONE
+        ) -> SimpleModel:
             self.pipelines = {"model": constant(texts, [max(answers, key=len)] * len(answers))}
             return self
 """

@@ -2,6 +2,9 @@
 
 A method is one module of this package with one class::
 
+    from finetune_pipeline.spec.methods.base import Default, register
+    from finetune_pipeline.spec.methods.low_rank import LowRank
+
     @register
     class Attention(LowRank):
         name, order = "attention", 60
