@@ -445,10 +445,12 @@ STEPS = [
     Step(
         "test_predictions",
         EVALUATION,
-        "Answers of base (best prompt), candidate and champion to the sealed test and to recent production rows.",
+        "Answers of base (best prompt), candidate and champion to the sealed test and to recent production rows. With "
+        "training.refine: those of the first stage's model, too, if the second stage's is the candidate.",
         evaluation.make_test_predictions,
         needs=("test_split", "train_split", "base_model", "merged_model", "few_shot_baseline"),
-        after=("validation_split", "production_logs"),
+        # the adapter's version contains that of the first stage
+        after=("validation_split", "production_logs", "supervised_adapter", "adapter"),
         settings=lambda spec, run: {
             **baseline.output_settings(spec),
             **baseline.answering_settings(spec),
@@ -460,6 +462,7 @@ STEPS = [
             "judging": [run.judging, spec.data.near_duplicate_threshold] if run.judging else None,
             "api_model": spec.baseline.endpoint is not None,
             **({"teacher": teacher.teacher_settings(spec)} if spec.teacher else {}),
+            **({"stages": 2} if spec.training.refine.is_on else {}),
         },
         code_version="18",
         checks=(evaluation_check.all_predicted,),
@@ -531,7 +534,7 @@ STEPS = [
             "agreement": run.agreement,
             **plugin_versions("metrics", "gates"),
         },
-        code_version="39",
+        code_version="40",
         checks=evaluation_check.GATE_CHECKS,
         metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
         run_metrics=tuple(RUN_METRICS),

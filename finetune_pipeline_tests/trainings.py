@@ -36,6 +36,12 @@ LOCAL: dict[str, Any] = {
     "audit": {**_COUNTED, "splits": {"train": AUDIT}},
 }  # fmt: skip
 """A training by this package."""
+SECOND_STAGE: dict[str, Any] = {"choice": {
+    "refined": True, "reasons": [], "sentence": "The refined model goes on.", "metric": "accuracy", "rows": 80, "changed": 12,
+    "better": True, "gain": {"mean": 0.1, "interval": [0.03, 0.18]}, "exact_p": 0.01,
+    "form": {"mean": 0.0, "interval": [-0.04, 0.04]},
+}}  # fmt: skip
+"""The refinement of a training whose second stage's model goes on, since it is surely better on validation."""
 HOSTED: dict[str, Any] = {
     "service": "OpenAI (api.openai.com)", "returns": "endpoint", "job": "ftjob-1", "model": "ft:1",
     "service_base_model": "gpt-4.1-nano", "hyperparameters": {}, "rows": {"train": 14, "validation": 2},

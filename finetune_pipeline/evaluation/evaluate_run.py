@@ -14,6 +14,7 @@ from finetune_pipeline.evaluation.predictions import CANDIDATE, SIMPLE, by_model
 from finetune_pipeline.evaluation.probabilities import ON_VALIDATION, first_of_sources
 from finetune_pipeline.evaluation.production_rows import RecentRows, recent_rows
 from finetune_pipeline.evaluation.promises import automated_models, probabilities_of
+from finetune_pipeline.evaluation.refined_choice import REFINED, SUPERVISED, confirmed
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of, regressions
 from finetune_pipeline.evaluation.result import Atlas, ChangedRows, EvaluationResult, StepFacts, Task, WrongAnswers
 from finetune_pipeline.evaluation.result_parts import ModelRow, Probabilities, Scores
@@ -72,8 +73,8 @@ def evaluate_task(
 
     Args:
         predictions: Rows of `base` (with the best prompt), `candidate` and any `champion`, all for the same examples; of the
-            simple models and of restricted answers (see rivals); and answers to perturbed and to production rows (see
-            robustness.robustness).
+            simple models and of restricted answers (see rivals); of the first stage's model, if a second stage's is the candidate
+            (see refined_choice.confirmed); and answers to perturbed and to production rows (see robustness.robustness).
         atlas: The candidate's wrong answers (atlas.failure_atlas).
         openings: The ledger of the sealed test, one entry per opening; `candidate` identifies the candidate.
         versions: Versions of artifacts by name. `champion` requires champion predictions; `adapter` is the candidate's.
@@ -101,7 +102,7 @@ def evaluate_task(
         rows |= {"champion": not_learned} if len(not_learned) >= MIN_ROWS else {}
     labels, confidence, asked = spec.labels, spec.gates.confidence, by_model(in_order(scored(validation, spec.output)))
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
-    scored_models = (*MODELS, API_MODEL, *(SIMPLE + name for name in simple))
+    scored_models = (*MODELS, SUPERVISED, REFINED, API_MODEL, *(SIMPLE + name for name in simple))
     scores = {name: score(rows[name], spec, sources) for name in scored_models if name in rows}
     restricted_answers = {
         "base": base_best.answers.get("restricted"),
@@ -136,6 +137,10 @@ def evaluate_task(
     parts = []
     if not untrained:
         parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources, automated)
+    refinement = facts.training.refinement if facts.training else None
+    stages = None
+    if refinement and refinement.choice and refinement.choice.refined:
+        stages = confirmed(spec, rows, refinement.choice, sources, level)
     finalists = finalists_of(
         spec,
         chosen,
@@ -201,6 +206,7 @@ def evaluate_task(
         else None,
         loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
         score_interval=score_interval(spec, rows["candidate"], level, sources),
+        stages=stages,
         probabilities=probabilities,
         finalists=finalists,
     )
@@ -245,11 +251,17 @@ def _comparisons(
         rivals[API_MODEL] = rows[API_MODEL]
     rivals |= {f"base_{mode}": answers for mode, answers in base.answers.items() if mode != base.mode}
     rivals |= {f"{SIMPLE}{name}": answers for name, answers in simple.items()}
+    if SUPERVISED in rows:
+        rivals[SUPERVISED] = rows[SUPERVISED]
     candidate, settings = rows["candidate"], (spec.output, spec.gates.confidence, spec.metric, sources)
+
+    def beside(name: str, answers: Sequence[Row]) -> Sequence[Row]:
+        if name == SUPERVISED:
+            return rows.get(REFINED, candidate)
+        return answers_to(answers, candidate) if name == "champion" else candidate
+
     comparisons = {
-        name: compare(answers, answers_to(answers, candidate) if name == "champion" else candidate, *settings)
-        if answers
-        else None
+        name: compare(answers, beside(name, answers), *settings) if answers else None
         for name, answers in rivals.items()
     }
     tested = {name: comparison for name, comparison in comparisons.items() if comparison}
@@ -298,6 +310,8 @@ def _model_table(
         ("base_restricted", f"Base, {prompt_name(best)}{restricted_suffix}", restricted["base"]),
         (API_MODEL, prompt_name(best_api_prompt(baseline.prompts)), scores.get(API_MODEL)),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
+        (SUPERVISED, "Fine-tuned, first stage alone", scores.get(SUPERVISED)),
+        (REFINED, "Fine-tuned, both stages, answering here", scores.get(REFINED)),
         ("candidate", candidate_title, scores["candidate"]),
         ("candidate_restricted", f"{candidate_title}{restricted_suffix}", restricted["candidate"]),
         ("champion", champion_title, scores.get("champion")),

@@ -1,9 +1,10 @@
-"""Decides between the supervised model and the same model after a second stage on preferences, on the validation rows.
+"""Decides between the supervised model and the same model after a second stage on preferences.
 
 The refined model goes on only if it is surely better in the task's metric or, with text, people who do not see whose answers
 they compare surely find its answers better more often than worse. It must surely lose nothing in form, length and general
 ability; with text, it must not have learnt a phrase that the references do not write, unless those people, who read it, prefer
-it. A tie keeps the supervised model. The sealed test then judges the one that goes on, like any candidate.
+it. A tie keeps the supervised model. This is decided on the validation rows. If the refined model goes on, the supervised one
+answers the sealed test, too, and the same must be shown there.
 """
 
 import re
@@ -19,7 +20,7 @@ from finetune_pipeline.evaluation.correctness import Row, scored_text
 from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.metrics.base import ShareOfRight, metric_title
-from finetune_pipeline.evaluation.predictions import same_rows
+from finetune_pipeline.evaluation.predictions import CANDIDATE, same_rows
 from finetune_pipeline.evaluation.scored_rows import ScoredRow, scored
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
@@ -44,20 +45,24 @@ def choose(
     refined: Sequence[Row],
     sources: SourceOf = None,
     ability: Loss | None = None,
+    level: float | None = None,
 ) -> RefinedChoice:
     """Compare both models' answers to the validation rows.
 
-    sources: of each row, by id (Example.made_from). ability: of ability.drop.ability_drop, for the supervised and the refined
-    model; None: not asked.
+    Args:
+        sources: Of each row, by id (Example.made_from).
+        ability: Of ability.drop.ability_drop, for the supervised and the refined model; None: not asked.
+        level: Two-sided, of the gain; by default that of gates.confidence, at which losses are always looked for.
     """
     before, after = (scored(rows, spec.output) for rows in same_rows(supervised, refined))
     clusters, confidence = shared_sources(before, sources), spec.gates.confidence
+    gain_level = 1 - confidence if level is None else level
     decision = decide_gain(
         {"supervised": before},
         after,
         spec.output,
         [spec.metric],
-        level=1 - confidence,
+        level=gain_level,
         margin=0.0,
         clusters=clusters,
     )
@@ -68,7 +73,7 @@ def choose(
         exact_p = mcnemar_exact(
             sum(a.right and not b.right for a, b in pairs), sum(b.right and not a.right for a, b in pairs)
         )
-    better = bool(decision.shown) and (exact_p is None or exact_p <= 1 - confidence)
+    better = bool(decision.shown) and (exact_p is None or exact_p <= gain_level)
     form = _difference(
         [float(row.valid) for row in before],
         [float(row.valid) for row in after],
@@ -106,6 +111,24 @@ def choose(
         ),
         None,
     )
+
+
+def confirmed(
+    spec: TaskSpec, rows: Mapping[str, Sequence[Row]], chosen: RefinedChoice, sources: SourceOf, level: float
+) -> RefinedChoice | None:
+    """Compare both models' answers to the sealed test; None if the supervised model was not asked.
+
+    Where people preferred the refined model's answers, no gain in the metric is needed here either.
+
+    Args:
+        rows: Answers by model; REFINED are those to compare where the candidate's are an endpoint's.
+        chosen: On the validation rows.
+        level: Two-sided, of the gain: that of this judgement by the sealed test.
+    """
+    if SUPERVISED not in rows:
+        return None
+    measured = choose(spec, rows[SUPERVISED], rows.get(REFINED, rows[CANDIDATE]), sources, level=level)
+    return decided(replace(measured, split="test"), chosen.people)
 
 
 def decided(measured: RefinedChoice, people: Compared | None) -> RefinedChoice:
@@ -159,7 +182,7 @@ def _sentence(choice: RefinedChoice) -> str:
     gain, people = choice.gain, choice.people
     interval = gain.interval or (-1.0, 1.0)
     measured = (
-        f"{points(gain.mean)} points of {metric_title(choice.metric)} on {choice.rows} validation rows "
+        f"{points(gain.mean)} points of {metric_title(choice.metric)} on {choice.rows} {choice.split} rows "
         f"({points(interval[0])} to {points(interval[1])})"
     )
     compared = ""
@@ -174,7 +197,10 @@ def _sentence(choice: RefinedChoice) -> str:
         kept = " or ".join(["form", *besides])
         why = "; ".join(filter(None, (compared, measured)))
         learnt = f" It writes {phrases} more often, which people have read." if choice.phrases else ""
-        return f"The refined model goes on: {why}, with no sure loss in {kept}.{learnt}"
+        verdict = (
+            "The refined model goes on" if choice.split == "validation" else "The sealed test confirms the second stage"
+        )
+        return f"{verdict}: {why}, with no sure loss in {kept}.{learnt}"
     causes = {
         NO_GAIN: "it is not surely better in the task's metric" + (", nor for people" if people else ""),
         FORM: "it surely loses form",
@@ -183,9 +209,12 @@ def _sentence(choice: RefinedChoice) -> str:
         ABILITY: "it surely loses general ability",
     }
     why = "; ".join(causes[name] for name in choice.reasons)
+    why += f" ({'; '.join(filter(None, (compared, measured)))})."
+    if choice.split == "test":
+        return f"The sealed test does not confirm the second stage: {why}"
     is_open = choice.longer is not None and choice.changed and {*choice.reasons} <= {NO_GAIN, PHRASES}
     ask = " Let people compare the answers: `finetune review TASK --what refined`." if is_open else ""
-    return f"The supervised model stays: {why} ({'; '.join(filter(None, (compared, measured)))}).{ask}"
+    return f"The supervised model stays: {why}{ask}"
 
 
 def new_phrases(

@@ -45,7 +45,7 @@ from finetune_pipeline.evaluation.result_parts import (
 )
 from finetune_pipeline.models.facts import Parity
 from finetune_pipeline.training.audit import SplitAudit
-from finetune_pipeline.training.facts import AnyTraining
+from finetune_pipeline.training.facts import AnyTraining, RefinedChoice
 
 
 class Task(Part):
@@ -264,6 +264,7 @@ class EvaluationResult(StepFacts):
         champion_learned: Number of test rows that the champion was trained on, as after split.restart. They are left out wherever
             the candidate is compared with it.
         teacher: The candidate against the teacher, if one is declared.
+        stages: The second stage's model against the first stage's on the sealed test; None where the first one goes on.
         champion_kind, champion_name: Of the champion in service, as of a Winner.
         champion_forgotten: Whether the champion was trained on rows forgotten since: then a tie does not keep it in service.
     """
@@ -300,6 +301,7 @@ class EvaluationResult(StepFacts):
     champion_name: str | None = None
     champion_learned: int = 0
     teacher: TeacherRival | None = None
+    stages: RefinedChoice | None = None
     loosened: Loosened = Loosened()
     score_interval: Interval = None
     probabilities: dict[str, Probabilities] = {}

@@ -8,6 +8,7 @@ from finetune_pipeline.evaluation.decisions import Comparison
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.metrics.overlap import Overlap
 from finetune_pipeline.evaluation.predictions import SIMPLE
+from finetune_pipeline.evaluation.refined_choice import SUPERVISED
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
@@ -32,6 +33,7 @@ OTHERS = {
     "base_restricted": f"base model{MODE_TITLES['restricted']}",
     API_MODEL: "API model with its best prompt",
     **{f"{SIMPLE}{name}": model.title for name, model in SIMPLE_MODELS.items()},
+    SUPERVISED: "model of the first stage alone",
     "champion": "champion in service",
 }
 """Names in tables of what the candidate is compared with."""
@@ -141,8 +143,9 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
 
 def paired_section(evaluation: EvaluationResult) -> Blocks:
     for name, rival, comparison in _compared(evaluation):
-        if name in ("baseline", API_MODEL, "champion"):
+        if name in ("baseline", API_MODEL, SUPERVISED, "champion"):
             yield pair_sentence(comparison, rival)
+    yield evaluation.stages.sentence if evaluation.stages else None
     yield visible_sentence(evaluation.comparison)
     yield sources_sentence(evaluation) or None
     yield gains_plot(evaluation)

@@ -45,14 +45,15 @@ def _rows_table(evaluation: EvaluationResult, rows: ShownRows) -> Table:
     groups = [] if evaluation.task.labels else evaluation.atlas.groups
     mistakes = {i: kind_title(group) for group in groups for i in group.ids}
     broken = set(evaluation.never_break.broken or ())
-    titles = ["Outcome", "Text", "Right", "Fine-tuned", "Base", "Mistake", "Row"]
+    titles = ["Outcome", "Text", "Right", "Fine-tuned", "First stage, if different", "Base", "Mistake", "Row"]
     lines = []
     for row in rows.tested.values():
         row_text = "(the text was not kept)" if row.text is None else row.text
-        answers = (row.gold, row.candidate, row.base) if evaluation.task.labels else _marked(row)
-        lines.append([_outcome(row, broken), row_text, *answers, mistakes.get(row.id, ""), row.id])
+        reference, candidate, base = (row.gold, row.candidate, row.base) if evaluation.task.labels else _marked(row)
+        mistake = mistakes.get(row.id, "")
+        lines.append([_outcome(row, broken), row_text, reference, candidate, row.first_stage, base, mistake, row.id])
     lines.sort(key=lambda line: _OUTCOMES.index(line[0]))
-    filters = (0, 2, 3) if evaluation.task.labels else (0, 5)
+    filters = (0, 2, 3) if evaluation.task.labels else (0, 6)
     table = Table([(title, text) for title in titles], lines, style="rows", audience="page", filters=filters)
     return table.without_empty_columns()
 

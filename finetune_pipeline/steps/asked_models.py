@@ -3,6 +3,7 @@
 A set (jobs.ModelSet) is a model with one prompt, under the name that its answers have in predictions.parquet.
 """
 
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,11 +15,12 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.evaluation.prediction_facts import ApiUsage
+from finetune_pipeline.evaluation.prediction_facts import ApiUsage, Predicted, SetFacts
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.prompts import read_prompts
+from finetune_pipeline.evaluation.refined_choice import REFINED, SUPERVISED
 from finetune_pipeline.evaluation.rivals import API_MODEL, Baseline, best_api_prompt
-from finetune_pipeline.jobs import FittedSet, ModelSet, Perturbed, Prompt
+from finetune_pipeline.jobs import FittedSet, ModelSet, Perturbed, PredictJob, Prompt
 from finetune_pipeline.models.facts import MergedModel
 from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import served
@@ -28,7 +30,10 @@ from finetune_pipeline.spec.trainers import HostedSection
 from finetune_pipeline.steps.baseline import ask_api, json_schema
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import champion_files, champion_of, champion_schema
+from finetune_pipeline.steps.rungs import PREDICTIONS
+from finetune_pipeline.steps.training import merge
 from finetune_pipeline.trainers import TRAINERS
+from finetune_pipeline.training.facts import training_of
 
 
 def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Prompt) -> ModelSet:
@@ -62,6 +67,28 @@ def champion_set(context: StepContext) -> tuple[ModelSet | FittedSet, str]:
     return trained_set(context.spec, "champion", champion, base, champion_schema(context)), champion.read(
         MergedModel
     ).kind
+
+
+def first_stage_sets(context: StepContext, merged: Path) -> list[ModelSet]:
+    """Merge the first stage's model into the folder `merged` and return its set; none unless the second stage's is the candidate.
+
+    It answers on this machine. A candidate at an endpoint, which does not serve the first stage, then answers here, too.
+    """
+    spec, candidate = context.spec, context.inputs["merged_model"]
+    if not spec.training.refine.is_on or candidate.skipped:
+        return []
+    refinement = training_of(context.inputs["adapter"]).refinement
+    if refinement is None or refinement.choice is None or not refinement.choice.refined:
+        return []
+    shutil.rmtree(merged, ignore_errors=True)
+    merged.mkdir(parents=True)
+    merge(context, context.inputs["supervised_adapter"].path("adapter"), merged, stage="test_predictions")
+    schema = spec.decoded_schema
+    models = {SUPERVISED: merged, **({REFINED: candidate.folder} if endpoint_of(spec) else {})}
+    return [
+        ModelSet(name=name, model=model, restricted=schema, constrained=schema is not None)
+        for name, model in models.items()
+    ]
 
 
 def perturbed_sets(spec: TaskSpec, answering: ModelSet) -> list[ModelSet]:
@@ -101,6 +128,14 @@ def while_served(context: StepContext, sets: list[ModelSet], services: ExitStack
     return [at_its_endpoint(model_set) for model_set in sets]
 
 
+def add_answers(context: StepContext, job: PredictJob) -> dict[str, SetFacts]:
+    """Launch a further job, and append its answers to predictions.parquet. Returns the facts of its sets."""
+    answered = Predicted.of(context.launch(job))
+    path = context.out / PREDICTIONS
+    write_predictions(path, [*read_predictions(path), *read_predictions(job.out / PREDICTIONS)])
+    return answered.sets
+
+
 def add_api_answers(context: StepContext, examples: Path) -> ApiUsage | None:
     """Ask the API model with its best prompt, if there is one: its answers come first in predictions.parquet. Returns the usage.
 
@@ -112,7 +147,7 @@ def add_api_answers(context: StepContext, examples: Path) -> ApiUsage | None:
     if name is None:
         return None
     prompts = {"base" if name == facts.best else API_MODEL: read_prompts(baseline.folder)[name]}
-    path = context.out / "predictions.parquet"
+    path = context.out / PREDICTIONS
     rows = read_predictions(path)
     gold = {row["example_id"]: row["gold"] for row in rows}
     test, train = read_examples(examples), read_examples(split_file(context, "train"))

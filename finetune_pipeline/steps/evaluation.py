@@ -67,10 +67,12 @@ from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.stored import REPORT, SHOWN_ROWS, Evaluated, Report
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.asked_models import (
+    add_answers,
     add_api_answers,
     base_set,
     champion_set,
     endpoint_of,
+    first_stage_sets,
     perturbed_sets,
     trained_set,
     while_served,
@@ -94,7 +96,7 @@ RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
 
 def make_test_predictions(context: StepContext) -> SealedAnswers:
     """Let base (best prompt), candidate, champion and simple models answer the same sealed rows, in the same order. There is no
-    candidate where nothing was trained.
+    candidate where nothing was trained. If it is a second stage's model, the first stage's answers, too.
 
     A model set is one of these models with its prompt (jobs.ModelSet); perturbed and production rows get further sets.
     """
@@ -119,6 +121,7 @@ def make_test_predictions(context: StepContext) -> SealedAnswers:
         else:
             model_sets.append(champion)
     model_sets = [each for model_set in model_sets for each in (model_set, *perturbed_sets(spec, model_set))]
+    first_stage = first_stage_sets(context, context.builder.work / "first_stage")
     opened = open_sealed(
         examples_of(sealed.folder, "test"),
         context.store.state_folder(context.task.name),
@@ -132,23 +135,28 @@ def make_test_predictions(context: StepContext) -> SealedAnswers:
         if recent := None if candidate.skipped else _recent_rows_file(context, test_file):
             model_sets += [each.on_file(PRODUCTION_SET, recent) for each in model_sets if each.name in MODELS]
             fitted += [each.on_file(PRODUCTION_SET, recent) for each in fitted if each.name in MODELS]
-        predicted = context.launch(
-            prediction_job(
-                context,
-                while_served(context, model_sets, services),
-                test_file,
-                context.out,
-                answers=answers_of(context.store, context.task.name),
-                endpoint=endpoint_of(spec),
-                simple=simple_settings(context, context.inputs["few_shot_baseline"].path(FITTED)),
-                fitted=fitted,
-            )
+        asked = while_served(context, model_sets, services)
+        kept, endpoint = answers_of(context.store, context.task.name), endpoint_of(spec)
+        kept, endpoint = answers_of(context.store, context.task.name), endpoint_of(spec)
+        asked = [*while_served(context, model_sets, services), *([] if endpoint else first_stage)]
+        job = prediction_job(
+            context,
+            asked,
+            test_file,
+            context.out,
+            answers=kept,
+            endpoint=endpoint,
+            simple=simple_settings(context, context.inputs["few_shot_baseline"].path(FITTED)),
+            fitted=fitted,
         )
+        facts = Predicted.of(context.launch(job))
+        if endpoint and first_stage:
+            job = prediction_job(context, first_stage, test_file, context.builder.work, answers=kept)
+            facts = replace(facts, sets={**facts.sets, **add_answers(context, job)})
         api = add_api_answers(context, test_file)
         teacher = ask_about_test(context, test_file)
         write_test_rows(test_file, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
-    facts = Predicted.of(predicted)
     return SealedAnswers(
         rows=facts.rows,
         sets=facts.sets,

@@ -15,7 +15,7 @@ from finetune_pipeline.data.preferences.rows import preferences_digest
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext
-from finetune_pipeline.engine.store import CHANGED_ANSWERS, Artifact, ArtifactStore
+from finetune_pipeline.engine.store import CHANGED_ANSWERS, MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.evaluation.ability.drop import read_rows as read_ability
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
@@ -133,7 +133,8 @@ def make_refined(context: StepContext) -> SecondStage:
 def make_adapter(context: StepContext) -> AnyTraining:
     """Train the adapter; with training.refine, keep the better of the two stages."""
     if not context.spec.training.refine.is_on:
-        return make_supervised(context)
+        trained = _first_stage_of_earlier_run(context)
+        return _copy(context, trained) if trained else make_supervised(context)
     first, second = context.inputs["supervised_adapter"], context.inputs["refined_adapter"]
     for path in first.folder.iterdir():  # whatever is decided, losses, times and audit are those of the first stage
         if path.is_file() and path.name in ("history.jsonl", "measured.json", "audit.json", "audit.html"):
@@ -150,6 +151,24 @@ def make_adapter(context: StepContext) -> AnyTraining:
     chosen = second if choice and choice.refined else first
     shutil.copytree(chosen.path("adapter"), context.out / "adapter")
     return replace(facts, refinement=Refinement(too_few=refined.too_few, training=refined.training, choice=choice))
+
+
+def _first_stage_of_earlier_run(context: StepContext) -> Artifact | None:
+    """Return the first stage of a run with training.refine that trained on the same rows with the same settings; None if there is
+    none."""
+    inputs = context.inputs
+    needs = {name: inputs[name].version for name in ("train_split", "validation_split", "base_model")}
+    code_version = read_json(inputs["supervised_adapter"].folder / MANIFEST)["code_version"]
+    settings = adapter_settings(context.spec, context.run_inputs)
+    version = context.store.version("supervised_adapter", code_version, needs, settings)
+    found = context.store.find(context.task.name, "supervised_adapter", version)
+    return context.store.check(found) if found else None
+
+
+def _copy(context: StepContext, trained: Artifact) -> LocalTraining:
+    manifest = shutil.ignore_patterns(MANIFEST)
+    shutil.copytree(trained.folder, context.out, ignore=manifest, dirs_exist_ok=True)
+    return trained.read(LocalTraining)
 
 
 def _refine(context: StepContext) -> RefinedFacts:

@@ -98,24 +98,26 @@ class Compared(Facts, frozen=True, kw_only=True):
 
 
 class RefinedChoice(Facts, frozen=True, kw_only=True):
-    """Which of the two models goes on.
+    """Which of the two models goes on, or whether the sealed test confirms that the refined one does.
 
     Attributes:
         refined: Whether the refined one does.
         reasons: Why not, by name (evaluation.refined_choice).
-        rows: Validation rows that both answered; changed: those with another answer.
+        split: Of the rows.
+        rows: Rows that both answered; changed: those with another answer.
         better: Whether it is surely better in the task's metric; gain: by how much.
         exact_p: Two-sided p of the exact McNemar test; None if the metric is not a share of right answers.
         form: Of the share of answers in the declared form.
         longer: Of the share by which answers exceed the length of their references; None unless answers are text.
         phrases: That text answers surely contain more often than before and than the references.
         ability: Of the accuracy on general questions; None if it was not asked.
-        people: Their comparison of text answers; None if nobody has compared any.
+        people: Their comparison of text answers to validation rows; None if nobody has compared any.
     """
 
     refined: bool
     reasons: list[str]
     sentence: str
+    split: Literal["validation", "test"] = "validation"
     metric: str
     rows: int
     changed: int

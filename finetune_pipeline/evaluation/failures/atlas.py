@@ -19,6 +19,7 @@ from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.predictions import by_model
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
+from finetune_pipeline.evaluation.refined_choice import SUPERVISED
 from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Part
 from finetune_pipeline.evaluation.rivals import base_at_its_best
@@ -214,13 +215,14 @@ def what_to_do(
 
 class ShownRow(Part):
     """A test row that the report shows: its text (None if not kept), the reference, and the answers of base model and candidate
-    with whether they are right."""
+    with whether they are right. first_stage: The answer that a second stage changed; empty if it did not, or if there was none."""
 
     id: str
     text: str | None = None
     gold: str = ""
     base: str = ""
     candidate: str = ""
+    first_stage: str = ""
     base_right: bool = False
     right: bool = False
 
@@ -249,13 +251,14 @@ def shown_rows(
     """Collect the test rows, those named in the evaluation first, with truncated texts and answers."""
     groups = evaluation.atlas.groups
     rows = by_model(scored(predictions, output))
+    candidate = {row["example_id"]: row for row in rows["candidate"]}
+    changed = {i: row for row in rows.get(SUPERVISED, ()) if row["text"] != candidate[i := row["example_id"]]["text"]}
     ids = [*evaluation.regressions.shown, *evaluation.fixes.shown, *(evaluation.never_break.broken or [])]
     ids += [i for group in groups for i in group.ids[:SHOWN_OF_GROUP]]
     ids += [i for group in groups for i in group.ids]
-    ids += [row["example_id"] for row in rows["candidate"]]
+    ids += [*changed, *candidate]
     best = base_at_its_best(rows, output)
     base = {row["example_id"]: row for row in scored(best.answers[best.mode], output)}
-    candidate = {row["example_id"]: row for row in rows["candidate"]}
     near = {i for group in groups for i in group.nearest}
     return ShownRows(
         tested={
@@ -265,6 +268,7 @@ def shown_rows(
                 gold=cut(candidate[i]["gold"], ANSWER_LIMIT),
                 base=_shown_answer(base[i]),
                 candidate=_shown_answer(candidate[i]),
+                first_stage=_shown_answer(changed[i]) if i in changed else "",
                 base_right=base[i].right,
                 right=candidate[i].right,
             )

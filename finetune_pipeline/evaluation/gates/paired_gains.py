@@ -39,7 +39,7 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
     message = f"{_all_gains(gains, worst, rivals)} ({counted(n, 'row')}). "
     least = points(threshold, sign=threshold < 0) if threshold else "zero"
     message += f"The lower bound{'s' if len(gains) > 1 else ''} must lie above {least}."
-    message += _level_note(evaluation, gains)
+    message += level_note(evaluation, gains)
     if not passed and high >= threshold and is_right_or_wrong(worst.metric):
         same_pair = f"simple_{worst.rival}" if side == "simple" else side
         comparisons = evaluation.comparisons
@@ -83,7 +83,7 @@ def one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:
     )
 
 
-def _level_note(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str:
+def level_note(evaluation: EvaluationResult, gains: Sequence[RivalGain] = ()) -> str:
     """Why the level is stricter than gates.confidence; empty if it is not."""
     look, sentence = evaluation.seal.level.look, ""
     if look is not None and look > 1:

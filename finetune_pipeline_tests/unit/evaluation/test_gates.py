@@ -9,15 +9,19 @@ from pydantic import ValidationError
 
 from finetune_pipeline.evaluation.gates import GATES, GateResult, decide
 from finetune_pipeline.evaluation.gates.beats_simple import tied_with
+from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.statistics.multiple_testing import level_left
+from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain
 from finetune_pipeline.evaluation.statistics.proportions import clustered_share, tango_interval, wilson_interval
 from finetune_pipeline.evaluation.teacher_rival import AskedTeacher
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.report.comparison import comparisons_table
+from finetune_pipeline_tests.trainings import SECOND_STAGE
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     NOT_COMPARED,
     OPENINGS,
     PARITY,
+    TRAINING,
     VERSIONS,
     arguments,
     changed,
@@ -367,12 +371,104 @@ def test_parts_that_are_missing_do_not_pass(championed):
         "people": None,
         "judge": None,
         "robustness": None,
+        "training.refinement": SECOND_STAGE,
+        "stages": None,
     }
     asked = {"min_rated": 1, "parts": ["raw/a.jsonl"], "min_preferred": 0.5, "min_score": 0.1, "never_break": ["e0000"]}
-    task = spec(gates=asked, teacher=TEACHER)
+    task = spec(gates=asked, teacher=TEACHER, training={"refine": {"method": "kto"}})
     gates = decide(task, changed(championed, empty))
     assert [g.name for g in gates if g.passed] == ["automation", "recent_production"]
     assert all(g.measured is None for g in gates if g.name != "sealed_test_openings")
+
+
+TWO_STAGES = {"training": {"refine": {"method": "dpo"}}}
+PEOPLE = {"rated": 30, "refined": 28, "supervised": 2, "evidence": 900.0, "needed": 40.0}
+
+
+def two_stages(lost, won, both=100, neither=60, people=None, task=None, **changes):
+    """The evaluation of a second stage's model that has `won` rows right which the first stage's has not, and `lost` the other way
+    round. people: Their comparison of both models' answers to validation rows."""
+    base, _ = paired(both // 2, 0, 0, both // 2 + lost + won + neither)
+    first, after = paired(both, lost, won, neither)
+    first = [row | {"model": "supervised"} for row in first]
+    refinement = {"choice": SECOND_STAGE["choice"] | {"people": people, "better": people is None}}
+    predictions = [*base, *after, *first]
+    training = TRAINING | {"refinement": refinement}
+    return evaluation(
+        **{"spec": task or spec(**TWO_STAGES), "predictions": predictions, "training": training, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "neither", "passes", "says"),
+    [
+        (5, 30, 65, True, "The sealed test confirms the second stage: +12.5 points of accuracy on 200 test rows"),
+        (0, 6, 94, True, "with no sure loss in form"),
+        (0, 5, 95, False, "four times in five on"),  # Tango's interval shows it, the exact test does not
+        (0, 0, 100, False, "it is not surely better in the task's metric"),  # a tie keeps the first stage's model
+        (10, 14, 76, False, "the test has 200"),
+        (30, 5, 65, False, "-12.5 points"),
+    ],
+)
+def test_the_second_stage_must_surely_beat_the_first_on_the_sealed_test(lost, won, neither, passes, says):
+    result = two_stages(lost, won, neither=neither)
+    gate = _gate("beats_supervised", result, spec(**TWO_STAGES))
+    assert (gate.passed, gate.threshold) == (passes, 0.0) and says in gate.message, gate.message
+    assert gate.measured == pytest.approx(tango_interval(lost, won, 200)[0], abs=1e-6)
+    assert ("training.refine.method: none" in gate.what_to_do) is not passes
+    compared = result.comparisons["supervised"]
+    assert (compared.b, compared.c) == (lost, won) and result.models["supervised"].accuracy == (100 + lost) / 200
+    assert gate.name not in [other.name for other in decide(spec(), result) if other.status != "not_asked"]
+
+
+def test_rows_that_would_show_the_gain_of_a_second_stage_are_counted():
+    gate = _gate("beats_supervised", two_stages(10, 14, neither=76), spec(**TWO_STAGES))
+    needed = rows_needed_for_gain(0.02, 0.12)
+    assert (
+        f"A true gain of 2.0 points would be shown four times in five on {needed:,} rows; the test has 200"
+        in gate.message
+    )
+
+
+def test_a_later_candidate_meets_a_stricter_level_for_its_second_stage():
+    openings = [OPENINGS[0] | {"candidate": f"c{i}"} for i in (7, 8, 9, 1)]
+    first, fourth = (two_stages(2, 12, openings=each) for each in (OPENINGS, openings))
+    assert _gate("beats_supervised", first, spec(**TWO_STAGES)).passed
+    gate = _gate("beats_supervised", fourth, spec(**TWO_STAGES))
+    assert not gate.passed and "This is judgement 4 by this test" in gate.message
+    assert gate.measured == pytest.approx(tango_interval(2, 12, 174, 1 - level_left(4, 0.05))[0], abs=1e-6)
+
+
+def test_a_second_stage_that_people_prefer_needs_no_gain_but_must_lose_no_form():
+    task = spec(output={"kind": "text"}, **TWO_STAGES)
+    level = two_stages(10, 10, people=PEOPLE, task=task, baseline=text_baseline(task))
+    gate = _gate("beats_supervised", level, task)
+    assert gate.passed and gate.threshold is None and "its answer is better in 28" in gate.message
+    asked = _gate("beats_supervised", two_stages(10, 10, task=task, baseline=text_baseline(task)), task)
+    assert not asked.passed and "finetune review triage --what refined" in asked.what_to_do
+    long = spec(output={"kind": "text", "max_chars": 8}, **TWO_STAGES)
+    base, _ = paired(50, 0, 0, 150)
+    first, after = paired(100, 10, 10, 80)
+    longer = [row | {"text": row["text"] + " of course"} for row in after]
+    rows = [*base, *longer, *(row | {"model": "supervised"} for row in first)]
+    gate = _gate(
+        "beats_supervised",
+        two_stages(0, 0, people=PEOPLE, task=long, predictions=rows, baseline=text_baseline(long)),
+        long,
+    )
+    assert not gate.passed and "it surely loses form; its answers surely exceed the length" in gate.message
+
+
+def text_baseline(task):
+    return score_baselines(task, {"zero_shot": rows([("bug", "bug")] * 20)}).to_json()
+
+
+def test_nothing_is_asked_of_a_first_stage_that_goes_on():
+    choice = SECOND_STAGE["choice"] | {"refined": False, "reasons": ["no sure gain"]}
+    for refinement in ({"choice": choice}, {"too_few": "30 pairs"}):
+        result = evaluation(spec=spec(**TWO_STAGES), training=TRAINING | {"refinement": refinement})
+        gate = _gate("beats_supervised", result, spec(**TWO_STAGES))
+        assert gate.status == "not_asked" and "nothing to confirm" in gate.message and result.stages is None
 
 
 @pytest.mark.parametrize(("right", "margin", "passes"), [(165, 0.02, False), (165, 0.1, True), (150, 0.02, True)])

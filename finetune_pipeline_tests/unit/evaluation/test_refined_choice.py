@@ -8,7 +8,7 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.ability.drop import Loss
-from finetune_pipeline.evaluation.refined_choice import changed_answers, choose, decided, new_phrases
+from finetune_pipeline.evaluation.refined_choice import changed_answers, choose, confirmed, decided, new_phrases
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.facts import Compared
 
@@ -120,6 +120,36 @@ def test_noise_goes_on_at_most_at_the_level() -> None:
         after = [dice.random() < 0.7 if dice.random() < changed else ok for ok in before]
         passed += choose(spec(), by_label(before), by_label(after)).refined
     assert 0 < passed <= 35, "2.5% is the level of one side; 35 is its 98% quantile"
+
+
+def test_noise_that_passed_validation_is_confirmed_by_the_sealed_test_at_most_at_the_level() -> None:
+    """Refined models that are no better but went on: being ahead on the test would confirm half of them."""
+    dice, worlds, chosen = random.Random(0), 1000, choose(spec(), by_label([False] * 9), by_label([True] * 9))
+    confirmed_worlds = ahead = 0
+    for world in range(worlds):
+        rows, changed = [40, 100, 250][world % 3], [0.05, 0.2, 0.5][world % 9 // 3]
+        before = [dice.random() < 0.7 for _ in range(rows)]
+        after = [dice.random() < 0.7 if dice.random() < changed else ok for ok in before]
+        answers = {"supervised": by_label(before), "candidate": by_label(after)}
+        judged = confirmed(spec(), answers, chosen, None, level=0.05)
+        assert judged is not None and judged.split == "test"
+        confirmed_worlds += judged.refined
+        ahead += judged.gain.mean > 0
+    assert 0 < confirmed_worlds <= 35 and ahead > 300, "2.5% is the level of one side; 35 is its 98% quantile"
+    stricter = by_label([True] * 80 + [False] * 20), by_label([True] * 88 + [False] * 12)
+    for level, passes in ((0.05, True), (0.05 / 6, True), (0.05 / 10, False)):  # 2 · 0.5**8 is 0.0078
+        rows_of = dict(zip(("supervised", "candidate"), stricter, strict=True))
+        judged = confirmed(spec(), rows_of, chosen, None, level)
+        assert judged is not None and judged.refined is passes, level
+    assert confirmed(spec(), {"candidate": stricter[1]}, chosen, None, 0.05) is None
+
+
+def test_the_answers_of_this_machine_are_compared_where_the_candidate_answers_at_an_endpoint() -> None:
+    worse, better = by_label([True] * 50 + [False] * 50), by_label([True] * 70 + [False] * 30)
+    chosen = choose(spec(), worse, better)
+    answers = {"supervised": worse, "refined": better, "candidate": worse}
+    judged = confirmed(spec(), answers, chosen, None, 0.05)
+    assert judged is not None and judged.refined and judged.gain.mean == pytest.approx(0.2)
 
 
 def test_changed_answers_are_listed_with_their_reference() -> None:

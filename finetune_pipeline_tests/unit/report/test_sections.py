@@ -20,8 +20,10 @@ from finetune_pipeline.report.failures import history_sentences, history_table
 from finetune_pipeline.report.judgements import ability_sentences, judge_sentences, people_sentences
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.review.ratings import summarise
+from finetune_pipeline_tests.trainings import SECOND_STAGE
 from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, text
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    TRAINING,
     arguments,
     changed,
     evaluation,
@@ -81,6 +83,31 @@ def test_the_rows_are_one_table_by_what_became_of_them() -> None:
     assert "&lt;b&gt;pay &amp; go&lt;/b&gt;" in page_html(page) and "pay" not in page_markdown(page)
     assert "Not shown" not in words(rows_section)
     assert not tables(section("rows", evaluation(never_break=["e0000"])))
+
+
+def test_both_stages_stand_side_by_side_with_their_intervals_and_every_changed_answer() -> None:
+    base, candidate = paired(100, 5, 60, 35)
+    first = [row | {"model": "supervised"} for row in candidate]
+    for i in (0, 1, 2, *range(105, 125)):
+        first[i] |= {"text": base[i]["text"] if i >= 105 else "nothing"}
+    candidate[3] |= {"text": "no label"}
+    two_stages = spec(training={"refine": {"method": "dpo"}})
+    result, rows = evaluation_and_rows(
+        spec=two_stages, predictions=[*base, *candidate, *first], training=TRAINING | {"refinement": SECOND_STAGE}
+    )
+    (models,) = tables(section("models", result))
+    by_title = {row[0]: row[1:3] for row in models.cells}
+    assert by_title["Fine-tuned, first stage alone"][0] == "68.5%" and by_title["Fine-tuned (qlora)"][0] == "79.5%"
+    paired_section = section("paired", result)
+    gains = next(table for table in tables(paired_section) if table.headers[0] == "Fine-tuned against")
+    (row,) = (row for row in gains.cells if row[0] == "model of the first stage alone")
+    assert row[1] == "+11.0" and row[3:5] == ["23", "1"]
+    assert "Against the model of the first stage alone: of 200 rows" in words(paired_section)
+    assert result.stages is not None and result.stages.sentence in words(paired_section)
+    (table,) = tables(section("rows", result, rows))
+    place = table.headers.index("First stage, if different")
+    changed = {line[-1]: line[place] for line in table.cells if line[place]}
+    assert len(changed) == result.stages.changed == 24 and changed["e0000"] == "nothing" and changed["e0003"] == "bug"
 
 
 def test_a_page_of_very_many_rows_keeps_the_wrong_ones_and_says_how_many_it_leaves_out(

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from finetune_pipeline.data.split.ledger import record_assignments
 from finetune_pipeline.engine.checks import CheckResult
+from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.pipeline import CHECKS, DATA, PIPELINE, PRODUCTION, STEPS
@@ -275,6 +276,17 @@ def test_a_changed_key_makes_anew_what_reads_it_and_never_the_split(versions: An
         assert anew <= {step.name for step in STEPS if step.group == PRODUCTION} | {"production_logs"}
     if section in ("gates", "advise", "card", "evaluation") and key not in ("gates.metric", "gates.confidence"):
         assert not anew & ANSWERED
+
+
+def test_only_a_second_stage_changes_what_is_asked_of_the_sealed_test() -> None:
+    def settings(**refine: Any) -> Mapping[str, Any]:
+        fields = {"name": "t", "description": "d", "system_prompt": "one", "training": {"refine": refine}}
+        spec = TaskSpec.model_validate({**fields, "output": {"kind": "text"}})
+        return PIPELINE.steps["test_predictions"].settings(spec, RunInputs("r", "v", "l", "c", {}))
+
+    usual = settings()
+    assert settings(beta=0.5, epochs=2) == usual
+    assert settings(method="kto") == {**usual, "stages": 2}
 
 
 def test_limits_on_money_and_patience_train_nothing_anew_and_hyperparameters_do() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.data.dedup.row_table import prompt_hash
 from finetune_pipeline.data.examples import SealedError, read_examples, seal, write_examples
@@ -26,7 +27,7 @@ from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.sealed import LEDGER
 from finetune_pipeline.evaluation.simple_models import FITTED
-from finetune_pipeline.jobs import ModelSet, PredictJob
+from finetune_pipeline.jobs import MergeJob, ModelSet, PredictJob
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.planning.serving_costs import HOURS
 from finetune_pipeline.spec.model import Task
@@ -35,6 +36,7 @@ from finetune_pipeline.steps.data import sealing_key
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
 from finetune_pipeline_tests.model_facts import merged
 from finetune_pipeline_tests.openai_server import openai_server
+from finetune_pipeline_tests.trainings import SECOND_STAGE
 from finetune_pipeline_tests.unit.data.rows import example
 from finetune_pipeline_tests.unit.evaluation.baselines import baseline_of
 from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, QUALITY, TRAINING
@@ -51,6 +53,9 @@ class Stage:
         self.root, self.spec = root, spec(**sections)
         self.store = ArtifactStore(root / "store")
         self.brittle = "nothing"
+        self.refinement: dict[str, Any] | None = None
+        self.first_right = 0
+        self.merges: list[MergeJob] = []
         self.logged: list[dict[str, Any]] = []
         self.serving: list[dict[str, Any]] = []
         self.jobs: list[PredictJob] = []
@@ -85,7 +90,8 @@ class Stage:
         out.mkdir(parents=True, exist_ok=True)
         baseline = score_baselines(self.spec, {"zero_shot": rows([("bug", "no"), ("bug", "bug")] * 20)})
         judged = {
-            "adapter": TRAINING, "merged_model": merged(), "general_ability": ABILITY,
+            "adapter": TRAINING | {"refinement": self.refinement}, "supervised_adapter": TRAINING, "merged_model": merged(),
+            "general_ability": ABILITY,
             "human_review": {"rated": 0}, "judge_review": {"judge": None, "similarity": None},
         }  # fmt: skip
         before = {
@@ -105,16 +111,22 @@ class Stage:
         task = Task(spec=self.spec, folder=self.root)
         return StepContext(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
 
-    def launch(self, job: PredictJob) -> dict[str, Any]:
-        """Base is right on every third row, the candidate on as many of the first rows as its name says; on production rows
-        base is right on every second, and the candidate on all; a planted fault makes it wrong."""
+    def launch(self, job: PredictJob | MergeJob) -> dict[str, Any]:
+        """Base is right on every third row, the candidate on as many of the first rows as its name says, the first stage on
+        `first_right`; on production rows base is right on every second, and the candidate on all; a planted fault makes it
+        wrong."""
+        if isinstance(job, MergeJob):
+            self.merges.append(job)
+            return merged()
         examples = read_examples(job.examples)
         self.jobs.append(job)
         assert job.answers.file.name == "test_triage.sqlite", "no other step is given answers to test rows"
         made = []
         for model_set in job.sets:
             model, _, kind = model_set.name.partition(":")
-            n_right = int(model_set.model.name.partition("-")[0]) if model == "candidate" else 0
+            n_right = self.first_right if model == "supervised" else 0
+            if model in ("candidate", "refined"):
+                n_right = int(model_set.model.name.partition("-")[0])
             every = read_examples(model_set.examples) if model_set.examples else examples
             asked = every if not model_set.perturbed else drawn(every, model_set.perturbed.rows, 0)
             more = {"label_scores": []} if kind == PRODUCTION_SET else {}
@@ -124,7 +136,8 @@ class Stage:
                 answer = e.answer if is_right else LABELS[(LABELS.index(e.answer) + 1) % 3]
                 made.append(row(0, e.answer, answer, model_set.name, example_id=e.id, **more))
         constant = [row(0, e.answer, LABELS[0], "simple_commonest", example_id=e.id, label_scores=[]) for e in examples]
-        write_predictions(job.out / "predictions.parquet", [*made, *constant])
+        simple = constant if job.simple else []
+        write_predictions(job.out / "predictions.parquet", [*made, *simple])
         return {"rows": len(examples), "sets": {}}
 
     def predict(
@@ -453,6 +466,44 @@ def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: P
     worse = stage.judge("120-d")
     assert [g["name"] for g in worse["gates"] if not g["passed"]] == ["recent_production"]
     assert "-51.1 points against the base" in stage.gate(worse, "recent_production")["message"]
+
+
+def test_the_first_stage_answers_in_the_same_opening_only_where_the_second_stage_goes_on(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, robustness={"rows": 0}, training={"refine": {"method": "kto"}})
+    stage.refinement, stage.first_right = SECOND_STAGE, 80
+    better = stage.judge("100-a")
+    assert stage.gate(better, "beats_supervised")["status"] == "passed" and better["passed"] is True
+    (job,), (merge,) = stage.jobs, stage.merges
+    base, candidate, first = job.sets
+    assert first == replace(candidate, name="supervised", model=merge.out) and base.name == "base"
+    assert merge.adapter == tmp_path / "supervised_adapter/100-a/adapter" and better["seal"]["count"] == 1
+    assert better["models"]["supervised"]["accuracy"] == pytest.approx(80 / N)
+    assert "first stage alone" in (tmp_path / "report/100-a/report.md").read_text()
+    tie = stage.judge("80-b")
+    assert [g["name"] for g in tie["gates"] if not g["passed"]] == ["beats_supervised"] and tie["passed"] is False
+
+    stage.refinement = {"choice": SECOND_STAGE["choice"] | {"refined": False, "reasons": ["no sure gain"]}}
+    kept = stage.judge("90-c")
+    assert stage.gate(kept, "beats_supervised")["status"] == "not_asked" and kept["passed"] is True
+    assert len(stage.merges) == 2 and [each.name for each in stage.jobs[-1].sets] == ["base", "candidate"]
+
+
+def test_both_stages_answer_here_where_the_candidate_answers_at_an_endpoint(tmp_path: Path) -> None:
+    server = {"url": "http://127.0.0.1:9/v1", "base": "b", "candidate": "c"}
+    stage = Stage(
+        tmp_path,
+        robustness={"rows": 0},
+        training={"refine": {"method": "kto"}},
+        evaluation={"engine": "endpoint", "endpoint": server},
+    )
+    stage.refinement, stage.first_right = SECOND_STAGE, 80
+    result = stage.judge("100-a")
+    served, here = stage.jobs
+    assert [each.name for each in served.sets] == ["base", "candidate"] and served.endpoint
+    assert [each.name for each in here.sets] == ["supervised", "refined"] and here.endpoint is None
+    assert here.sets[1].model == served.sets[1].model and here.examples == served.examples
+    assert stage.gate(result, "beats_supervised")["status"] == "passed" and result["seal"]["count"] == 1
+    assert "both stages, answering here" in (tmp_path / "report/100-a/report.md").read_text()
 
 
 def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:
