@@ -118,7 +118,7 @@ class FieldMapping:
     def _no_value(self, name: str, row: Any, place: str, result: str) -> Finding:
         keys = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
         message = f"data.fields.{name}: {self.expressions[name]!r} gives {result} ({keys})"
-        fix = "fill it in, or correct the expression"
+        fix = "fill it in, remove the row, or correct the expression"
         read = (key for key in (row if isinstance(row, dict) else ()) if key in (self.names or ()))
         if packed := next((key for key in read if unpacked(row[key]) is not row[key]), None):
             fix += f"; {quoted(packed)} holds JSON as text: write from_json({key_path(packed)}) in its place"

@@ -28,6 +28,7 @@ class Answers:
     Attributes:
         counts: Rows by answer, in the order of output.labels; empty unless the answers are labels.
         values: The first few thousand different answers.
+        missing: Rows by label, or by field and value of JSON answers, that look like no answer.
         other_spellings: For each label that differs from another only in case or whitespace: (that label, rows).
         longest: 99th percentile of the answers' length in characters.
         extract: The marker before the final answer, for output.extract.
@@ -51,17 +52,13 @@ class Answers:
         self.kind = self._kind(counts, written)
         self.counts = dict(sorted(counts.items(), key=_label_order(counts))) if self.kind == "labels" else {}
         self.other_spellings = _spellings(self.counts)
+        self.missing = self._missing(counts)
         marked = sum(bool(re.search(_FINAL, value)) for value in self.values) if self.kind == "text" else 0
         self.extract = _FINAL if marked and marked >= _SHARE * len(self.values) and not self.problem else None
 
     @property
     def labels(self) -> list[str]:
         return [label for label in self.counts if label not in self.other_spellings]
-
-    @property
-    def missing(self) -> dict[str, int]:
-        """The labels that look like no answer, with their rows."""
-        return {label: n for label, n in self.counts.items() if folded_label(label) in _NO_ANSWERS}
 
     @property
     def joined_by(self) -> str | None:
@@ -87,6 +84,17 @@ class Answers:
     def max_new_tokens(self) -> int:
         """For output.max_new_tokens, in steps of 64."""
         return max(64, min(2048, -(-self.longest // _CHARS_A_TOKEN // 64) * 64 + 64))
+
+    def _missing(self, counts: Counter[str]) -> dict[str, int]:
+        if self.kind == "labels":
+            return {label: n for label, n in self.counts.items() if folded_label(label) in _NO_ANSWERS}
+        found: Counter[str] = Counter()
+        for answer, n in counts.items() if self.kind == "json" else ():
+            fields = json.loads(answer) if is_json_answer(answer) else None
+            for key, value in fields.items() if isinstance(fields, dict) else ():
+                if isinstance(value, str) and folded_label(value) in _NO_ANSWERS:
+                    found[f"{key}: {value}"] += n
+        return dict(found)
 
     def _kind(self, counts: Counter[str], written: bool) -> Literal["labels", "json", "text"]:
         if not self.problem and sum(map(is_json_answer, self.values)) >= _SHARE * len(self.values):

@@ -138,10 +138,13 @@ def draft(
     task.output, task.schema = _output(task.answers)
     task.system_prompt = task.system_prompt or _prompt(task)
     if missing := task.answers.missing:
-        shown = ", ".join(f"{quoted(label)} × {n:,}" for label, n in missing.items())
-        note = "they are drafted as labels. To leave these rows out, take them from output.labels and system_prompt in task.yaml"
-        limit = f"at most data.max_quarantine_share, {task.spec.data.max_quarantine_share:.0%}, of the rows"
-        task.notes.append(f"answers that look like no answer: {shown}; {note}: they go into quarantine then ({limit})")
+        shown = ", ".join(f"{quoted(value)} × {n:,}" for value, n in missing.items())
+        note = "they are drafted as values of their fields. An empty cell or null in the file makes the field null"
+        if task.answers.kind == "labels":
+            limit = f"at most data.max_quarantine_share, {task.spec.data.max_quarantine_share:.0%}, of the rows"
+            note = "they are drafted as labels. To leave these rows out, take them from output.labels and system_prompt"
+            note += f" in task.yaml: they go into quarantine then ({limit})"
+        task.notes.append(f"answers that look like no answer: {shown}; {note}")
     return task, reading.problems
 
 

@@ -706,6 +706,10 @@ def test_labels_that_look_like_no_answer_are_named_with_how_to_leave_them_out(tm
     assert {row["findings"][0]["rule"] for row in validated.quarantine} == {"data.unknown_label"}, (
         "left out, and counted"
     )
+    amounts = [[t, y, ("12.50", "n/a")[i % 2]] for i, t, y in ROWS]
+    several = drafted(of(tmp_path, "c.csv", [["text", "queue", "refund"], *amounts]), answer=["queue", "refund"])
+    assert several.answers.missing == {"refund: n/a": len(ROWS) // 2}
+    assert any(f"'refund: n/a' × {len(ROWS) // 2}" in note and "makes the field null" in note for note in several.notes)
     known = drafted(of(tmp_path, "b.csv", [["text", "label"], *([t, y] for _, t, y in ROWS)]))
     assert known.answers.missing == {} and "no answer" not in f"{known.notes}{task_yaml('b', known, 'b.csv')}"
 
