@@ -1,11 +1,14 @@
 """Gate: the sealed test confirms that the second stage's model is better than the first stage's."""
 
+import math
+
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.gates.paired_gains import level_note
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong
 from finetune_pipeline.evaluation.refined_choice import NO_GAIN, SUPERVISED
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain
+from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
+from finetune_pipeline.evaluation.statistics.proportions import z_value
 from finetune_pipeline.evaluation.wording import counted, points
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -49,16 +52,21 @@ def beats_supervised(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
 
 def _rows_needed(evaluation: EvaluationResult) -> str:
     """Say how many rows would show the gain that was measured, if it is the true one."""
-    compared = evaluation.comparisons.get(SUPERVISED)
-    if compared is None or not compared.gain or compared.gain <= 0 or not is_right_or_wrong(compared.metric):
+    compared, level = evaluation.comparisons.get(SUPERVISED), evaluation.seal.level.level or 0.05
+    if compared is None or not compared.gain or compared.gain <= 0:
         return ""
-    rows = rows_needed_for_gain(
-        compared.gain, compared.discordant_share or 1.0, alpha=evaluation.seal.level.level or 0.05
-    )
-    rows = round(rows * (compared.design_effect or 1.0))
+    if is_right_or_wrong(compared.metric):
+        rows = rows_needed_for_gain(compared.gain, compared.discordant_share or 1.0, alpha=level)
+        rows = round(rows * (compared.design_effect or 1.0))
+    elif compared.interval is not None:
+        half_width = (compared.interval[1] - compared.interval[0]) / 2
+        deviation = half_width * math.sqrt(compared.n) / z_value(compared.confidence)
+        rows = rows_needed_for_mean(compared.gain, deviation, alpha=level)
+    else:
+        return ""
     if rows <= compared.n:
         return ""
     return (
-        f" A true gain of {points(compared.gain, sign=False)} points would be shown four times in five on {counted(rows, 'row')}; "
-        f"the test has {compared.n:,}."
+        f" A true gain of {points(compared.gain, sign=False)} points would be shown four times in five on "
+        f"{counted(rows, 'row')}; the test has {compared.n:,}."
     )

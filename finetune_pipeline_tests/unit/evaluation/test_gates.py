@@ -422,12 +422,15 @@ def test_the_second_stage_must_surely_beat_the_first_on_the_sealed_test(lost, wo
 
 
 def test_rows_that_would_show_the_gain_of_a_second_stage_are_counted():
-    gate = _gate("beats_supervised", two_stages(10, 14, neither=76), spec(**TWO_STAGES))
     needed = rows_needed_for_gain(0.02, 0.12)
+    message = _gate("beats_supervised", two_stages(10, 14, neither=76), spec(**TWO_STAGES)).message
     assert (
-        f"A true gain of 2.0 points would be shown four times in five on {needed:,} rows; the test has 200"
-        in gate.message
+        f"A true gain of 2.0 points would be shown four times in five on {needed:,} rows; the test has 200" in message
     )
+    task = spec(gates={"metric": "macro_f1"}, **TWO_STAGES)
+    message = _gate("beats_supervised", two_stages(10, 14, neither=76, task=task), task).message
+    (rows_said,) = re.findall(r"four times in five on ([\d,]+) rows", message)
+    assert int(rows_said.replace(",", "")) == pytest.approx(needed, rel=0.3), "labels are equally frequent"
 
 
 def test_a_later_candidate_meets_a_stricter_level_for_its_second_stage():
