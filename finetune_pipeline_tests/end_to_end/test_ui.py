@@ -33,10 +33,11 @@ UNUSED_INPUTS = {
     ("raw_examples", "teacher_answers"): "the spec names no teacher",
     ("judge_review", "test_predictions"): "the spec names no judge",
     ("judge_review", "human_review"): "the spec names no judge",
-    ("adapter", "supervised_adapter"): "the spec asks for no second stage",
     ("adapter", "refined_adapter"): "the spec asks for no second stage",
     ("general_ability", "base_ability"): "the spec asks for no test of general ability",
     ("test_predictions", "validation_split"): "no production row is kept to judge",
+    ("test_predictions", "supervised_adapter"): "the spec asks for no second stage",
+    ("test_predictions", "adapter"): "the spec asks for no second stage",
     ("model_version", "few_shot_baseline"): "neither a simple model nor a prompt is shipped",
     ("model_version", "train_split"): "no prompt with retrieved rows is shipped",
 }
