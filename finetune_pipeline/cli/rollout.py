@@ -31,13 +31,13 @@ def rollout(task: str, step: bool, stop: str | None) -> int:
         raise click.UsageError("give --step or --stop, not both")
     loaded = get_task(task)
     tracking = Tracking()
-    if loaded.spec.rollout is None:
+    going = rollouts.present(tracking, loaded.name)
+    if loaded.spec.rollout is None and going is None:
         raise click.ClickException(
             f"task.yaml of {loaded.name} declares no rollout: a version that passed its gates serves at once\n"
             "fix: add `rollout: {}`; `finetune docs production` explains it"
         )
     if stop is not None:
-        going = rollouts.present(tracking, loaded.name)
         if going is None:
             raise click.ClickException(f"no rollout of {loaded.name} goes on")
         rollouts.stop(tracking, loaded.name, going, f"stopped by a person: {stop}")
@@ -53,7 +53,9 @@ def rollout(task: str, step: bool, stop: str | None) -> int:
         tell({"task": loaded.name, "rollout": None, "sentence": said}, said)
         return DONE
     judged = state.judged
-    stages = " → ".join(f"[{s}]" if s == state.rollout.alias else s for s in stages_of(loaded.spec))
+    stages = " → ".join(
+        f"[{s}]" if s == state.rollout.alias else s for s in stages_of(loaded.spec, state.rollout.percent)
+    )
     lines = [f"{loaded.name}: {state.sentence}", f"stages: {stages}"]
     lines += ["", *shadow_lines(judged.shadow, loaded.name)] if judged.shadow else []
     lines += ["", *share_lines(judged.share)] if judged.share else []

@@ -43,9 +43,15 @@ def watch_rollout(task: Task, store: ArtifactStore, tracking: Tracking, act: boo
 
     act: Begin the next stage, promote the candidate, or end the rollout, as judged.
 
-    Raises ValueError and OutsideError like :func:`.rollouts.advance`.
+    Raises ValueError and OutsideError like :func:`.rollouts.advance`, and ValueError if task.yaml has no key `rollout` any more.
     """
     rollout = rollouts.present(tracking, task.name)
+    if rollout and task.spec.rollout is None:
+        raise ValueError(
+            f"task.yaml declares no rollout any more, but version {rollout.candidate} is still at {rollout.alias}, and servers "
+            f"follow that until they start again\nfix: `finetune run {task.name}` promotes it at once, `finetune rollout "
+            f"{task.name} --stop WHY` ends it, and with `rollout: {{}}` it goes on"
+        )
     if rollout is None or task.spec.rollout is None:
         if act:
             rollouts.tidy(tracking, task.name)

@@ -6,12 +6,14 @@ the candidate alone is, else 0; equal answers need no person. While nobody has d
 as a loss of 1. The evidence is a bet that wins nothing on average while the mean loss is the margin or more, so the chance that
 it ever reaches 1/level is at most the level, whenever one looks, and whichever answers are decided first (Waudby-Smith and
 Ramdas 2024, section 4). With a share of the users, a rollout goes on after `rollout.share_rows` answers if the candidate is not
-surely worse.
+surely worse, and failed on at most `rollout.margin` of its rows. Of one user or conversation only so many rows count as
+`logs.max_user_share` allows: with a single user, the others' complaints would come when the candidate serves them all.
 
 A rollout ends as soon as the candidate is surely worse: by :mod:`.shadow` or :mod:`.share`, each of which says that of an equally
 good candidate with a chance of at most half the level.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,10 +24,11 @@ import msgspec
 from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.evaluation.statistics.betting import not_worse_evidence
 from finetune_pipeline.evaluation.wording import counted, percent
+from finetune_pipeline.production.choosing import FLOOR
 from finetune_pipeline.production.shadow import ShadowReport, compare_shadow, decided_questions
 from finetune_pipeline.production.shadow_rows import ShadowAnswer, agree, is_seen, of_pair
 from finetune_pipeline.production.share import ShareReport, compare_share
-from finetune_pipeline.production.share_rows import assignment_of
+from finetune_pipeline.production.share_rows import assignment_of, unit_of
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -86,10 +89,11 @@ def next_percent(spec: TaskSpec, now: int) -> int | None:
     return min((share for share in spec.rollout.share if share > now), default=None)
 
 
-def stages_of(spec: TaskSpec) -> list[str]:
-    """Return the names of the stages in their order; the last one is the promotion."""
+def stages_of(spec: TaskSpec, now: int) -> list[str]:
+    """Return the names of the stages in their order; the last one is the promotion. now: the present one, which task.yaml may not
+    have any more."""
     assert spec.rollout is not None
-    return [*map(alias_of, (SHADOW, *spec.rollout.share)), "champion"]
+    return [*map(alias_of, sorted({SHADOW, now, *spec.rollout.share})), "champion"]
 
 
 def evidence_text(evidence: float) -> str:
@@ -169,17 +173,35 @@ def _share_ready(
     rows: Sequence[Row], spec: TaskSpec, rollout: Rollout, pair: tuple[str, str], now: datetime
 ) -> tuple[bool, str]:
     assert spec.rollout is not None
-    latest = now - timedelta(days=spec.drift.feedback_days)
-    answered = old_enough = 0
+    wanted, margin, at = spec.rollout.share_rows, spec.rollout.margin, f"at {rollout.percent}%"
+    most = max(FLOOR, int(wanted * spec.logs.max_user_share))
+    since, latest = datetime.fromisoformat(rollout.since), now - timedelta(days=spec.drift.feedback_days)
+    given, counting, old_enough, failed = Counter[str](), 0, 0, 0
     for row in rows:
         assignment = assignment_of(row)
         if assignment is None or assignment.pair != pair or assignment.percent != rollout.percent:
             continue
-        if assignment.chosen and row["model_version"] == pair[1]:
-            answered += 1
-            old_enough += datetime.fromisoformat(str(row["timestamp"])) <= latest
-    wanted = spec.rollout.share_rows
+        if not assignment.chosen:
+            continue
+        unit = unit_of(row)
+        given[unit] += 1
+        if given[unit] > most:
+            continue
+        counting += 1
+        if row["model_version"] != pair[1]:
+            failed += 1
+        else:  # no answer of this stage is older than the stage, whatever a server's clock said
+            old_enough += max(datetime.fromisoformat(str(row["timestamp"])), since) <= latest
+    too_new = counting - failed - old_enough
+    if failed > margin * counting:
+        champion = f"the champion answered {failed:,} of its {counted(counting, 'row')} {at} in its place"
+        return False, f"{champion}, more than {percent(margin)}: the server's log says why, and `--stop` ends it"
     if old_enough >= wanted:
-        return True, f"it has given {counted(old_enough, 'answer')} at {rollout.percent}% and is not surely worse"
-    waited = f", {answered - old_enough:,} more are too new for feedback" if answered > old_enough else ""
-    return False, f"it has given {old_enough:,} of {counted(wanted, 'answer')} at {rollout.percent}%{waited}"
+        return True, f"it has given {counted(old_enough, 'answer')} {at} and is not surely worse"
+    waited = f", {too_new:,} more are too new for feedback" if too_new else ""
+    if ignored := given.total() - counting:
+        waited += (
+            f"; {ignored:,} more do not count, since one user or conversation counts for at most {most:,} "
+            f"(logs.max_user_share); {len(given):,} asked"
+        )
+    return False, f"it has given {old_enough:,} of {counted(wanted, 'answer')} {at}{waited}"

@@ -49,15 +49,17 @@ def rollout_page(
 
 def _stages(spec: TaskSpec, rollout: Rollout) -> Table:
     assert spec.rollout is not None
-    stages = stages_of(spec)
-    at = stages.index(rollout.alias) if rollout.alias in stages else -1
+    stages = stages_of(spec, rollout.percent)
+    at = stages.index(rollout.alias)
     asked = f"{spec.rollout.shadow_rows:,} questions, and surely not worse by more than {percent(spec.rollout.margin)}"
     rows = []
     for i, stage in enumerate(stages):
         state = "done" if i < at else f"since {rollout.since[:16].replace('T', ' ')}" if i == at else "later"
-        wanted = f"{spec.rollout.share_rows:,} answers, and not surely worse"
+        wanted = (
+            f"{spec.rollout.share_rows:,} answers, at most {percent(spec.rollout.margin)} failed, and not surely worse"
+        )
         rows.append((stage, state, asked if i == 0 else wanted if i < len(stages) - 1 else "serves everybody"))
-    return Table([("Stage", text), ("State", text), ("To go on", text)], rows, [at] if at >= 0 else [], style="atlas")
+    return Table([("Stage", text), ("State", text), ("To go on", text)], rows, [at], style="atlas")
 
 
 def _shadow(spec: TaskSpec, judged: Judged) -> list[Block]:
@@ -76,7 +78,7 @@ def _share(report: ShareReport | None) -> list[Block]:
     if report is None:
         return []
     arms = (report.champion, report.candidate)
-    counts: list[Block] = [Text(f"{share_lines(report)[0]}")]
+    counts: list[Block] = [Items([line.strip() for line in share_lines(report)[:3]])]
     columns = [("At least once", text), *((arm.name, figure) for arm in arms), ("Surely more often", text)]
     rows = []
     for measure in report.measures:

@@ -84,7 +84,11 @@ def test_a_better_version_takes_over_from_shadow_to_champion(tmp_path: Path) -> 
         judged = step(project)
         assert judged["done"] == "it is the champion now", judged["sentence"]
         page = Path(judged["page"]).read_text()
-        assert "Next stage." in page and "share-50" in page and "5 answers, and not surely worse" in page
+        assert (
+            "Next stage." in page
+            and "share-50" in page
+            and "5 answers, at most 20.0% failed, and not surely worse" in page
+        )
         wait_until(lambda: chat(ask, "stone fire cloud", user="u1", store=False)["model"] == "colours:2")
     assert registry.aliases(tracking, "colours") == {"candidate": 2, "champion": 2, "previous_champion": 1}
     assert project.finetune("list").stdout.count("promoted") == 1
@@ -108,6 +112,11 @@ def test_the_sensor_ends_it_when_people_find_the_champion_better_or_a_person_sto
     assert "rollout" not in world.tick(champion_sensor).skip_message
     rollouts.begin(world.tracking, "colours", 2, 1)
     assert "version 2 is at shadow: both have answered 0 of 30" in world.tick(champion_sensor).skip_message
+
+    world.project.write_spec(rollout=None)
+    skipped = world.tick(champion_sensor).skip_message
+    assert "task.yaml declares no rollout any more, but version 2 is still at shadow" in skipped
+    world.project.write_spec(rollout={"shadow_rows": 30})
 
     answered, decided = [], []
     for i in range(12):

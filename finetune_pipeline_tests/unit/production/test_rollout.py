@@ -15,6 +15,8 @@ from finetune_pipeline.production.rollout import (
     question_losses,
     stages_of,
 )
+from finetune_pipeline.report.page import page_html
+from finetune_pipeline.report.rollout_page import rollout_page
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.production.test_shadow import row, said, spec
 from finetune_pipeline_tests.unit.production.test_share import row as shared_row
@@ -93,8 +95,6 @@ def test_complaints_end_it_and_enough_old_answers_without_more_of_them_go_on() -
     new = judge(rows(200, day=30), rolled(), stage(10), datetime(2026, 6, 30, 12, tzinfo=UTC))
     assert new.action == "wait" and "20 more are too new for feedback" in new.why
     assert judge(rows(200), rolled(), stage(50), NOW).action == "wait", "answers of an earlier share do not count"
-    failed = [made | ({"model_version": "t:1"} if made["share"]["chosen"] else {}) for made in rows(200)]
-    assert judge(failed, rolled(), stage(10), NOW).action == "wait", "the champion answered them"
     bad = [shared_row(i, True, 10, flag="bad", reported=f"2026-06-01T10:00:{i:02}") for i in range(9)]
     judged = judge([*rows(200), *bad], rolled(), stage(10), NOW)
     assert judged.action == "stop" and judged.why.startswith("its answers are surely more often complained about")
@@ -102,9 +102,57 @@ def test_complaints_end_it_and_enough_old_answers_without_more_of_them_go_on() -
     assert judge([*rows(200), *good], rolled(), stage(10), NOW).action == "advance", "the champion's own complaints"
 
 
+def test_a_candidate_that_fails_too_often_does_not_go_on_though_nobody_complains() -> None:
+    """The champion answers in its place: as champion it would have nobody behind it."""
+
+    def failing(every: int) -> list[dict[str, Any]]:
+        return [shared_row(i, True, 10, **({"model_version": "t:1"} if i % every == 0 else {})) for i in range(300)]
+
+    judged = judge(failing(10), rolled(), stage(10), NOW)
+    assert judged.action == "wait"
+    assert judged.why.startswith("the champion answered 30 of its 300 rows at 10% in its place, more than 5.0%")
+    assert judge(failing(50), rolled(), stage(10), NOW).action == "advance"
+    assert judge(failing(1), rolled(), stage(10), NOW).action == "wait"
+
+
+def test_one_user_s_answers_alone_take_no_candidate_to_all_users() -> None:
+    busy = [shared_row(i, True, 10, user="bot") for i in range(500)]
+    others = [shared_row(i, True, 10) for i in range(17)]
+    judged = judge([*busy, *others[:14]], rolled(), stage(10), NOW)
+    assert (judged.action, judged.why) == (
+        "wait",
+        "it has given 19 of 20 answers at 10%; 495 more do not count, since one user or conversation counts for at most 5 "
+        "(logs.max_user_share); 15 asked",
+    )
+    assert judge([*busy, *others[:15]], rolled(), stage(10), NOW).action == "advance"
+    alone = TaskSpec.model_validate(rolled().model_dump() | {"logs": {"max_user_share": 1}})
+    assert judge(busy, alone, stage(10), NOW).action == "advance", "a single client, as its owner says"
+    failed = [made | {"model_version": "t:1"} for made in busy]
+    regular = [shared_row(i, True, 10) for i in range(200)]
+    assert judge([*failed, *regular], rolled(), stage(10), NOW).action == "advance", "one user's unlucky question"
+
+
+def test_answers_dated_before_their_stage_are_as_old_as_the_stage() -> None:
+    """A server whose clock is wrong must not cut short the days that people have for feedback."""
+    rows = [shared_row(i, True, 10, timestamp="2001-01-01T00:00:00+00:00") for i in range(30)]
+    begun = Rollout(1, 2, 10, "2026-06-30T12:00:00.000000Z")
+    judged = judge(rows, rolled(), begun, NOW)
+    assert judged.action == "wait" and "30 more are too new for feedback" in judged.why
+    ahead = [shared_row(i, True, 10, timestamp="2031-01-01T00:00:00+00:00") for i in range(30)]
+    assert judge(ahead, rolled(), begun, datetime(2026, 8, 1, tzinfo=UTC)).action == "wait"
+
+
+def test_a_stage_that_task_yaml_does_not_have_any_more_is_shown_and_left_for_the_next_larger_share() -> None:
+    made = rolled(share=[5, 30])
+    assert stages_of(made, 10) == ["shadow", "share-5", "share-10", "share-30", "champion"]
+    page = page_html(rollout_page(made, stage(10), judge([], made, stage(10), NOW), "it waits", []))
+    assert "since 2026-05-01 00:00" in page
+    assert (next_percent(made, 10), next_percent(made, 50)) == (30, None)
+
+
 def test_stages_follow_one_another() -> None:
     made = rolled(share=[10, 50])
-    assert stages_of(made) == ["shadow", "share-10", "share-50", "champion"]
+    assert stages_of(made, SHADOW) == ["shadow", "share-10", "share-50", "champion"]
     assert [next_percent(made, now) for now in (SHADOW, 10, 50, 20)] == [10, 50, None, 50]
 
 
