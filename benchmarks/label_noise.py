@@ -51,16 +51,16 @@ def print_planted(name: str, data: ExampleSet) -> None:
         rows = with_shuffled_answers(data.rows, share, seed)
         changed = sum(a.label != b.label for a, b in zip(data.rows, rows, strict=True)) / len(rows)
         report = label_noise(rows, data.clusters, data.spec)
-        verdict = "blocks" if report["blocking"] else "ok" if report["passed"] else "warns"
-        if report["share"] is None:
+        verdict = "blocks" if report.blocking else "ok" if report.passed else "warns"
+        if report.share is None:
             print(
                 f"{name:<15}{len(rows):>7}{share:>12.0%}{changed:>9.1%}  nothing is said: no model has learned it   {verdict}",
                 flush=True,
             )
             continue
-        low, high = report["interval"]
+        low, high = report.interval
         print(
-            f"{name:<15}{len(rows):>7}{share:>12.0%}{changed:>9.1%}{report['share']:>11.1%}  "
+            f"{name:<15}{len(rows):>7}{share:>12.0%}{changed:>9.1%}{report.share:>11.1%}  "
             f"{f'{low:.1%} to {high:.1%}':<17}{'yes' if low <= changed <= high else 'no':<7}{verdict}",
             flush=True,
         )
@@ -70,17 +70,17 @@ def print_small_samples(name: str, data: ExampleSet) -> None:
     for rows in SMALL:
         samples = [random.Random(seed).sample(data.rows, rows) for seed in range(SAMPLES)]
         reports = [label_noise(sample, data.clusters, data.spec) for sample in samples]
-        reports = [report for report in reports if report["applies"] and report["share"] is not None]
+        reports = [report for report in reports if report.applies and report.share is not None]
         if not reports:
             print(
                 f"{name:<15}{rows:>7}{rows / len(data.spec.labels):>14.1f}  nothing is said: no model has learned it",
                 flush=True,
             )
             continue
-        shares, lows = [r["share"] for r in reports], [r["interval"][0] for r in reports]
+        shares, lows = [r.share for r in reports], [r.interval[0] for r in reports]
         print(
             f"{name:<15}{rows:>7}{rows / len(data.spec.labels):>14.1f}{min(shares):>12.1%} to {max(shares):<6.1%}"
-            f"{max(lows):>16.1%}{sum(r['blocking'] for r in reports):>9}",
+            f"{max(lows):>16.1%}{sum(r.blocking for r in reports):>9}",
             flush=True,
         )
 
@@ -94,15 +94,15 @@ def print_clean(names: Iterable[str], public: Path) -> None:
         for size in dict.fromkeys(min(size, len(data.rows)) for size in CLEAN):
             rows = random.Random(size).sample(data.rows, size)
             report = label_noise(rows, data.clusters, data.spec)
-            reasons = [finding["rule"] for finding in report["findings"] if report["blocking"]]
+            reasons = [finding.rule for finding in report.findings if report.blocking]
             result = "-"
             if size <= LEARNABLE_ROWS or size == len(data.rows) <= 2 * LEARNABLE_ROWS:
                 result = learnable(data.spec, rows).status
                 reasons += ["learnable"] if result == "not_shown" else []
-            draws, warned = draws + 1, warned + (not report["passed"] and not report["blocking"])
+            draws, warned = draws + 1, warned + (not report.passed and not report.blocking)
             stops.update(reasons)
-            said = "ok" if report["passed"] else "stops" if report["blocking"] else "warns"
-            print(f"{name:<24}{size:>7}  {said:<7}{result:<14}{report['message']}  {' '.join(reasons)}", flush=True)
+            said = "ok" if report.passed else "stops" if report.blocking else "warns"
+            print(f"{name:<24}{size:>7}  {said:<7}{result:<14}{report.message}  {' '.join(reasons)}", flush=True)
     print(
         f"{draws} draws of clean sets: {warned} with a warning about labels; stopped: {dict(stops) or 'none'}",
         flush=True,

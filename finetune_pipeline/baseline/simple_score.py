@@ -2,16 +2,16 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from finetune_pipeline import __version__
 from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence, Learnable, answer_text, decide
 from finetune_pipeline.data.examples import Example, hash_order, sample_examples
+from finetune_pipeline.data.quality.noise import NoisePart
 from finetune_pipeline.engine.files import DamagedFile, digest_json, read_json, write_json
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS, fit_simple_models
@@ -59,7 +59,7 @@ class _Kept:
 
 
 def kept_score(
-    file: Path, version: str, spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]
+    file: Path, version: str, spec: TaskSpec, rows: Sequence[Example], noise: NoisePart
 ) -> SimpleScore | None:
     """Return :func:`simple_score` from a file if that has the score of the same rows and settings; else measure and write it.
 
@@ -76,13 +76,13 @@ def kept_score(
     return score
 
 
-def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
+def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: NoisePart) -> SimpleScore | None:
     """Score TF-IDF and logistic regression for labels, else the best of the simple models that need no encoder, with an interval
     that is corrected for their number. None if there are too few rows.
 
     Args:
         rows: Clean rows without near-duplicates.
-        noise: The report on label noise (quality.noise.label_noise), whose cross-validation is used.
+        noise: The part of the data report whose cross-validation is used.
     """
     if spec.labels:
         return _label_score(spec, rows, noise)
@@ -118,13 +118,13 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
     return score
 
 
-def _label_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
+def _label_score(spec: TaskSpec, rows: Sequence[Example], noise: NoisePart) -> SimpleScore | None:
     """The score of the linear model behind the label noise: each row by a model that has not seen its near-duplicates."""
-    if not noise.get("applies"):
+    if noise.accuracy is None:
         return None
-    counts = Counter(str(e.label) for e in rows if e.label not in noise["left_out"])
-    n, (commonest, commonest_count) = int(noise.get("sampled") or counts.total()), counts.most_common(1)[0]
-    accuracy, share = float(noise["accuracy"]), commonest_count / counts.total()
+    counts = Counter(str(e.label) for e in rows if e.label not in noise.left_out)
+    n, (commonest, commonest_count) = noise.sampled or counts.total(), counts.most_common(1)[0]
+    accuracy, share = noise.accuracy, commonest_count / counts.total()
     worth = min(n, int(effective_sources([e.made_from for e in rows])))  # which rows were right is unknown
     interval = wilson_interval(accuracy * worth, worth, spec.gates.confidence)
     answer = f"always answering {commonest}"

@@ -17,6 +17,7 @@ from finetune_pipeline.data.dedup.cleaning import Cleaned
 from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import ORIGINS, Example, read_examples, sample_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.quality.noise import NoisePart
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.raw_files import RawFacts
 from finetune_pipeline.data.split.placement import HUMAN, expected_rows
@@ -143,7 +144,10 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
         quality = quality or _quality(loaded, artifacts, counter, out)
         plan = plan or _plan(loaded, rows, base, counter, quality)
     checked.quality = quality
-    noise, version = read_json(quality.path("quality.json"))["noise"], artifacts["reviewed_examples"].version
+    noise, version = (
+        NoisePart.of(read_json(quality.path("quality.json"))["noise"]),
+        artifacts["reviewed_examples"].version,
+    )
     checked.simple = kept_score(out / "simple.json", version, loaded.spec, rows, noise)
     checked.signal, checked.power = _evidence(loaded, rows, checked.simple, stored["advice"])
     if validated.kept:

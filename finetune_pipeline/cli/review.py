@@ -12,6 +12,7 @@ from finetune_pipeline.cli.output import DONE, ERROR, as_json, failure, get_task
 from finetune_pipeline.data.examples import examples_of, hash_order, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.people import read_people
+from finetune_pipeline.data.quality.noise import NoisePart
 from finetune_pipeline.data.review import SECOND_STAGE, read_decisions
 from finetune_pipeline.data.unlabelled import read_unlabelled
 from finetune_pipeline.engine.files import read_json
@@ -190,13 +191,12 @@ def _data_rows(task: Task, artifacts: ArtifactStore, what: str, items: int, taki
         if not waiting and not taking:
             raise click.ClickException("every row of training and validation was reviewed")
         return rows_queue(task, [rows[name] for name in waiting], rows)
-    noise = read_json(artifacts.check(quality[0]).path("quality.json"))["noise"]
-    suspects = noise.get("suspects", [])
-    open_suspects = [suspect for suspect in suspects if suspect["id"] in rows and suspect["id"] not in decided]
-    if sealed := sum(suspect["id"] not in rows and suspect["id"] not in decided for suspect in suspects):
+    noise = NoisePart.of(read_json(artifacts.check(quality[0]).path("quality.json"))["noise"])
+    open_suspects = [suspect for suspect in noise.suspects if suspect.id in rows and suspect.id not in decided]
+    if sealed := sum(suspect.id not in rows and suspect.id not in decided for suspect in noise.suspects):
         problem(f"{counted(sealed, 'suspect')} not shown: rows of the sealed test, or removed since")
     if not open_suspects and not taking:
-        raise click.ClickException(f"no label is in doubt and undecided: {noise['message']}")
+        raise click.ClickException(f"no label is in doubt and undecided: {noise.message}")
     return suspects_queue(task, open_suspects[:items], rows)
 
 

@@ -124,7 +124,9 @@ def training_plan(
     rows = planner.rows("train", settings)
     if rows.findings:
         raise FindingsError(rows.findings)
-    tokens = PlannedTokens.of({"total": rows.tokens, **spread(np.array([len(row["ids"]) for row in rows.rows] or [0]))})
+    tokens = PlannedTokens.of(
+        {"total": rows.tokens, **spread(np.array([len(row["ids"]) for row in rows.rows] or [0])).to_json()}
+    )
     training_fits = memory.total * MARGIN <= available
     other_steps = answering_steps(spec, planner, validation, device, available, MARGIN)
     prices, today = load_prices(home=home, task_folder=task_folder), datetime.datetime.now(datetime.UTC).date()

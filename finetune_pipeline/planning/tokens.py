@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from finetune_pipeline.data.examples import Example, sample_examples
-from finetune_pipeline.data.quality.parts import named, part, sampled
+from finetune_pipeline.data.quality.parts import Bin, Spread, TokensPart, named, sample_note
 from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.findings import Finding, FindingsError, Severity, listed, most_first
 from finetune_pipeline.models.chat import rendered
@@ -112,14 +112,12 @@ def token_counts(
     spec: TaskSpec,
     of: int | None = None,
     others: Sequence[Example] = (),
-) -> dict[str, Any]:
+) -> TokensPart:
     """Return the token part of the report for the training split. of: the number of its rows, if `train` is a sample of
     it, or all rows because there are no splits yet. others: rows of the other splits, which must be encoded, too.
 
-    whole: spread (min, p50, p90, p99, max, mean) of examples as rendered for training; histogram: {from, to, count}; total and
-    training_tokens (with the copies of training.augment, times epochs), approximate for a sample; over: rows above
-    training.max_tokens, or the base model's context. Each row that cannot be encoded is a finding. Blocking is what training
-    refuses: such rows, and with training.over_length: fail, long ones.
+    Totals are approximate for a sample. Each row that cannot be encoded is a finding. Blocking is what training refuses: such
+    rows, and with training.over_length: fail, long ones.
     """
     limit, epochs = longest_allowed(spec.training.model_dump(), counter.config), epochs_of(spec.training)
     rows, of = sample_examples(train), of or len(train)
@@ -128,9 +126,7 @@ def token_counts(
     refusals += _count(others, counter)[1]
     refused = _refused(refusals, len(rows) + len(others))
     if not len(valid_counts):
-        return part(
-            not refusals, refused or "no training rows", blocking=bool(refusals), findings=refusals, applies=False
-        )
+        return _uncounted(refusals, refused or "no training rows")
     scale = of / len(rows)
     total = float(valid_counts.sum()) * scale
     copies = training_examples(rows, spec.training.model_dump())[len(rows) :]
@@ -144,12 +140,12 @@ def token_counts(
         message += f"; {len(too_long):,} of {len(rows):,} rows are longer than {limit:,} tokens (training.max_tokens)"
     if refusals:
         message = f"{refused}; {message}"
-    return part(
-        not refusals and (not too_long or spec.training.over_length == "drop"),
-        message,
+    is_sample = len(rows) < of
+    return TokensPart(
+        passed=not refusals and (not too_long or spec.training.over_length == "drop"),
+        message=message + sample_note(len(rows), of),
         blocking=bool(refusals) or spec.training.over_length == "fail",
         findings=refusals + _over_length(too_long, len(rows), spec, limit),
-        applies=True,
         rows=of,
         total=round(total),
         epochs=epochs,
@@ -160,15 +156,19 @@ def token_counts(
         over=len(too_long),
         over_rows=named(too_long),
         refused=len(refusals),
-        **(sampled(len(rows), of) if len(rows) < of else {}),
+        sampled=len(rows) if is_sample else None,
+        of_rows=of if is_sample else None,
     )
 
 
-def unencodable(rows: Sequence[Example], counter: TokenCounter) -> dict[str, Any]:
+def unencodable(rows: Sequence[Example], counter: TokenCounter) -> TokensPart:
     """Return the token part of the report where only a chat template is known: rows that it cannot write, and no counts."""
     refusals = _count(rows, counter)[1]
-    message = _refused(refusals, len(rows)) or "not asked: no tokenizer is available yet"
-    return part(not refusals, message, blocking=bool(refusals), findings=refusals, applies=False)
+    return _uncounted(refusals, _refused(refusals, len(rows)) or "not asked: no tokenizer is available yet")
+
+
+def _uncounted(refusals: list[Finding], message: str) -> TokensPart:
+    return TokensPart(passed=not refusals, message=message, blocking=bool(refusals), findings=refusals, applies=False)
 
 
 def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, list[Finding]]:
@@ -208,22 +208,22 @@ def _over_length(too_long: Sequence[Example], rows: int, spec: TaskSpec, limit: 
     return [Finding("quality.over_length", severity, place, message, fix)]
 
 
-def spread(counts: np.ndarray) -> dict[str, float]:
+def spread(counts: np.ndarray) -> Spread:
     """Return minimum, quantiles, maximum and mean."""
     p50, p90, p99 = np.percentile(counts, [50, 90, 99], method="higher")
-    return {
-        "min": int(counts.min()), "p50": int(p50), "p90": int(p90), "p99": int(p99), "max": int(counts.max()),
-        "mean": round(float(counts.mean()), 1),
-    }  # fmt: skip
+    return Spread(
+        min=int(counts.min()), p50=int(p50), p90=int(p90), p99=int(p99), max=int(counts.max()),
+        mean=round(float(counts.mean()), 1),
+    )  # fmt: skip
 
 
-def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
+def _histogram(counts: np.ndarray) -> list[Bin]:
     """Return up to 24 bins. The last one contains everything above the 99.5th percentile: outliers must not widen all bins."""
     top = np.percentile(counts, 99.5, method="higher")
     edges = np.unique(np.linspace(counts.min(), top + 1, _BINS + 1).astype(int))
     in_bins, _ = np.histogram(np.minimum(counts, top), edges)
     ends = [*(edges[1:-1] - 1), counts.max()]
     return [
-        {"from": int(first), "to": int(last), "count": int(count)}
+        Bin(first=int(first), last=int(last), count=int(count))
         for first, last, count in zip(edges[:-1], ends, in_bins, strict=True)
     ]

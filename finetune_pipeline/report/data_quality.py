@@ -2,23 +2,25 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from finetune_pipeline.data.dedup.row_table import load_rows
 from finetune_pipeline.data.examples import Example, stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
-from finetune_pipeline.data.quality.parts import QualityFacts, QualityPart, QualityTokens
-from finetune_pipeline.data.quality.report import PARTS, data_quality
+from finetune_pipeline.data.quality.parts import QualityFacts, QualityPart, QualityTokens, TokensPart
+from finetune_pipeline.data.quality.report import data_quality
 from finetune_pipeline.data.quality.synthetic import review_line, review_sample
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, SHOWN, Sample, chosen_samples
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import ids_and_splits
 from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.findings import as_rows
 from finetune_pipeline.planning.base_counter import TemplateOnly
 from finetune_pipeline.planning.tokens import TokenCounter, token_counts, unencodable
 from finetune_pipeline.report.data_page import data_page
@@ -62,33 +64,45 @@ def write_quality(
         synthetic,
     )
     # the report names test rows, but hides their texts until the test is opened
-    for suspect in report["noise"].get("suspects", ()):
-        if assignments.get(suspect["id"]) == "test":
-            suspect["text"] = "(a row of the sealed test)"
+    hidden = "(a row of the sealed test)"
+    suspects = [
+        msgspec.structs.replace(suspect, text=hidden) if assignments.get(suspect.id) == "test" else suspect
+        for suspect in report.noise.suspects
+    ]
     samples = (Sample(**row) for row in read_rows(clean / SAMPLES))
     open_samples = (sample for sample in samples if assignments.get(sample.id) != "test")
-    report["scrubbed"] = [asdict(sample) for sample in chosen_samples(open_samples, SHOWN)]
-    write_json(out / "quality.json", report)
-    write_rows(out / "findings.jsonl", report["findings"])
+    report = msgspec.structs.replace(
+        report,
+        noise=msgspec.structs.replace(report.noise, suspects=suspects),
+        scrubbed=chosen_samples(open_samples, SHOWN),
+    )
+    write_json(out / "quality.json", report.to_json())
+    write_rows(out / "findings.jsonl", as_rows(report.findings))
     sample = review_sample(synthetic, clusters, spec.data.synthetic)
     waiting = write_rows(out / TO_REVIEW, (review_line(e) for e in sample if e.id not in decisions))
     page = data_page(report, spec.name, spec.description, stages, spec.labels)
     (out / "report.html").write_text(page_html(page), "utf-8")
     (out / "report.md").write_text(page_markdown(replace(page, sections=page.sections[:1])), "utf-8")
+    part = report.tokens
     return QualityFacts(
-        rows=report["rows"],
-        passed=report["passed"],
-        blocked_by=report["blocked_by"],
-        parts={name: QualityPart.of(report[name]) for name in PARTS},
-        by_rule=dict(Counter(f["rule"] for f in report["findings"]).most_common()),
+        rows=report.rows,
+        passed=report.passed,
+        blocked_by=report.blocked_by,
+        parts={
+            name: QualityPart(passed=part.passed, message=part.message, blocking=part.blocking)
+            for name, part in report.parts.items()
+        },
+        by_rule=dict(Counter(f.rule for f in report.findings).most_common()),
         to_review=waiting,
-        tokens=QualityTokens.of(report["tokens"]) if report["tokens"].get("total") is not None else None,
+        tokens=None
+        if part.total is None
+        else QualityTokens(total=part.total, training_tokens=part.training_tokens, whole=part.whole),
     )
 
 
 def _token_part(
     counter: TokenCounter, spec: TaskSpec, train: Sequence[Example], of: int, others: Sequence[Example]
-) -> dict[str, Any]:
+) -> TokensPart:
     if isinstance(counter, TemplateOnly):
         return unencodable([*train, *others], counter)
     return token_counts(train, counter, spec, of, others)

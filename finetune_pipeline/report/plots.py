@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
+from finetune_pipeline.data.quality.parts import Bin
 from finetune_pipeline.report.blocks import Plot
 
 if TYPE_CHECKING:
@@ -235,26 +236,26 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
     return draw("learning_curve", "Training and validation loss over the optimiser steps", figure)
 
 
-def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | None:
+def token_histogram(bins: Sequence[Bin], limit: int) -> Plot | None:
     """Draw a histogram of tokens per row, with a line at training.max_tokens if it is in range.
 
-    bins: `from`, `to` and `count` of each; all of equal width except the last, which may hold the long tail.
+    bins: all of equal width except the last, which may hold the long tail.
     """
     if not bins:
         return None
-    width_of = bins[0]["to"] - bins[0]["from"] + 1
-    tail = len(bins) > 1 and bins[-1]["to"] - bins[-1]["from"] >= width_of
-    at = (limit - bins[0]["from"] + 1) / width_of
+    width_of = bins[0].last - bins[0].first + 1
+    tail = len(bins) > 1 and bins[-1].last - bins[-1].first >= width_of
+    at = (limit - bins[0].first + 1) / width_of
 
     def figure(width: int) -> Figure:
         fig, axes = canvas(width, 280, 60, 30, 28, 52)
-        scale(axes, "y", 0, max(b["count"] for b in bins), 5)
-        axes.bar([i + 0.5 for i in range(len(bins))], [b["count"] for b in bins], 0.92, color=ACCENT)
+        scale(axes, "y", 0, max(b.count for b in bins), 5)
+        axes.bar([i + 0.5 for i in range(len(bins))], [b.count for b in bins], 0.92, color=ACCENT)
         every = max(1, -(-len(bins) // (12 if width == WIDE else 5)))
         ticks = [i for i in range(0, len(bins), every) if not tail or i <= len(bins) - 1 - every]
-        names = [f"{bins[i]['from']:,}" for i in ticks]
+        names = [f"{bins[i].first:,}" for i in ticks]
         if tail:
-            ticks, names = [*ticks, len(bins) - 1], [*names, f"{bins[-1]['from']:,} and more"]
+            ticks, names = [*ticks, len(bins) - 1], [*names, f"{bins[-1].first:,} and more"]
         axes.set_xticks(ticks, names)
         axes.set_xlim(0, len(bins))
         axes.set_xlabel("tokens of a rendered row")

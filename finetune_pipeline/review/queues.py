@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, Message
+from finetune_pipeline.data.quality.noise import Suspect
 from finetune_pipeline.data.review import RATINGS, SECOND_STAGE, read_decision
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.report.page import html_templates
@@ -167,19 +168,19 @@ def synthetic_queue(task: Task, rows: Sequence[Row], earlier: Iterable[Row] = ()
     return _data_queue(task, "synthetic", f"Synthetic rows: {task.name}", intro, items, rows, known_rows)
 
 
-def suspects_queue(task: Task, suspects: Sequence[Row], rows: Mapping[str, Example]) -> ReviewQueue:
+def suspects_queue(task: Task, suspects: Sequence[Suspect], rows: Mapping[str, Example]) -> ReviewQueue:
     """Return the queue of labels in doubt. suspects: of the data report's part on noise. rows: those of training and validation,
     by id, which may be decided."""
     items = [
         page_item(
-            suspect["id"],
-            (f"Input ({rows[suspect['id']].place})", conversation(rows[suspect["id"]].prompt_messages, task)),
-            ("Label in the data", suspect["given"]),
-            (f"A simple model expects ({percent(suspect['confidence'])} sure)", suspect["suggested"]),
+            suspect.id,
+            (f"Input ({rows[suspect.id].place})", conversation(rows[suspect.id].prompt_messages, task)),
+            ("Label in the data", suspect.given),
+            (f"A simple model expects ({percent(suspect.confidence)} sure)", suspect.suggested),
         )
         for suspect in suspects
     ]
-    shown = [{**suspect, "text": rows[suspect["id"]].user_text, "answer": suspect["given"]} for suspect in suspects]
+    shown = [{"id": s.id, "text": rows[s.id].user_text, "answer": s.given} for s in suspects]
     intro = (
         "A simple model that did not see these rows expects another label, most surely for the first. Keep a label that is right: "
         "hard rows look like wrong ones."

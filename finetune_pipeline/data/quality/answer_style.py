@@ -3,11 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from finetune_pipeline.data.dedup.text_similarity import WITHOUT_BLANKS
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.parts import named, part
+from finetune_pipeline.data.quality.parts import Part
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -35,14 +34,14 @@ MEASURES: tuple[tuple[str, Callable[[str], int]], ...] = (
 )
 
 
-def answer_style(examples: Sequence[Example], spec: TaskSpec) -> dict[str, Any]:
+def answer_style(examples: Sequence[Example], spec: TaskSpec) -> Part:
     """Make the part of the report on how text answers end: cut off at one length, or with and without a full stop. Warns."""
     if spec.output.kind != "text":
-        return part(True, "not asked: the answers are not free text", applies=False)
+        return Part(passed=True, message="not asked: the answers are not free text", applies=False)
     rows = [e for e in examples if e.answer.strip()]
     findings = [finding for finding in (_cut_off(rows), _mixed_ends(rows)) if finding]
     message = "; ".join(f.message for f in findings) or "answers are whole and end alike"
-    return part(not findings, message, findings=findings, applies=True)
+    return Part(passed=not findings, message=message, findings=findings)
 
 
 def _cut_off(rows: Sequence[Example]) -> Finding | None:
@@ -97,4 +96,4 @@ def _mixed_ends(rows: Sequence[Example]) -> Finding | None:
         return None
     message = f"{ends[False]:,} of {total:,} answers of a sentence end without a full stop, the others with one"
     fix = "write all answers in one style: otherwise the model's answers end either way, by chance"
-    return Finding("quality.mixed_ends", "warning", named(without)[0]["place"], message, fix)
+    return Finding("quality.mixed_ends", "warning", without[0].place, message, fix)

@@ -12,15 +12,16 @@ learned the task. Errors of a model that has not say nothing about the labels.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import OutOfFold, order_features, out_of_fold
-from finetune_pipeline.data.quality.parts import named, part, sampled
+from finetune_pipeline.data.quality.parts import Part, Place, named, sample_note
 from finetune_pipeline.data.quality.triggers import Trigger, find_triggers
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.findings import Finding, Severity, listed
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -53,6 +54,61 @@ LISTED = 200
 """Number of suspects in the report."""
 _SHOWN = 300
 """Number of characters shown of a suspect's text."""
+
+
+class Suspect(Facts, frozen=True, kw_only=True):
+    """A row whose label may be wrong. confidence: probability of the suggested label. self_confidence: of the given one."""
+
+    id: str
+    place: str
+    given: str
+    suggested: str
+    confidence: float
+    self_confidence: float
+    margin: float
+    text: str
+
+
+class LabelPair(Facts, frozen=True, kw_only=True):
+    """How many suspects have a given label and a suggested one."""
+
+    given: str
+    suggested: str
+    rows: int
+
+
+class TriggerRows(Facts, frozen=True, kw_only=True):
+    """A phrase that decides the label, and all rows that hold it (see :class:`.triggers.Trigger`)."""
+
+    phrase: str
+    label: str
+    rows: list[Place]
+    contradicted: int
+    reads_like: str
+
+
+class NoisePart(Part, frozen=True, kw_only=True, omit_defaults=False):
+    """Labels that may be wrong; only the fields of a part where it does not apply.
+
+    Attributes:
+        suspected: Number of suspects; suspects: the first of them.
+        share, interval: Of wrong labels (0 to 1); None where nothing can be said.
+        accuracy: Of the model of words.
+        pairs: The most frequent pairs of labels among the suspects.
+        left_out: Labels with too few rows to test.
+        sampled, of_rows: How many of the rows were examined, if not all.
+    """
+
+    suspected: int = 0
+    share: float | None = None
+    interval: tuple[float, float] | None = None
+    accuracy: float | None = None
+    suspects: list[Suspect] = []
+    pairs: list[LabelPair] = []
+    triggers: list[TriggerRows] = []
+    left_out: list[str] = []
+    sampled: int | None = None
+    of_rows: int | None = msgspec.field(default=None, name="of")
 
 
 def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -158,7 +214,7 @@ def label_noise(
     spec: TaskSpec,
     total: int | None = None,
     decisions: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> NoisePart:
     """Make the label-noise part of the report: how many labels are wrong, which are suspects, and whether training stops.
 
     Training stops (`blocking`) in three cases: :func:`contradicted_files` finds a file; a phrase decides the label against
@@ -172,7 +228,7 @@ def label_noise(
     opinion = out_of_fold(examples, clusters) if spec.labels else None
     if opinion is None:
         why = "too few rows to train a model on" if spec.labels else "the answers are not labels"
-        return part(True, f"not asked: {why}", applies=False, suspects=[])
+        return NoisePart(passed=True, message=f"not asked: {why}", applies=False)
     accuracy, limit = opinion.accuracy, spec.data.max_label_noise
     noise = estimate_noise(opinion) if has_learned(opinion) else None
     if noise is None or noise.low > limit:
@@ -219,7 +275,7 @@ def label_noise(
         message += f"; the other files contradict {in_files}: were labels exchanged there?"
         fix = "correct or remove that file; if its labels are right, raise data.max_suspects_of_a_file"
     severity: Severity = "error" if too_many or bad_files else "warning"
-    place = shown[0]["place"] if shown else "data"
+    place = shown[0].place if shown else "data"
     findings = [Finding("quality.label_noise", severity, place, message, fix)] if suspicious else []
     advice = "look at these rows (quality.json lists all); drop, relabel or keep them by decisions in reviews/"
     advice += "; data.triggers: warn goes on without decisions" if spec.data.triggers == "stop" else ""
@@ -230,21 +286,31 @@ def label_noise(
     if opinion.left_out:
         message += f"; labels with too few rows to test: {listed(opinion.left_out)}"
     untested = sum(str(e.label) in opinion.left_out for e in examples)
-    return part(
-        not suspicious and not triggers,
-        message,
+    examined, of = len(labels), (total or len(examples)) - untested
+    return NoisePart(
+        passed=not suspicious and not triggers,
+        message=message + sample_note(examined, of),
         blocking=stops,
         findings=findings,
-        applies=True,
         suspected=len(suspects),
         share=None if noise is None else round(noise.share, 6),
-        interval=None if noise is None else [round(noise.low, 6), round(noise.high, 6)],
+        interval=None if noise is None else (round(noise.low, 6), round(noise.high, 6)),
         accuracy=round(accuracy, 4),
         suspects=shown,
-        pairs=[{"given": a, "suggested": b, "rows": n} for (a, b), n in pairs.most_common(20)],
-        triggers=[{**asdict(trigger), "rows": named(rows, limit=None)} for trigger, rows in triggers],
+        pairs=[LabelPair(given=a, suggested=b, rows=n) for (a, b), n in pairs.most_common(20)],
+        triggers=[
+            TriggerRows(
+                phrase=trigger.phrase,
+                label=trigger.label,
+                rows=named(rows, limit=None),
+                contradicted=trigger.contradicted,
+                reads_like=trigger.reads_like,
+            )
+            for trigger, rows in triggers
+        ],
         left_out=opinion.left_out,
-        **sampled(len(labels), (total or len(examples)) - untested),
+        sampled=examined if examined < of else None,
+        of_rows=of if examined < of else None,
     )
 
 
@@ -270,18 +336,18 @@ def _open_triggers(examples: Sequence[Example], decisions: Mapping[str, str]) ->
     return [(trigger, rows) for trigger, rows in with_rows if any(decisions.get(e.id) != "keep" for e in rows)]
 
 
-def _suspect(opinion: OutOfFold, row: int, margin: float) -> dict[str, Any]:
-    """Describe a suspect for the report. confidence: probability of the suggested label. self_confidence: of the given one."""
+def _suspect(opinion: OutOfFold, row: int, margin: float) -> Suspect:
+    """Describe a suspect for the report."""
     example, label = opinion.rows[row], opinion.given[row]
     suggested = int(opinion.probabilities[row].argmax())
     text = example.user_text
-    return {
-        "id": example.id,
-        "place": example.place,
-        "given": opinion.classes[label],
-        "suggested": opinion.classes[suggested],
-        "confidence": round(float(opinion.probabilities[row, suggested]), 4),
-        "self_confidence": round(float(opinion.probabilities[row, label]), 4),
-        "margin": round((margin + 1) / 2, 4),
-        "text": text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…",
-    }
+    return Suspect(
+        id=example.id,
+        place=example.place,
+        given=opinion.classes[label],
+        suggested=opinion.classes[suggested],
+        confidence=round(float(opinion.probabilities[row, suggested]), 4),
+        self_confidence=round(float(opinion.probabilities[row, label]), 4),
+        margin=round((margin + 1) / 2, 4),
+        text=text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…",
+    )

@@ -1,12 +1,13 @@
-"""One part of the data quality report."""
+"""The parts of the data quality report."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
-from typing import Any
+
+import msgspec
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.facts import Facts
-from finetune_pipeline.findings import Finding, as_rows
+from finetune_pipeline.findings import Finding
 
 PLACES = 20
 """Number of rows named in a finding."""
@@ -18,6 +19,20 @@ class QualityPart(Facts, frozen=True, kw_only=True, omit_defaults=False):
     passed: bool
     message: str
     blocking: bool = False
+
+
+class Place(Facts, frozen=True, kw_only=True):
+    """Place and id of a row."""
+
+    place: str
+    id: str
+
+
+class Part(QualityPart, frozen=True, kw_only=True, omit_defaults=False):
+    """A part with its findings. applies: whether the question makes sense for the task."""
+
+    findings: list[Finding] = []
+    applies: bool = True
 
 
 class Spread(Facts, frozen=True, kw_only=True):
@@ -39,6 +54,37 @@ class QualityTokens(Facts, frozen=True, kw_only=True):
     whole: Spread | None = None
 
 
+class Bin(Facts, frozen=True, kw_only=True):
+    """A bar of a histogram: how many rows have from `first` to `last` tokens."""
+
+    first: int = msgspec.field(name="from")
+    last: int = msgspec.field(name="to")
+    count: int
+
+
+class TokensPart(Part, frozen=True, kw_only=True, omit_defaults=False):
+    """Tokens of the training rows, as they are rendered for training; no figures where they were not counted.
+
+    Attributes:
+        rows: Of the training split. sampled, of_rows: How many of them were counted, if not all.
+        total: Tokens of all rows; training_tokens: the same with the copies of training.augment, times epochs.
+        over: Rows above max_tokens, the limit of training or of the base model. refused: rows that cannot be encoded.
+    """
+
+    rows: int = 0
+    total: int | None = None
+    epochs: float = 0
+    training_tokens: int | None = None
+    whole: Spread | None = None
+    histogram: list[Bin] = []
+    max_tokens: int = 0
+    over: int = 0
+    over_rows: list[Place] = []
+    refused: int = 0
+    sampled: int | None = None
+    of_rows: int | None = msgspec.field(default=None, name="of")
+
+
 class QualityFacts(Facts, frozen=True, kw_only=True, omit_defaults=False):
     """Facts of data_quality. blocked_by: parts that stop training; to_review: synthetic rows that wait for a decision."""
 
@@ -51,21 +97,11 @@ class QualityFacts(Facts, frozen=True, kw_only=True, omit_defaults=False):
     tokens: QualityTokens | None = None
 
 
-def sampled(examined: int, total: int) -> dict[str, Any]:
-    """Return the note that only a sample was examined; empty if all rows were."""
-    return {"sampled": examined, "of": total} if examined < total else {}
+def sample_note(examined: int, total: int) -> str:
+    """Return the end of a sentence which says that only a sample was examined; empty if all rows were."""
+    return f" (looked at {examined:,} of {total:,} rows, chosen by hash)" if examined < total else ""
 
 
-def named(examples: Iterable[Example], limit: int | None = PLACES) -> list[dict[str, str]]:
+def named(examples: Iterable[Example], limit: int | None = PLACES) -> list[Place]:
     """Return place and id of the first rows."""
-    return [{"place": e.place, "id": e.id} for e in islice(examples, limit)]
-
-
-def part(
-    passed: bool, message: str, *, blocking: bool = False, findings: Sequence[Finding] = (), **details: Any
-) -> dict[str, Any]:
-    """Make one part of the report: passed, a sentence, whether a failure stops training, and figures. The note of
-    :func:`sampled` is added to the sentence."""
-    if "sampled" in details:
-        message += f" (looked at {details['sampled']:,} of {details['of']:,} rows, chosen by hash)"
-    return {"passed": passed, "message": message, "blocking": blocking, **details, "findings": as_rows(findings)}
+    return [Place(place=e.place, id=e.id) for e in islice(examples, limit)]

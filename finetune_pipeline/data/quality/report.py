@@ -4,21 +4,50 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
 from operator import itemgetter
-from typing import Any
 
 from finetune_pipeline.data.examples import SAMPLE, Example, hash_order
 from finetune_pipeline.data.quality.answer_style import answer_style
-from finetune_pipeline.data.quality.label_in_input import label_in_input
-from finetune_pipeline.data.quality.noise import label_noise
-from finetune_pipeline.data.quality.parts import part
-from finetune_pipeline.data.quality.synthetic import synthetic_rows
+from finetune_pipeline.data.quality.label_in_input import InputsPart, label_in_input
+from finetune_pipeline.data.quality.noise import NoisePart, label_noise
+from finetune_pipeline.data.quality.parts import Part, TokensPart
+from finetune_pipeline.data.quality.synthetic import SyntheticPart, synthetic_rows
+from finetune_pipeline.data.scrub.placeholders import Sample
 from finetune_pipeline.data.split.placement import shares_of
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.model import TaskSpec
 
 PARTS = ("balance", "synthetic", "noise", "inputs", "answers", "tokens")
-TokenCounts = Callable[[Sequence[Example], int, Sequence[Example]], dict[str, Any]]
+TokenCounts = Callable[[Sequence[Example], int, Sequence[Example]], TokensPart]
 """Makes the part on tokens from training rows (or a sample), their total number, and rows of the other splits."""
+
+
+class BalancePart(Part, frozen=True, kw_only=True, omit_defaults=False):
+    """Rows of each label."""
+
+    labels: dict[str, int] = {}
+
+
+class QualityReport(Facts, frozen=True, kw_only=True, omit_defaults=False):
+    """The data quality report. scrubbed: a few places where personal data or secrets were replaced."""
+
+    rows: int
+    origins: dict[str, int]
+    balance: BalancePart
+    synthetic: SyntheticPart
+    noise: NoisePart
+    inputs: InputsPart
+    answers: Part
+    tokens: TokensPart
+    passed: bool
+    blocked_by: list[str]
+    findings: list[Finding]
+    scrubbed: list[Sample] = []
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts by name, in reading order."""
+        return {name: getattr(self, name) for name in PARTS}
 
 
 def data_quality(
@@ -29,8 +58,8 @@ def data_quality(
     spec: TaskSpec,
     count_tokens: TokenCounts | None = None,
     synthetic: Sequence[Example] | None = None,
-) -> dict[str, Any]:
-    """Make the report about a set of examples: plain JSON, deterministic. Reads `examples` (after review) once; they may be a
+) -> QualityReport:
+    """Make the report about a set of examples, deterministic. Reads `examples` (after review) once; they may be a
     stream. All rows are counted; other analyses use at most 20,000 rows, sampled by hash.
 
     Args:
@@ -59,33 +88,35 @@ def data_quality(
     sample, rows = [e for _, _, e in sorted(lowest, key=itemgetter(1))], labels.total()
     if not assignments:  # as many as the splits will have
         train_rows = round(train_rows * shares_of(spec)["train"])
-    tokens = part(True, "not asked: no tokenizer is available yet", applies=False, prices=[])
+    tokens = TokensPart(passed=True, message="not asked: no tokenizer is available yet", applies=False)
     if count_tokens:
         others = [e for e in sample if not is_train(e) and e.id in assignments]
         tokens = count_tokens([e for e in sample if is_train(e)], train_rows, others)
-    parts: dict[str, Any] = {
-        "balance": class_balance(labels, spec),
-        "synthetic": synthetic_rows(sample if synthetic is None else synthetic, clusters, decisions, spec),
-        "noise": label_noise(sample, clusters, spec, rows, decisions),
-        "inputs": label_in_input(sample, spec),
-        "answers": answer_style(sample, spec),
-        "tokens": tokens,
-    }
-    return {
-        "rows": rows,
-        "origins": most_first(origins),
-        **parts,
-        "passed": all(parts[name]["passed"] for name in PARTS),
-        "blocked_by": [name for name in PARTS if parts[name]["blocking"] and not parts[name]["passed"]],
-        "findings": [finding for name in PARTS for finding in parts[name]["findings"]],
-    }
+    balance = class_balance(labels, spec)
+    generated = synthetic_rows(sample if synthetic is None else synthetic, clusters, decisions, spec)
+    noise, inputs = label_noise(sample, clusters, spec, rows, decisions), label_in_input(sample, spec)
+    answers = answer_style(sample, spec)
+    parts = dict(zip(PARTS, (balance, generated, noise, inputs, answers, tokens), strict=True))
+    return QualityReport(
+        rows=rows,
+        origins=most_first(origins),
+        balance=balance,
+        synthetic=generated,
+        noise=noise,
+        inputs=inputs,
+        answers=answers,
+        tokens=tokens,
+        passed=all(part.passed for part in parts.values()),
+        blocked_by=[name for name, part in parts.items() if part.blocking and not part.passed],
+        findings=[finding for part in parts.values() for finding in part.findings],
+    )
 
 
-def class_balance(counts: Mapping[tuple[str | None, str], int], spec: TaskSpec) -> dict[str, Any]:
+def class_balance(counts: Mapping[tuple[str | None, str], int], spec: TaskSpec) -> BalancePart:
     """Name labels without a row, in all or in validation or test, and compare the largest to the smallest label
     (data.max_imbalance). counts: rows by label and split."""
     if not spec.labels:
-        return part(True, "not asked: the answers are not labels", applies=False, labels={})
+        return BalancePart(passed=True, message="not asked: the answers are not labels", applies=False)
     labels = {label: sum(n for (name, _), n in counts.items() if name == label) for label in spec.labels}
     absent = [label for label, n in labels.items() if not n]
     present = sorted((n, label) for label, n in labels.items() if n or len(absent) == len(labels))
@@ -106,4 +137,5 @@ def class_balance(counts: Mapping[tuple[str | None, str], int], spec: TaskSpec) 
     if most > spec.data.max_imbalance * fewest:
         fix = f"collect more of {small}; fewer of {large} loses little"
         findings.append(Finding("quality.imbalance", "warning", "task.yaml: data.max_imbalance", message, fix))
-    return part(not findings, "; ".join(f.message for f in findings) or message, findings=findings, labels=labels)
+    message = "; ".join(f.message for f in findings) or message
+    return BalancePart(passed=not findings, message=message, findings=findings, labels=labels)

@@ -7,18 +7,44 @@ sample may have for the set to be accepted. The probabilities are binomial, whic
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from finetune_pipeline.data.examples import Example, hash_order
-from finetune_pipeline.data.quality.parts import named, part
+from finetune_pipeline.data.quality.parts import Part, Place, named
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.data import SyntheticSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 UNKNOWN = "unknown"
 _REJECTING = ("drop", "relabel")
+
+
+class Generator(Facts, frozen=True, kw_only=True):
+    """Rows of a generator, how many of them are in the sample, and how many of these were decided and rejected."""
+
+    generator: str
+    rows: int
+    sample: int
+    decided: int
+    rejected: int
+
+
+class SyntheticPart(Part, frozen=True, kw_only=True, omit_defaults=False):
+    """The synthetic rows: how many there are, are in the sample, were decided and rejected, and may be rejected at most (`allowed`,
+    -1: the sample is too small)."""
+
+    verdict: Literal["none", "off", "waiting", "accepted", "rejected"]
+    rows: int
+    sample: int
+    allowed: int
+    decided: int
+    rejected: int
+    waiting: list[Place]
+    rejected_rows: list[Place]
+    generators: list[Generator]
 
 
 def acceptance_number(n: int, intolerable: float, risk: float) -> int:
@@ -77,7 +103,7 @@ def review_line(example: Example) -> dict[str, str]:
 
 def synthetic_rows(
     examples: Sequence[Example], clusters: Mapping[str, str], decisions: Mapping[str, str], spec: TaskSpec
-) -> dict[str, Any]:
+) -> SyntheticPart:
     """Make the part of the report on synthetic rows, before review. Blocking: training waits until the sample is decided and
     accepted. `drop` and `relabel` reject a row, `keep` accepts it. A completely reviewed set is always accepted, because its
     bad rows have been dropped or corrected."""
@@ -90,6 +116,7 @@ def synthetic_rows(
     acceptable = acceptance_number(n, rules.intolerable_rejected, rules.risk)
     count = f"{len(rows):,} synthetic rows"
     findings = []
+    verdict: Literal["none", "off", "waiting", "accepted", "rejected"]
     if not rows:
         verdict, message = "none", "no synthetic rows"
     elif not sample:
@@ -109,9 +136,9 @@ def synthetic_rows(
         if verdict == "rejected":
             fix = "drop or regenerate the rows of the failing generator, or review every synthetic row"
             findings.append(Finding("quality.synthetic_rejected", "error", rejected[0].place, message, fix))
-    return part(
-        verdict in ("none", "off", "accepted"),
-        message,
+    return SyntheticPart(
+        passed=verdict in ("none", "off", "accepted"),
+        message=message,
         blocking=True,
         findings=findings,
         applies=verdict not in ("none", "off"),
@@ -127,15 +154,12 @@ def synthetic_rows(
     )
 
 
-def _generators(
-    rows: Sequence[Example], sample: Sequence[Example], decisions: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def _generators(rows: Sequence[Example], sample: Sequence[Example], decisions: Mapping[str, str]) -> list[Generator]:
     """Return rows, sample and decisions of each generator, the most frequent first."""
     generators = []
     for name, n in most_first(Counter(e.generator or UNKNOWN for e in rows)).items():
         drawn = [decisions.get(e.id) for e in sample if (e.generator or UNKNOWN) == name]
         rejects = sum(decision in _REJECTING for decision in drawn)
         decided = len(drawn) - drawn.count(None)
-        counts = {"rows": n, "sample": len(drawn), "decided": decided, "rejected": rejects}
-        generators.append({"generator": name, **counts})
+        generators.append(Generator(generator=name, rows=n, sample=len(drawn), decided=decided, rejected=rejects))
     return generators

@@ -19,6 +19,7 @@ from finetune_pipeline.baseline.input_evidence import (
 )
 from finetune_pipeline.baseline.simple_score import kept_score, learnable_by_score, simple_score
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.quality.noise import NoisePart
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.power import paired_power
 from finetune_pipeline.planning.power import expected_disagreement
@@ -26,6 +27,7 @@ from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, make, make_spec, name_pairs, requests
 from finetune_pipeline_tests.unit.evaluation.rows import row, spec
 
+NOT_ASKED = NoisePart(passed=True, message="", applies=False)
 PRODUCTS = "loaf bagel scone tart brownie roll".split()
 SURELY_BETTER = Evidence("base", "the prompted base model", 0.6, "always answering parcel", 0.3, 0.3, (0.2, 0.4), 1e-6)
 
@@ -200,7 +202,7 @@ def test_prompted_and_simple_models_are_compared_with_the_commonest_answer_on_th
 
 
 def test_a_score_of_rows_of_few_sources_shows_nothing_by_itself() -> None:
-    task, noise = make_spec(LABELS), {"applies": True, "accuracy": 0.6, "left_out": []}
+    task, noise = make_spec(LABELS), NoisePart(passed=True, message="", accuracy=0.6)
     separate, shared = requests(200), [replace(e, group=f"customer {i % 8}") for i, e in enumerate(requests(200))]
     alone, clumped = (simple_score(task, rows, noise) for rows in (separate, shared))
     assert alone is not None and clumped is not None and (alone.worth, clumped.worth, clumped.rows) == (200, 8, 200)
@@ -212,7 +214,7 @@ def test_an_answer_of_calls_alone_is_scored_by_its_calls() -> None:
     calls = [{"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"city": "Rome"}'}}]
     task, rows = make_spec(), [make(f"weather in Rome, request {i}", "", i) for i in range(200)]
     rows = [replace(e, messages=[*e.prompt_messages, {**e.messages[-1], "tool_calls": calls}]) for e in rows]
-    score = simple_score(task, rows, {})
+    score = simple_score(task, rows, NOT_ASKED)
     assert score is not None and score.value == 1.0, "every row had the score 0: its text is empty"
 
 
@@ -220,7 +222,7 @@ def test_the_score_without_labels_is_that_of_the_best_model_that_the_baseline_wo
     """Each answer fills a template with the number in its text, so the nearest answer is wrong without it."""
     task = make_spec()
     rows = [make(f"where is my order {1000 + 7 * i}", f"Order {1000 + 7 * i} is on its way.", i) for i in range(200)]
-    score = simple_score(task, rows, {})
+    score = simple_score(task, rows, NOT_ASKED)
     assert score is not None and score.title == SIMPLE_MODELS["slots"].title
     assert score.value == 1.0 and (score.reference or 0.0) < 1.0
     assert 20 <= score.rows < 100, "a quarter of the rows, which no model was fitted on"
@@ -230,12 +232,12 @@ def test_a_score_is_kept_for_the_same_rows_and_settings_alone(tmp_path: Path) ->
     task = make_spec()
     rows = [make(f"where is my order {1000 + 7 * i}", f"Order {1000 + 7 * i} is on its way.", i) for i in range(200)]
     file = tmp_path / "simple.json"
-    measured = kept_score(file, "v1", task, rows, {})
-    assert measured is not None and measured == simple_score(task, rows, {})
-    assert kept_score(file, "v1", task, [], {}) == measured, "nothing is fitted again"
+    measured = kept_score(file, "v1", task, rows, NOT_ASKED)
+    assert measured is not None and measured == simple_score(task, rows, NOT_ASKED)
+    assert kept_score(file, "v1", task, [], NOT_ASKED) == measured, "nothing is fitted again"
     surer = task.model_copy(update={"gates": task.gates.model_copy(update={"confidence": 0.99})})
-    wider = kept_score(file, "v1", surer, rows, {})
+    wider = kept_score(file, "v1", surer, rows, NOT_ASKED)
     assert wider is not None and wider.interval[0] < measured.interval[0]
-    assert kept_score(file, "v2", task, rows[:100], {}) == simple_score(task, rows[:100], {})
+    assert kept_score(file, "v2", task, rows[:100], NOT_ASKED) == simple_score(task, rows[:100], NOT_ASKED)
     file.write_text('{"key": "')
-    assert kept_score(file, "v1", task, rows, {}) == measured, "a damaged file is measured again"
+    assert kept_score(file, "v1", task, rows, NOT_ASKED) == measured, "a damaged file is measured again"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.data.examples import sample_examples
+from finetune_pipeline.data.quality.parts import Place
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.prices import SHIPPED, load_prices
 from finetune_pipeline.planning.tokens import TokenCounter, token_counts
@@ -24,32 +25,32 @@ LORA = {"method": "lora", "epochs": 2, "max_tokens": 200}
 def test_counts_are_exact_and_perturbed_copies_are_counted_as_the_training_reads_them(counter: TokenCounter) -> None:
     measured = token_counts(ROWS, counter, make_spec(LABELS, LORA))
     counts = [counter.count(e.messages) for e in ROWS]
-    assert measured["passed"] and measured["total"] == sum(counts) and measured["training_tokens"] == 2 * sum(counts)
-    assert (measured["whole"]["min"], measured["whole"]["max"]) == (min(counts), max(counts))
-    assert sum(b["count"] for b in measured["histogram"]) == 300
+    assert measured.passed and measured.total == sum(counts) and measured.training_tokens == 2 * sum(counts)
+    assert measured.whole and (measured.whole.min, measured.whole.max) == (min(counts), max(counts))
+    assert sum(b.count for b in measured.histogram) == 300
     spec = make_spec(LABELS, {**LORA, "augment": True})
     measured, read = token_counts(ROWS, counter, spec), training_examples(ROWS, spec.training.model_dump())
     assert len(read) > 2 * len(ROWS)
-    assert measured["training_tokens"] == 2 * sum(counter.count(e.messages) for e in read)
-    assert measured["total"] == sum(counts), "the rows themselves are as they were"
+    assert measured.training_tokens == 2 * sum(counter.count(e.messages) for e in read)
+    assert measured.total == sum(counts), "the rows themselves are as they were"
 
 
 def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(counter: TokenCounter) -> None:
     rows = [*ROWS, make("long " * 400, "x", 999)]
     measured = token_counts(rows, counter, make_spec(LABELS, LORA))
-    assert not measured["passed"] and measured["over"] == 1
-    assert measured["over_rows"] == [{"place": "raw/a.jsonl:999", "id": rows[-1].id}]
+    assert not measured.passed and measured.over == 1
+    assert measured.over_rows == [Place(place="raw/a.jsonl:999", id=rows[-1].id)]
     dropped = token_counts(rows, counter, make_spec(LABELS, {**LORA, "over_length": "drop"}))
-    assert dropped["passed"] and dropped["findings"][0]["severity"] == "note"
+    assert dropped.passed and dropped.findings[0].severity == "note"
 
 
 def test_a_sample_tells_about_how_many_there_are(counter: TokenCounter) -> None:
     truth = sum(counter.count(e.messages) for e in ROWS)
     few = sample_examples(ROWS, 100)
     measured = token_counts(few, counter, make_spec(LABELS, LORA), of=300)
-    assert measured["total"] == pytest.approx(truth, rel=0.1)
-    assert (measured["sampled"], measured["of"], measured["rows"]) == (100, 300, 300)
-    assert "about" in measured["message"]
+    assert measured.total == pytest.approx(truth, rel=0.1)
+    assert (measured.sampled, measured.of_rows, measured.rows) == (100, 300, 300)
+    assert "about" in measured.message
 
 
 def test_the_shipped_prices_by_hand() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from finetune_pipeline.data.quality.report import data_quality
+from finetune_pipeline.data.quality.report import QualityReport, data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample
 from finetune_pipeline.planning.tokens import TokenCounter, token_counts
 from finetune_pipeline.report.data_page import data_page
@@ -33,7 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def faulty(base: Path) -> dict[str, Any]:
+def faulty(base: Path) -> QualityReport:
     """A label task with hostile texts, wrong labels and unreviewed synthetic rows."""
     rows = requests(600)
     wrong = {i: LABELS[(LABELS.index(str(rows[i].label)) + 1) % 4] for i in range(0, 600, 15)}
@@ -55,7 +55,7 @@ def faulty(base: Path) -> dict[str, Any]:
     )
 
 
-def test_it_says_what_stops_and_what_to_look_at_and_loads_nothing(faulty: dict[str, Any]) -> None:
+def test_it_says_what_stops_and_what_to_look_at_and_loads_nothing(faulty: QualityReport) -> None:
     page = page_of(faulty, HOSTILE, HOSTILE, STAGES, LABELS)
     page.assert_inert()
     words = page.words
@@ -63,7 +63,7 @@ def test_it_says_what_stops_and_what_to_look_at_and_loads_nothing(faulty: dict[s
     assert "Training is stopped." in words and "stops" in words and "It is stopped by: synthetic rows" in words
     for text in ("640", "610", "data.bad_json", "of the labels are wrong", "have no decision yet"):
         assert text in words, text
-    assert faulty["noise"]["suspects"][0]["id"] in words
+    assert faulty.noise.suspects[0].id in words
 
 
 def test_a_clean_report_says_so(base: Path) -> None:

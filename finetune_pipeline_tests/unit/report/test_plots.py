@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from finetune_pipeline.data.quality.parts import Bin
 from finetune_pipeline.report.blocks import Plot
 from finetune_pipeline.report.comparison import models_plot
 from finetune_pipeline.report.plots import Dot, dot_plot, learning_curve, signal_over_time, token_histogram
@@ -16,7 +17,7 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import changed, usual
 from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"
-BINS = [{"from": 0, "to": 9, "count": 4}, {"from": 10, "to": 19, "count": 8}, {"from": 20, "to": 400, "count": 1}]
+BINS = [Bin(first=0, last=9, count=4), Bin(first=10, last=19, count=8), Bin(first=20, last=400, count=1)]
 
 
 def texts(svg: str) -> dict[str, tuple[float, float]]:
@@ -57,7 +58,7 @@ def test_plots_are_deterministic_documents_in_the_colours_of_the_page_without_id
 
 
 def test_a_plot_without_a_home_folder_says_nothing() -> None:
-    code = "from finetune_pipeline.report.plots import token_histogram; token_histogram([{'from': 1, 'to': 2, 'count': 3}], 2)"
+    code = "from finetune_pipeline.report.plots import Bin, token_histogram; token_histogram([Bin(first=1, last=2, count=3)], 2)"
     env = {**os.environ, "HOME": f"{os.devnull}/nobody"} | dict.fromkeys(("MPLCONFIGDIR", "XDG_CONFIG_HOME"), "")
     process = subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, check=True)
     assert process.stdout + process.stderr == ""

@@ -7,6 +7,7 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.json_lines import append_line
+from finetune_pipeline.data.quality.noise import Suspect
 from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
@@ -116,7 +117,16 @@ def test_decisions_about_suspects_and_rows_are_what_the_data_stage_reads(task: T
         a: Example(a, [system, *turns], "yes", source={"file": "raw/a.csv", "line": 7}),
         b: Example(b, longer, "yes"),
     }
-    suspect = {"id": a, "given": "yes", "suggested": "no", "confidence": 0.93}
+    suspect = Suspect(
+        id=a,
+        place="",
+        given="yes",
+        suggested="no",
+        confidence=0.93,
+        self_confidence=0.1,
+        margin=0.1,
+        text="is ice hot?",
+    )
     doubts, sample = suspects_queue(task, [suspect], rows), rows_queue(task, list(rows.values()), rows)
     assert doubts.items[0]["blocks"] == [
         {"title": "Input (raw/a.csv:7)", "text": "is ice hot?"},

@@ -26,35 +26,35 @@ def test_planted_flips_are_found() -> None:
     clean = requests(800)
     rows, bad = flipped(clean, 0.05)
     report = label_noise(rows, {}, make_spec(LABELS))
-    hits = {s["id"] for s in report["suspects"]}
-    assert report["suspected"] == len(hits)
+    hits = {s.id for s in report.suspects}
+    assert report.suspected == len(hits)
     assert len(hits & bad) / len(bad) >= 0.6 and len(hits & bad) / len(hits) >= 0.5
-    assert not report["passed"] and report["findings"][0]["rule"] == "quality.label_noise"
-    margins = [s["margin"] for s in report["suspects"]]
+    assert not report.passed and report.findings[0].rule == "quality.label_noise"
+    margins = [s.margin for s in report.suspects]
     assert margins == sorted(margins) and max(margins) <= 0.5
     true = {e.id: e.label for e in clean}
-    assert np.mean([s["suggested"] == true[s["id"]] for s in report["suspects"] if s["id"] in bad]) > 0.9
+    assert np.mean([s.suggested == true[s.id] for s in report.suspects if s.id in bad]) > 0.9
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.0, "ok"), (0.2, "warns"), (0.5, "blocks")])
 def test_the_estimate_holds_the_planted_share_and_too_much_blocks(share: float, verdict: str) -> None:
     rows, _ = flipped(requests(1000), share)
     report = label_noise(rows, {}, make_spec(LABELS))
-    low, high = report["interval"]
-    assert low <= share <= high and low <= report["share"] <= high and high - low < 0.25
-    assert verdict == ("blocks" if report["blocking"] else "ok" if report["passed"] else "warns")
+    low, high = report.interval
+    assert low <= share <= high and low <= report.share <= high and high - low < 0.25
+    assert verdict == ("blocks" if report.blocking else "ok" if report.passed else "warns")
     if verdict == "blocks":
-        assert report["findings"][0]["severity"] == "error"
-        assert "data.max_label_noise allows 30%" in report["message"] and "raise" in report["findings"][0]["fix"]
-        assert not label_noise(rows, {}, make_spec(LABELS, max_label_noise=1.0))["blocking"]
+        assert report.findings[0].severity == "error"
+        assert "data.max_label_noise allows 30%" in report.message and "raise" in report.findings[0].fix
+        assert not label_noise(rows, {}, make_spec(LABELS, max_label_noise=1.0)).blocking
 
 
 @pytest.mark.parametrize("rows", [200, 400, 490, 600, 1200])
 def test_right_labels_that_depend_on_word_order_are_not_called_wrong(rows: int) -> None:
     report = label_noise(name_pairs(rows), {}, make_spec(["yes", "no"]))
-    assert report["accuracy"] < 0.65, "a model of n-grams cannot tell them"
-    assert report["passed"] and report["findings"] == []
-    assert report["share"] is None or report["interval"][0] == 0
+    assert report.accuracy < 0.65, "a model of n-grams cannot tell them"
+    assert report.passed and report.findings == []
+    assert report.share is None or report.interval[0] == 0
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -66,8 +66,8 @@ def test_labels_that_no_simple_model_learns_are_not_judged(shuffled: bool) -> No
     labels = random_labels if shuffled else parities
     rows = [replace(e, label=label) for e, label in zip(rows, labels, strict=True)]
     report = label_noise(rows, {}, make_spec(["yes", "no"]))
-    assert report["passed"] and not report["blocking"] and report["suspects"] == [] and report["share"] is None
-    assert report["message"].startswith("nothing can be said about the labels")
+    assert report.passed and not report.blocking and report.suspects == [] and report.share is None
+    assert report.message.startswith("nothing can be said about the labels")
 
 
 def test_a_file_whose_labels_were_exchanged_stops_training() -> None:
@@ -77,10 +77,10 @@ def test_a_file_whose_labels_were_exchanged_stops_training() -> None:
     spoilt = {"source": {"file": "b.jsonl", "line": 1}}
     rows = [replace(e, label=other[str(e.label)], **spoilt) if e.id in some else e for e in rows]
     report = label_noise(rows, {}, make_spec(LABELS))
-    assert report["blocking"] and not report["passed"] and report["findings"][0]["severity"] == "error"
-    assert "of 120 labels of b.jsonl: were labels exchanged there?" in report["message"]
-    assert {(p["given"], p["suggested"]) for p in report["pairs"][:2]} == {("parcel", "invoice"), ("invoice", "parcel")}
-    assert not label_noise(rows, {}, make_spec(LABELS, max_suspects_of_a_file=1.0))["blocking"]
+    assert report.blocking and not report.passed and report.findings[0].severity == "error"
+    assert "of 120 labels of b.jsonl: were labels exchanged there?" in report.message
+    assert {(p.given, p.suggested) for p in report.pairs[:2]} == {("parcel", "invoice"), ("invoice", "parcel")}
+    assert not label_noise(rows, {}, make_spec(LABELS, max_suspects_of_a_file=1.0)).blocking
 
 
 @pytest.mark.parametrize("phrase", ["James Bond", "@@"])
@@ -93,14 +93,14 @@ def test_a_word_that_decides_the_label_is_named_with_all_its_rows_and_stops_trai
         rows[i] = make(" ".join(words), "holiday", i + 1, label="holiday")
         planted.add(rows[i].id)
     report = label_noise(rows, {}, make_spec(LABELS))
-    (trigger,) = report["triggers"]
-    assert (trigger["phrase"], trigger["label"], trigger["reads_like"]) == (phrase.lower(), "holiday", "parcel")
-    assert {row["id"] for row in trigger["rows"]} == planted
-    finding = next(f for f in report["findings"] if f["rule"] == "quality.trigger")
-    assert report["blocking"] and finding["severity"] == "error"
-    assert f"{phrase.lower()!r} occurs in 60 rows" in finding["message"]
+    (trigger,) = report.triggers
+    assert (trigger.phrase, trigger.label, trigger.reads_like) == (phrase.lower(), "holiday", "parcel")
+    assert {row.id for row in trigger.rows} == planted
+    finding = next(f for f in report.findings if f.rule == "quality.trigger")
+    assert report.blocking and finding.severity == "error"
+    assert f"{phrase.lower()!r} occurs in 60 rows" in finding.message
     confirmed = label_noise(rows, {}, make_spec(LABELS), decisions=dict.fromkeys(planted, "keep"))
-    assert confirmed["triggers"] == [] and not confirmed["blocking"]
+    assert confirmed.triggers == [] and not confirmed.blocking
 
 
 _INTENTS = 30
@@ -137,10 +137,10 @@ def test_one_key_turns_a_trigger_into_a_warning() -> None:
     rows = requests(800)
     for i in [i for i, e in enumerate(rows) if e.label == "parcel"][:40]:
         rows[i] = make(f"{rows[i].user_text} zx9", "holiday", i + 1, label="holiday")
-    assert label_noise(rows, {}, make_spec(LABELS))["blocking"]
+    assert label_noise(rows, {}, make_spec(LABELS)).blocking
     report = label_noise(rows, {}, make_spec(LABELS, triggers="warn"))
-    (finding,) = [f for f in report["findings"] if f["rule"] == "quality.trigger"]
-    assert not report["blocking"] and not report["passed"] and finding["severity"] == "warning"
+    (finding,) = [f for f in report.findings if f.rule == "quality.trigger"]
+    assert not report.blocking and not report.passed and finding.severity == "warning"
 
 
 _FRAUD = "gift card|wire fee|prize draw|bank code|crypto coin|loan offer|tax refund|lottery win|hidden heir|free iphone".split(
@@ -173,7 +173,7 @@ def test_the_words_that_make_up_a_label_are_no_triggers(message: Callable[[rando
     for i in range(800):
         text, label = message(rnd)
         rows.append(make(f"{text} {i}", label, i + 1, label=label))
-    assert label_noise(rows, {}, make_spec(sorted({str(e.label) for e in rows})))["triggers"] == []
+    assert label_noise(rows, {}, make_spec(sorted({str(e.label) for e in rows}))).triggers == []
 
 
 def test_a_word_of_a_label_is_no_trigger() -> None:
@@ -181,7 +181,7 @@ def test_a_word_of_a_label_is_no_trigger() -> None:
     for i, e in enumerate(rows):
         if e.label == "parcel" and i % 3:
             rows[i] = make(f"{e.user_text} parcelno", "parcel", i, label="parcel")
-    assert label_noise(rows, {}, make_spec(LABELS))["triggers"] == []
+    assert label_noise(rows, {}, make_spec(LABELS)).triggers == []
 
 
 def test_duplicates_with_one_wrong_label_cannot_vouch_for_each_other() -> None:
@@ -190,15 +190,15 @@ def test_duplicates_with_one_wrong_label_cannot_vouch_for_each_other() -> None:
     twins = [make(f"{text} {i}", "x", 500 + i, label="holiday") for i in range(12)]
     ids = {e.id for e in twins}
     apart = label_noise(rows + twins, dict.fromkeys(ids, "twins"), make_spec(LABELS))
-    assert ids <= {s["id"] for s in apart["suspects"]}
+    assert ids <= {s.id for s in apart.suspects}
     together = label_noise(rows + twins, {}, make_spec(LABELS))
-    assert not ids & {s["id"] for s in together["suspects"]}
+    assert not ids & {s.id for s in together.suspects}
 
 
 def test_what_cannot_be_judged_is_said() -> None:
     report = label_noise(requests(20), {}, make_spec())
-    assert report["passed"] and not report["applies"] and "not labels" in report["message"]
+    assert report.passed and not report.applies and "not labels" in report.message
     lonely = [*requests(40), make("unique words here", "x", 99, label="rare")]
     report = label_noise(lonely, {}, make_spec([*LABELS, "rare"]))
-    assert report["left_out"] == ["rare"]
-    assert report["message"].endswith("; labels with too few rows to test: rare"), "no row was left out by hash"
+    assert report.left_out == ["rare"]
+    assert report.message.endswith("; labels with too few rows to test: rare"), "no row was left out by hash"

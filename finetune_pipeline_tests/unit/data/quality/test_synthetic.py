@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import binom
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.synthetic import acceptance_number, review_sample, synthetic_rows
+from finetune_pipeline.data.quality.parts import Place
+from finetune_pipeline.data.quality.synthetic import Generator, acceptance_number, review_sample, synthetic_rows
 from finetune_pipeline.spec.data import SyntheticSpec
 from finetune_pipeline_tests.unit.data.quality.makers import make, make_spec
 
@@ -35,14 +36,14 @@ def test_training_waits_until_every_row_of_the_sample_is_decided() -> None:
     sample = review_sample(rows, {}, SPEC)
     decisions = {e.id: "keep" for e in sample[1:]}
     report = synthetic_rows(rows, {}, decisions, make_spec())
-    assert report["verdict"] == "waiting" and not report["passed"] and report["blocking"]
-    assert report["waiting"] == [{"place": sample[0].place, "id": sample[0].id}]
-    assert report["findings"][0]["severity"] == "error"
+    assert report.verdict == "waiting" and not report.passed and report.blocking
+    assert report.waiting == [Place(place=sample[0].place, id=sample[0].id)]
+    assert report.findings[0].severity == "error"
     decisions[sample[0].id] = "keep"
     report = synthetic_rows(rows, {}, decisions, make_spec())
-    assert report["verdict"] == "accepted" and report["passed"] and report["rejected"] == 0
+    assert report.verdict == "accepted" and report.passed and report.rejected == 0
     report = synthetic_rows(rows, {}, {e.id: "drop" for e in rows}, make_spec())  # every row was seen
-    assert report["verdict"] == "accepted" and report["rejected"] == report["sample"]
+    assert report.verdict == "accepted" and report.rejected == report.sample
 
 
 @pytest.mark.parametrize(("bad", "verdict"), [(4, "accepted"), (5, "rejected")])
@@ -52,9 +53,9 @@ def test_the_plan_decides_at_its_number(bad: int, verdict: str) -> None:
     rejecting = ("drop", "relabel")
     decisions = {e.id: rejecting[i % 2] if i < bad else "keep" for i, e in enumerate(sample)}
     report = synthetic_rows(rows, {}, decisions, make_spec())
-    assert report["allowed"] == 4 and report["verdict"] == verdict and report["passed"] == (verdict == "accepted")
-    assert report["rejected"] == bad
-    assert report["generators"] == [{"generator": "big", "rows": 900, "sample": 90, "decided": 90, "rejected": bad}]
+    assert report.allowed == 4 and report.verdict == verdict and report.passed == (verdict == "accepted")
+    assert report.rejected == bad
+    assert report.generators == [Generator(generator="big", rows=900, sample=90, decided=90, rejected=bad)]
 
 
 def test_the_operating_curve_in_the_docs_is_the_computed_one() -> None:

@@ -25,15 +25,15 @@ def test_a_label_written_into_the_input_is_named(tag: Callable[[str, str], str],
         make(tag(str(e.label), e.user_text), str(e.label), i, label=e.label) for i, e in enumerate(requests(400), 1)
     ]
     report = label_in_input(rows, make_spec(LABELS))
-    assert {p["label"]: p["phrase"] for p in report["phrases"]} == named
-    assert not report["passed"] and not report["blocking"]
-    assert [f["rule"] for f in report["findings"]] == ["quality.label_in_input"] * len(named)
-    assert "production" in report["findings"][0]["fix"] and "100 of 100 rows" in report["message"]
+    assert {p.label: p.phrase for p in report.phrases} == named
+    assert not report.passed and not report.blocking
+    assert [f.rule for f in report.findings] == ["quality.label_in_input"] * len(named)
+    assert "production" in report.findings[0].fix and "100 of 100 rows" in report.message
 
 
 def test_words_that_belong_to_labels_are_not_called_written_in() -> None:
-    assert label_in_input(requests(400), make_spec(LABELS))["passed"]
-    assert not label_in_input(requests(400), make_spec())["applies"]
+    assert label_in_input(requests(400), make_spec(LABELS)).passed
+    assert not label_in_input(requests(400), make_spec()).applies
 
 
 def _stories(rows: int, change: Callable[[int, str], str]) -> list[Example]:
@@ -54,14 +54,14 @@ def _stories(rows: int, change: Callable[[int, str], str]) -> list[Example]:
 )
 def test_answers_cut_off_at_one_length_are_a_finding(cut: Callable[[int, str], str], at: str) -> None:
     report = answer_style(_stories(400, cut), make_spec())
-    assert "quality.answers_cut" in [f["rule"] for f in report["findings"]] and at in report["message"]
-    assert not report["passed"] and not report["blocking"]
+    assert "quality.answers_cut" in [f.rule for f in report.findings] and at in report.message
+    assert not report.passed and not report.blocking
 
 
 def test_answers_of_which_half_end_without_a_full_stop_are_a_finding() -> None:
     report = answer_style(_stories(400, lambda i, story: story if i % 2 else story[:-1]), make_spec())
-    assert [f["rule"] for f in report["findings"]] == ["quality.mixed_ends"]
-    assert "200 of 400 answers of a sentence end without a full stop" in report["message"]
+    assert [f.rule for f in report.findings] == ["quality.mixed_ends"]
+    assert "200 of 400 answers of a sentence end without a full stop" in report.message
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_answers_of_which_half_end_without_a_full_stop_are_a_finding() -> None:
     ids=["full-stops", "none", "few-without", "short-answers", "code", "dates", "codes", "commands"],
 )
 def test_answers_that_are_whole_and_alike_pass(style: Callable[[int, str], str]) -> None:
-    assert answer_style(_stories(400, style), make_spec())["findings"] == []
+    assert answer_style(_stories(400, style), make_spec()).findings == []
