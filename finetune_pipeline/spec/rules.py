@@ -119,7 +119,8 @@ def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_refine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that the second stage can continue the first: with a low-rank adapter, here, and with several rows a pass for KTO."""
+    """Check that the second stage can continue the first: with a low-rank adapter, not at a service, and for KTO with several rows
+    a pass."""
     training = spec.training
     if not training.refine.is_on:
         return
@@ -127,9 +128,9 @@ def check_refine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     if METHODS[training.method].section != "lora":
         message = f"a second stage trains a low-rank adapter, and method {training.method} has none"
         yield problem("refine", key, message, "set training.method: qlora or lora, or remove training.refine")
-    if training.trainer != "local":
-        message = f"a second stage runs on this machine only, and training.trainer is {training.trainer}"
-        yield problem("refine", key, message, "set training.trainer: local, or remove training.refine")
+    if training.trainer not in ("local", "ray"):
+        message = f"a second stage runs on this machine or on Ray, and training.trainer is {training.trainer}"
+        yield problem("refine", key, message, "set training.trainer: local or ray, or remove training.refine")
     if training.refine.method == "kto" and training.micro_batch_size < 2:
         message = "kto compares each row with the others of its pass, and training.micro_batch_size is 1"
         yield problem("refine", "training.micro_batch_size", message, "raise it to 2 or more, or use dpo")

@@ -43,6 +43,7 @@ from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.steps.reviews import secret_of
 from finetune_pipeline.steps.rungs import PREDICTIONS
 from finetune_pipeline.steps.training import class_settings, make_supervised, merge
+from finetune_pipeline.trainers.ray import refine_on_ray
 from finetune_pipeline.training.facts import AnyTraining, LocalTraining, RefinedChoice, RefinedFacts, Refinement
 
 
@@ -183,6 +184,8 @@ def _refine(context: StepContext) -> RefinedFacts:
         out=context.out,
         work=context.builder.work / "second_stage",
     )
+    if context.spec.training.trainer == "ray":
+        return RefinedFacts.of(refine_on_ray(replace(job, stage="refined_adapter"), context.spec))
     return RefinedFacts.of(context.launch(job))
 
 

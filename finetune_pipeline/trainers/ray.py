@@ -1,13 +1,15 @@
-"""Trains on a Ray cluster: one Ray job per training, whose name is derived from its rows, base model and settings."""
+"""Trains on a Ray cluster: one Ray job per training or second stage, named after its rows, base model and settings."""
 
 import importlib.util
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from finetune_pipeline.engine.files import digest_file, digest_json, read_json
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, FindingsError, errors
+from finetune_pipeline.jobs import RefineJob
 from finetune_pipeline.models.identity import model_folder, record_digest
-from finetune_pipeline.models.model_files import MODEL_FILE, text_files, weight_files
+from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, MODEL_FILE, text_files, weight_files
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
@@ -20,6 +22,8 @@ from finetune_pipeline.trainers.storage import Storage, storage_findings
 from finetune_pipeline.training.facts import LocalTraining
 
 _PLACE = "task.yaml: training.ray"
+ROWS, FIRST_STAGE = "preferences.jsonl", "first/adapter"
+"""Of a second stage: the rows, and the adapter of the first stage, in the storage and on the workers."""
 
 
 @register
@@ -59,6 +63,26 @@ def job_name(order: TrainingOrder) -> str:
     rows = {"train": digest_file(order.train), "validation": digest_file(order.validation)}
     key = digest_json({"settings": settings, **rows, "base": record_digest(order.base)})
     return f"{order.spec.name}-{key[:16]}"
+
+
+def refine_on_ray(job: RefineJob, spec: TaskSpec) -> dict[str, Any]:
+    """Train the second stage on the cluster of `training.ray`, with one worker: KTO compares the rows of a pass. Returns its
+    facts."""
+    section = spec.training.ray
+    if blocking := errors(cluster_findings(section)):
+        raise FindingsError(blocking)
+    start = digest_file(job.start_from / ADAPTER_WEIGHTS)
+    key = [job.settings, job.refine, digest_file(job.rows), record_digest(job.base), start]
+
+    def bring_inputs(place: Storage) -> None:
+        place.put(job.rows, ROWS)
+        place.put_folder(job.start_from, f"trained/{FIRST_STAGE}")
+        base, sections = _bring_base(job.base, section, job.stage), {"settings": job.settings, "refine": job.refine}
+        place.write_json("job.json", {"action": "refine", "spec": _sent(spec), "base": base, **sections})
+
+    name = f"{spec.name}-refine-{digest_json(key)[:16]}"
+    RayJob(name, section, job.stage, job.work).run(bring_inputs, job.out)
+    return dict(read_json(job.out / "result.json"))
 
 
 def uneven_batches(batch_size: int, workers: int) -> list[Finding]:
@@ -136,15 +160,24 @@ def _storage_findings(section: RaySection) -> list[Finding]:
     return []
 
 
+def _bring_base(base: Path, section: RaySection, stage: str) -> dict[str, Any]:
+    """Upload the base model to the storage if it is not there yet. Returns where it is, and its record."""
+    storage, model = Storage(storage_of(section)), model_folder(base)
+    folder = f"bases/{record_digest(base)[:16]}"
+    if not storage.has_folder(folder):
+        say(f"{stage}: bringing the base model to {storage.address}")
+        storage.put_folder(model, folder, [*weight_files(model), *text_files(model)])
+    return {"folder": folder, "record": read_json(base / MODEL_FILE) if (base / MODEL_FILE).exists() else None}
+
+
+def _sent(spec: TaskSpec) -> dict[str, Any]:
+    """Return the spec as a job gets it, without what the cluster's environment has."""
+    return spec.model_dump(mode="json", exclude={"training": {"ray": {"runtime_env"}}})
+
+
 def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
     """Upload rows and settings to the storage, and the base model if it is not there yet."""
-    storage, model = Storage(storage_of(order.spec.training.ray)), model_folder(order.base)
-    folder = f"bases/{record_digest(order.base)[:16]}"
-    if not storage.has_folder(folder):
-        say(f"adapter: bringing the base model to {storage.address}")
-        storage.put_folder(model, folder, [*weight_files(model), *text_files(model)])
+    base = _bring_base(order.base, order.spec.training.ray, "adapter")
     place.put(order.train, "train.jsonl")
     place.put(order.validation, "validation.jsonl")
-    record = read_json(order.base / MODEL_FILE) if (order.base / MODEL_FILE).exists() else None
-    spec = order.spec.model_dump(mode="json", exclude={"training": {"ray": {"runtime_env"}}})
-    place.write_json("job.json", {"action": "train", "spec": spec, "base": {"folder": folder, "record": record}})
+    place.write_json("job.json", {"action": "train", "spec": _sent(order.spec), "base": base})

@@ -3,10 +3,10 @@
 Folder of a job in the storage::
 
     job.json                        the request: {action, spec, base {folder, record}}
-    train.jsonl, validation.jsonl   the rows
+    train.jsonl, validation.jsonl   the rows; of a second stage preferences.jsonl
     history.jsonl, said.json        losses so far; {worker, lines}: log messages of the current workers
     checkpoints/PHASE/              Ray Train's checkpoints: the newest and the best one
-    trained/…                       results of finished phases
+    trained/…                       results of finished phases, and the adapter that a second stage starts from
     result/                         result of the training, once the job has succeeded
     error.json                      {code, kind, message} of the error that ended it
 """
@@ -19,7 +19,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -27,7 +27,7 @@ from finetune_pipeline import __version__
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.jobs import TrainJob, job_fields, job_of
+from finetune_pipeline.jobs import RefineJob, TrainJob, job_fields, job_of
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import MODEL_FILE
 from finetune_pipeline.planning.memory import weight_bytes
@@ -40,12 +40,13 @@ from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.trainers import ray_data
 from finetune_pipeline.trainers.base import TrainingOrder
 from finetune_pipeline.trainers.local import train_locally
-from finetune_pipeline.trainers.ray import uneven_batches
+from finetune_pipeline.trainers.ray import FIRST_STAGE, ROWS, uneven_batches
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.training.processes import STRATEGY
 from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
-_PATHS = ("base", "train", "validation", "out", "work", "start_from")
+Trained = TypeVar("Trained", bound=TrainJob | RefineJob)
+_PATHS = ("base", "train", "validation", "rows", "out", "work", "start_from")
 _NO_ROOT = Path("/scratch")
 """Stands for the scratch folder in a job that is sent to workers."""
 _ROOM = 0.8
@@ -60,6 +61,8 @@ def main() -> None:
         request = place.read_json("job.json")
         if request["action"] == "train":
             train(storage, place, request)
+        elif request["action"] == "refine":
+            refine(storage, place, request)
         else:
             ray_data.make(place, request)
     except Exception as error:  # noqa: BLE001 - error.json reports any error
@@ -95,13 +98,39 @@ def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
         place.put_folder(order.out, "result")
 
 
-def _moved(job: TrainJob, source: Path, target: Path) -> TrainJob:
+def refine(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
+    """Train a second stage in one worker, and upload its result."""
+    section = TaskSpec.model_validate(request["spec"]).training.ray.model_copy(update={"workers": 1})
+    job = RefineJob(
+        stage="refined_adapter",
+        base=_NO_ROOT / "base",
+        start_from=_NO_ROOT / FIRST_STAGE,
+        rows=_NO_ROOT / ROWS,
+        settings=request["settings"],
+        refine=request["refine"],
+        out=_NO_ROOT / "refined",
+        work=_NO_ROOT / "work",
+    )
+    _fit(job, request["base"], "refined", storage, place, section)
+    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+        place.get("trained/refined", Path(scratch))
+        place.put_folder(Path(scratch), "result")
+
+
+def _moved(job: Trained, source: Path, target: Path) -> Trained:
     """Return the job with its paths below another folder: the scratch folder has a different path on every worker."""
-    paths = {name: getattr(job, name) for name in _PATHS}
+    paths = {name: getattr(job, name, None) for name in _PATHS}
     return replace(job, **{name: target / path.relative_to(source) for name, path in paths.items() if path})
 
 
-def _fit(job: TrainJob, base: Mapping[str, Any], phase: str, storage: str, place: Storage, section: RaySection) -> None:
+def _fit(
+    job: TrainJob | RefineJob,
+    base: Mapping[str, Any],
+    phase: str,
+    storage: str,
+    place: Storage,
+    section: RaySection,
+) -> None:
     """Train one phase with several workers. base: of the request.
 
     If workers fail, new ones resume from the last checkpoint, which Ray Train finds by the run's name. Ray's own retries
@@ -156,7 +185,7 @@ def train_worker(config: dict[str, Any]) -> None:
     scratch = _broadcast(lambda: f"finetune-{uuid.uuid4().hex}")
     root = Path(tempfile.gettempdir()) / scratch
     job = job_of(config["job"])
-    assert isinstance(job, TrainJob)
+    assert isinstance(job, TrainJob | RefineJob)
     job = _moved(job, _NO_ROOT, root)
     if is_first:
         listen(_listener(place, scratch, job.work / "history.jsonl"))
@@ -205,13 +234,14 @@ def _listener(place: Storage, worker: str, history: Path) -> Callable[[str], Non
     return upload
 
 
-def _strategy(job: TrainJob, workers: int) -> str:
+def _strategy(job: TrainJob | RefineJob, workers: int) -> str:
     """Choose how the workers share the training, and say why."""
     import torch
 
     if workers == 1:
         return "ddp"
     gpu_bytes = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    assert isinstance(job, TrainJob)
     chosen, reason = choose_strategy(job, workers, gpu_bytes)
     say(f"{job.stage}: {workers} workers, {chosen}: {reason}")
     return chosen
@@ -252,12 +282,12 @@ def _install_fix(error: BaseException) -> str:
     return f"\nfix: {fix}" if isinstance(error, ModuleNotFoundError) else ""
 
 
-def _bring_inputs(job: TrainJob, config: Mapping[str, Any], place: Storage, root: Path) -> None:
+def _bring_inputs(job: TrainJob | RefineJob, config: Mapping[str, Any], place: Storage, root: Path) -> None:
     """Download rows, base model, the adapter to start from, and the last checkpoint into a new folder."""
     import ray.train
 
     root.mkdir(mode=0o700)
-    for path in (job.train, job.validation):
+    for path in (job.train, job.validation) if isinstance(job, TrainJob) else (job.rows,):
         place.get(path.name, path)
     folder, record = config["base"]["folder"], config["base"]["record"]
     Storage(config["storage"]).get(folder, root / "base" / "model" if record else root / "base")

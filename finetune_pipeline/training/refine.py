@@ -6,6 +6,7 @@ The reference is the adapter as the first stage left it. Its log-probabilities a
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -80,8 +81,8 @@ def job_digest(job: RefineJob) -> str:
     )
 
 
-def refine(job: RefineJob) -> tuple[RefinedFacts, dict[str, Any]]:
-    """Run a job of :class:`finetune_pipeline.jobs.RefineJob`. Returns (facts, measured).
+def refine(job: RefineJob, on_saved: Callable[[], None] | None = None) -> tuple[RefinedFacts, dict[str, Any]]:
+    """Run a job of :class:`finetune_pipeline.jobs.RefineJob`. Returns (facts, measured). on_saved: called after a checkpoint.
 
     Raises FindingsError for findings of the audit, faults.Diverged when the loss is no longer finite, PassTooLarge if the rows
     that a pass needs do not fit into memory: one pair for dpo, two answers for kto.
@@ -90,11 +91,11 @@ def refine(job: RefineJob) -> tuple[RefinedFacts, dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
     digest, least = job_digest(job), 2 if job.refine["method"] == "kto" else 1
     return train_in_halves(
-        partial(_attempt, job, digest), job.work, digest, job.settings["batch_size"], job.stage, least
+        partial(_attempt, job, digest, on_saved), job.work, digest, job.settings["batch_size"], job.stage, least
     )
 
 
-def _attempt(job: RefineJob, digest: str) -> tuple[RefinedFacts, dict[str, Any]]:
+def _attempt(job: RefineJob, digest: str, on_saved: Callable[[], None] | None) -> tuple[RefinedFacts, dict[str, Any]]:
     """Train with the micro-batch that fits, as far as is known."""
     settings, method = job.settings, str(job.refine["method"])
     micro = micro_batch(job.work, digest, settings["micro_batch_size"])
@@ -120,6 +121,7 @@ def _attempt(job: RefineJob, digest: str) -> tuple[RefinedFacts, dict[str, Any]]
     built = build(job.base, settings, dtype, device, tokenizer, "", job.start_from)
     with passes_of(micro):
         trainer, callback = _trainer(job, built, tokenizer, collator, encoded, digest, micro)
+    callback.on_saved = on_saved
     resume = checkpoints.find_resumable(job.work / "checkpoints", digest)
     for skipped in resume.skipped:
         say(f"{job.stage}: {skipped['name']} is not used: {skipped['reason']}")
@@ -227,6 +229,11 @@ class RefineCallback(TrainerCallback):
 
     def __init__(self, stage: str, weights: tuple[float, float]) -> None:
         self.stage, self.weights = stage, weights
+        self.on_saved: Callable[[], None] | None = None
+
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
+        if self.on_saved is not None:
+            self.on_saved()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:

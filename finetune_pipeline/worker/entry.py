@@ -99,7 +99,7 @@ def run(job: Job, on_saved: Callable[[], None] | None = None) -> tuple[object, d
         case RefineJob():
             from finetune_pipeline.training.refine import refine
 
-            return refine(job)
+            return refine(job, on_saved)
         case MergeJob():
             from finetune_pipeline.models.merging import merge_and_compare
 

@@ -222,7 +222,7 @@ RULES = [
     ("spec.teacher_answers", {"teacher": TEACHER, "data": UNLABELLED, "output": {"kind": "text"}}),
     ("spec.teacher_split", {"teacher": TEACHER, "data": UNLABELLED, "split": {"by": "time"}}),
     ("spec.refine", {"training": {**KTO, "method": "full"}}),
-    ("spec.refine", {"training": {**KTO, "trainer": "ray"}}),
+    ("spec.refine", {"training": {**KTO, "trainer": "together"}}),
     ("spec.refine", {"training": {**KTO, "method": "lora", "micro_batch_size": 1}}),
     ("spec.judge", {"gates": {"min_preferred": 0.5}}),
     ("spec.judge", {"evaluation": {"judge": {"url": "http://judge.example/v1", "model": "m"}}}),

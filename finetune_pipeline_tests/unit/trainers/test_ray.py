@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,21 @@ from safetensors.numpy import load_file
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
-from finetune_pipeline.trainers.ray import job_name
+from finetune_pipeline.trainers.ray import job_name, refine_on_ray
 from finetune_pipeline.trainers.ray_cluster import connect
 from finetune_pipeline.trainers.ray_jobs import runtime_env
 from finetune_pipeline.trainers.storage import Storage
+from finetune_pipeline.training.facts import RefinedFacts
+from finetune_pipeline.training.refine import refine
 from finetune_pipeline_tests.ray_cluster import LocalCluster, local_cluster
 from finetune_pipeline_tests.s3_server import BUCKET, SECRET, make_bucket, s3_server
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
 from finetune_pipeline_tests.unit.trainers.test_local import Starter
 from finetune_pipeline_tests.unit.training.jobs import ROOT, settings, task
+from finetune_pipeline_tests.unit.training.test_refine import first, labelled
+from finetune_pipeline_tests.unit.training.test_refine import job as refine_job
+
+__all__ = ["first"]
 
 pytest.importorskip("ray")
 ROWS = 16
@@ -133,6 +141,41 @@ def test_one_worker_trains_what_this_machine_trains_through_an_object_store(inpu
         order_of(inputs, tmp_path / "ray", ray={"address": cluster.address, "storage": f"s3://{BUCKET}/jobs"})
     )
     assert second_facts == facts and list(attempts(cluster, order)) == [submission]
+
+
+@pytest.mark.parametrize("method", ["kto", pytest.param("dpo", marks=pytest.mark.ray)])
+def test_a_second_stage_ends_with_the_bits_of_one_here(
+    first: Path, cluster: LocalCluster, tmp_path: Path, method: str
+) -> None:
+    here, there = (refine_job(first, tmp_path / name, labelled(), method) for name in ("here", "there"))
+    facts, _ = refine(here)
+    ray = {"address": cluster.address, "storage": str(tmp_path / "shared"), "workers": 2, "runtime_env": QUICK}
+    spec = task(settings(trainer="ray", method="lora", refine={"method": method}, ray=ray))
+    assert RefinedFacts.of(refine_on_ray(there, spec)) == facts
+    assert (there.out / ADAPTER).read_bytes() == (here.out / ADAPTER).read_bytes()
+    assert (there.out / "audit.json").read_bytes() == (here.out / "audit.json").read_bytes()
+    assert not list((tmp_path / "shared").glob("demo-*")), "rows do not stay behind"
+    shutil.rmtree(there.out)
+    assert RefinedFacts.of(refine_on_ray(there, spec)) == facts, "collected already: it needs no second job"
+    names = [str(job.submission_id) for job in connect(cluster.address).list_jobs()]
+    assert sum(name.startswith("demo-refine-") for name in names) == 1 + (method == "dpo")
+
+
+@pytest.mark.ray
+def test_a_second_stage_goes_on_from_its_checkpoint_after_its_worker_is_lost(first, cluster, tmp_path) -> None:
+    here, there = (refine_job(first, tmp_path / name, labelled(40), "dpo", epochs=8.0) for name in ("here", "there"))
+    refine(here)
+    shared = tmp_path / "shared"
+    ray = {"address": cluster.address, "storage": str(shared), "max_failures": 2, "runtime_env": QUICK}
+    spec = task(settings(trainer="ray", method="lora", refine={"method": "dpo"}, ray=ray))
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(refine_on_ray, there, spec)
+        wait_until(lambda: any(shared.glob("*/checkpoints/*/checkpoint_manager_snapshot.json")), WAIT)
+        (worker,) = training_workers(cluster)
+        worker.kill()
+        running.result(WAIT)
+    assert json.loads((there.out / "measured.json").read_text())["resumed_from"] is not None
+    assert (there.out / ADAPTER).read_bytes() == (here.out / ADAPTER).read_bytes()
 
 
 @pytest.mark.ray
