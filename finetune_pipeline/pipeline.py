@@ -497,7 +497,7 @@ STEPS = [
             "similarity": spec.evaluation.similarity,
             "confidence": spec.gates.confidence,
         },
-        code_version="8",
+        code_version="9",
         checks=(evaluation_check.judge_believed,),
         kinds=("openai",),
     ),

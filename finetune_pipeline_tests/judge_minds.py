@@ -46,12 +46,21 @@ def shy(reference: str, first: str, second: str) -> str:
     return "I cannot say" if number and int(number[0]) < 100 else fair(reference, first, second)
 
 
+def leaning(reference: str, first: str, second: str) -> str:
+    """Prefers the right answer, but of every fourth reference the one that is `surely`."""
+    number = re.search(r"\d+", reference)
+    if number and int(number[0]) % 4 == 0 and ("surely" in first) != ("surely" in second):
+        return "first" if "surely" in first else "second"
+    return fair(reference, first, second)
+
+
 MINDS: dict[str, Mind] = {
     "shy": shy,
     "fair": fair,
     "long": likes_long,
     "first": likes_first,
     "padded": padded,
+    "leaning": leaning,
     "chatty": chatty,
 }
 

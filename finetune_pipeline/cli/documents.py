@@ -26,6 +26,7 @@ from finetune_pipeline.data.review import Reviewed
 from finetune_pipeline.data.split.canaries import EditRecall
 from finetune_pipeline.data.validate.validation import Validated
 from finetune_pipeline.evaluation.costs import SimpleCost
+from finetune_pipeline.evaluation.preferences.judge import JudgeFindings
 from finetune_pipeline.evaluation.result_parts import GateResult
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.costs import Costs
@@ -274,15 +275,16 @@ class VerifyDocument:
 
 @dataclass
 class ReviewDocument:
-    """sheet: its name; items: to judge. html, csv, xlsx: files written. taken to wrong: of --take."""
+    """sheet: its name; items: to judge. html, jsonl: files written. taken to wrong: of --take. judge: of --judge, which makes no
+    sheet."""
 
     task: str
     what: str
-    sheet: str
-    items: int
+    sheet: str = ""
+    items: int = 0
     html: str = ""
-    csv: str = ""
-    xlsx: str = ""
+    jsonl: str = ""
+    judge: JudgeFindings | None = None
     taken: int = 0
     known: int = 0
     files: list[str] = field(default_factory=list)

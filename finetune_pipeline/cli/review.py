@@ -8,15 +8,19 @@ from threading import Event
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, as_json, failure, get_task, problem, say, tell, writing
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, failure, get_task, problem, say, tell, writing
 from finetune_pipeline.data.examples import examples_of, hash_order, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.people import read_people
 from finetune_pipeline.data.quality.noise import NoisePart
 from finetune_pipeline.data.review import SECOND_STAGE, read_decisions
 from finetune_pipeline.data.unlabelled import read_unlabelled
+from finetune_pipeline.engine.facts import to_json
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.endpoint_client import EndpointError
+from finetune_pipeline.evaluation.preferences.judge import LIKED, Judge
 from finetune_pipeline.evaluation.sealed import user_name
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.orchestration.resources import Store
@@ -24,6 +28,7 @@ from finetune_pipeline.production.choosing import DIFFERS
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
 from finetune_pipeline.production.logged_answers import log_sources, questions_to_judge
 from finetune_pipeline.production.shadow_rows import is_decidable
+from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.review.flagged_queue import flagged_queue
 from finetune_pipeline.review.people_queue import people_queue, progress
 from finetune_pipeline.review.queues import (
@@ -34,11 +39,12 @@ from finetune_pipeline.review.queues import (
     synthetic_queue,
 )
 from finetune_pipeline.review.ratings import read_ratings
-from finetune_pipeline.review.second_stage import second_stage_sheet
+from finetune_pipeline.review.second_stage import ask_judge, second_stage_sheet
 from finetune_pipeline.review.server import review_app
 from finetune_pipeline.review.sheet_files import read_table, store, write_table
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.steps.reviews import output_sheet, secret_of
 from finetune_pipeline.steps.teacher import ANSWERS
 
@@ -60,6 +66,7 @@ SUBJECTS = ("outputs", "refined", "test", "suspects", "rows", "synthetic", "flag
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the page to this file instead of serving it.")
 @click.option("--table", type=click.Path(path_type=Path), help="Write the sheet to this .jsonl file.")
+@click.option("--judge", is_flag=True, help="With --what refined: ask evaluation.judge in place of people.")
 @click.option("--take", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Import a filled-in file.")
 @as_json
 def review(
@@ -71,14 +78,18 @@ def review(
     browser: bool,
     page: Path | None,
     table: Path | None,
+    judge: bool,
     take: Path | None,
 ) -> int:
     """Review answers or rows of TASK: answers of base and candidate side by side, blind (--what outputs), those of the two
     stages of a text task with training.refine (refined), rows without an answer, which people answer for test and validation
     (test), labels in doubt (suspects), rows as they were read (rows), synthetic rows awaiting a decision, or flagged production
-    rows. Decisions go into the task folder; the next `finetune run TASK` applies them.
+    rows. Decisions go into the task folder; the next `finetune run TASK` applies them. --judge asks the declared judge model about
+    the rows of --what refined; it counts if it agrees with people on those that they compared.
     """
     loaded = get_task(task)
+    if judge:
+        return _ask_judge(loaded, what)
     if table is not None and table.exists():
         fix = f"name another file, or import it with --take {table}"
         raise click.ClickException(f"{table} is there already, and may be filled in\nfix: {fix}")
@@ -139,15 +150,45 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     return outputs_queue(task, name, sheet, ratings)
 
 
-def _both_stages(task: Task, artifacts: ArtifactStore, items: int, rater: str, taking: bool) -> ReviewQueue:
-    """The queue of text answers that a second stage has changed."""
+def _second_stage(task: Task, artifacts: ArtifactStore) -> Artifact:
+    """The newest second stage of a text task."""
     if not task.spec.training.refine.is_on or task.spec.output.kind != "text":
         fix = "elsewhere the metric decides (`finetune docs preferences`)"
         raise click.ClickException(f"{task.name} is no text task with training.refine\nfix: {fix}")
     newest = artifacts.all_versions(task.name, "refined_adapter")[-1:]
     if not newest or newest[0].skipped:
         raise click.ClickException(f"{task.name} has no refined_adapter yet: run `finetune run {task.name}`")
-    name, sheet = second_stage_sheet(artifacts.check(newest[0]), secret_of(artifacts))
+    return artifacts.check(newest[0])
+
+
+def _ask_judge(task: Task, what: str) -> int:
+    """Ask the declared judge which of the two stages' answers are better."""
+    settings, artifacts = task.spec.evaluation.judge, Store().artifacts()
+    if what != "refined":
+        fix = "`finetune run` asks it about the test; --what refined asks it about a second stage"
+        raise click.ClickException(f"--judge compares no {what}\nfix: {fix}")
+    if settings is None:
+        raise click.ClickException(
+            f"{task.name} declares no judge\nfix: declare evaluation.judge (`finetune docs review`)"
+        )
+    refined = _second_stage(task, artifacts)
+    try:
+        model = Judge.of(settings, AnswerCache.of(answers_of(artifacts)), LIKED, "refined_adapter")
+        findings = ask_judge(task, refined, model, settings, secret_of(artifacts))
+    except (EndpointError, ValueError) as error:
+        fix = "check the endpoint and its key, and run it again; received replies are kept"
+        raise click.ClickException(f"the judge was not asked: {error}\nfix: {fix}") from error
+    tell(
+        {"task": task.name, "what": what, "judge": to_json(findings)},
+        *judge_sentences(findings, "of changed answers", "second stage"),
+        *([f"next: finetune run {task.name}"] if findings.believed else []),
+    )
+    return DONE if findings.believed else REFUSED
+
+
+def _both_stages(task: Task, artifacts: ArtifactStore, items: int, rater: str, taking: bool) -> ReviewQueue:
+    """The queue of text answers that a second stage has changed."""
+    name, sheet = second_stage_sheet(_second_stage(task, artifacts), secret_of(artifacts))
     if not sheet and not taking:
         raise click.ClickException(
             "the second stage changed no answer to a validation row, so there is nothing to compare"

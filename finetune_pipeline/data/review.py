@@ -22,8 +22,8 @@ from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
 
 DECISIONS = ("keep", "drop", "relabel")
-RATINGS, SECOND_STAGE = "outputs", "second_stage"
-"""Subfolder of reviews/ with people's ratings of models' answers, which decide nothing about rows."""
+RATINGS, SECOND_STAGE, JUDGED_STAGE = "outputs", "second_stage", "second_stage_by_judge"
+"""Subfolders of reviews/ with ratings of models' answers, which decide nothing about rows; the last with a judge model's."""
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -43,7 +43,7 @@ class Decision:
 
 def review_files(folder: Path) -> list[tuple[str, Path]]:
     """Return (name, path) of the files in a reviews folder, sorted, without hidden files and ratings."""
-    ratings = f"{RATINGS}/", f"{SECOND_STAGE}/"
+    ratings = f"{RATINGS}/", f"{SECOND_STAGE}/", f"{JUDGED_STAGE}/"
     return [(name, path) for name, path in visible_files(folder) if not name.startswith(ratings)]
 
 

@@ -1,10 +1,10 @@
 """Decides between the supervised model and the same model after a second stage on preferences.
 
 The refined model goes on only if it is surely better in the task's metric or, with text, people who do not see whose answers
-they compare surely find its answers better more often than worse. It must surely lose nothing in form, length and general
-ability; with text, it must not have learnt a phrase that the references do not write, unless those people, who read it, prefer
-it. A tie keeps the supervised model. This is decided on the validation rows. If the refined model goes on, the supervised one
-answers the sealed test, too, and the same must be shown there.
+they compare, or they and a judge model that agrees with them, surely find its answers better more often than worse. It must
+surely lose nothing in form, length and general ability; with text, it must not have learnt a phrase that the references do not
+write, unless people, who read it, surely prefer it. A tie keeps the supervised model. This is decided on the validation rows. If
+the refined model goes on, the supervised one answers the sealed test, too, and the same must be shown there.
 """
 
 import re
@@ -108,8 +108,7 @@ def choose(
             longer=longer,
             phrases=phrases,
             ability=lost,
-        ),
-        None,
+        )
     )
 
 
@@ -118,7 +117,7 @@ def confirmed(
 ) -> RefinedChoice | None:
     """Compare both models' answers to the sealed test; None if the supervised model was not asked.
 
-    Where people preferred the refined model's answers, no gain in the metric is needed here either.
+    Where the refined model's answers were preferred, no gain in the metric is needed here either.
 
     Args:
         rows: Answers by model; REFINED are those to compare where the candidate's are an endpoint's.
@@ -128,26 +127,30 @@ def confirmed(
     if SUPERVISED not in rows:
         return None
     measured = choose(spec, rows[SUPERVISED], rows.get(REFINED, rows[CANDIDATE]), sources, level=level)
-    return decided(replace(measured, split="test"), chosen.people)
+    return decided(replace(measured, split="test"), chosen.people, chosen.judge)
 
 
-def decided(measured: RefinedChoice, people: Compared | None) -> RefinedChoice:
-    """Return the choice that follows from the figures and from what people say.
+def decided(measured: RefinedChoice, people: Compared | None = None, judge: Compared | None = None) -> RefinedChoice:
+    """Return the choice that follows from the figures, and from what people and a judge say.
+
+    A judge's preference does not excuse a new phrase: it may like what people do not.
 
     Args:
         measured: With the figures; its decision is made anew.
         people: None if nobody has compared answers, or if they are no text.
+        judge: Of people and a trusted judge together; None if there is no such judge.
     """
     for_people = people is not None and people.surely_better
+    measured = replace(measured, people=people, judge=judge)
     losses = {
-        NO_GAIN: not measured.better and not for_people,
+        NO_GAIN: not measured.better and not measured.liked,
         FORM: measured.form.surely_below,
         LENGTH: measured.longer is not None and measured.longer.surely_above,
         PHRASES: bool(measured.phrases) and not for_people,
         ABILITY: measured.ability is not None and measured.ability.surely_below,
     }
     reasons = [name for name, is_lost in losses.items() if is_lost]
-    choice = replace(measured, refined=not reasons, reasons=reasons, people=people)
+    choice = replace(measured, refined=not reasons, reasons=reasons)
     return replace(choice, sentence=_sentence(choice))
 
 
@@ -179,18 +182,18 @@ def _excess(row: ScoredRow) -> float:
 
 
 def _sentence(choice: RefinedChoice) -> str:
-    gain, people = choice.gain, choice.people
+    gain = choice.gain
     interval = gain.interval or (-1.0, 1.0)
     measured = (
         f"{points(gain.mean)} points of {metric_title(choice.metric)} on {choice.rows} {choice.split} rows "
         f"({points(interval[0])} to {points(interval[1])})"
     )
-    compared = ""
-    if people is not None:
-        compared = (
-            f"of {people.rated} rows that people compared, its answer is better in {people.refined}, the supervised model's in "
-            f"{people.supervised}"
-        )
+    compared = "; ".join(
+        f"of {each.rated} rows that people{f' and, {each.judged} of them, the judge model' if each.judged else ''} compared, its "
+        f"answer is better in {each.refined}, the supervised model's in {each.supervised}"
+        for each in (choice.people, choice.judge)
+        if each is not None
+    )
     phrases = ", ".join(map(repr, choice.phrases))
     if not choice.reasons:
         besides = [name for name, each in ((LENGTH, choice.longer), (ABILITY, choice.ability)) if each is not None]
@@ -202,7 +205,8 @@ def _sentence(choice: RefinedChoice) -> str:
         )
         return f"{verdict}: {why}, with no sure loss in {kept}.{learnt}"
     causes = {
-        NO_GAIN: "it is not surely better in the task's metric" + (", nor for people" if people else ""),
+        NO_GAIN: "it is not surely better in the task's metric"
+        + (", nor for those who compared answers" if compared else ""),
         FORM: "it surely loses form",
         LENGTH: "its answers surely exceed the length of the references more",
         PHRASES: f"it has learnt to write {phrases}, which the references do not",

@@ -148,6 +148,7 @@ def judge_section(evaluation: EvaluationResult) -> Blocks:
         tests: list[tuple[str, Any]] = [
             ("Inconsistent in favour of the first answer; of the second", judge.place),
             ("Wrong in favour of the longer answer; of the shorter", judge.length),
+            ("Wrong in favour of the candidate; of the other model", judge.side),
             ("Prefers the padded answer; the unpadded", judge.padding),
         ]
         columns = [("Bias of the judge", text), ("First", number), ("Second", number), ("Exact p", p_value)]
@@ -156,7 +157,8 @@ def judge_section(evaluation: EvaluationResult) -> Blocks:
         yield from similarity_sentences(evaluation.similarity)
 
 
-def judge_sentences(judge: JudgeFindings) -> list[str]:
+def judge_sentences(judge: JudgeFindings, rows: str = "of the test", model: str = "fine-tuned model") -> list[str]:
+    """Say whether a judge is trusted, and what it prefers. rows: those it compared; model: whose answers are the candidate's."""
     sentences = [
         f"{judge.name} is trusted: it agrees with people."
         if judge.believed
@@ -169,7 +171,7 @@ def judge_sentences(judge: JudgeFindings) -> list[str]:
         )
     if preferred := judge.verdict:
         sentences.append(
-            f"Of {counted(preferred.wins + preferred.losses, 'decided pair')} of the test it prefers the fine-tuned answer in "
+            f"Of {counted(preferred.wins + preferred.losses, 'decided pair')} {rows} it prefers the {model}'s answer in "
             f"{percent(preferred.share)} ({percent_range(preferred.interval)}, exact p {p_value(preferred.p)}); "
             f"{counted(preferred.ties, 'tie')}, {preferred.equal} equal answers, {preferred.failed} not judged."
         )

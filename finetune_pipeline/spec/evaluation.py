@@ -27,8 +27,9 @@ class ServedModelsSpec(ChatEndpointSpec):
 
 
 class JudgeSpec(ChatEndpointSpec):
-    """A model at an OpenAI-style endpoint that decides which of two answers is better. It receives the texts of the test.
-    It is used only after people have rated enough pairs (`finetune review`), and trusted only if it agrees with them."""
+    """A model at an OpenAI-style endpoint that decides which of two answers is better. It receives the texts of the test, and
+    with `finetune review TASK --what refined --judge` those of validation. It is used only after people have rated enough pairs
+    (`finetune review`), and trusted only if it agrees with them."""
 
     model: str = Field(min_length=1, description="Name of the judge model; pin a version.")
     rows: int = Field(200, ge=1, description="Test rows to compare; each is asked twice.")

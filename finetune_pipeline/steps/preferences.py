@@ -89,7 +89,7 @@ def make_preference_rows(context: StepContext) -> PreferenceFacts:
 
 
 def preferred_stages(task: Task, store: ArtifactStore) -> list[str]:
-    """Return the versions of refined_adapter whose answers people surely prefer; none where answers are no text."""
+    """Return the versions of refined_adapter whose answers are surely preferred; none where answers are no text."""
     if not task.spec.training.refine.is_on or task.spec.output.kind != "text":
         return []
     return preferred(comparisons(task, secret_of(store)))
@@ -147,8 +147,9 @@ def make_adapter(context: StepContext) -> AnyTraining:
         write_json(context.out / "measured.json", measured)
         if context.spec.output.kind == "text":
             found = comparisons(context.task, secret_of(context.store))
-            context.refuse_changed("people's comparisons", preferred(found), context.run_inputs.preferred)
-            choice = decided(choice, found.get(second.version))
+            context.refuse_changed("comparisons of answers", preferred(found), context.run_inputs.preferred)
+            if said := found.get(second.version):
+                choice = decided(choice, said.people, said.judge)
     chosen = second if choice and choice.refined else first
     shutil.copytree(chosen.path("adapter"), context.out / "adapter")
     return replace(facts, refinement=Refinement(too_few=refined.too_few, training=refined.training, choice=choice))

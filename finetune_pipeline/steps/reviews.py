@@ -7,7 +7,7 @@ from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
+from finetune_pipeline.evaluation.endpoint_client import EndpointError
 from finetune_pipeline.evaluation.predictions import PredictionRow, of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge, JudgeReview, prediction_pairs
 from finetune_pipeline.evaluation.preferences.people import People, people_choices
@@ -78,11 +78,8 @@ def make_judge_review(context: StepContext) -> JudgeReview:
     judge = similarity = None
     if settings.judge is not None:
         try:
-            judge_settings = settings.judge
-            endpoint = Endpoint.of(judge_settings, judge_settings.model)
-            answers = AnswerCache.of(answers_of(context.store, context.task.name))
-            model = Judge(endpoint, cache=answers, max_tokens=judge_settings.max_tokens)
-            judge = judged_pairs(model, pairs, people, judge_settings, context.spec.gates.confidence, test.sources)
+            model = Judge.of(settings.judge, AnswerCache.of(answers_of(context.store, context.task.name)))
+            judge = judged_pairs(model, pairs, people, settings.judge, context.spec.gates.confidence, test.sources)
         except (EndpointError, ValueError) as error:
             fix = "check the endpoint and its key, and run again (received replies are cached); or remove evaluation.judge"
             raise _problem("judge", error, fix) from error

@@ -79,14 +79,15 @@ class Difference(Facts, frozen=True, kw_only=True):
 
 
 class Compared(Facts, frozen=True, kw_only=True):
-    """What people say of both models' answers to the same rows, blind.
+    """What people, or they and a judge model, say of both models' answers to the same rows, blind.
 
     Attributes:
-        rated: Rows; refined, supervised: those where this model's answer is better.
+        rated: Rows; judged: those that only the judge compared; refined, supervised: those where this model's answer is better.
         evidence: That the refined model's answers are better more often, 1 at the beginning; needed: from which on it is sure.
     """
 
     rated: int
+    judged: int = 0
     refined: int
     supervised: int
     evidence: float
@@ -112,6 +113,7 @@ class RefinedChoice(Facts, frozen=True, kw_only=True):
         phrases: That text answers surely contain more often than before and than the references.
         ability: Of the accuracy on general questions; None if it was not asked.
         people: Their comparison of text answers to validation rows; None if nobody has compared any.
+        judge: People's and a trusted judge model's comparison; None if no judge was asked, or it is not trusted.
     """
 
     refined: bool
@@ -129,6 +131,12 @@ class RefinedChoice(Facts, frozen=True, kw_only=True):
     phrases: list[str] = msgspec.field(default_factory=list)
     ability: Difference | None = None
     people: Compared | None = None
+    judge: Compared | None = None
+
+    @property
+    def liked(self) -> bool:
+        """Whether people, or they and the judge, surely prefer the refined model's answers."""
+        return any(each is not None and each.surely_better for each in (self.people, self.judge))
 
 
 class Refinement(Facts, frozen=True, kw_only=True):

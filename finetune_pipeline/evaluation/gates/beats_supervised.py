@@ -24,7 +24,8 @@ _FIRST_STAGE = (
     needs="Where the second stage's model goes on, it must surely beat the first stage's on the sealed test, too: the lower bound "
     "of the paired gain in the task's metric is above zero and, for shares of right answers, the exact McNemar test agrees. It "
     "surely loses no form, and text is not surely longer beyond the references and has learnt no phrase that they lack. Where "
-    "people preferred its answers, it needs no gain and may have learnt a phrase. Not asked where the first stage's model goes on.",
+    "people, or they and the judge, preferred its answers, it needs no gain; where people did, it may have learnt a phrase. "
+    "Not asked where the first stage's model goes on.",
     default=f"{100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
     what_to_do=f"To ship the first stage's model, {_FIRST_STAGE}. Or collect more preferences, and more test rows if the interval "
     "is wide.",
@@ -34,8 +35,8 @@ def beats_supervised(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     chosen, stages = refinement.choice if refinement else None, evaluation.stages
     if refinement is not None and (chosen is None or not chosen.refined):
         return Outcome("not_asked", None, None, "The first stage's model goes on: there is nothing to confirm.")
-    by_people = chosen is not None and chosen.people is not None and chosen.people.surely_better
-    threshold = None if by_people else 0.0
+    is_liked = chosen is not None and chosen.liked
+    threshold = None if is_liked else 0.0
     if chosen is None or stages is None or stages.gain.interval is None:
         message = "The second stage's model was not compared with the first stage's on the sealed test."
         return Outcome(False, None, threshold, message)
@@ -43,11 +44,11 @@ def beats_supervised(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     if stages.reasons == [NO_GAIN]:
         message += _rows_needed(evaluation)
     to_do = None
-    if spec.output.kind == "text" and not by_people:
+    if spec.output.kind == "text" and not is_liked:
         ask = f"Let people compare the answers: `finetune review {spec.name} --what refined`"
         to_do = f"{ask}. Or, to ship the first stage's model, {_FIRST_STAGE}."
     low, _ = stages.gain.interval
-    return Outcome(stages.refined and (by_people or low > 0), low, threshold, message, to_do)
+    return Outcome(stages.refined and (is_liked or low > 0), low, threshold, message, to_do)
 
 
 def _rows_needed(evaluation: EvaluationResult) -> str:

@@ -94,6 +94,7 @@ def qualify(
             [1 if first == "a" else -1 for first, second in in_both_orders if second == _SWAPPED.get(first)]
         ),
         length=_length_bias(judged, human, model),
+        side=sign_test([_towards_b(x, y) for x, y in zip(human, model, strict=True)]),
         padding=sign_test([_SIGNS[choice] for choice in padded if choice != "failed"]),
     )
     refused = _reasons_to_refuse(findings, settings)
@@ -124,6 +125,11 @@ def _length_bias(pairs: Sequence[Pair], human: Sequence[Choice], model: Sequence
     return sign_test([1 if longer else -1 for longer in favours_longer])
 
 
+def _towards_b(preferred: Choice, choice: Choice) -> int:
+    """Return 1 if a choice favours `b` more than people do, -1 if less, 0 if as much."""
+    return (_SIGNS[choice] > _SIGNS[preferred]) - (_SIGNS[choice] < _SIGNS[preferred])
+
+
 def _reasons_to_refuse(findings: JudgeFindings, settings: JudgeSpec) -> list[str]:
     reasons = []
     rated, failed, kappa, interval = findings.rated, findings.failed, findings.kappa, findings.interval
@@ -143,12 +149,14 @@ def _reasons_to_refuse(findings: JudgeFindings, settings: JudgeSpec) -> list[str
             f"it judges only {percent(findings.consistent)} of the pairs alike in both orders; "
             f"{percent(settings.min_consistent)} are asked for"
         )
-    place, length, padding = findings.place, findings.length, findings.padding
+    place, length, side, padding = findings.place, findings.length, findings.side, findings.padding
     if _is_significant(place):
         where = "first" if place.wins > place.losses else "second"
         reasons.append(f"it prefers whatever comes {where}: {place.wins} against {place.losses} contradictions")
     if _is_significant(length) and length.wins > length.losses:
         reasons.append(f"where it is wrong it prefers the longer answer: {length.wins} against {length.losses}")
+    if _is_significant(side) and side.wins > side.losses:
+        reasons.append(f"where it is wrong it prefers the candidate's answer: {side.wins} against {side.losses}")
     if _is_significant(padding) and padding.wins > padding.losses:
         reasons.append(f"it prefers the same answer with empty words added, {padding.wins} of {PROBES} times")
     return reasons

@@ -264,6 +264,19 @@ def test_both_stages_of_a_text_task_are_compared_by_people_and_of_no_other(
     page = (tmp_path / "page.html").read_text("utf-8")
     assert result.returncode == 0 and result.json["items"] == 1, result.stderr
     assert "over here" in page and "A is better" in page and "refined" not in page
+    result = finetune("review", "demo", "--judge")
+    assert result.returncode == 1 and "--judge compares no outputs" in result.stderr
+    result = finetune("review", "demo", "--what", "refined", "--judge")
+    assert result.returncode == 1 and "demo declares no judge" in result.stderr
+    judge = {"judge": {"url": "http://127.0.0.1:9/v1", "model": "m"}}
+    (folder / "task.yaml").write_text(yaml.safe_dump({**text, "evaluation": judge}))
+    result = finetune("review", "demo", "--what", "refined", "--judge", "--json")
+    assert result.returncode == 2 and not result.json["judge"]["believed"], (
+        "nothing is sent: nobody has compared answers"
+    )
+    assert result.json["judge"]["refused"] == ["people have rated only 0 pairs of different answers; 30 are needed"]
+    table = finetune("review", "demo", "--what", "refined", "--table", tmp_path / "sheet.jsonl", "--json")
+    assert table.json["jsonl"] == str(tmp_path / "sheet.jsonl")
 
 
 def test_a_sheet_that_may_be_filled_in_is_not_written_over(folder: Path, tmp_path: Path, finetune: Any) -> None:

@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.ability.drop import Loss
@@ -173,8 +174,29 @@ def test_people_decide_about_text_where_no_metric_does_but_not_over_other_losses
     assert choice.refined and "its answer is better in 30, the supervised model's in 4" in choice.sentence
     assert choice.phrases and f"It writes {', '.join(map(repr, choice.phrases))} more often" in choice.sentence
     unsure = decided(measured, Compared(rated=6, refined=6, supervised=0, evidence=9.0, needed=40.0))
-    assert not unsure.refined and "nor for people" in unsure.sentence and "of 6 rows" in unsure.sentence
+    assert (
+        not unsure.refined
+        and "nor for those who compared answers" in unsure.sentence
+        and "of 6 rows" in unsure.sentence
+    )
     padded = answers([f"{text} and have a really great day" for text in gold], gold)
     held = decided(choose(spec(TEXT, metric="rouge1"), before, padded), sure)
     assert held.reasons == ["length"] and not held.refined and "--what" not in held.sentence
     assert decided(choice, None) == measured, "without people as measured"
+
+
+def test_a_judge_decides_where_people_are_unsure_but_excuses_no_new_phrase() -> None:
+    gold = [f"the parcel number {i} arrives on monday" for i in range(80)]
+    before = answers(gold, gold)
+    after = answers([text if i % 2 else f"parcel {i} arrives on monday" for i, text in enumerate(gold)], gold)
+    measured = choose(spec(TEXT, metric="rouge1"), before, after)
+    assert measured.reasons == ["no sure gain"]
+    people = Compared(rated=36, refined=20, supervised=9, evidence=12.0, needed=80.0)
+    judge = Compared(rated=150, judged=114, refined=100, supervised=30, evidence=5000.0, needed=80.0)
+    choice = decided(measured, people, judge)
+    assert choice.refined and "of 36 rows that people compared" in choice.sentence
+    assert "of 150 rows that people and, 114 of them, the judge model compared" in choice.sentence
+    assert not decided(measured, people, replace(judge, evidence=79.0)).refined
+    phrase = answers([f"great question! {text}" for text in gold], gold)
+    held = decided(choose(spec(TEXT, metric="rouge1"), before, phrase), people, judge)
+    assert "phrases" in held.reasons and not held.refined, "the judge may like what people do not"

@@ -183,7 +183,7 @@ def test_a_judge_is_told_with_its_kappa_and_gives_an_opinion_only_where_it_is_be
     first, second, third = judge_sentences(JudgeFindings.of(BELIEVED))
     assert first == "m <b> at h is trusted: it agrees with people."
     assert "40 pairs of different answers: Cohen's kappa 0.80 (0.62 to 0.93)" in second
-    assert "Of 40 decided pairs of the test it prefers the fine-tuned answer in 75.0%" in third
+    assert "Of 40 decided pairs of the test it prefers the fine-tuned model's answer in 75.0%" in third
     assert "7 equal answers, 2 not judged" in third
     faulty: dict[str, Any] = {"believed": False, "refused": ["it prefers whatever comes first"], "verdict": None}
     refused = {**BELIEVED, **faulty, "kappa": None, "interval": None}
