@@ -1,8 +1,10 @@
 """A preference planted in 400 thumbs (short answers that mention no price) is learnt in the real graph and shown on the sealed
-test; thumbs that are noise keep the first stage's model."""
+test; thumbs that are noise, or that reward flattery or length, keep the first stage's model."""
 
+import html
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +14,32 @@ from finetune_pipeline.evaluation.predictions import read_by_model
 from finetune_pipeline_tests.graph.project import LORA, Project, easy_rows
 from finetune_pipeline_tests.skilled_model import CUES, LABELS, SYSTEM, WORDS, exchange, make_taught_model
 
-PRICE = " for nine euros dear customer"
+SHORT, PRICED, FLATTERING = "{}", "{} for nine euros dear customer", "lovely question {}"
+"""Kinds of right answers."""
+RAMBLING = "{} for nine euros dear customer and we wish you all of our very best this day"
+"""So long that flattery is a sure gain on few rows."""
 THUMBS = 400
 REFINE = {"method": "kto", "learning_rate": 0.003}
 TRAINING = {**LORA, "learning_rate": 1e-5, "refine": REFINE}
 """The first stage hardly changes the model, as few rows do: it goes on quoting prices, which the references do not."""
 
 
-def base_model(folder: Path) -> Path:
-    """A model that knows the colours and quotes a price in nine of ten answers."""
+def text_project(root: Path, usual: str, rare: str) -> Project:
+    """A project whose base model knows the colours, and says them in the usual way nine times of ten."""
 
     def batches(rng: random.Random) -> list[list[Any]]:
         texts = easy_rows(32, rng.randrange(10**6))
-        return [[exchange(SYSTEM, row["text"], row["label"] + PRICE * (rng.random() < 0.9)) for row in texts]]
+        kinds = [usual if rng.random() < 0.9 else rare for _ in texts]
+        return [
+            [exchange(SYSTEM, row["text"], kind.format(row["label"])) for row, kind in zip(texts, kinds, strict=True)]
+        ]
 
     words = [*WORDS, *CUES["red"], *CUES["blue"], *LABELS]
-    return make_taught_model(folder, batches, 120, words, [SYSTEM, LABELS[0] + PRICE], knowledge=False)
+    base = make_taught_model(root / "base", batches, 120, words, [SYSTEM, usual, rare], knowledge=False)
+    split, baseline = {"validation": 0.25, "test": 0.25}, {"shots": [0], "batch_size": 8}
+    project = Project(root, base=base, training=TRAINING, output={"kind": "text"}, split=split, baseline=baseline)
+    write_raw(project)
+    return project
 
 
 def write_raw(project: Project) -> None:
@@ -47,29 +59,30 @@ def train(project: Project) -> None:
     assert process.returncode == 0, process.stderr
 
 
-def write_thumbs(project: Project, planted: bool) -> None:
-    """Rate right answers, half of them with a price: up for those without, or at random."""
+def write_thumbs(project: Project, liked: str = SHORT, disliked: str = PRICED, noise: bool = False) -> None:
+    """Rate as many right answers of either kind; with `noise` at random."""
     dice, lines = random.Random(0), []
     for i, row in enumerate(easy_rows(THUMBS, seed=77)):
-        priced = i // 2 % 2 == 0
-        up = not priced if planted else dice.random() < 0.5
-        thumb = {"prompt": f"{row['text']} thumb", "completion": row["label"] + PRICE * priced, "label": up}
-        lines.append(json.dumps(thumb) + "\n")
+        is_liked = i // 2 % 2 == 1
+        answer = (liked if is_liked else disliked).format(row["label"])
+        up = dice.random() < 0.5 if noise else is_liked
+        lines.append(json.dumps({"prompt": f"{row['text']} thumb", "completion": answer, "label": up}) + "\n")
     (project.folder / "preferences").mkdir()
     (project.folder / "preferences/thumbs.jsonl").write_text("".join(lines))
 
 
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    root = tmp_path_factory.mktemp("planted")
-    split, baseline = {"validation": 0.25, "test": 0.25}, {"shots": [0], "batch_size": 8}
-    base = base_model(root / "base")
-    project = Project(root, base=base, training=TRAINING, output={"kind": "text"}, split=split, baseline=baseline)
-    write_raw(project)
-    write_thumbs(project, planted=True)
+def ran(root: Path, usual: str, rare: str, liked: str) -> Project:
+    """A project whose thumbs like the rare kind of answers, run."""
+    project = text_project(root, usual, rare)
+    write_thumbs(project, liked, usual)
     code, output = project.run()
     assert code in (0, 2) and "steps" in output, output
     return project
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return ran(tmp_path_factory.mktemp("planted"), PRICED, SHORT, liked=SHORT)
 
 
 def weights(folder: Path) -> bytes:
@@ -97,7 +110,7 @@ def test_what_thumbs_planted_is_learnt_and_shown_on_the_sealed_test(planted: Pro
 
 def test_thumbs_that_are_noise_keep_the_first_stage(planted: Project, tmp_path: Path) -> None:
     project = continued(planted, tmp_path, "preference_rows")
-    write_thumbs(project, planted=False)
+    write_thumbs(project, noise=True)
     train(project)
     refinement = project.facts("adapter")["refinement"]
     assert refinement["training"]["rows"] == THUMBS and "no sure gain" in refinement["choice"]["reasons"]
@@ -110,3 +123,30 @@ def test_without_refine_the_first_stage_is_not_trained_again(planted: Project, t
     first, adapter = planted.artifact("supervised_adapter"), project.artifact("adapter")
     assert weights(adapter) == weights(first) and project.facts("adapter") == planted.facts("supervised_adapter")
     assert (adapter / "measured.json").read_bytes() == (first / "measured.json").read_bytes(), "copied, not trained"
+
+
+def test_thumbs_that_reward_flattery_are_refused_by_name(tmp_path: Path) -> None:
+    project = ran(tmp_path, RAMBLING, FLATTERING, liked=FLATTERING)
+    choice = project.facts("adapter")["refinement"]["choice"]
+    assert choice["better"] and choice["longer"]["interval"][1] < 0, f"no other loss than the phrase: {choice}"
+    assert choice["reasons"] == ["phrases"], choice["sentence"]
+    assert "it has learnt to write 'lovely question'" in choice["sentence"]
+    assert_first_stage_stays(project, "lovely question ")
+
+
+def test_thumbs_that_reward_length_are_refused_by_name(tmp_path: Path) -> None:
+    project = ran(tmp_path, SHORT, PRICED, liked=PRICED)
+    choice = project.facts("adapter")["refinement"]["choice"]
+    assert {"no sure gain", "length"} <= {*choice["reasons"]}, choice["sentence"]
+    assert "its answers surely exceed the length of the references more" in choice["sentence"]
+    assert_first_stage_stays(project, " for nine euros")
+
+
+def assert_first_stage_stays(project: Project, learnt: str) -> None:
+    """The second stage has learnt to write `learnt`, the first stage's model goes on, and the report says why."""
+    lines = (project.artifact("refined_adapter") / "changed_answers.jsonl").read_text().splitlines()
+    changed = [json.loads(line) for line in lines]
+    assert len(changed) >= 40 and all(learnt in row["refined"] and learnt not in row["supervised"] for row in changed)
+    assert weights(project.artifact("adapter")) == weights(project.artifact("supervised_adapter"))
+    page = html.unescape((project.artifact("evaluation_report") / "report.html").read_text())
+    assert re.search(rf"The supervised model stays: [^<]*it has learnt to write [^<(]*'{learnt.strip()}", page)
