@@ -1,7 +1,8 @@
 """Maps rows of any shape to a known format with the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
 is the file's name, ``$key`` the key of the list that holds the row, ``='text'`` the text itself,
-``split(tags, ';')`` a list of a text's parts, ``from_json(cell)`` the value of a text that holds JSON, and ``to_boolean(cell)``
-that of a text that says true or false. A key is found without regard to case where the row has one spelling of it."""
+``split(tags, ';')`` a list of a text's parts, ``from_json(cell)`` the value of a text that holds JSON, ``to_boolean(cell)``
+that of a text that says true or false, and ``null_if(cell, ['n/a'])`` null for these words and for an empty cell. A key is found
+without regard to case where the row has one spelling of it."""
 
 import math
 import re
@@ -25,6 +26,7 @@ from finetune_pipeline.data.names import key_path
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import folded_label
 
 CONTENT = ("messages", "text", "label", "prompt", "completion", "instruction", "input", "output")
 """The fields that locate a row's texts."""
@@ -163,15 +165,18 @@ class _OwnFunctions(Functions):  # type: ignore[misc]
     @signature({"types": []})  # type: ignore[untyped-decorator]
     def _func_to_number(self, value: Any) -> Any:
         # JMESPath's own reads 007, 1_000 and nan too, which its specification and JSON exclude
-        number = (
-            None if isinstance(value, str) and not _JSON_NUMBER.fullmatch(value) else super()._func_to_number(value)
-        )
+        text = value.strip() if isinstance(value, str) else value
+        number = None if isinstance(text, str) and not _JSON_NUMBER.fullmatch(text) else super()._func_to_number(text)
         return number if number is not None and math.isfinite(number) else None
 
     @signature({"types": []})  # type: ignore[untyped-decorator]
     def _func_to_boolean(self, value: Any) -> Any:
         text = value.strip() if isinstance(value, str) else value
         return BOOLEANS.get(text.casefold(), text or None) if isinstance(text, str) else text
+
+    @signature({"types": []}, {"types": ["array-string"]})  # type: ignore[untyped-decorator]
+    def _func_null_if(self, value: Any, words: list[str]) -> Any:
+        return None if isinstance(value, str) and folded_label(value) in ("", *map(folded_label, words)) else value
 
 
 _INTERPRETER = TreeInterpreter(jmespath.Options(custom_functions=_OwnFunctions()))

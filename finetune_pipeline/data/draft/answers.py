@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from finetune_pipeline.data.draft.cell_types import NO_ANSWERS, are_written_amounts, is_written_amount
 from finetune_pipeline.data.draft.columns import LONGEST_LABEL, MOST_LABELS, is_json_answer, is_time_text
 from finetune_pipeline.spec.outputs import folded_label
 
@@ -16,10 +17,6 @@ _FINAL = r"#### *(-?[$0-9.,]+)"
 _SHARE = 0.9
 _REPEATED = 3
 _NUMBER = re.compile(r"-?\d+([.,]\d+)?")
-_NO_ANSWERS = frozenset(
-    "? ?? ??? - -- – — . / n/a n.a. na nan null nil none tbd undefined unlabeled unlabelled k.a.".split()
-)
-"""Lower-case words that tables hold where there is no answer."""
 
 
 class Answers:
@@ -64,7 +61,7 @@ class Answers:
     def joined_by(self) -> str | None:
         """The mark between several labels in one, each of which occurs elsewhere too: `bug;docs` beside `bug` and `docs`."""
         short = self.kind != "json" and self.longest <= LONGEST_LABEL
-        labels = [value for value in self.values if short and not _NUMBER.fullmatch(value)]  # `1,5`
+        labels = [value for value in self.values if short and not is_written_amount(value)]  # `1,5`
         for mark in ";|,":
             parts = [{part.strip() for part in label.split(mark)} for label in labels]
             uses = Counter(part for parts_of_label in parts for part in parts_of_label)
@@ -87,12 +84,12 @@ class Answers:
 
     def _missing(self, counts: Counter[str]) -> dict[str, int]:
         if self.kind == "labels":
-            return {label: n for label, n in self.counts.items() if folded_label(label) in _NO_ANSWERS}
+            return {label: n for label, n in self.counts.items() if folded_label(label) in NO_ANSWERS}
         found: Counter[str] = Counter()
         for answer, n in counts.items() if self.kind == "json" else ():
             fields = json.loads(answer) if is_json_answer(answer) else None
             for key, value in fields.items() if isinstance(fields, dict) else ():
-                if isinstance(value, str) and folded_label(value) in _NO_ANSWERS:
+                if isinstance(value, str) and folded_label(value) in NO_ANSWERS:
                     found[f"{key}: {value}"] += n
         return dict(found)
 
@@ -161,7 +158,10 @@ def _schema(values: Sequence[Any], depth: int, rows_a_value: float) -> dict[str,
         schema["items"] = _schema(items, depth + 1, rows_a_value)
     texts = Counter(v for v in values if isinstance(v, str))
     is_few = len(texts) <= _MOST_ENUM and rows_a_value * len(values) >= 10 * len(texts)
-    is_few = is_few and not all(map(is_time_text, texts))  # later rows have later dates
+    are_measured = all(map(is_time_text, texts)) or are_written_amounts(
+        [t for t in texts if folded_label(t) not in NO_ANSWERS]
+    )
+    is_few = is_few and not are_measured  # later rows have later dates and other amounts
     if depth and kinds in (["string"], ["null", "string"]) and is_few:
         return {"enum": [*texts, *([None] if "null" in kinds else [])]}
     return schema

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft import candidates
+from finetune_pipeline.data.draft.cell_types import json_reading
 from finetune_pipeline.data.draft.column_scores import ColumnScore, ColumnScorer, best_first
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, MOST_VALUES, SAMPLE, Column, Refusal, columns_of
 from finetune_pipeline.data.draft.conversations import (
@@ -22,6 +23,7 @@ from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.findings import listed
 
+_ROWS_TO_CHOOSE_BY = 5_000
 _MOST_SCORED = 12
 """Columns of labels that are scored."""
 
@@ -38,6 +40,7 @@ class Choice:
         unused: Columns that nothing reads.
         chat: The turns, if the rows are conversations.
         scores: Of the columns that may hold labels, if there are several, the chosen one first.
+        notes: What a person should know of how the cells are read.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
@@ -49,11 +52,13 @@ class Choice:
     unused: list[str] = field(default_factory=list)
     chat: Chat | None = None
     scores: list[ColumnScore] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def choose(rows: Sequence[RawRow], text: str | None = None, answers: Sequence[str] = ()) -> Choice | Refusal:
+def choose(all_rows: Sequence[RawRow], text: str | None = None, answers: Sequence[str] = ()) -> Choice | Refusal:
     """Choose the columns with the user's text and the answer, or take the named ones. Several answers become one JSON object.
     Returns the reason if there are none."""
+    rows = all_rows[:: max(1, len(all_rows) // _ROWS_TO_CHOOSE_BY)]
     answer = next(iter(answers), None)
     if not (text or answer) and (chat := whole_chat(rows)):
         keys = dict.fromkeys(key for row in rows if isinstance(row.value, dict) for key in row.value)
@@ -66,7 +71,8 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answers: Sequence[st
     if text and text in answers:
         return _refusal(f"the column {text!r} cannot be both the text and its answer", columns)
     if len(answers) > 1:
-        return _choose_object(rows, columns, text, [c for name in answers if (c := _find_column(columns, name))])
+        found = [c for name in answers if (c := _find_column(columns, name))]
+        return _choose_object(rows, columns, text, found, all_rows)
     conversation = None if text or answer else chat_of(rows, columns)
     if isinstance(conversation, Refusal):
         return conversation
@@ -90,23 +96,30 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answers: Sequence[st
 
 
 def _choose_object(
-    rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answers: Sequence[Column]
+    rows: Sequence[RawRow],
+    columns: Mapping[str, Column],
+    text: str | None,
+    answers: Sequence[Column],
+    all_rows: Sequence[RawRow],
 ) -> Choice | Refusal:
-    """Choose the column of the text beside an answer that is a JSON object of several columns."""
+    """Choose the column of the text beside an answer that is a JSON object of several columns, whose cells are typed by all
+    rows."""
     first, *others = answers
     choice = _choose_pair(rows, {p: c for p, c in columns.items() if c not in others}, text, first.path)
     if not isinstance(choice, Choice):
         return choice or _refusal("no column looks like the text; name it with --text", columns)
     unique_names = Counter(c.name for c in answers)
     keys = [names.key_path(c.name if unique_names[c.name] == 1 else c.path) for c in answers]
-    pairs = (f"{key}: {column.json_expression}" for key, column in zip(keys, answers, strict=True))
+    expressions, notes = zip(*(json_reading(column, all_rows) for column in answers), strict=True)
+    pairs = (f"{key}: {expression}" for key, expression in zip(keys, expressions, strict=True))
     expression = f"to_string({{{', '.join(pairs)}}})"
     fields = {{"text": "prompt", "label": "completion"}.get(name, name): path for name, path in choice.fields.items()}
     fields["output" if "output" in fields else "completion"] = expression
     named = ", ".join(c.path for c in answers)
     unused = _unused(columns, [*fields.values(), KEY])
     composed = choice.composed | {named}
-    return replace(choice, fields=fields, answer=named, answers=[named], composed=composed, unused=unused)
+    read = replace(choice, fields=fields, answer=named, answers=[named], composed=composed, unused=unused)
+    return replace(read, notes=[note for note in notes if note])
 
 
 def _choose_in_elements(

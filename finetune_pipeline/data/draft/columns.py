@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.fields import BOOLEANS
 from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.names import key_path, plain_name, rank
 
@@ -84,28 +83,6 @@ class Column:
         if all_items != self.path and self.is_label:  # reads all items: two of them make no label
             return f"join(', ', {all_items if plain else f'{all_items}.to_string(@)'})"
         return self.path if plain and not self.is_json else f"to_string({self.path})"
-
-    @property
-    def json_expression(self) -> str:
-        """How `data.fields` reads the values into a JSON object: an empty cell is null, JSON in a cell is its value, and so are
-        truth values and numbers where all cells hold one. Other text between them stays text."""
-        if not self.kinds.keys() <= {"text"}:
-            return self.path
-        if self.is_json:
-            return f"from_json({self.path} || `null`)"
-        if self.values and all(value.casefold() in BOOLEANS for value in self.values):
-            return f"to_boolean({self.path})"
-        return f"to_number({self.path}) || {self.path} || `null`" if self._are_amounts else f"{self.path} || `null`"
-
-    @property
-    def _are_amounts(self) -> bool:
-        """Whether a number says all that the values say as text: no `007`, and no number that a float rounds. Final zeros, as in
-        12.50, count for nothing where all values have as many decimals, which versions (1.9, 1.10) do not have."""
-        if not self.values or _NUMBERS_AS_NAMES.search(plain_name(self.name)):
-            return False
-        decimals = {len(value.partition(".")[2]) for value in self.values}
-        pattern = _AMOUNT if len(decimals) == 1 else _JSON_NUMBER
-        return all(map(pattern.fullmatch, self.values))
 
     @property
     def numeric(self) -> bool:
@@ -192,14 +169,6 @@ class Column:
 
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
-_JSON_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{0,14}[1-9])?")
-"""Numbers that text and number say alike: no `007`, no `12.50`, none that a float rounds."""
-_AMOUNT = re.compile(r"-?(0|[1-9]\d{0,11})(\.\d{1,3})?")
-"""Numbers with up to three decimals, such as money."""
-_NUMBERS_AS_NAMES = re.compile(
-    r"(^|_)(version|release|phone|telephone|tel|telefon|mobile|fax|zip|plz|postcode|iban)(_|$)"
-)
-"""Names of columns whose digits count nothing."""
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*(e[-+]?\d+)?", re.IGNORECASE)
 # Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean, and emoji: two characters count as a word
 _UNSPACED = re.compile(

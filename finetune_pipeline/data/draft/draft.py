@@ -25,7 +25,6 @@ from finetune_pipeline.findings import Finding, errors, listed
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import STUB
 
-_ROWS_TO_CHOOSE_BY = 5_000
 _ROWS_TRIED = 400
 _CONSTANT_SHARE = 0.95
 _DISLIKED = ("rejected", "non_preferred_output")
@@ -80,7 +79,7 @@ def draft(
         return None, reading.problems
     one_spelling(reading)
     answers = (answer,) if isinstance(answer, str) else tuple(answer or ())
-    choice = choose(reading.rows[:: max(1, len(reading.rows) // _ROWS_TO_CHOOSE_BY)], text, answers)
+    choice = choose(reading.rows, text, answers)
     if isinstance(choice, Refusal):
         rule, why, fix = "no_columns", choice.message, choice.fix
         if tags := word_tags(reading.rows):
@@ -161,7 +160,7 @@ def _with_answers(files: Files, reading: Reading, choice: Choice) -> Draft:
 
 def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     """Draft a task with the chosen columns, without fields that the formats detect by themselves."""
-    task = Draft(reading, choice, Answers(()), notes=[*reading.notes])
+    task = Draft(reading, choice, Answers(()), notes=[*reading.notes, *choice.notes])
     if choice.chat:
         return _with_chat(files, task, choice.chat)
     declared = _merge_fields(reading.data, choice.fields)

@@ -442,10 +442,101 @@ def test_cells_that_all_hold_a_truth_value_or_an_amount_are_read_as_such(
         assert len(validated.rows) == len(ROWS) and "'perhaps'" in str(validated.quarantine), "no text becomes null"
 
 
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        (["12,50", "1.234,00", "9,99"], "'12,50' and the like stay text, as written; to have numbers, write them"),
+        (["€ 9,99", "€ 1.234,00", "n/a"], "'€ 9,99' and the like stay text, as written"),
+        (["1,234.50 USD", "12.00 USD"], "stay text, as written"),
+        (["12,50", "12.50"], "'12,50' and the like stay text"),
+        (
+            ["1.234", "15.200", "999"],
+            "'1.234' and the like stay text, as written, since the point may separate thousands",
+        ),
+        (["0049301234", "+49301234"], ""),
+        (["01234", "10115"], ""),
+        (["1.9", "1.10"], ""),
+        (["0.125", "1.234"], None),
+        (["1234.500", "1.234"], None),
+    ],
+)
+def test_no_cell_becomes_a_wrong_number(tmp_path: Path, cells: list[str], says: str | None) -> None:
+    """1.234, a thousand in German, became 1.234, and nothing said why 12,50 was no number. Its schema allowed only amounts seen."""
+    rows = [[t, y, f" {cells[i % len(cells)]} "] for i, t, y in ROWS]
+    file = of(tmp_path, "a.tsv", "".join("\t".join(row) + "\n" for row in [["text", "queue", "sum"], *rows]))
+    made = drafted(file, answer=["queue", "sum"])
+    answers = [json.loads(row["messages"][-1]["content"])["sum"] for row in validate_file(file[1], made.spec).rows]
+    notes = [note for note in made.notes if note.startswith("sum: ")]
+    assert len(answers) == len(ROWS) and made.schema is not None
+    if says is None:  # one of them shows that its point is a decimal one
+        assert answers[:2] == [float(cell) for cell in cells] and notes == []
+        return
+    assert [answer.strip() for answer in answers[: len(cells)]] == cells
+    assert [says in note for note in notes] == ([True] if says else []), notes
+    assert made.schema["properties"]["sum"].keys() == ({"type"} if says else {"enum"})
+    if "thousands" in says:  # as it advises
+        file[1].write_text(file[1].read_text().replace(" 999 ", " 999.000 "))
+        data = {**made.data, "fields": {**made.data["fields"], "completion": "to_string({sum: to_number(sum)})"}}
+        assert validate_file(file[1], spec_of(data)).rows[0]["messages"][-1]["content"] == '{"sum":1.234}'
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "xlsx", "parquet"])
+def test_words_for_no_value_between_numbers_are_null_and_codes_stay_as_they_are(tmp_path: Path, suffix: str) -> None:
+    """A few n/a made text of all amounts."""
+    blank = ("n/a", "N/A", "-", "unknown", "")
+    rows = [
+        {
+            "text": t,
+            "queue": y,
+            "sum": blank[i // 8 % 5] if i % 8 == 0 else f"{i}.50",
+            "paid": "unknown" if i % 9 == 0 else ("TRUE", "FALSE")[i % 2],
+            "phone": f"0049{i:04d}" if i % 2 else f"+49{i:04d}",
+            "order": f"{i:06d}",
+        }
+        for i, t, y in ROWS
+    ]
+    if suffix == "jsonl":  # numbers of JSON beside words
+        rows = [{**row, "sum": float(row["sum"]) if row["sum"][-2:] == "50" else row["sum"]} for row in rows]
+    table_rows = [[*rows[0]], *([*row.values()] for row in rows)]
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    content = {
+        "jsonl": lines(rows),
+        "csv": table_rows,
+        "xlsx": workbook({"a": table_rows}) if suffix == "xlsx" else b"",
+    }
+    file = (
+        ("raw/a.parquet", tmp_path / "a.parquet")
+        if suffix == "parquet"
+        else of(tmp_path, f"a.{suffix}", content[suffix])
+    )
+    made = drafted(file, answer=["queue", "sum", "paid", "phone", "order"])
+    answers = [json.loads(row["messages"][-1]["content"]) for row in validate_file(file[1], made.spec).rows]
+    expected = [
+        {"sum": None if i % 8 == 0 else i + 0.5, "paid": None if i % 9 == 0 else i % 2 == 0}
+        | {"phone": rows[i]["phone"], "order": f"{i:06d}", "queue": y}
+        for i, _, y in ROWS
+    ]
+    assert answers == expected and made.schema is not None and made.answers.missing == {}
+    kinds = {key: part.get("type") for key, part in made.schema["properties"].items()}
+    assert kinds["sum"] == ["null", "number"] and kinds["paid"] == ["boolean", "null"]
+    assert kinds["phone"] == kinds["order"] == "string"
+    assert made.notes[0].startswith("sum: 'n/a' × 6, 'N/A' × 6, '-' × 6, 'unknown' × 6 become null, like empty cells")
+    assert "all others are true or false" in made.notes[1]
+
+
+def test_a_rare_code_among_thousands_of_rows_keeps_the_column_text(tmp_path: Path) -> None:
+    """Only every second row was looked at: 0999 stayed text between numbers."""
+    rows = [[f"{t} {i}", y, "0999" if i == 10_001 else str(1000 + i)] for i, (t, y) in zip(range(12_000), cycle(PAIRS))]
+    made = drafted(of(tmp_path, "a.csv", [["text", "queue", "order"], *rows]), answer=["queue", "order"])
+    assert made.schema is not None and made.schema["properties"]["order"] == {"type": "string"}
+
+
 def test_numbers_are_read_as_json_writes_them() -> None:
     numbers = {text: compile_expression("to_number(n)")[0]({"n": text}, "", None) for text in ("12", "1.50", "2e3")}
     assert numbers == {"12": 12, "1.50": 1.5, "2e3": 2000.0}
-    for text in ("007", "1_000", "nan", "1e999", "+1", " 1", ""):
+    assert compile_expression("to_number(n)")[0]({"n": " 12.50 "}, "", None) == 12.5
+    for text in ("007", "1_000", "nan", "1e999", "+1", ""):
         assert compile_expression("to_number(n)")[0]({"n": text}, "", None) is None, text
 
 
@@ -706,10 +797,10 @@ def test_labels_that_look_like_no_answer_are_named_with_how_to_leave_them_out(tm
     assert {row["findings"][0]["rule"] for row in validated.quarantine} == {"data.unknown_label"}, (
         "left out, and counted"
     )
-    amounts = [[t, y, ("12.50", "n/a")[i % 2]] for i, t, y in ROWS]
-    several = drafted(of(tmp_path, "c.csv", [["text", "queue", "refund"], *amounts]), answer=["queue", "refund"])
-    assert several.answers.missing == {"refund: n/a": len(ROWS) // 2}
-    assert any(f"'refund: n/a' × {len(ROWS) // 2}" in note and "makes the field null" in note for note in several.notes)
+    sizes = [[t, y, ("large", "n/a")[i % 2]] for i, t, y in ROWS]
+    several = drafted(of(tmp_path, "c.csv", [["text", "queue", "size"], *sizes]), answer=["queue", "size"])
+    assert several.answers.missing == {"size: n/a": len(ROWS) // 2}
+    assert any(f"'size: n/a' × {len(ROWS) // 2}" in note and "makes the field null" in note for note in several.notes)
     known = drafted(of(tmp_path, "b.csv", [["text", "label"], *([t, y] for _, t, y in ROWS)]))
     assert known.answers.missing == {} and "no answer" not in f"{known.notes}{task_yaml('b', known, 'b.csv')}"
 
