@@ -18,12 +18,14 @@ from pathlib import Path
 from threading import Event
 
 import click
+import msgspec
 
 from finetune_pipeline.cli.advise import Advice, advise_task
 from finetune_pipeline.cli.check import TaskCheck, check_task
 from finetune_pipeline.cli.output import apply_environment, get_task, task_folder
 from finetune_pipeline.cli.report import TaskReport, report_task
 from finetune_pipeline.cli.run import RunResult, run_task
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.orchestration.resources import Store
@@ -111,7 +113,8 @@ class Champion:
 
     def answer(self, conversation: Conversation, constrained: bool = False) -> Answer:
         """Answer a text or a conversation. constrained: decode under the task's JSON schema."""
-        messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
+        turns = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
+        messages = msgspec.convert([dict(turn) for turn in turns], list[Message])
         with self._loaded.turn:
             return self._loaded.answer(messages, None, Event(), constrained)
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.engine.files import write_json
 
@@ -194,7 +195,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     shots: int = 0
     ids: list[str] = []
-    turns: list[dict[str, Any]] = []
+    turns: list[Message] = []
     retrieved: int = 0
     embeddings: str | None = None
     documents: int = 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.engine.files import digest_file, write_json
 from finetune_pipeline.evaluation.stored_prompt import StoredPrompt
 
@@ -43,12 +44,13 @@ def export_prompt(
     return manifest
 
 
-def _messages(stored: StoredPrompt, system_prompt: str) -> list[dict[str, Any]] | None:
+def _messages(stored: StoredPrompt, system_prompt: str) -> list[Message] | None:
     """The turns before every input; None if they depend on it."""
     if stored.retrieves or stored.prompt.documents:
         return None
     system = stored.prompt.system or system_prompt
-    return [*([{"role": "system", "content": system}] if system else []), *stored.prompt.turns]
+    turns: list[Message] = [{"role": "system", "content": system}] if system else []
+    return turns + stored.prompt.turns
 
 
 def _how_to_use(stored: StoredPrompt, manifest: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -30,10 +30,42 @@ ORIGINS = ("human", "production", "synthetic")
 SAMPLE = 20_000
 """Number of rows that costly analyses sample."""
 SEALED_MARK = b"finetune: sealed test rows\n"
-Message = dict[str, Any]
-"""One chat turn: role (system, user, assistant, tool) and content (text); an assistant's turn may also carry
-``tool_calls`` (OpenAI's form, arguments as JSON text) and ``weight`` (0: no loss), a tool's turn ``tool_call_id`` and
-``name``. Unused keys are absent."""
+
+
+class CalledFunction(TypedDict):
+    """The function that a call names, with its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A call of a tool, in OpenAI's form."""
+
+    id: NotRequired[str]
+    type: str
+    function: CalledFunction
+
+
+class Tool(TypedDict):
+    """A tool that the assistant may call, in OpenAI's form; function: its name, and whatever else the user wrote."""
+
+    type: str
+    function: dict[str, Any]
+
+
+class Message(TypedDict):
+    """One chat turn. role: one of ROLES. Unused keys are absent.
+
+    tool_calls, weight (0: no loss): of an assistant's turn; tool_call_id, name: of a tool's turn.
+    """
+
+    role: str
+    content: str
+    tool_calls: NotRequired[list[ToolCall]]
+    weight: NotRequired[int]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
 
 
 class Example(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,7 +89,7 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: str = field(default_factory=lambda: "human")
     source: dict[str, Any] = field(default_factory=lambda: {})
     tags: list[str] = field(default_factory=lambda: [])
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
     time: str | None = None
     generator: str | None = None
 
@@ -68,8 +100,7 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def answer(self) -> str:
-        text: str = self.messages[-1]["content"]
-        return text
+        return self.messages[-1]["content"]
 
     @property
     def prompt_messages(self) -> list[Message]:
@@ -95,7 +126,7 @@ def place_of(source: Mapping[str, Any]) -> str:
     return f"{source.get('file', '?')}:{source.get('line', '?')}{within}"
 
 
-def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
+def example_id(messages: Sequence[Message], tools: Sequence[Tool] | None = None) -> str:
     """Return the first 16 hex digits of the SHA-256 of the messages' canonical JSON (NFC, stripped). Roles, contents, tool
     calls and tools count; weights and call ids do not."""
     hashed: list[Any] = [[m["role"], unicodedata.normalize("NFC", m["content"].strip())] for m in messages]

@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
 from finetune_pipeline.data.dedup.row_table import GONE, KEPT, count_values, load_rows, save_rows
-from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
+from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, Message, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import digest_files, json_rows, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import finder_of, scrub_turns
@@ -194,7 +194,7 @@ def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Deci
 
 
 def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
-    messages = [*example.prompt_messages, {"role": "assistant", "content": answer}]
+    messages: list[Message] = [*example.prompt_messages, {"role": "assistant", "content": answer}]
     if not spec.labels and spec.data.scrub != "warn":  # texts of reviewers are scrubbed like all others
         messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]

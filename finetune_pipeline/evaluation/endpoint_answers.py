@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.documents import Passage
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.examples import Example, Message, Tool
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, decoding, models_of
-from finetune_pipeline.evaluation.openai_endpoint import Message, Spent, TooManyRows, ask
+from finetune_pipeline.evaluation.openai_endpoint import Spent, TooManyRows, ask
 from finetune_pipeline.evaluation.prediction_facts import ApiUsage, SetFacts
 from finetune_pipeline.evaluation.predictions import PredictionRow, prediction_row
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
@@ -63,7 +63,7 @@ class EndpointAnswerer:
     def answers(
         self,
         prompts: Sequence[Sequence[Message]],
-        tools: Sequence[Sequence[Mapping[str, Any]] | None],
+        tools: Sequence[Sequence[Tool] | None],
         max_new_tokens: int,
         stage: str,
         name: str,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline import progress
+from finetune_pipeline.data.examples import Message, Tool
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.call_ledger import CallLedger
@@ -33,7 +34,6 @@ from finetune_pipeline.models.inference.generated import Answer
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-Message = Mapping[str, Any]
 _SENT = ("role", "content", "tool_calls", "tool_call_id", "name")
 _LONGEST_WAIT = 60.0
 _GIVE_UP_AFTER = 5
@@ -77,7 +77,7 @@ def ask(
     prompts: Sequence[Sequence[Message]],
     max_new_tokens: int,
     *,
-    tools: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+    tools: Sequence[Sequence[Tool] | None] | None = None,
     max_requests: int | None = None,
     max_tokens: int | None = None,
     cache: AnswerCache | None = None,
@@ -134,7 +134,7 @@ def ask(
 def unknown_calls(
     endpoint: Endpoint,
     prompts: Sequence[Sequence[Message]],
-    tools: Sequence[Sequence[Mapping[str, Any]] | None] | None,
+    tools: Sequence[Sequence[Tool] | None] | None,
     draws: Sequence[int] | None,
     max_new_tokens: int,
     ledger: CallLedger,
@@ -148,7 +148,7 @@ def unknown_calls(
 def _calls(
     endpoint: Endpoint,
     prompts: Sequence[Sequence[Message]],
-    tools: Sequence[Sequence[Mapping[str, Any]] | None] | None,
+    tools: Sequence[Sequence[Tool] | None] | None,
     draws: Sequence[int] | None,
     max_new_tokens: int,
 ) -> tuple[dict[bytes, dict[str, Any]], list[bytes]]:
@@ -165,7 +165,7 @@ def _calls(
 def _body(
     endpoint: Endpoint,
     messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]] | None,
+    tools: Sequence[Tool] | None,
     max_new_tokens: int,
     temperature: int,
 ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from finetune_pipeline import progress
 from finetune_pipeline.data.documents import PASSAGES, left_out, read_documents, read_passages, write_passages
-from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.examples import Example, Message, read_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.perturbations import drawn, perturbed
 from finetune_pipeline.engine.files import SeenFiles
@@ -44,7 +44,7 @@ from finetune_pipeline.evaluation.stored_prompt import (
 )
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.jobs import LOG_PROBABILITIES, BaselineJob, LatencyJob, ModelSet, PredictJob, Prompt
-from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, end_ids
+from finetune_pipeline.models.chat import Tools, common_prefix, encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.models.inference.constrained import Complies, Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
@@ -53,7 +53,6 @@ from finetune_pipeline.spec.evaluation import ServedModelsSpec
 from finetune_pipeline.spec.json_grammar import UnsupportedSchema
 from finetune_pipeline.spec.outputs import JsonOutput
 
-Message = Mapping[str, Any]
 AnyAnswerer = Answerer | EndpointAnswerer
 
 
@@ -324,7 +323,7 @@ def _answer(
     name: str,
     answerer: AnyAnswerer,
     examples: Sequence[Example],
-    choices: Sequence[Sequence[list[dict[str, Any]]]],
+    choices: Sequence[Sequence[list[Message]]],
     restriction: Restriction | None = None,
 ) -> tuple[list[Answer], SetFacts]:
     """The answers of one set and its facts. choices: each example's conversations (prompts.conversations), of which the first
@@ -366,7 +365,7 @@ def gold_text(tokenizer: Any, example: Example) -> str:
 
 
 def encode_labels(
-    tokenizer: Any, prompts: Sequence[Sequence[Message]], labels: Sequence[str], tools: Sequence[Any] | None = None
+    tokenizer: Any, prompts: Sequence[Sequence[Message]], labels: Sequence[str], tools: Sequence[Tools] | None = None
 ) -> list[list[list[int]]]:
     """Per prompt, the token ids of every label as its answer, in context, end-of-turn token included.
 
@@ -375,10 +374,11 @@ def encode_labels(
     """
     encoded: list[list[list[int]]] = []
     for messages, row_tools in zip(prompts, tools or [None] * len(prompts), strict=True):
-        turns = [dict(message) for message in messages]
-        first_label = encode_answer(tokenizer, turns, labels[0], row_tools)
+        first_label = encode_answer(tokenizer, messages, labels[0], row_tools)
         if encoded and encoded[0][0] == first_label:
             encoded.append(encoded[0])
         else:
-            encoded.append([first_label, *(encode_answer(tokenizer, turns, label, row_tools) for label in labels[1:])])
+            encoded.append(
+                [first_label, *(encode_answer(tokenizer, messages, label, row_tools) for label in labels[1:])]
+            )
     return encoded

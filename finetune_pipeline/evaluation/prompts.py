@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from finetune_pipeline.data.documents import Passage
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.preferences.embeddings import embed
@@ -94,9 +94,6 @@ class Neighbours:
             return USUAL_SIMILARITY
         fifth = [np.sort(cosines)[-6] for cosines in self.similarities([row.text for row in sample])]
         return float(np.median(fifth))  # the last is the row itself
-
-
-Message = Mapping[str, Any]
 
 
 def write_prompts(folder: Path, prompts: Mapping[str, Prompt]) -> None:
@@ -193,15 +190,15 @@ def fixed_prompts(names: Iterable[str]) -> list[str]:
     return [name for name in names if not name.startswith(API) and not name.endswith(retrieving)]
 
 
-def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[dict[str, Any]]:
+def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[Message]:
     """`turns` put after the system prompt (if any) and before the first user turn."""
     start = 1 if messages and messages[0]["role"] == "system" else 0
-    return [dict(message) for message in [*messages[:start], *turns, *messages[start:]]]
+    return [message.copy() for message in [*messages[:start], *turns, *messages[start:]]]
 
 
-def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
+def shots_as_turns(shots: Sequence[Example]) -> list[Message]:
     """Examples as user and assistant turns, without their system prompts."""
-    return [dict(message) for shot in shots for message in shot.messages if message["role"] != "system"]
+    return [message.copy() for shot in shots for message in shot.messages if message["role"] != "system"]
 
 
 class Retriever:
@@ -245,7 +242,7 @@ class Retriever:
 
 def conversations(
     examples: Sequence[Example], prompt: Prompt, retriever: Retriever | None
-) -> list[list[list[dict[str, Any]]]]:
+) -> list[list[list[Message]]]:
     """For each example its conversations, best first: each further one shows one retrieved example or passage fewer, for models
     with a short context. Prompts without retrieval have one conversation.
 
@@ -268,23 +265,23 @@ def conversations(
     ]
 
 
-def _with_passages(messages: Sequence[Message], passages: Sequence[Passage]) -> list[dict[str, Any]]:
+def _with_passages(messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
     """The messages with the passages at the end of the system turn, which is added if there is none."""
     if not passages:
-        return [dict(message) for message in messages]
+        return [message.copy() for message in messages]
     text = "\n\n".join(["Passages that may help:", *(f"[{i}] {p.shown}" for i, p in enumerate(passages, 1))])
     if messages and messages[0]["role"] == "system":
         return [
             {**messages[0], "content": f"{messages[0]['content']}\n\n{text}"},
-            *(dict(message) for message in messages[1:]),
+            *(message.copy() for message in messages[1:]),
         ]
-    return [{"role": "system", "content": text}, *(dict(message) for message in messages)]
+    return [{"role": "system", "content": text}, *(message.copy() for message in messages)]
 
 
-def _question(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
+def _question(example: Example, prompt: Prompt) -> list[Message]:
     """The example's turns without the answer, with the prompt's system prompt unless the row has its own."""
-    messages = [dict(message) for message in example.prompt_messages]
-    first = messages[0] if messages else {"role": ""}
-    if prompt.system is not None and first["role"] == "system" and first["content"] == prompt.instead_of:
+    messages = [message.copy() for message in example.prompt_messages]
+    first = messages[0] if messages else None
+    if prompt.system is not None and first and first["role"] == "system" and first["content"] == prompt.instead_of:
         first["content"] = prompt.system
     return messages

@@ -6,12 +6,12 @@ an error, probabilities of answers are compared, too: those of another engine ne
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from scipy.special import bdtrc, betaincinv
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.openai_endpoint import ask
 from finetune_pipeline.models.inference.generated import Answer
@@ -32,7 +32,7 @@ class JudgedRow:
     """The turns of a prompt, the judged model's answer (with the tokens of its own template, none if it reads none), and the
     reference answer."""
 
-    messages: Sequence[Mapping[str, Any]]
+    messages: Sequence[Message]
     answer: Answer
     gold: str = ""
 
@@ -184,7 +184,7 @@ def rows_needed(required: float) -> int:
     return 1 if required <= LEVEL else math.ceil(math.log(LEVEL) / math.log(min(required, 1 - 1e-6)))
 
 
-def _probe(endpoint: Endpoint, prompts: Sequence[Sequence[Mapping[str, Any]]], longest: int) -> list[Answer]:
+def _probe(endpoint: Endpoint, prompts: Sequence[Sequence[Message]], longest: int) -> list[Answer]:
     """Answers to the prompts, all failed if the endpoint refuses every request."""
     try:
         return ask(endpoint, prompts, longest, name=endpoint.name).answers

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from finetune_pipeline.data.examples import Message, Tool
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat_templates import generation_ends
 from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
@@ -21,8 +22,7 @@ from finetune_pipeline.models.model_files import base_error
 
 KNOWS_TOOLS = "Qwen/Qwen2.5-0.5B-Instruct"
 """A small model whose chat template writes tools, their calls and their results, for the fix of a finding."""
-Message = dict[str, Any]
-Tools = Sequence[dict[str, Any]] | None
+Tools = Sequence[Tool] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ def end_ids(tokenizer: Any) -> set[int]:
     return {int(t) for t in tokens if t is not None}
 
 
-def for_template(message: Message) -> Message:
+def for_template(message: Message) -> dict[str, Any]:
     """Convert a turn to the form that templates expect: tool-call arguments as objects, without our own keys."""
-    turn = {k: v for k, v in message.items() if k != "weight"}
-    if calls := turn.get("tool_calls"):
+    turn: dict[str, Any] = {k: v for k, v in message.items() if k != "weight"}
+    if calls := message.get("tool_calls"):
         turn["tool_calls"] = [
             {**call, "function": {**call["function"], "arguments": _parsed_arguments(call["function"]["arguments"])}}
             for call in calls
@@ -229,7 +229,7 @@ def end_of_turn_token(tokenizer: Any) -> str:
     """Return the first special token that the template writes after an answer. Raises FindingsError if there is none, and like
     :func:`render`."""
     answer = "an answer"
-    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
+    turns: list[Message] = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
     text_after_answer = render(tokenizer, turns).rpartition(answer)[2]
     backend = tokenizer.backend_tokenizer
     special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}

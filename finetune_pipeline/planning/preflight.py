@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.evaluation.simple_models.encoders import encoder_files
 from finetune_pipeline.evaluation.simple_models.static_encoder import embedding_files
 from finetune_pipeline.findings import Finding, FindingsError, errors
@@ -135,7 +136,7 @@ def _unusable_template(spec: TaskSpec, base: Path, template: str | None) -> list
     tokenizer = load_tokenizer_file(base)
     if tokenizer is None or template is None:
         return []
-    turns = [{"role": "system", "content": spec.system_prompt}]
+    turns: list[Message] = [{"role": "system", "content": spec.system_prompt}]
     turns += [{"role": role, "content": "a"} for role in ("user", "assistant")]
     try:
         counter = TokenCounter(base, template)

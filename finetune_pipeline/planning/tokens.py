@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from finetune_pipeline.data.examples import Example, sample_examples
+from finetune_pipeline.data.examples import Example, Message, Tool, sample_examples
 from finetune_pipeline.data.quality.parts import Bin, Spread, TokensPart, named, sample_note
 from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.findings import Finding, FindingsError, Severity, listed, most_first
@@ -69,14 +69,14 @@ class TokenCounter:
         self.end_token_ids = generation_ends(model_folder)
 
     def count(
-        self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
+        self, messages: Sequence[Message], generation_prompt: bool = False, tools: Sequence[Tool] | None = None
     ) -> int:
         """Count the tokens of a conversation; with `generation_prompt`, of the prompt to continue.
         Raises FindingsError if the template refuses it."""
         return len(token_ids(self, rendered(self, messages, generation_prompt, tools)))
 
     def apply_chat_template(
-        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False, tools: Any = None, **_: Any
+        self, messages: Sequence[Message], add_generation_prompt: bool = False, tools: Any = None, **_: Any
     ) -> str:
         """Render a conversation, with the interface of transformers: :mod:`finetune_pipeline.models.chat` uses it to encode
         training rows."""

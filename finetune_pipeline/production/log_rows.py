@@ -19,6 +19,7 @@ from typing import Any, TypeGuard
 import msgspec
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.data.fields import parsed_time
 from finetune_pipeline.data.quoting import keys_shown
 from finetune_pipeline.data.scrub import Finder, Scrubber, finder_of, load_key, scrub_text
@@ -218,7 +219,7 @@ def _question_problem(row: dict[str, Any]) -> str | None:
     return "'messages' end with the assistant's turn" if messages[-1]["role"] == "assistant" else None
 
 
-def _has_valid_messages(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
+def _has_valid_messages(messages: Any) -> TypeGuard[list[Message]]:
     turns = messages if isinstance(messages, list) else []
     return bool(turns) and all(
         isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str) and not m.get("tool_calls")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ import msgspec
 
 from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.documents import PASSAGES, read_passages
-from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.data.examples import Example, Message, examples_of, read_examples
 from finetune_pipeline.engine.files import hold, read_json, write_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
@@ -140,10 +140,10 @@ class Fallback:
         """Model and host, which mark its answers."""
         return self.endpoint.name
 
-    def answer(self, messages: Sequence[Mapping[str, Any]], keep: bool = True) -> SecondAnswer:
+    def answer(self, messages: Sequence[Message], keep: bool = True) -> SecondAnswer:
         """Answer a conversation without its system turn. keep: whether the answer may be stored in the cache."""
-        system = [{"role": "system", "content": self._system_prompt}] if self._system_prompt else []
-        turns = [*system, *(dict(message) for message in messages), {"role": "assistant", "content": ""}]
+        system: list[Message] = [{"role": "system", "content": self._system_prompt}] if self._system_prompt else []
+        turns: list[Message] = [*system, *messages, {"role": "assistant", "content": ""}]
         ((question, *_),) = conversations([Example("", turns)], self._prompt, self._retriever)
         # no token is shorter than a byte
         length = len(json.dumps(question, ensure_ascii=False).encode("utf-8", "replace"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.evaluation.calibration import ReleasedProbability
 from finetune_pipeline.evaluation.token_probabilities import field_probabilities
 from finetune_pipeline.models.inference.generated import Answer
@@ -73,7 +74,7 @@ class LoadedModel:
 
     def answer(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Message],
         max_new_tokens: int | None,
         gone: Event,
         constrained: bool = False,
@@ -96,7 +97,7 @@ class LoadedModel:
         from finetune_pipeline.models.chat import encode_prompt
         from finetune_pipeline.models.inference.generation import generate_and_score
 
-        turns = [{"role": "system", "content": self.served.system_prompt}, *(dict(m) for m in messages)]
+        turns: list[Message] = [{"role": "system", "content": self.served.system_prompt}, *messages]
         limit = min(max_new_tokens or self.served.max_new_tokens, self.served.max_new_tokens)
         scored = [[[number] for number in range(len(self.classes))]] if self.classes else None
         if self.labels and not self.classes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from threading import Event, Lock
-from typing import Any, Protocol
+from typing import Protocol
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.loaded_model import LoadedModel, ServedModel
 from finetune_pipeline.serving.logprobs import ScoredToken
@@ -32,7 +33,7 @@ class Loaded(Protocol):
 
     def answer(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Message],
         max_new_tokens: int | None,
         gone: Event,
         constrained: bool = False,

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.evaluation.calibration import ReleasedProbability
 from finetune_pipeline.evaluation.token_probabilities import field_probabilities
 from finetune_pipeline.models.inference.generated import Answer
@@ -62,7 +62,7 @@ class LoadedPrompt:
 
     def answer(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Message],
         max_new_tokens: int | None,
         gone: Event,
         constrained: bool = False,
@@ -74,8 +74,9 @@ class LoadedPrompt:
         from finetune_pipeline.evaluation.stored_prompt import restricted_answer
         from finetune_pipeline.models.chat import encode_prompt
 
-        system = [{"role": "system", "content": self.served.system_prompt}] if self.served.system_prompt else []
-        turns = [*system, *(dict(message) for message in messages), {"role": "assistant", "content": ""}]
+        prompt_text = self.served.system_prompt
+        system: list[Message] = [{"role": "system", "content": prompt_text}] if prompt_text else []
+        turns: list[Message] = [*system, *messages, {"role": "assistant", "content": ""}]
         (choices,) = conversations([Example("", turns)], self._stored.prompt, self._retriever)
         limit = min(max_new_tokens or self.served.max_new_tokens, self.served.max_new_tokens)
         encoded = (encode_prompt(self._answerer.tokenizer, choice) for choice in choices)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.findings import shortened
 from finetune_pipeline.production.log_rows import ROLES, SYSTEM_ROLES, feedback_problems
 from finetune_pipeline.spec.model import TaskSpec
@@ -50,7 +51,7 @@ class Chat:
     constrained: whether to decode the answer under the task's JSON schema; alternatives: of each token, for `logprobs`, or None.
     """
 
-    messages: list[dict[str, str]]
+    messages: list[Message]
     user: str | None
     stream: bool
     max_tokens: int | None
@@ -127,10 +128,10 @@ def _constrained(response_format: Any, json_schema: Mapping[str, Any] | None) ->
     return True
 
 
-def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
+def _messages(messages: Any, system_prompt: str) -> list[Message]:
     if not isinstance(messages, list) or not messages:
         raise BadRequest("'messages' must be a non-empty list of turns with role and content", "messages")
-    turns: list[dict[str, str]] = []
+    turns: list[Message] = []
     for i, message in enumerate(messages):
         place = f"messages[{i}]"
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.production.shadow_rows import ShadowAnswer
@@ -37,7 +38,7 @@ LOWEST_PRIORITY = 19
 class _Question(msgspec.Struct):
     """What the second model is asked: what the champion was asked."""
 
-    messages: list[dict[str, str]]
+    messages: list[Message]
     max_tokens: int | None
     constrained: bool
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.evaluation.calibration import ReleasedProbability
 from finetune_pipeline.evaluation.simple_models import load_simple_model
 from finetune_pipeline.models.inference.generated import Answer
@@ -46,7 +47,7 @@ class LoadedSimple:
 
     def answer(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Message],
         max_new_tokens: int | None,
         gone: Event,
         constrained: bool = False,

@@ -4,7 +4,7 @@ Services report a bad file only after its upload, and some only after the purcha
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,8 @@ def write_chat_file(path: Path, examples: Sequence[Example]) -> ChatFile:
 
 
 def _row(example: Example) -> dict[str, Any]:
-    messages = [{key: m[key] for key in _MESSAGE_KEYS if m.get(key) is not None} for m in example.messages]
+    turns: Sequence[Mapping[str, object]] = example.messages
+    messages = [{key: turn[key] for key in _MESSAGE_KEYS if turn.get(key) is not None} for turn in turns]
     return {"messages": messages, **({"tools": example.tools} if example.tools else {})}
 
 

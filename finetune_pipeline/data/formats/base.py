@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
-from finetune_pipeline.data.examples import Message
+from finetune_pipeline.data.examples import Message, Tool
 from finetune_pipeline.data.formats.tool_calls import read_tools, unpacked
 from finetune_pipeline.data.json_lines import JsonObject
 from finetune_pipeline.data.names import add_fields, declare
@@ -64,7 +64,7 @@ class Turns:
     findings: list[Finding] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     chat: bool = False
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
 
     def say(self, rule: str, message: str, fix: str, severity: Severity = "error") -> None:
         """Add a finding."""

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.data.examples import ROLES
+from finetune_pipeline.data.examples import ROLES, Message, ToolCall
 from finetune_pipeline.data.formats.base import RawFormat, Turns, chosen_text, clean_text, register
 from finetune_pipeline.data.formats.tool_calls import read_calls, unpacked
 from finetune_pipeline.data.json_lines import JsonObject
@@ -85,7 +85,7 @@ class _ChatReader:
     def _text(self, holder: JsonObject, key: str, name: str, note: bool = True) -> str | None:
         return self._turns.text_of(holder, key, f"{name}.{key}", note)
 
-    def read(self, turn: Any, name: str) -> dict[str, Any] | None:
+    def read(self, turn: Any, name: str) -> Message | None:
         """Return one turn in canonical form, or None and add findings with the reason."""
         if not isinstance(turn, dict):
             message = f"`{name}` must be an object, found {quoted(turn)}"
@@ -119,9 +119,9 @@ class _ChatReader:
                 self.ignored.add("weight")
         return message_ if all(f.severity != "error" for f in self._findings[before:]) else None
 
-    def _read_known(self, turn: JsonObject, role: str, content_key: str, name: str, before: int) -> dict[str, Any]:
+    def _read_known(self, turn: JsonObject, role: str, content_key: str, name: str, before: int) -> Message:
         """Return the canonical form of a turn whose role is known."""
-        message: dict[str, Any] = {"role": role, "content": ""}
+        message: Message = {"role": role, "content": ""}
         if role == "function_call":  # ShareGPT: the call is where the text would be
             message["role"] = "assistant"
             calls = read_calls(turn.get(content_key), f"{name}.{content_key}", self._say)
@@ -140,7 +140,10 @@ class _ChatReader:
         elif not message["content"] and len(self._findings) == before:
             self._text(turn if isinstance(turn.get(content_key), str | None) else {content_key: ""}, content_key, name)
         if role == "tool":
-            message.update({k: turn[k] for k in ("tool_call_id", "name") if isinstance(turn.get(k), str) and turn[k]})
+            if isinstance(turn.get("tool_call_id"), str) and turn["tool_call_id"]:
+                message["tool_call_id"] = turn["tool_call_id"]
+            if isinstance(turn.get("name"), str) and turn["name"]:
+                message["name"] = turn["name"]
         return message
 
     def _role(self, turn: JsonObject, key: str, name: str, loose: bool) -> str | None:
@@ -170,10 +173,10 @@ class _ChatReader:
             self._say("bad_weight", f"`{name}.{key}` is {quoted(weight)}", "write 0 or 1")
         return None
 
-    def _content(self, turn: JsonObject, role: str, content_key: str, name: str) -> tuple[str, list[Any]]:
+    def _content(self, turn: JsonObject, role: str, content_key: str, name: str) -> tuple[str, list[ToolCall]]:
         """Return (text, calls among its parts) of a turn."""
         content, thought = turn.get(content_key), turn.get("reasoning_content")
-        calls: list[dict[str, Any]] = []
+        calls: list[ToolCall] = []
         if isinstance(content, list):
             content, reasoning = self._parts(content, f"{name}.{content_key}", calls)
             thought = thought or reasoning
@@ -192,7 +195,7 @@ class _ChatReader:
             content = f"<think>\n{clean_text(thought)}\n</think>\n\n{content}".rstrip()
         return content, calls
 
-    def _parts(self, parts: list[Any], name: str, calls: list[dict[str, Any]]) -> tuple[str, str]:
+    def _parts(self, parts: list[Any], name: str, calls: list[ToolCall]) -> tuple[str, str]:
         """Return (text, reasoning) of a list of typed parts, and add calls among them to `calls`."""
         texts: list[str] = []
         thoughts: list[str] = []

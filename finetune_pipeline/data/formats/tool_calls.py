@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from finetune_pipeline.data.examples import CalledFunction, Tool, ToolCall
 from finetune_pipeline.data.quoting import quoted
 
 Say = Callable[[str, str, str], None]
@@ -61,7 +62,7 @@ def _from_python(text: str) -> Any:
         return text
 
 
-def read_tools(value: Any, say: Say) -> list[dict[str, Any]] | None:
+def read_tools(value: Any, say: Say) -> list[Tool] | None:
     """Read a row's `tools` (a list or JSON text of one, entries may be flat) in OpenAI's form; None if there are none."""
     value = unpacked(value)
     if value is None or value == "":
@@ -69,7 +70,7 @@ def read_tools(value: Any, say: Say) -> list[dict[str, Any]] | None:
     if not isinstance(value, list):
         say("bad_tool", f"`tools` must be a list of functions, found {quoted(value)}", _TOOL_FIX)
         return None
-    tools: list[dict[str, Any]] = []
+    tools: list[Tool] = []
     for i, entry in enumerate(map(unpacked, value)):
         function = entry.get("function", entry) if isinstance(entry, dict) else None
         if isinstance(entry, dict) and entry.get("type", "function") != "function":
@@ -82,7 +83,7 @@ def read_tools(value: Any, say: Say) -> list[dict[str, Any]] | None:
     return tools or None
 
 
-def read_calls(value: Any, name: str, say: Say) -> list[dict[str, Any]]:
+def read_calls(value: Any, name: str, say: Say) -> list[ToolCall]:
     """Read a turn's `tool_calls`, or JSON text with one call or several, in OpenAI's form."""
     value = unpacked(value)
     if value is None:
@@ -92,7 +93,7 @@ def read_calls(value: Any, name: str, say: Say) -> list[dict[str, Any]]:
         content = "an empty list" if value == [] else quoted(value)
         say("bad_tool_call", f"`{name}` must be a list of calls, found {content}", _CALL_FIX)
         return []
-    calls: list[dict[str, Any]] = []
+    calls: list[ToolCall] = []
     for i, entry in enumerate(entries):
         call, why = _read_call(unpacked(entry))
         if call:
@@ -102,7 +103,7 @@ def read_calls(value: Any, name: str, say: Say) -> list[dict[str, Any]]:
     return calls
 
 
-def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:
+def _read_call(entry: Any) -> tuple[ToolCall | None, str]:
     """Read one call. Returns (call, "") or (None, what is wrong with it)."""
     if not isinstance(entry, dict):
         return None, f"must be an object, found {quoted(entry)}"
@@ -122,8 +123,10 @@ def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:
         arguments = msgspec.json.encode(plain).decode()
     if not isinstance(plain, dict):
         return None, f"has arguments that are not an object: {quoted(arguments)}"
-    call: dict[str, Any] = {"id": entry["id"]} if isinstance(entry.get("id"), str) and entry["id"] else {}
-    return {**call, "type": "function", "function": {"name": function["name"], "arguments": arguments}}, ""
+    called: CalledFunction = {"name": function["name"], "arguments": arguments}
+    if isinstance(entry.get("id"), str) and entry["id"]:
+        return {"id": entry["id"], "type": "function", "function": called}, ""
+    return {"type": "function", "function": called}, ""
 
 
 def _is_name(value: Any) -> bool:

@@ -81,8 +81,11 @@ class Preference(msgspec.Struct, frozen=True, omit_defaults=True):
     def example(self, liked: bool) -> Example:
         """The prompt with one of its answers, as an example that teaches this answer only. Its id is followed by the side."""
         answer = self.chosen if liked else self.rejected
-        prompt = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in self.prompt]
-        messages = [*prompt, {"role": "assistant", "content": str(answer)}]
+        messages = [turn.copy() for turn in self.prompt]
+        for turn in messages:
+            if turn["role"] == "assistant":
+                turn["weight"] = 0
+        messages.append({"role": "assistant", "content": str(answer)})
         side = "chosen" if liked else "rejected"
         return Example(f"{self.id}-{side}", messages, group=self.group, origin=self.origin, source=self.source)
 

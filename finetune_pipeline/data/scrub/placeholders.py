@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
@@ -17,7 +17,7 @@ from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
 from finetune_pipeline.spec.teacher import PEOPLE_FILE, TEACHER_GENERATOR
 
 if TYPE_CHECKING:
-    from finetune_pipeline.data.examples import Example
+    from finetune_pipeline.data.examples import Example, Message
 
 # the strings (with the colon of a key) and numbers of a JSON text
 _JSON_PART = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"(?P<key>\s*:)?|\Z)|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.S)
@@ -42,7 +42,7 @@ class Scrubbed(NamedTuple):
     """An example without personal data: its turns, hits per kind, and one replacement per value in order of occurrence (none
     without a key)."""
 
-    messages: list[dict[str, Any]]
+    messages: list[Message]
     counts: dict[str, int]
     replacements: list[Replacement]
 
@@ -109,21 +109,20 @@ class Scrubber:
 
 
 def scrub_turns(
-    messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = (), key: bytes | None = None, find: Finder = find_spans
+    messages: Sequence[Message], keep: Sequence[int] = (), key: bytes | None = None, find: Finder = find_spans
 ) -> Scrubbed:
     """Scrub contents and arguments of tool calls. System turns (the spec's own words) and the turns in `keep` stay. With a
     key, the result lists the replacements."""
     scrubber = Scrubber((m["content"] for m in messages), key, find)
-    turns: list[dict[str, Any]] = []
+    turns: list[Message] = []
     for i, message in enumerate(messages):
-        turn = dict(message)
+        turn = message.copy()
         if message["role"] != "system" and i not in keep:
             turn["content"] = scrubber.scrub(message["content"])
-            if message.get("tool_calls"):
-                turn["tool_calls"] = [{**call, "function": dict(call["function"])} for call in message["tool_calls"]]
+            if calls := message.get("tool_calls"):
+                turn["tool_calls"] = [{**call, "function": call["function"].copy()} for call in calls]
                 for function in (call["function"] for call in turn["tool_calls"]):
-                    if isinstance(function.get("arguments"), str):
-                        function["arguments"] = scrubber.scrub_json(function["arguments"])
+                    function["arguments"] = scrubber.scrub_json(function["arguments"])
         turns.append(turn)
     counts = {kind: scrubber.counts[kind] for kind in KINDS if kind in scrubber.counts} if scrubber.counts else {}
     return Scrubbed(turns, counts, scrubber.replacements)
@@ -199,9 +198,7 @@ def masked(value: str) -> str:
     return f"{value[:ends]}{middle}{value[-ends:]}" if len(value) > 2 * ends else "•" * len(value)
 
 
-def samples_of(
-    example: Example, messages: Sequence[Mapping[str, Any]], replacements: Sequence[Replacement]
-) -> Iterator[Sample]:
+def samples_of(example: Example, messages: Sequence[Message], replacements: Sequence[Replacement]) -> Iterator[Sample]:
     """Yield samples of an example, whose scrubbed turns are `messages`."""
     texts = [str(m["content"]) for m in messages]
     texts += [json.dumps(m["tool_calls"], ensure_ascii=False) for m in messages if m.get("tool_calls")]

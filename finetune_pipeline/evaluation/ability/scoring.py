@@ -7,6 +7,7 @@ from typing import Any
 
 import scipy
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.evaluation.ability.drop import Scored
 from finetune_pipeline.evaluation.ability.items import ROWS, Item, digest_items, load_items
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
@@ -63,7 +64,7 @@ def score_items(
 def _encoded(tokenizer: Any, item: Item) -> tuple[list[int], list[list[int]]]:
     """(tokens of the prompt, tokens of every choice after it, or of the text)."""
     if item.chat:
-        messages = [{"role": "user", "content": item.prompt}]
+        messages: list[Message] = [{"role": "user", "content": item.prompt}]
         ends = end_ids(tokenizer)
         answers = [encode_answer(tokenizer, messages, c) for c in item.choices]
         return encode_prompt(tokenizer, messages), [a[:-1] if a[-1] in ends else a for a in answers]

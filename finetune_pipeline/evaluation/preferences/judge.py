@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.correctness import scored_text
@@ -167,7 +168,7 @@ class Judge:
             EndpointError: The endpoint cannot be used, or more than :data:`MAX_FAILED` of the questions get no reply; the
                 cache keeps the others.
         """
-        questions = [
+        questions: list[list[Message]] = [
             [{"role": "system", "content": self._instruction}, {"role": "user", "content": _question(pair)}]
             for pair in pairs
         ]
