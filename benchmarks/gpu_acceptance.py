@@ -181,7 +181,7 @@ class Acceptance:
     def train(self, model: Path, name: str, rows: int, methods: tuple[str, ...], with_trl: bool) -> None:
         train, validation = self.rows("train", rows, 1), self.rows("validation", 8, 2)
         for method in methods:
-            settings = TrainingSpec(method=method, epochs=1, unquantized_epochs=0, evals_per_epoch=1).model_dump()
+            settings = TrainingSpec(method=method, epochs=1, unquantized_epochs=0, evals_per_epoch=1)
             planner = Planner(model, read_examples(train), read_examples(validation), self.device.type)
             planned = planner.memory(settings).total / 2**20
             tokens = planner.rows("train", settings).tokens

@@ -57,12 +57,12 @@ def splits_of(task: Task, store: ArtifactStore) -> Artifact:
 
 def with_method(spec: TaskSpec, method: str, passes: float | None) -> TaskSpec:
     """Change the task's method, with its defaults; `passes`: total number of epochs."""
-    settings = TrainingSpec.model_validate({"method": method}).model_dump()
+    settings = TrainingSpec.model_validate({"method": method})
     if passes is not None:
-        total = settings["epochs"] + settings["unquantized_epochs"]
-        settings["epochs"] *= passes / total
-        settings["unquantized_epochs"] *= passes / total
-    return spec.model_copy(update={"training": TrainingSpec.model_validate(settings)})
+        scale = passes / (settings.epochs + settings.unquantized_epochs)
+        epochs = {"epochs": settings.epochs * scale, "unquantized_epochs": settings.unquantized_epochs * scale}
+        settings = settings.changed(**epochs)
+    return spec.model_copy(update={"training": settings})
 
 
 def measure_method(

@@ -16,6 +16,7 @@ from finetune_pipeline.jobs import BaseJob, Job, write_job
 from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ def make_base(folder: Path, template: str | None = None, base_model: str = "bund
     return out
 
 
-def make_splits(folder: Path, instructions: Path | None) -> tuple[Path, Path, dict[str, Any]]:
+def make_splits(folder: Path, instructions: Path | None) -> tuple[Path, Path, TrainingSpec]:
     """Run the data stage of data/ticket_triage, or of an instruction file.
 
     Every task must have a system prompt; it is removed from the instructions again. With the template ``chatml``, which adds
@@ -75,7 +76,7 @@ def make_splits(folder: Path, instructions: Path | None) -> tuple[Path, Path, di
     train, validation = (splits.folder / name / "examples.jsonl" for name in ("train", "validation"))
     if instructions is not None:
         train, validation = (_without_system(f, source / f"{f.parent.name}.jsonl") for f in (train, validation))
-    return train, validation, task.spec.training.model_dump()
+    return train, validation, task.spec.training
 
 
 def _without_system(file: Path, out: Path) -> Path:

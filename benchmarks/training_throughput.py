@@ -34,6 +34,7 @@ from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.spec.training import TrainingSpec
 
 LIMITS = {"ticket_triage": 0.2, "instructions": 0.5}
 """Largest share of the guide's training loop."""
@@ -136,7 +137,7 @@ def in_child(kind: str, job: dict[str, Any], folder: Path, threads: int) -> dict
 
 
 def ours(
-    base: Path, train: Path, validation: Path, settings: dict[str, Any], folder: Path, threads: int
+    base: Path, train: Path, validation: Path, settings: TrainingSpec, folder: Path, threads: int
 ) -> dict[str, Any]:
     """Run the product's training job. Returns its measurements."""
     job = TrainJob(
@@ -191,8 +192,9 @@ def compare(arguments: argparse.Namespace, folder: Path) -> int:
         validation, folder / name / f"validation-{arguments.validation_rows}.jsonl", arguments.validation_rows
     )
     rows = sum(1 for _ in train.open(encoding="utf-8"))
-    settings |= {"method": "lora", "epochs": arguments.epochs, "unquantized_epochs": 0.0}
-    settings |= {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in arguments.set)}
+    declared = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in arguments.set)}
+    usual = {"method": "lora", "epochs": arguments.epochs, "unquantized_epochs": 0.0}
+    settings = settings.changed(**{**usual, **declared})
     runs: dict[str, list[dict[str, Any]]] = {"guide": [], "TRL": [], "ours": []}
     adapters = {}
     for turn in range(arguments.repeats):
@@ -207,7 +209,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> int:
             }
             runs[side].append(in_child("baseline", {**job, "defaults": side == "TRL"}, out / side, arguments.threads))
             adapters[f"{side} {turn}"] = str(out / side / "adapter")
-        runs["ours"].append(ours(base, train, validation, {**settings, "seed": turn}, out / "ours", arguments.threads))
+        runs["ours"].append(ours(base, train, validation, settings.changed(seed=turn), out / "ours", arguments.threads))
         adapters[f"ours {turn}"] = str(out / "ours/out/adapter")
     judged = {"base": str(base), "validation": str(validation), "adapters": adapters}
     losses = in_child("judge", judged, folder / f"{name}-judge", arguments.threads)

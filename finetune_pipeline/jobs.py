@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
+from pydantic import BaseModel
 
 from finetune_pipeline.data.examples import Message
 from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.spec.training import RefineSpec, TrainingSettings, TrainingSpec, decisive_settings
 
 Fields = Mapping[str, Any]
 """Settings whose form task.yaml, or a model's own JSON, defines."""
@@ -114,9 +116,9 @@ class BaselineJob(Job, frozen=True, kw_only=True, tag="baseline"):
 
 
 class TrainJob(Job, frozen=True, kw_only=True, tag="train"):
-    """Train with ``settings["method"]``, from scratch or (low-rank adapters) from the adapter in the folder `start_from`.
+    """Train with ``settings.method``, from scratch or (low-rank adapters) from the adapter in the folder `start_from`.
 
-    settings: ``spec.training.model_dump()``; train, validation: examples files; steps_before: those of earlier phases.
+    settings: ``spec.training``; train, validation: examples files; steps_before: those of earlier phases.
     classes: the labels of a classifier, in the order of its outputs; empty for methods that learn to write answers.
 
     Writes out/adapter (see training.model.save_trained), out/history.jsonl (one line per logged step), out/audit.json and
@@ -129,7 +131,7 @@ class TrainJob(Job, frozen=True, kw_only=True, tag="train"):
     base: Path
     train: Path
     validation: Path
-    settings: dict[str, Any]
+    settings: TrainingSpec
     classes: list[str] = []
     start_from: Path | None = None
     steps_before: int = 0
@@ -150,8 +152,8 @@ class RefineJob(Job, frozen=True, kw_only=True, tag="refine"):
     base: Path
     start_from: Path
     rows: Path
-    settings: dict[str, Any]
-    refine: dict[str, Any]
+    settings: TrainingSpec
+    refine: RefineSpec
 
 
 class MergeJob(Job, frozen=True, kw_only=True, tag="merge"):
@@ -343,13 +345,19 @@ def read_job(path: Path) -> AnyJob:
     return job
 
 
-def _encoded(value: object) -> str:
+def _encoded(value: object) -> Any:
+    if isinstance(value, TrainingSettings):
+        return decisive_settings(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump()
     if isinstance(value, Path):
         return str(value.absolute())
     raise TypeError(f"a job cannot contain {value!r}")
 
 
-def _decoded(kind: type, value: object) -> Path:
+def _decoded(kind: type, value: object) -> Any:
+    if issubclass(kind, BaseModel):
+        return kind.model_validate(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise TypeError(f"Expected a {kind.__name__} as text, got {value!r}")  # msgspec adds the field, as ValidationError

@@ -78,26 +78,26 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
     Returns {peak, planned: bytes of training; validation_peak, validation_planned: of the validation passes; waits: values that
     one pass read from the device; packed: whether rows were packed; parts: of the memory plan}.
     """
-    settings = TrainingSpec.model_validate(settings).model_dump()
+    settings = TrainingSpec.model_validate(settings)
     examples = Prepared(rows=rows(number))
-    width = {"float32": 4}.get(settings["precision"], 2)
+    width = {"float32": 4}.get(settings.precision, 2)
     shape = model_shape(base)
     with rehearsal() as device, _train_on(device.device), tempfile.TemporaryDirectory() as work:
         tokenizer = load_tokenizer(base)
         built = build(base, settings, torch.bfloat16 if width == 2 else torch.float32, device.device, tokenizer, [])
         with device.read(same="gemma" not in base.name):
-            packed = settings["shared_prefix"] and packing.supports_shared_prefix(built.model)[0]
+            packed = settings.shared_prefix and packing.supports_shared_prefix(built.model)[0]
             fused.fuse(built.model)
         collator = packing.packed_collator(built.model) if packed else packing.padded_batch
         folder = Path(work)
         job = TrainJob(base=base, train=folder, validation=folder, settings=settings, out=folder, work=folder)
-        size = settings["micro_batch_size"]
+        size = settings.micro_batch_size
         splits = {"train": examples, "validation": examples}
         trainer, _ = sft._trainer(job, built, tokenizer, collator, splits, "", 1, size, False)
         plain = examples.plain_rows()
         # two optimizer steps, since the optimizer's states are allocated in the first
         batches = [collator(plain[i : i + size]) for i in range(0, number, size)] * 2
-        if settings["method"] not in ("full", "prompt") and width == 2:
+        if settings.method not in ("full", "prompt") and width == 2:
             # float32 by design: sums of norms over the hidden states, logits of the loss, trained weights
             device.wide = max(batch["input_ids"].numel() for batch in batches) * shape.hidden
             device.allowed = {(shape.vocabulary,)}
@@ -187,7 +187,7 @@ def compare(base: Path, number: int, new_tokens: int, plant: str = "") -> dict[s
     held: list[int] = []
     from_config = fake_gpu._from_config
     examples = rows(number)
-    adapted = TrainingSpec(method="lora").model_dump()
+    adapted = TrainingSpec(method="lora")
 
     def encode(*_: Any) -> parity.Rows:
         return parity.Rows([row.ids[:-ANSWER] for row in examples], [row.ids[-ANSWER:] for row in examples])

@@ -248,7 +248,7 @@ def time_left(project: Project, step_names: Iterable[str]) -> TimeLeft:
     splits = project.latest("splits")
     raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
     work = work_of_steps(spec, raw_bytes, splits.read(SplitFacts).counts if splits else None)
-    phases = METHODS[spec.training.method].phases(spec.training.model_dump())
+    phases = METHODS[spec.training.method].phases(spec.training)
     missing_steps = [name for name in step_names if artifacts[name] is None]
     return TimeLeft(project.task.name, missing_steps, work, read_settings().home, len(phases) == 1)
 

@@ -48,7 +48,7 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
     parameters = parameters_by_name(spec.base_model) or 1e9
     prompts = len(spec.baseline.shots) * (1 + len(spec.baseline.prompts)) + bool(spec.baseline.retrieved)
     prompts += bool(prompt_without_labels(spec))
-    epochs = sum(p["epochs"] for p in METHODS[spec.training.method].phases(spec.training.model_dump()))
+    epochs = sum(p.epochs for p in METHODS[spec.training.method].phases(spec.training))
     training = parameters * text_tokens * rows["train"] * epochs * (1 + len(BLOCKING) if spec.training.augment else 1)
     return {
         **dict.fromkeys((*DATA_STEPS, "data_quality"), float(raw_bytes)),

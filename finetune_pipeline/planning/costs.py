@@ -3,7 +3,6 @@
 import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_pipeline.planning.prices import PriceList, Range
 from finetune_pipeline.planning.serving_costs import (
@@ -24,7 +23,7 @@ from finetune_pipeline.planning.serving_costs import (
 from finetune_pipeline.spec.methods import METHODS, methods_for
 from finetune_pipeline.spec.methods.base import COMMON
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.training import TrainingSpec
+from finetune_pipeline.spec.training import TrainingSettings, TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -102,15 +101,15 @@ def _pairs(spec: TaskSpec, prices: PriceList, traffic: Traffic) -> list[PairCost
     return pair_costs(prices, traffic, traffic.calls or USUAL_CALLS, endpoint.model)
 
 
-def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:
+def method_settings(spec: TaskSpec, method: str) -> TrainingSettings:
     """Return the task's settings with another method: values set in task.yaml stay, the method's defaults change."""
     if method == spec.training.method:
-        return spec.training.model_dump()
+        return spec.training
     method_keys = {"method", *COMMON} - {"batch_size", "micro_batch_size"}
     if not METHODS[method].checkpointing:
         method_keys.add("gradient_checkpointing")
     settings = {k: v for k, v in spec.training.model_dump(exclude_unset=True).items() if k not in method_keys}
-    return TrainingSpec.model_validate({**settings, "method": method}).model_dump()
+    return TrainingSpec.model_validate({**settings, "method": method})
 
 
 def training_costs(
@@ -130,7 +129,7 @@ def training_costs(
             methods_by_work: dict[tuple[float, int], list[str]] = {}
             for name in methods_for(spec.output.kind) if methods is None else methods:
                 method = METHODS[name]
-                epochs = sum(phase["epochs"] for phase in method.phases(method_settings(spec, name)))
+                epochs = sum(phase.epochs for phase in method.phases(method_settings(spec, name)))
                 operations = FULL_OPERATIONS if method.holds == "float32" else LOW_RANK_OPERATIONS
                 methods_by_work.setdefault((epochs, operations), []).append(name)
             for (epochs, operations), names in methods_by_work.items():

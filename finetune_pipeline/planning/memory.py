@@ -2,10 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -13,6 +11,7 @@ from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.settings import shown_gpus
 from finetune_pipeline.spec.methods import METHODS, Method
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE, ModelShape
+from finetune_pipeline.spec.training import TrainingSettings
 
 MIB = 2**20
 CPU_OVERHEAD = 600 * MIB
@@ -59,10 +58,10 @@ class Memory:
         return {name: round(part / MIB) for name, part in {**asdict(self), "total": self.total}.items()}
 
 
-def checkpoints(shape: ModelShape, settings: Mapping[str, Any]) -> bool:
+def checkpoints(shape: ModelShape, settings: TrainingSettings) -> bool:
     """Whether gradient checkpointing will be used."""
-    setting = settings["gradient_checkpointing"]
-    if not METHODS[settings["method"]].checkpointing:
+    setting = settings.gradient_checkpointing
+    if not METHODS[settings.method].checkpointing:
         return False
     return shape.parameters > CHECKPOINT_ABOVE if setting == "auto" else bool(setting)
 
@@ -82,7 +81,7 @@ def process_overhead(device: str, tokens: int = 0) -> int:
 
 def training_memory(
     shape: ModelShape,
-    settings: Mapping[str, Any],
+    settings: TrainingSettings,
     batch: Batch,
     *,
     width: int,
@@ -103,7 +102,7 @@ def training_memory(
         sizes: How many different numbers of tokens batches have.
         validating: During a validation pass, which keeps nothing for a backward pass and has no gradients.
     """
-    method, on_cpu = METHODS[settings["method"]], device == "cpu"
+    method, on_cpu = METHODS[settings.method], device == "cpu"
     whole = method.holds == "float32"
     hidden, inner = method.saved_widths(settings)
     block = batch.tokens * width * (hidden * shape.hidden + inner * shape.inner + batch.longest * shape.heads)

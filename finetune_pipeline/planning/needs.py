@@ -56,7 +56,7 @@ def parameters_by_name(base_model: str) -> float:
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
     """Estimate what training would need. rows: all clean rows; home: folder with prices."""
     train_rows = len(rows) - sum(expected_rows(spec, rows))
-    epoch_examples = training_examples(rows, spec.training.model_dump())
+    epoch_examples = training_examples(rows, spec.training)
     characters = sum(len(m["content"]) for e in epoch_examples for m in e.messages)
     epoch_tokens = characters / CHARACTERS_A_TOKEN * train_rows / max(1, len(rows))
     prices, today = load_prices(home=home), datetime.datetime.now(datetime.UTC).date()

@@ -1,7 +1,7 @@
 """Makes the training plan: required resources, whether they suffice, and the nearest plan that fits."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from finetune_pipeline.planning.tokens import TokenCounter, spread
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS, methods_for
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.training import TrainingSettings
 from finetune_pipeline.training.audit import Spread
 
 MARGIN = 1.1
@@ -116,7 +117,7 @@ def training_plan(
     """Plan a training on `train` with the base model in the folder `base`; write plan.json into `out`.
     home: folder of prices.yaml, unless `task_folder` has one. available: bytes; None: those free now. counter: see Planner.
     Raises FindingsError for rows that cannot be encoded."""
-    settings = spec.training.model_dump()
+    settings = spec.training
     device = read_settings().devices[0]
     planner = Planner(base, train, validation, device, counter)
     available = available_memory(device) if available is None else available
@@ -131,7 +132,7 @@ def training_plan(
     other_steps = answering_steps(spec, planner, validation, device, available, MARGIN)
     prices, today = load_prices(home=home, task_folder=task_folder), datetime.datetime.now(datetime.UTC).date()
     plan = TrainingPlan(
-        method=settings["method"],
+        method=settings.method,
         precision=planner.precision(settings),
         device=device,
         train_examples=len(train),
@@ -145,14 +146,14 @@ def training_plan(
         steps=sum(p.steps for p in phases),
         evaluations=sum(p.evaluations for p in phases),
         phases=phases,
-        trainable_parameters=METHODS[settings["method"]].trainable(settings, planner.shape),
+        trainable_parameters=METHODS[settings.method].trainable(settings, planner.shape),
         parameters=planner.shape.parameters,
         memory_mib=memory.in_mib(),
         available_mib=round(available / 2**20),
         fits=training_fits and all(step.fits for step in other_steps),
         nearest=None if training_fits else nearest_plan(planner, settings, available),
         others=other_steps,
-        prices=training_costs(spec, prices, rows.tokens, planner.shape.parameters, today, [settings["method"]]),
+        prices=training_costs(spec, prices, rows.tokens, planner.shape.parameters, today, [settings.method]),
         serving=prices.for_model(planner.shape.parameters).served(),
         methods=[method_row(planner, spec, name, available) for name in methods_for(spec.output.kind)],
         sentence="",
@@ -163,7 +164,7 @@ def training_plan(
     return plan
 
 
-def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) -> NearestPlan:
+def nearest_plan(planner: Planner, settings: TrainingSettings, available: int) -> NearestPlan:
     """Return the first settings on the ladder of costs that fit into `available` bytes."""
     fitting = next((s for s in ladder(settings) if planner.memory(s).total * MARGIN <= available), None)
     if fitting is None:

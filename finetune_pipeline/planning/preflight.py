@@ -234,7 +234,7 @@ def _quantized(spec: TaskSpec, kind: str | None) -> list[Finding]:
 
 def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
     t, method = spec.training, METHODS[spec.training.method]
-    limit, virtual = config.get("max_position_embeddings"), sum(method.virtual_tokens(t.model_dump()))
+    limit, virtual = config.get("max_position_embeddings"), sum(method.virtual_tokens(t))
     if not limit or t.max_tokens + virtual <= limit:
         return []
     room = max(limit - virtual, 0)

@@ -98,7 +98,7 @@ class TokenCounter:
 
 def epochs_of(training: TrainingSettings) -> float:
     """Return the number of passes over the data, in all phases."""
-    return float(sum(phase["epochs"] for phase in METHODS[training.method].phases(training.model_dump())))
+    return float(sum(phase.epochs for phase in METHODS[training.method].phases(training)))
 
 
 def whole_epochs(training: TrainingSettings) -> int:
@@ -119,7 +119,7 @@ def token_counts(
     Totals are approximate for a sample. Each row that cannot be encoded is a finding. Blocking is what training refuses: such
     rows, and with training.over_length: fail, long ones.
     """
-    limit, epochs = longest_allowed(spec.training.model_dump(), counter.config), epochs_of(spec.training)
+    limit, epochs = longest_allowed(spec.training, counter.config), epochs_of(spec.training)
     rows, of = sample_examples(train), of or len(train)
     counts, refusals = _count(rows, counter)
     valid_counts = counts[counts >= 0]
@@ -129,7 +129,7 @@ def token_counts(
         return _uncounted(refusals, refused or "no training rows")
     scale = of / len(rows)
     total = float(valid_counts.sum()) * scale
-    copies = training_examples(rows, spec.training.model_dump())[len(rows) :]
+    copies = training_examples(rows, spec.training)[len(rows) :]
     epoch_total = total + float(_count(copies, counter)[0].clip(0).sum()) * scale
     too_long = [e for e, n in zip(rows, counts.tolist(), strict=True) if n > limit]
     approximately = "about " if len(rows) != of else ""

@@ -24,6 +24,7 @@ from finetune_pipeline.report.blocks import (
 )
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec.methods import METHODS, Kind
+from finetune_pipeline.spec.training import TrainingSettings
 from finetune_pipeline.training.audit import AuditedRow, SplitAudit, Spread
 
 PARTS = ("weights", "trained", "activations", "logits", "overhead")
@@ -90,23 +91,23 @@ _DONE = {
 }
 
 
-def audit_page(audits: Mapping[str, SplitAudit], settings: Mapping[str, Any]) -> Page:
+def audit_page(audits: Mapping[str, SplitAudit], settings: TrainingSettings) -> Page:
     """Build the page of the audits by split. settings: ``spec.training``."""
     note = (
-        f"`training.max_tokens` is {settings['max_tokens']:,}, and `training.over_length` is {settings['over_length']}: it decides "
+        f"`training.max_tokens` is {settings.max_tokens:,}, and `training.over_length` is {settings.over_length}: it decides "
         "on longer examples."
     )
-    if settings.get("augment"):
+    if settings.augment:
         note += " Training rows are used unchanged and with every perturbation that can block (`training.augment`)."
     sections = [Section.of("counters", "Counters", [counters(audits), Text(note, note=True)])]
     for split, audit in audits.items():
         rows = Tokens([_row(row) for row in audit.shown], legend=split == next(iter(audits)))
         sections.append(Section.of(split, f"Rows of the {split} split", [rows or "No rows to show."]))
     lead = "What the model is trained on, token by token, before the first step."
-    return Page("Supervision audit", lead, _verdict(audits, METHODS[settings["method"]].kind), sections, unfolded=2)
+    return Page("Supervision audit", lead, _verdict(audits, METHODS[settings.method].kind), sections, unfolded=2)
 
 
-def audit_html(audits: Mapping[str, SplitAudit], settings: Mapping[str, Any]) -> str:
+def audit_html(audits: Mapping[str, SplitAudit], settings: TrainingSettings) -> str:
     return page_html(audit_page(audits, settings))
 
 

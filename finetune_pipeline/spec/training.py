@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, create_model
 
@@ -84,6 +84,10 @@ class TrainingSettings(Section):
         "prefix.",
     )
     refine: RefineSpec = RefineSpec()
+
+    def changed(self, **values: Any) -> Self:
+        """Return the settings with other values. Raises pydantic.ValidationError for unknown keys and wrong values."""
+        return type(self).model_validate({**dict(self), **values})
 
 
 if TYPE_CHECKING:

@@ -174,14 +174,14 @@ def _copy(context: StepContext, trained: Artifact) -> LocalTraining:
 
 
 def _refine(context: StepContext) -> RefinedFacts:
-    settings = decisive_settings(context.spec.training)
-    *_, last_phase = METHODS[settings["method"]].phases(settings)
+    settings = context.spec.training
+    *_, last_phase = METHODS[settings.method].phases(settings)
     job = RefineJob(
         base=context.inputs["base_model"].folder,
         start_from=context.inputs["supervised_adapter"].path("adapter"),
         rows=context.inputs["preference_rows"].path(PREFERENCES),
-        settings=dict(last_phase),
-        refine=context.spec.training.refine.model_dump(),
+        settings=last_phase,
+        refine=settings.refine,
         out=context.out,
         work=context.builder.work / "second_stage",
     )

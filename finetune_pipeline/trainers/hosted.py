@@ -86,7 +86,7 @@ class HostedTrainer(Trainer):
         self.service, self.order, self.poll_seconds = self.connect(spec), order, section.poll_seconds
         self.ledger, self.began = Ledger(order.home / "jobs"), time.monotonic()
         examples = {
-            "train": training_examples(read_examples(order.train), spec.training.model_dump()),
+            "train": training_examples(read_examples(order.train), spec.training),
             "validation": read_examples(order.validation),
         }
         self.files = {

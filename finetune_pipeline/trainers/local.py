@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.jobs import TrainJob
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
 from finetune_pipeline.training import history
 from finetune_pipeline.training.facts import LocalTraining, Phase
@@ -47,8 +46,8 @@ def train_locally(order: TrainingOrder) -> None:
     A later phase continues from the best checkpoint of the previous one, with consecutive step numbers. After a kill, a rerun
     with the same `work` resumes.
     """
-    settings = decisive_settings(order.spec.training)
-    *earlier_phases, last_phase = METHODS[settings["method"]].phases(settings)
+    settings = order.spec.training
+    *earlier_phases, last_phase = METHODS[settings.method].phases(settings)
     outs: list[Path] = []
     facts: list[LocalTraining] = []
     for number, phase in enumerate([*earlier_phases, last_phase], 1):
@@ -63,10 +62,10 @@ def train_locally(order: TrainingOrder) -> None:
                 base=order.base,
                 train=order.train,
                 validation=order.validation,
-                settings=dict(phase),
+                settings=phase,
                 out=out,
                 work=work,
-                classes=[] if METHODS[phase["method"]].kind.generates else order.spec.labels,
+                classes=[] if METHODS[phase.method].kind.generates else order.spec.labels,
                 start_from=start,
                 steps_before=sum(phase_facts.steps for phase_facts in facts),
             )
@@ -74,7 +73,7 @@ def train_locally(order: TrainingOrder) -> None:
         outs.append(out)
     result = facts[-1]
     if earlier_phases:
-        result = joined_facts(settings["method"], facts)
+        result = joined_facts(settings.method, facts)
         history.write(order.out / "history.jsonl", result.history)
         write_json(order.out / "measured.json", _joined_measured([read_json(out / "measured.json") for out in outs]))
     write_json(order.out / "result.json", result.to_json())

@@ -72,12 +72,13 @@ def refine_on_ray(job: RefineJob, spec: TaskSpec) -> dict[str, Any]:
     if blocking := errors(cluster_findings(section)):
         raise FindingsError(blocking)
     start = digest_file(job.start_from / ADAPTER_WEIGHTS)
-    key = [job.settings, job.refine, digest_file(job.rows), record_digest(job.base), start]
+    sections = {"settings": decisive_settings(job.settings), "refine": job.refine.model_dump()}
+    key = [*sections.values(), digest_file(job.rows), record_digest(job.base), start]
 
     def bring_inputs(place: Storage) -> None:
         place.put(job.rows, ROWS)
         place.put_folder(job.start_from, f"trained/{FIRST_STAGE}")
-        base, sections = _bring_base(job.base, section, job.stage), {"settings": job.settings, "refine": job.refine}
+        base = _bring_base(job.base, section, job.stage)
         place.write_json("job.json", {"action": "refine", "spec": _sent(spec), "base": base, **sections})
 
     name = f"{spec.name}-refine-{digest_json(key)[:16]}"

@@ -37,6 +37,7 @@ from finetune_pipeline.reporting import listen, mute, say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import RaySection
+from finetune_pipeline.spec.training import RefineSpec, TrainingSpec
 from finetune_pipeline.trainers import ray_data
 from finetune_pipeline.trainers.base import TrainingOrder
 from finetune_pipeline.trainers.local import train_locally
@@ -106,8 +107,8 @@ def refine(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
         base=_NO_ROOT / "base",
         start_from=_NO_ROOT / FIRST_STAGE,
         rows=_NO_ROOT / ROWS,
-        settings=request["settings"],
-        refine=request["refine"],
+        settings=TrainingSpec.model_validate(request["settings"]),
+        refine=RefineSpec.model_validate(request["refine"]),
         out=_NO_ROOT / "refined",
         work=_NO_ROOT / "work",
     )
@@ -256,11 +257,11 @@ def choose_strategy(job: TrainJob, workers: int, gpu_bytes: int | None) -> tuple
     if the workers cannot share the job.
     """
     settings = job.settings
-    findings = uneven_batches(settings["batch_size"], workers)
+    findings = uneven_batches(settings.batch_size, workers)
     strategy, reason = "ddp", "the CPU shares whole models only"
     if gpu_bytes is not None:
-        method, shape = METHODS[settings["method"]], model_shape(model_folder(job.base))
-        weights = weight_bytes(shape, method, compute_width(settings["precision"], "cuda"))
+        method, shape = METHODS[settings.method], model_shape(model_folder(job.base))
+        weights = weight_bytes(shape, method, compute_width(settings.precision, "cuda"))
         needed = weights + 12 * method.trainable(settings, shape)  # without activations
         fits = needed <= _ROOM * gpu_bytes
         strategy, verb = ("ddp", "fits") if fits else ("fsdp2", "does not fit")

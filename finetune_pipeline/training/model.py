@@ -26,6 +26,7 @@ from finetune_pipeline.models.model_files import (
 )
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
+from finetune_pipeline.spec.training import TrainingSettings
 from finetune_pipeline.training.facts import Trained
 
 
@@ -44,7 +45,7 @@ class Built:
 
 def build(
     base: Path,
-    settings: dict[str, Any],
+    settings: TrainingSettings,
     compute: torch.dtype,
     device: torch.device,
     tokenizer: Any,
@@ -52,12 +53,12 @@ def build(
     start_from: Path | None = None,
     classes: Sequence[str] = (),
 ) -> Built:
-    """Load the base for ``settings["method"]`` and add the trained part.
+    """Load the base for ``settings.method`` and add the trained part.
 
     start_from: folder of an adapter with the initial weights. task_text: of training.rows.task_text. classes: of a classifier.
     Raises JobError for settings that cannot be used together.
     """
-    method = METHODS[settings["method"]]
+    method = METHODS[settings.method]
     model, weights = load_for_training(base, method.holds, compute, device)
     if classes:
         model = with_head(model, classes)
@@ -69,16 +70,16 @@ def build(
     return Built(model, weights, autocast, checkpointing, reason, start_facts)
 
 
-def _checkpointing(settings: dict[str, Any], parameters: int) -> tuple[bool, str]:
+def _checkpointing(settings: TrainingSettings, parameters: int) -> tuple[bool, str]:
     """Return (whether to use gradient checkpointing, the reason). Raises JobError if it is set but the method cannot use it."""
-    setting = settings["gradient_checkpointing"]
-    if not METHODS[settings["method"]].checkpointing:
+    setting = settings.gradient_checkpointing
+    if not METHODS[settings.method].checkpointing:
         if setting is True:
             raise JobError(
-                f"{settings['method']} tuning does not work with gradient checkpointing",
+                f"{settings.method} tuning does not work with gradient checkpointing",
                 "set training.gradient_checkpointing: false, or use another method",
             )
-        return False, f"never with {settings['method']} tuning, which trains the key-value cache"
+        return False, f"never with {settings.method} tuning, which trains the key-value cache"
     if setting == "auto":
         large = parameters > CHECKPOINT_ABOVE
         return large, f"the base has {'over' if large else 'at most'} {CHECKPOINT_ABOVE // 10**9}B parameters"

@@ -31,6 +31,7 @@ from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import pick_device, resolve_precision
 from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS
 from finetune_pipeline.reporting import say
+from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.facts import RefinedFacts
 from finetune_pipeline.training.micro_batch import micro_batch, passes_of, train_in_halves
@@ -72,8 +73,8 @@ def job_digest(job: RefineJob) -> str:
     """Return the digest that a checkpoint must match to be resumed, without paths."""
     return digest_json(
         {
-            "settings": job.settings,
-            "refine": job.refine,
+            "settings": decisive_settings(job.settings),
+            "refine": job.refine.model_dump(),
             "rows": digest_file(job.rows),
             "base": record_digest(job.base),
             "start_from": digest_file(job.start_from / ADAPTER_WEIGHTS),
@@ -89,23 +90,21 @@ def refine(job: RefineJob, on_saved: Callable[[], None] | None = None) -> tuple[
     """
     for folder in (job.out, job.work):
         folder.mkdir(parents=True, exist_ok=True)
-    digest, least = job_digest(job), 2 if job.refine["method"] == "kto" else 1
+    digest, least = job_digest(job), 2 if job.refine.method == "kto" else 1
     return train_in_halves(
-        partial(_attempt, job, digest, on_saved), job.work, digest, job.settings["batch_size"], job.stage, least
+        partial(_attempt, job, digest, on_saved), job.work, digest, job.settings.batch_size, job.stage, least
     )
 
 
 def _attempt(job: RefineJob, digest: str, on_saved: Callable[[], None] | None) -> tuple[RefinedFacts, dict[str, Any]]:
     """Train with the micro-batch that fits, as far as is known."""
-    settings, method = job.settings, str(job.refine["method"])
-    micro = micro_batch(job.work, digest, settings["micro_batch_size"])
+    settings, method = job.settings, job.refine.method
+    micro = micro_batch(job.work, digest, settings.micro_batch_size)
     tokenizer = load_tokenizer(job.base)
     preferences = [msgspec.convert(row, Preference) for row in read_rows(job.rows)]
-    preferences.sort(
-        key=lambda row: hash_order(row.id, f"refine {settings['seed']}")
-    )  # KTO reads its rows in this order
+    preferences.sort(key=lambda row: hash_order(row.id, f"refine {settings.seed}"))  # KTO reads its rows in this order
     max_tokens = longest_allowed(settings, read_json(model_folder(job.base) / "config.json"))
-    encoded = encode_preferences(tokenizer, preferences, method, max_tokens, settings["over_length"])
+    encoded = encode_preferences(tokenizer, preferences, method, max_tokens, settings.over_length)
     collator_class = DataCollatorForPreference if method == "dpo" else DataCollatorForUnpairedPreference
     collator = collator_class(pad_token_id=tokenizer.pad_token_id)
     audit = audit_batches(tokenizer, collator, encoded, max_tokens)
@@ -114,10 +113,10 @@ def _attempt(job: RefineJob, digest: str, on_saved: Callable[[], None] | None) -
     if audit.problems:
         raise FindingsError(audit.problems)
 
-    set_seed(settings["seed"])
+    set_seed(settings.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = pick_device()
-    dtype = resolve_precision(settings["precision"], device)
+    dtype = resolve_precision(settings.precision, device)
     built = build(job.base, settings, dtype, device, tokenizer, "", job.start_from)
     with passes_of(micro):
         trainer, callback = _trainer(job, built, tokenizer, collator, encoded, digest, micro)
@@ -128,12 +127,12 @@ def _attempt(job: RefineJob, digest: str, on_saved: Callable[[], None] | None) -
     if resume.folder is not None:
         say(f"{job.stage}: resuming from {resume.folder.name}")
     began = time.monotonic()
-    set_seed(settings["seed"])
+    set_seed(settings.seed)
     with passes_of(micro):
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume.folder else None)
     seconds = time.monotonic() - began
 
-    trained = save_trained(trainer.model, tokenizer, job.base, settings["method"], job.out / "adapter")
+    trained = save_trained(trainer.model, tokenizer, job.base, settings.method, job.out / "adapter")
     entries = history.entries_of(trainer.state.log_history)
     history.write(job.out / "history.jsonl", entries)
     liked_weight, disliked_weight = callback.weights
@@ -165,20 +164,20 @@ def _trainer(
 ) -> tuple[Any, "RefineCallback"]:
     """Return TRL's trainer for the method, and the callback that reports its progress. micro: rows of a pass."""
     settings, refine = job.settings, job.refine
-    batch = settings["batch_size"]
+    batch = settings.batch_size
     steps_per_epoch = math.ceil(len(encoded.rows) / batch)
     arguments: dict[str, Any] = {
         "output_dir": str(job.work / "checkpoints"),
-        "num_train_epochs": refine["epochs"],
-        "learning_rate": refine["learning_rate"],
-        "beta": refine["beta"],
-        "seed": settings["seed"],
-        "data_seed": settings["seed"],
+        "num_train_epochs": refine.epochs,
+        "learning_rate": refine.learning_rate,
+        "beta": refine.beta,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": batch // micro,
         "optim": "adamw_torch_fused",
         "save_strategy": "steps",
-        "save_steps": max(1, round(steps_per_epoch / settings["evals_per_epoch"])),
+        "save_steps": max(1, round(steps_per_epoch / settings.evals_per_epoch)),
         "save_total_limit": 2,
         "restore_callback_states_from_checkpoint": True,
         "logging_steps": 1,
@@ -196,7 +195,7 @@ def _trainer(
         "router_aux_loss_coef": 0.0,
     }
     rows, weights = encoded.rows, (1.0, 1.0)
-    if refine["method"] == "kto":
+    if refine.method == "kto":
         weights = weights_of([row["label"] for row in rows])
         arguments |= {"desirable_weight": weights[0], "undesirable_weight": weights[1]}
         rows = with_mismatched(rows, micro)
@@ -210,7 +209,7 @@ def _trainer(
         "callbacks": [callback],
     }
     trainer: KtoTrainer | DpoTrainer
-    if refine["method"] == "kto":
+    if refine.method == "kto":
         trainer = KtoTrainer(args=KTOConfig(**arguments), **parts)
     else:
         trainer = DpoTrainer(args=DPOConfig(**arguments), **parts)

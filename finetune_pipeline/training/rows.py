@@ -20,6 +20,7 @@ from finetune_pipeline.models.chat import Encoded, encode_example, encode_prompt
 from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.training import TrainingSettings
 from finetune_pipeline.training.audit import Audit, AuditCounts, SplitAudit, supervision_audit
 from finetune_pipeline.training.facts import Augmented, LengthFacts
 
@@ -87,13 +88,13 @@ class Audited(Prepared):
     audit: SplitAudit = field(kw_only=True)
 
 
-def longest_allowed(settings: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+def longest_allowed(settings: TrainingSettings, config: Mapping[str, Any]) -> int:
     """Return training.max_tokens, or less if the base model's context (of its config.json) minus a soft prompt is shorter."""
-    max_tokens = int(settings["max_tokens"])
+    max_tokens = int(settings.max_tokens)
     context = text_settings(config).get("max_position_embeddings")
     if not context:
         return max_tokens
-    return int(min(max_tokens, context - sum(METHODS[settings["method"]].virtual_tokens(settings))))
+    return int(min(max_tokens, context - sum(METHODS[settings.method].virtual_tokens(settings))))
 
 
 Encode = Callable[[Any, Example], list[Encoded]]
@@ -164,7 +165,7 @@ def prepare_split(
     return Audited(**vars(prepared), audit=supervision_audit(prepared, tokenizer, max_tokens, place))
 
 
-AuditHtml = Callable[[Mapping[str, SplitAudit], Mapping[str, Any]], str]
+AuditHtml = Callable[[Mapping[str, SplitAudit], TrainingSettings], str]
 """Renders the audits by split and the settings as a page."""
 
 
@@ -246,15 +247,15 @@ def _without_start(tokenizer: Any, ids: Sequence[int], drop: int) -> tuple[int, 
     return 0, ""
 
 
-def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) -> list[Example]:
+def training_examples(examples: Sequence[Example], settings: TrainingSettings) -> list[Example]:
     """Return the examples of one epoch: the training split, and with training.augment its perturbed copies after it.
 
     A row has a copy for every kind of perturbation that can block a candidate and changes the row. A copy has the row's
     answer, and the row's id followed by the perturbation's name. Never pass validation or test rows.
     """
-    if not settings["augment"]:
+    if not settings.augment:
         return list(examples)
-    seed, labels = settings["seed"], sorted({e.label for e in examples if e.label})
+    seed, labels = settings.seed, sorted({e.label for e in examples if e.label})
     copies = {kind: {e.id: e for e in perturbed(examples, kind, seed, labels, "training")} for kind in BLOCKING}
     added_copies = [
         replace(copies[kind][example.id], id=set_name(example.id, kind))

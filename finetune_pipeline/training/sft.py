@@ -25,6 +25,7 @@ from finetune_pipeline.models.loading import pick_device, resolve_precision
 from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.attention import choose_kernel
 from finetune_pipeline.training.facts import (
@@ -66,7 +67,7 @@ def job_digest(job: TrainJob, processes: int = 1) -> str:
     """Return the digest that a checkpoint must match to be resumed: of settings, data, base model and the adapter that training
     starts from, without paths; and of the number of processes, since each has its own random state."""
     content: dict[str, Any] = {
-        "settings": job.settings,
+        "settings": decisive_settings(job.settings),
         "train": digest_file(job.train),
         "validation": digest_file(job.validation),
         "base": record_digest(job.base),
@@ -105,7 +106,7 @@ def train(
     state = PartialState(cpu=pick_device().type == "cpu", backend=_backend())
     digest = job_digest(job, state.num_processes)
     attempt = partial(_attempt, job, digest, state, audit_html, on_saved)
-    return train_in_halves(attempt, job.work, digest, job.settings["batch_size"], job.stage)
+    return train_in_halves(attempt, job.work, digest, job.settings.batch_size, job.stage)
 
 
 def _attempt(
@@ -118,13 +119,13 @@ def _attempt(
     """Train with the micro-batch that fits, as far as is known."""
     settings, out, work, base = job.settings, job.out, job.work, job.base
     device, processes, sharded = pick_device(), state.num_processes, strategy() == "fsdp2"
-    micro = micro_batch(work, digest, settings["micro_batch_size"])
+    micro = micro_batch(work, digest, settings.micro_batch_size)
     tokenizer = load_tokenizer(base)
     examples = {"train": read_examples(job.train), "validation": read_examples(job.validation)}
     token_limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
     epoch_examples = {**examples, "train": training_examples(examples["train"], settings)}
     splits = {
-        split: prepare_split(tokenizer, rows, token_limit, settings["over_length"], f"{split} split", job.classes)
+        split: prepare_split(tokenizer, rows, token_limit, settings.over_length, f"{split} split", job.classes)
         for split, rows in epoch_examples.items()
     }
     write_audit(job, splits, audit_html, state.is_main_process)
@@ -136,17 +137,17 @@ def _attempt(
     if resume.folder is not None:
         say(f"{job.stage}: resuming from {resume.folder.name}")
 
-    set_seed(settings["seed"])
+    set_seed(settings.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
-    compute_dtype = resolve_precision(settings["precision"], device)
+    compute_dtype = resolve_precision(settings.precision, device)
     start = job.start_from
     load_device = torch.device("cpu") if sharded else device  # a sharded model need not fit on one device
     built = build(
         base, settings, compute_dtype, load_device, tokenizer, task_text(examples["train"]), start, job.classes
     )
     packed, packing_reason = False, "training.shared_prefix is off"
-    if settings["shared_prefix"]:
+    if settings.shared_prefix:
         packed, packing_reason = supports_shared_prefix(built.model)
     fused = fuse(built.model)
     picks_kernel = packed and state.is_main_process
@@ -154,7 +155,7 @@ def _attempt(
     collator = packed_collator(built.model, trial.kernel) if packed else padded_batch
     batch_form = "shared prefix" if packed else f"padded batches: {packing_reason}"
     weight_share = f"weights at {built.weights.ratio:.0%} of bfloat16"
-    say(f"{job.stage}: {settings['method']} in {_name(compute_dtype)}, {weight_share}; {batch_form}")
+    say(f"{job.stage}: {settings.method} in {_name(compute_dtype)}, {weight_share}; {batch_form}")
 
     trainer, callback = _trainer(
         job, built, tokenizer, collator, splits, digest, processes, micro, resume.folder is None
@@ -164,7 +165,7 @@ def _attempt(
     if resume.folder is None:
         if state.is_main_process:
             (work / "history.jsonl").unlink(missing_ok=True)
-        set_seed(settings["seed"])
+        set_seed(settings.seed)
         with passes_of(micro):
             trainer.train()
     elif resume.finished and resume.best is not None:
@@ -181,13 +182,13 @@ def _attempt(
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     rounding = None
-    if METHODS[settings["method"]].holds == "float32":  # method full: float32 in training, stored in the base's dtype
+    if METHODS[settings.method].holds == "float32":  # method full: float32 in training, stored in the base's dtype
         rounding = Rounding(dtype=_name(round_to_base(trainer.model, base)), eval_loss=trainer.validation_loss())
     gathered = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if not state.is_main_process:
         state.wait_for_everyone()
         return None, {}
-    trained = save_trained(trainer.model, tokenizer, base, settings["method"], out / "adapter", gathered)
+    trained = save_trained(trainer.model, tokenizer, base, settings.method, out / "adapter", gathered)
     state.wait_for_everyone()
     entries = history.entries_of(trainer.state.log_history)
     history.write(out / "history.jsonl", entries)
@@ -196,7 +197,7 @@ def _attempt(
     _, last_train_loss = history.training_losses(entries)[-1]
     assert progress.best_global_step is not None and progress.best_metric is not None
     facts = LocalTraining(
-        method=settings["method"],
+        method=settings.method,
         precision=_name(compute_dtype),
         device=device.type,
         processes=processes,
@@ -208,7 +209,7 @@ def _attempt(
         weights=built.weights,
         begun=built.begun,
         rounding=rounding,
-        micro_batch=MicroBatch(declared=settings["micro_batch_size"], used=micro),
+        micro_batch=MicroBatch(declared=settings.micro_batch_size, used=micro),
         gradient_checkpointing=Checkpointing(used=built.checkpointing, why=built.checkpointing_why),
         shared_prefix=SharedPrefix(
             used=packed,
@@ -271,24 +272,24 @@ def _trainer(
 
     micro: rows of a pass; from_start: not resumed."""
     settings, work = job.settings, job.work
-    micro_batch = rows_per_process(settings["batch_size"], micro, processes)
-    steps_per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
-    eval_steps = max(1, round(steps_per_epoch / settings["evals_per_epoch"]))
+    micro_batch = rows_per_process(settings.batch_size, micro, processes)
+    steps_per_epoch = math.ceil(len(splits["train"].rows) / settings.batch_size)
+    eval_steps = max(1, round(steps_per_epoch / settings.evals_per_epoch))
     sharding: dict[str, Any] = {}
     if strategy() == "fsdp2":  # checkpoints still contain complete weights
         sharding = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
     args = SFTConfig(
         output_dir=str(work / "checkpoints"),
-        num_train_epochs=settings["epochs"],
-        seed=settings["seed"],
-        data_seed=settings["seed"],
+        num_train_epochs=settings.epochs,
+        seed=settings.seed,
+        data_seed=settings.seed,
         per_device_train_batch_size=micro_batch,
         per_device_eval_batch_size=validation_rows_per_pass(micro_batch),
-        gradient_accumulation_steps=settings["batch_size"] // (micro_batch * processes),
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type=settings["scheduler"],
-        warmup_steps=settings["warmup_share"],  # below 1: a share of all steps
-        weight_decay=settings["weight_decay"],
+        gradient_accumulation_steps=settings.batch_size // (micro_batch * processes),
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=settings.warmup_share,  # below 1: a share of all steps
+        weight_decay=settings.weight_decay,
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
         eval_on_start=from_start,  # step 0: the loss before training
@@ -332,7 +333,7 @@ def _trainer(
         autocast=built.autocast,
         train_dataset=Dataset.from_list(splits["train"].plain_rows()),
         eval_dataset=Dataset.from_list(splits["validation"].plain_rows()),
-        callbacks=[EarlyStoppingCallback(settings["patience"]), callback],
+        callbacks=[EarlyStoppingCallback(settings.patience), callback],
     )
     trainer.remove_callback(PrinterCallback)
     for name, parameter in built.model.named_parameters():

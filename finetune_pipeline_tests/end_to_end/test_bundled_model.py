@@ -73,7 +73,7 @@ def examples(folder: Path) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def trained(folder: Path, base: Path, examples: dict[str, Path]) -> dict[str, Any]:
     quick = {"epochs": 1, "evals_per_epoch": 1, "precision": "float32", "batch_size": 4}
-    settings = load_task(SHIPPED).spec.training.model_dump() | quick
+    settings = load_task(SHIPPED).spec.training.changed(**quick)
     job = TrainJob(
         base=base, train=examples["train"], validation=examples["validation"], settings=settings,
         out=folder / "trained", work=folder / "work",

@@ -19,11 +19,12 @@ from finetune_pipeline.jobs import (
     read_job,
     write_job,
 )
+from finetune_pipeline.spec.training import TrainingSpec
 
 FOLDER = Path("/place")
 TRAINING: dict[str, Any] = {
     "out": FOLDER / "out", "work": FOLDER / "work", "base": FOLDER / "base", "train": FOLDER / "t.jsonl",
-    "validation": FOLDER / "v.jsonl", "settings": {"method": "lora", "lora": {"r": 8}},
+    "validation": FOLDER / "v.jsonl", "settings": TrainingSpec(method="lora"),
 }  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def test_missing_and_misspelt_fields_fail_where_they_are_written() -> None:
 
 def test_what_json_cannot_hold_fails_where_the_job_is_written(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="a job cannot contain <object"):
-        write_job(tmp_path / "job.json", TrainJob(**TRAINING | {"settings": {"method": object()}}))
+        write_job(tmp_path / "job.json", TrainJob(**TRAINING | {"classes": [object()]}))
     assert not any(tmp_path.iterdir())
 
 

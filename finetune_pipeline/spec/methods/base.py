@@ -14,19 +14,24 @@ A method is one module of this package with one class::
 Nothing here imports torch at import time, since ``task.yaml`` is read everywhere; functions that build a model import it.
 """
 
+from __future__ import annotations
+
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.outputs import DEFAULT_METRICS, Section
 
-Settings = Mapping[str, Any]
-"""``spec.training.model_dump()``."""
+if TYPE_CHECKING:
+    from finetune_pipeline.spec.training import TrainingSettings
+
+Config = Mapping[str, Any]
+"""A base model's config.json."""
 Added = tuple[Any, dict[str, Any]]
 """The loaded base with its trainable weights, and facts about their initial values."""
 CHECKPOINT_ABOVE = 1_000_000_000
@@ -176,29 +181,29 @@ class Method(ABC):
         """Return the problems of this method's own settings in ``spec.training``."""
         return []
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
+    def check_base(self, training: Any, config: Config, layers: Callable[[], set[str]]) -> list[Finding]:
         """Return the problems of training a base with this config.json; layers: returns the names of its linear layers."""
         return []
 
-    def phases(self, settings: Settings) -> list[Settings]:
+    def phases(self, settings: TrainingSettings) -> list[TrainingSettings]:
         """Return the settings of each training phase; each phase continues from the previous phase's adapter."""
         return [settings]
 
-    def adopt(self, settings: Settings) -> dict[str, Any]:
+    def adopt(self, settings: TrainingSettings) -> TrainingSettings:
         """Adapt the settings of another method to this one."""
-        same = METHODS[settings["method"]].kind is self.kind
-        rate = settings["learning_rate"] if same else self.default("learning_rate").value
-        return {**settings, "method": self.name, "learning_rate": rate}
+        same = METHODS[settings.method].kind is self.kind
+        rate = settings.learning_rate if same else self.default("learning_rate").value
+        return settings.changed(method=self.name, learning_rate=rate)
 
-    def virtual_tokens(self, settings: Settings) -> tuple[int, int]:
+    def virtual_tokens(self, settings: TrainingSettings) -> tuple[int, int]:
         """Return (virtual tokens before every row's sequence, virtual tokens that are only keys and values)."""
         return 0, 0
 
     @abstractmethod
-    def trainable(self, settings: Settings, shape: ModelShape) -> int:
+    def trainable(self, settings: TrainingSettings, shape: ModelShape) -> int:
         """Return the number of trained parameters."""
 
-    def saved_widths(self, settings: Settings) -> tuple[float, float]:
+    def saved_widths(self, settings: TrainingSettings) -> tuple[float, float]:
         """Return the vectors that a block saves per token for its backward pass: (of the hidden width, of the MLP's width).
 
         With a frozen block: the inputs of two norms; queries, keys, values and attention's result; the gated MLP's three products.
@@ -206,7 +211,7 @@ class Method(ABC):
         return 5.5, 3.0
 
     @abstractmethod
-    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
+    def add(self, model: Any, tokenizer: Any, settings: TrainingSettings, task_text: str) -> Added:
         """Add the trainable weights to the loaded base; task_text: of training.rows. Raises JobError if the settings do not fit
         this base or these rows."""
 

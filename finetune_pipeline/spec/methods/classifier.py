@@ -1,7 +1,14 @@
 """A classifier: low-rank matrices on the base, and a head with one output a label in place of the output head."""
 
-from finetune_pipeline.spec.methods.base import Default, Kind, ModelShape, Settings, register
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune_pipeline.spec.methods.base import Default, Kind, ModelShape, register
 from finetune_pipeline.spec.methods.low_rank import LowRank
+
+if TYPE_CHECKING:
+    from finetune_pipeline.spec.training import TrainingSettings
 
 HEAD = "score"
 """Name of the head in transformers' classifiers on decoders."""
@@ -36,6 +43,6 @@ class Classifier(LowRank):
         )
     }
 
-    def trainable(self, settings: Settings, shape: ModelShape) -> int:
+    def trainable(self, settings: TrainingSettings, shape: ModelShape) -> int:
         """Return the matrices' parameters; the head adds the hidden width for each label, a thousandth of them."""
         return super().trainable(settings, shape)

@@ -1,8 +1,13 @@
 """Full fine-tuning: every weight, in float32."""
 
-from typing import Any
+from __future__ import annotations
 
-from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Method, ModelShape, Settings, register
+from typing import TYPE_CHECKING, Any
+
+from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Method, ModelShape, register
+
+if TYPE_CHECKING:
+    from finetune_pipeline.spec.training import TrainingSettings
 
 
 @register
@@ -30,12 +35,12 @@ class Full(Method):
         adapter=False,
     )
 
-    def trainable(self, settings: Settings, shape: ModelShape) -> int:
+    def trainable(self, settings: TrainingSettings, shape: ModelShape) -> int:
         return shape.parameters
 
-    def saved_widths(self, settings: Settings) -> tuple[float, float]:
+    def saved_widths(self, settings: TrainingSettings) -> tuple[float, float]:
         """Return also each linear layer's input, and the norms' inputs in float32."""
         return 14.0, 4.0
 
-    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
+    def add(self, model: Any, tokenizer: Any, settings: TrainingSettings, task_text: str) -> Added:
         return model.requires_grad_(True), {}

@@ -1,15 +1,20 @@
 """Low-rank adapters, shared by qlora and lora."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.methods.base import Added, Kind, Method, ModelShape, Settings
+from finetune_pipeline.spec.methods.base import Added, Config, Kind, Method, ModelShape
 from finetune_pipeline.spec.outputs import Section
+
+if TYPE_CHECKING:
+    from finetune_pipeline.spec.training import TrainingSettings
 
 NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out")
 """Embeddings and output heads, which low-rank adapters do not change."""
@@ -56,7 +61,7 @@ class LowRank(Method):
         place = f"task.yaml: training.{self.section}.target_modules"
         return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in problems.items()]
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
+    def check_base(self, training: Any, config: Config, layers: Callable[[], set[str]]) -> list[Finding]:
         """Check that every named layer exists; PEFT matches all modules whose names end with it."""
         targets = getattr(training, self.section).target_modules
         if isinstance(targets, str):
@@ -71,37 +76,37 @@ class LowRank(Method):
         place = f"task.yaml: training.{self.section}.target_modules"
         return [Finding("training.target_modules", "error", place, message, fix)]
 
-    def trainable(self, settings: Settings, shape: ModelShape) -> int:
+    def trainable(self, settings: TrainingSettings, shape: ModelShape) -> int:
         """Return r (in + out) per layer (Hu et al. 2021, section 4.1); with DoRA one more number per output (Liu et al. 2024,
         section 4.1)."""
-        lora = settings[self.section]
-        layers = shape.targeted(lora["target_modules"])
-        matrices: int = sum(lora["r"] * (layer.fan_in + layer.fan_out) for layer in layers)
-        magnitudes: int = sum(layer.fan_out for layer in layers) if lora["dora"] else 0
+        lora: LoraSpec = getattr(settings, self.section)
+        layers = shape.targeted(lora.target_modules)
+        matrices: int = sum(lora.r * (layer.fan_in + layer.fan_out) for layer in layers)
+        magnitudes: int = sum(layer.fan_out for layer in layers) if lora.dora else 0
         return matrices + magnitudes
 
-    def saved_widths(self, settings: Settings) -> tuple[float, float]:
+    def saved_widths(self, settings: TrainingSettings) -> tuple[float, float]:
         """Return also the adapted layers' inputs, with their dropout masks. DoRA keeps float32 copies for every layer."""
-        lora = settings[self.section]
-        if lora["dora"]:
+        lora: LoraSpec = getattr(settings, self.section)
+        if lora.dora:
             return 40.0, 18.0
-        return (10.0, 5.0) if lora["dropout"] else (7.0, 4.0)
+        return (10.0, 5.0) if lora.dropout else (7.0, 4.0)
 
-    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
+    def add(self, model: Any, tokenizer: Any, settings: TrainingSettings, task_text: str) -> Added:
         """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear. Raises JobError if
         PEFT does not adapt these layers of this architecture."""
         from peft import LoraConfig, get_peft_model
 
-        lora = settings[self.section]
-        targets = lora["target_modules"]
+        lora: LoraSpec = getattr(settings, self.section)
+        targets: list[str] | str = lora.target_modules
         if targets == "all-linear":
             targets = _layers_outside_experts(model) or targets
         config = LoraConfig(
-            r=lora["r"],
-            lora_alpha=lora["alpha"],
-            lora_dropout=lora["dropout"],
-            use_rslora=lora["rslora"],
-            use_dora=lora["dora"],
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            use_rslora=lora.rslora,
+            use_dora=lora.dora,
             task_type=self.peft_task,
             target_modules=targets,
         )

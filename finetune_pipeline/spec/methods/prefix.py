@@ -1,15 +1,20 @@
 """Prefix tuning (Li and Liang 2021), without the reparameterization network."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, ModelShape, Settings, register
+from finetune_pipeline.spec.methods.base import COMPARISON, Added, Config, Default, Kind, ModelShape, register
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt, repeated
 from finetune_pipeline.spec.outputs import Section
+
+if TYPE_CHECKING:
+    from finetune_pipeline.spec.training import TrainingSettings
 
 _OTHER_METHODS = "use another method: lora, prompt or full"
 
@@ -50,7 +55,7 @@ class Prefix(SoftPrompt):
         )
     }
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
+    def check_base(self, training: Any, config: Config, layers: Callable[[], set[str]]) -> list[Finding]:
         unsupported = sorted({*(config.get("layer_types") or [])} - {"full_attention", "sliding_attention"})
         if unsupported:
             message = f"some layers have neither full nor sliding attention ({', '.join(unsupported)}), which prefix tuning needs"
@@ -63,17 +68,21 @@ class Prefix(SoftPrompt):
         fix = f"set training.prefix.tokens: {window // 2} or less, or use method: prompt"
         return [Finding("training.prefix_window", "error", "task.yaml: training.prefix.tokens", message, fix)]
 
-    def virtual_tokens(self, settings: Settings) -> tuple[int, int]:
-        return 0, int(settings["prefix"]["tokens"])
+    def _section(self, settings: TrainingSettings) -> PrefixSpec:
+        section: PrefixSpec = getattr(settings, self.section)
+        return section
 
-    def trainable(self, settings: Settings, shape: ModelShape) -> int:
+    def virtual_tokens(self, settings: TrainingSettings) -> tuple[int, int]:
+        return 0, self._section(settings).tokens
+
+    def trainable(self, settings: TrainingSettings, shape: ModelShape) -> int:
         """Return tokens x layers x keys and values (Li and Liang 2021, section 4.2)."""
-        return int(settings["prefix"]["tokens"]) * shape.layers * 2 * shape.key_heads * shape.head_dim
+        return self._section(settings).tokens * shape.layers * 2 * shape.key_heads * shape.head_dim
 
-    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
+    def add(self, model: Any, tokenizer: Any, settings: TrainingSettings, task_text: str) -> Added:
         from peft import PrefixTuningConfig, get_peft_model, initialize_kv_prefix_from_past_key_values
 
-        text, number = self.first_text(settings, task_text), settings["prefix"]["tokens"]
+        text, number = self.first_text(settings, task_text), self._section(settings).tokens
         peft: Any = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=number))
         # without a text, some token still shows the shape of keys and values
         ids = tokenizer(text or "a", add_special_tokens=False)["input_ids"]

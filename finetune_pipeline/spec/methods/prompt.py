@@ -1,12 +1,17 @@
 """Prompt tuning (Lester et al. 2021)."""
 
-from typing import Any, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, ModelShape, Settings, register
+from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, ModelShape, register
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt, repeated
 from finetune_pipeline.spec.outputs import Section
+
+if TYPE_CHECKING:
+    from finetune_pipeline.spec.training import TrainingSettings
 
 
 class PromptTuningSpec(Section):
@@ -47,26 +52,30 @@ class Prompt(SoftPrompt):
         )
     }
 
-    def virtual_tokens(self, settings: Settings) -> tuple[int, int]:
-        return int(settings["prompt"]["tokens"]), 0
+    def _section(self, settings: TrainingSettings) -> PromptTuningSpec:
+        section: PromptTuningSpec = getattr(settings, self.section)
+        return section
 
-    def trainable(self, settings: Settings, shape: ModelShape) -> int:
+    def virtual_tokens(self, settings: TrainingSettings) -> tuple[int, int]:
+        return self._section(settings).tokens, 0
+
+    def trainable(self, settings: TrainingSettings, shape: ModelShape) -> int:
         """Return tokens x hidden width (Lester et al. 2021, section 2)."""
-        return int(settings["prompt"]["tokens"]) * shape.hidden
+        return self._section(settings).tokens * shape.hidden
 
-    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
+    def add(self, model: Any, tokenizer: Any, settings: TrainingSettings, task_text: str) -> Added:
         import torch
         from peft import PromptTuningConfig, get_peft_model
 
-        text, section = self.first_text(settings, task_text), settings["prompt"]
+        text, section = self.first_text(settings, task_text), self._section(settings)
         config = PromptTuningConfig(
             task_type="CAUSAL_LM",
-            num_virtual_tokens=section["tokens"],
-            prompt_tuning_init="SAMPLE_VOCAB" if section["init"] == "vocabulary" else "RANDOM",
+            num_virtual_tokens=section.tokens,
+            prompt_tuning_init="SAMPLE_VOCAB" if section.init == "vocabulary" else "RANDOM",
         )
         peft: Any = get_peft_model(model, config)
         if text:
-            ids = repeated(tokenizer(text, add_special_tokens=False)["input_ids"], section["tokens"])
+            ids = repeated(tokenizer(text, add_special_tokens=False)["input_ids"], section.tokens)
             with torch.no_grad():
                 rows = peft.word_embeddings(torch.tensor(ids, device=model.device))
                 peft.prompt_encoder["default"].embedding.weight.copy_(rows.float())

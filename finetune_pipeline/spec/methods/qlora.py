@@ -4,12 +4,17 @@ An adapter trained on 4-bit weights also corrects their rounding errors. Merged 
 are errors. Large models are hardly affected; small ones lose much of the training.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.methods.base import Default, Settings, register
+from finetune_pipeline.spec.methods.base import Config, Default, register
 from finetune_pipeline.spec.methods.low_rank import LowRank
+
+if TYPE_CHECKING:
+    from finetune_pipeline.spec.training import TrainingSettings
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Keys of config.json with the number of experts."""
@@ -39,17 +44,17 @@ class QLora(LowRank):
         ),
     }
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
+    def check_base(self, training: Any, config: Config, layers: Callable[[], set[str]]) -> list[Finding]:
         if not any((config.get(key) or 0) > 1 for key in _EXPERTS):
             return super().check_base(training, config, layers)
         message = f"the experts of {config.get('model_type')}, most of its weights, cannot be stored in 4 bits"
         fix = "set training.method: lora, which trains its attention layers"
         return [Finding("training.experts", "error", "task.yaml: training.method", message, fix)]
 
-    def phases(self, settings: Settings) -> list[Settings]:
-        if not settings["unquantized_epochs"]:
+    def phases(self, settings: TrainingSettings) -> list[TrainingSettings]:
+        if not settings.unquantized_epochs:
             return [settings]
-        return [settings, {**settings, "method": "lora", "epochs": settings["unquantized_epochs"]}]
+        return [settings, settings.changed(method="lora", epochs=settings.unquantized_epochs)]
 
-    def adopt(self, settings: Settings) -> dict[str, Any]:
-        return {**super().adopt(settings), "unquantized_epochs": 0.0}
+    def adopt(self, settings: TrainingSettings) -> TrainingSettings:
+        return super().adopt(settings).changed(unquantized_epochs=0.0)

@@ -1,13 +1,18 @@
 """Soft prompts, shared by prompt and prefix tuning. PEFT stores and saves them; this module adds their initialisation and
 packed batches."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.methods.base import Added, Method, Settings
+from finetune_pipeline.spec.methods.base import Added, Config, Method
+
+if TYPE_CHECKING:
+    from finetune_pipeline.spec.training import TrainingSettings
 
 _ALL_SLIDING = ("mistral", "mixtral", "phi3", "starcoder2")
 """Architectures whose layers are all alike: a sliding window in config.json applies to every layer."""
@@ -29,7 +34,7 @@ class SoftPrompt(Method):
         )
         return [Finding("spec.soft_prompt_options", "error", f"task.yaml: {key}.text", message, fix)]
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
+    def check_base(self, training: Any, config: Config, layers: Callable[[], set[str]]) -> list[Finding]:
         """Warn if no layer lets an answer behind a long row see the virtual tokens."""
         window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
         if layer_types := config.get("layer_types"):
@@ -42,12 +47,12 @@ class SoftPrompt(Method):
         fix = f"set training.max_tokens: {window} or less, or use method: lora"
         return [Finding("training.soft_prompt_window", "warning", "task.yaml: training.method", message, fix)]
 
-    def first_text(self, settings: Settings, task_text: str) -> str | None:
+    def first_text(self, settings: TrainingSettings, task_text: str) -> str | None:
         """Return the text that initialises a soft prompt; None if no text does. Raises JobError without the wanted task_text."""
-        section = settings[self.section]
-        if section["init"] == "text":
-            return str(section["text"])
-        if section["init"] != "task":
+        section = getattr(settings, self.section)
+        if section.init == "text":
+            return str(section.text)
+        if section.init != "task":
             return None
         if not task_text:
             raise JobError(
@@ -56,11 +61,11 @@ class SoftPrompt(Method):
             )
         return task_text
 
-    def for_packed_batches(self, model: Any, settings: Settings, text: str | None) -> Added:
+    def for_packed_batches(self, model: Any, settings: TrainingSettings, text: str | None) -> Added:
         """Return the model, which then also accepts packed batches, and facts about its initial values."""
         accept_packed(model, self.virtual_tokens(settings))
-        section = settings[self.section]
-        return model, {"virtual_tokens": section["tokens"], "init": section["init"], "text": text}
+        section = getattr(settings, self.section)
+        return model, {"virtual_tokens": section.tokens, "init": section.init, "text": text}
 
 
 def repeated(ids: Sequence[int], number: int) -> list[int]:

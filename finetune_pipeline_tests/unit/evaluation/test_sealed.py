@@ -173,7 +173,7 @@ def test_training_that_is_given_the_sealed_test_fails(tmp_path: Path) -> None:
     """A real training job in a process of its own: it ends before anything is learned, and says why."""
     readable, hidden = tmp_path / "plain.jsonl", _sealed(tmp_path, range(4))
     write_examples(readable, [example(f"text {i}", "yes") for i in range(4)])
-    settings = spec(training={"method": "lora", "precision": "float32"}).training.model_dump()
+    settings = spec(training={"method": "lora", "precision": "float32"}).training
     base = make_tiny_model(tmp_path / "base")
     common = {"base": base, "out": tmp_path / "out", "work": tmp_path / "w", "settings": settings}
     with pytest.raises(SealedError):

@@ -69,7 +69,7 @@ def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dt
 )
 def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(architecture, changed, tmp_path) -> None:
     base = make_model(tmp_path / "base", architecture, dtype=BFLOAT16, tied=False)
-    settings = TrainingSpec.model_validate({"method": "lora", "lora": {"r": 4, "dropout": 0.0}}).model_dump()
+    settings = TrainingSpec.model_validate({"method": "lora", "lora": {"r": 4, "dropout": 0.0}})
     model = build(base, settings, FLOAT32, torch.device("cpu"), None, "").model
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():

@@ -17,8 +17,8 @@ from finetune_pipeline_tests.tiny_model import LABELS, tiny_messages
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 
 
-def settings(**changes: Any) -> dict[str, Any]:
-    return TrainingSpec.model_validate(changes).model_dump()
+def settings(**changes: Any) -> TrainingSpec:
+    return TrainingSpec.model_validate(changes)
 
 
 @pytest.fixture
@@ -95,16 +95,16 @@ def test_the_cheapest_changes_come_first() -> None:
 def test_every_rung_is_a_valid_spec(method: str) -> None:
     rungs = list(ladder(settings(method=method)))
     for rung in rungs:
-        assert TrainingSpec.model_validate(rung).model_dump() == rung
-        assert rung["method"] != "prefix" or rung["gradient_checkpointing"] is not True
-        assert rung["batch_size"] == 8, "what is learned must not depend on the memory"
-        assert rung["batch_size"] % rung["micro_batch_size"] == 0
-    assert rungs[-1]["method"] == "qlora" and rungs[-1]["unquantized_epochs"] == 0
+        assert TrainingSpec.model_validate(rung.model_dump()) == rung
+        assert rung.method != "prefix" or rung.gradient_checkpointing is not True
+        assert rung.batch_size == 8, "what is learned must not depend on the memory"
+        assert rung.batch_size % rung.micro_batch_size == 0
+    assert rungs[-1].method == "qlora" and rungs[-1].unquantized_epochs == 0
 
 
 def test_a_rung_needs_less_than_the_one_above_it(base: Path, examples: list[Example]) -> None:
     planner = Planner(base, examples, examples[:8])
     start = settings(method="full", lora={"r": 2})  # a tiny base is no larger than an adapter on it
-    rungs = [s for s in ladder(start) if s["micro_batch_size"] == 8 and s["max_tokens"] == 1024]
+    rungs = [s for s in ladder(start) if s.micro_batch_size == 8 and s.max_tokens == 1024]
     moving = [memory.total - memory.overhead for memory in map(planner.memory, rungs)]
-    assert moving == sorted(moving, reverse=True), [(r["method"], m) for r, m in zip(rungs, moving, strict=True)]
+    assert moving == sorted(moving, reverse=True), [(r.method, m) for r, m in zip(rungs, moving, strict=True)]

@@ -40,10 +40,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return {(name, tied): make_model(place / f"{name}_{tied}", name, tied=tied) for name, tied in variants}
 
 
-def settings_of(method: str, **more: Any) -> dict[str, Any]:
+def settings_of(method: str, **more: Any) -> TrainingSpec:
     sections = {"lora": {"r": 4}, "prefix": {"tokens": 6}, "prompt": {"tokens": 7}}
     result = {**sections, "method": method, "gradient_checkpointing": False, **more}
-    return TrainingSpec.model_validate(result).model_dump()
+    return TrainingSpec.model_validate(result)
 
 
 def trained(model: torch.nn.Module) -> int:

@@ -74,7 +74,7 @@ def test_the_plan_counts_steps_of_both_phases(base, examples, tmp_path) -> None:
 def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, examples: list[Example]) -> None:
     fitting = training_plan(spec(), base, examples, examples[:4])
     assert fitting.fits and fitting.nearest is None
-    enough = Planner(base, examples, examples[:4]).memory(spec().training.model_dump()).total * MARGIN
+    enough = Planner(base, examples, examples[:4]).memory(spec().training).total * MARGIN
     plan = training_plan(spec(), base, examples, examples[:4], available=int(enough) - 1000)
     assert plan.fits is False and plan.nearest and plan.nearest.fits
     change = yaml.safe_load(plan.nearest.yaml)["training"]

@@ -29,7 +29,7 @@ def test_counts_are_exact_and_perturbed_copies_are_counted_as_the_training_reads
     assert measured.whole and (measured.whole.min, measured.whole.max) == (min(counts), max(counts))
     assert sum(b.count for b in measured.histogram) == 300
     spec = make_spec(LABELS, {**LORA, "augment": True})
-    measured, read = token_counts(ROWS, counter, spec), training_examples(ROWS, spec.training.model_dump())
+    measured, read = token_counts(ROWS, counter, spec), training_examples(ROWS, spec.training)
     assert len(read) > 2 * len(ROWS)
     assert measured.training_tokens == 2 * sum(counter.count(e.messages) for e in read)
     assert measured.total == sum(counts), "the rows themselves are as they were"

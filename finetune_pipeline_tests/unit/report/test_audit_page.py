@@ -10,6 +10,7 @@ import pytest
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.report.training_pages import audit_page
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
 from finetune_pipeline_tests.unit.report.parsed import Parsed
@@ -37,10 +38,10 @@ def spans(page: str) -> dict[str, str]:
 
 
 def _page(tokenizer: Any, examples: list[Example], **settings: Any) -> str:
-    chosen = {**SETTINGS, **settings}
+    chosen = TrainingSpec.model_validate({**SETTINGS, **settings})
     splits = {"train": examples, "validation": examples[:1]}
     audit = {
-        split: prepare_split(tokenizer, rows, chosen["max_tokens"], chosen["over_length"], f"{split} split").audit
+        split: prepare_split(tokenizer, rows, chosen.max_tokens, chosen.over_length, f"{split} split").audit
         for split, rows in splits.items()
     }
     return page_html(audit_page(audit, chosen))

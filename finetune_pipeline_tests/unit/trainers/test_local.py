@@ -43,7 +43,7 @@ def order(inputs: Path, out: Path, work: Path, launch: Starter, **changes: Any) 
 def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp_path: Path) -> None:
     launch, out, work = Starter(), tmp_path / "out", tmp_path / "work"
     facts = train(order(inputs, out, work, launch, unquantized_epochs=1))
-    assert [job.settings["method"] for job in launch.jobs] == ["qlora", "lora"]
+    assert [job.settings.method for job in launch.jobs] == ["qlora", "lora"]
     assert launch.jobs[1].steps_before == 3
     assert (facts.method, facts.weights.quantized_modules, facts.steps) == ("qlora", 14, 6)
     assert facts.overfitting.best_step == facts.best_step > 3
@@ -58,7 +58,7 @@ def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp
 
     second_starter = Starter()
     repeated = train(order(inputs, tmp_path / "other", work, second_starter, unquantized_epochs=1))
-    assert [job.settings["method"] for job in second_starter.jobs] == ["lora"], (
+    assert [job.settings.method for job in second_starter.jobs] == ["lora"], (
         "the finished first phase is taken as it is"
     )
     name = "adapter/adapter_model.safetensors"

@@ -18,17 +18,17 @@ ROOT = Path(__file__).resolve().parents[3]
 _VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def settings(**changes: Any) -> dict[str, Any]:
+def settings(**changes: Any) -> TrainingSpec:
     """Settings with which a tiny model learns something within seconds."""
     lora = {"r": 4, "alpha": 8, "dropout": changes.pop("dropout", 0.05)}
     defaults = {
         "method": "qlora", "epochs": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 5e-3, "patience": 9,
         "precision": "float32", "max_tokens": 200, "lora": lora,
     }  # fmt: skip
-    return TrainingSpec.model_validate(defaults | changes).model_dump()
+    return TrainingSpec.model_validate(defaults | changes)
 
 
-def task(settings: Mapping[str, Any], **spec: Any) -> TaskSpec:
+def task(settings: TrainingSpec | Mapping[str, Any], **spec: Any) -> TaskSpec:
     """A spec with these training settings. spec: Other keys of task.yaml."""
     required = {"name": "demo", "description": "d", "system_prompt": SYSTEM, "training": dict(settings)}
     return TaskSpec.model_validate({**required, "output": {"kind": "labels", "labels": LABELS}, **spec})
@@ -42,7 +42,7 @@ def make_inputs(folder: Path, rows: int = 40) -> Path:
     return folder
 
 
-def job(inputs: Path, folder: Path, declared: Mapping[str, Any] | None = None, **changes: Any) -> TrainJob:
+def job(inputs: Path, folder: Path, declared: TrainingSpec | None = None, **changes: Any) -> TrainJob:
     """A training job with results in folder/out. declared: Its settings; default: :func:`settings` with `changes`."""
     return TrainJob(
         base=inputs / "base", train=inputs / "train.jsonl", validation=inputs / "validation.jsonl",

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.packing import logits_to_learn
 from finetune_pipeline_tests.unit.models.architectures import random_model
 
@@ -52,9 +53,8 @@ def trainable(name: str, method: str) -> Any:
     if method == "full":
         return model.eval()
     model.requires_grad_(False)
-    settings = {
-        method: {"tokens": 5 if method == "prefix" else 6, "init": "text", "text": "sort the ticket into labels"}
-    }
+    section = {"tokens": 5 if method == "prefix" else 6, "init": "text", "text": "sort the ticket into labels"}
+    settings = TrainingSpec.model_validate({"method": method, method: section})
     return METHODS[method].add(model, Words(), settings, "")[0].eval()
 
 

@@ -82,7 +82,7 @@ def test_a_soft_prompt_begins_from_the_commonest_system_prompt_and_the_labels() 
     assert task_text([row("rare", "b"), row("usual", "a"), row("usual"), row(None, "b")]) == "usual\na\nb"
     assert task_text([row(None)]) == ""
     for name in ("prefix", "prompt"):
-        settings = TrainingSpec.model_validate({"method": name}).model_dump()
+        settings = TrainingSpec.model_validate({"method": name})
         method = methods.METHODS[name]
         assert isinstance(method, SoftPrompt) and method.first_text(settings, "sort it") == "sort it"
         with pytest.raises(JobError, match=f"neither a system prompt nor labels\nfix: set training.{name}.init: text"):
@@ -156,7 +156,7 @@ def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_nam
 )
 def test_what_an_architecture_does_not_allow_is_refused(tmp_path, architecture, method, message) -> None:
     base = make_model(tmp_path / "base", architecture)
-    settings = TrainingSpec.model_validate({"method": method}).model_dump()
+    settings = TrainingSpec.model_validate({"method": method})
     with pytest.raises(JobError, match=f"{message}(.|\n)*fix: "):
         build(base, settings, torch.float32, CPU, load_tokenizer(base), "sort it")
 

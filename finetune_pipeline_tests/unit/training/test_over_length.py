@@ -83,8 +83,8 @@ def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
 
 
 def test_the_bases_context_and_a_soft_prompt_bound_the_length_too() -> None:
-    prompt = TrainingSpec.model_validate({"method": "prompt", "prompt": {"tokens": 30}, "max_tokens": 500}).model_dump()
+    prompt = TrainingSpec.model_validate({"method": "prompt", "prompt": {"tokens": 30}, "max_tokens": 500})
     assert longest_allowed(prompt, {"max_position_embeddings": 512}) == 482
     assert longest_allowed(prompt, {"text_config": {"max_position_embeddings": 4096}}) == 500
     assert longest_allowed(prompt, {}) == 500
-    assert longest_allowed({**prompt, "method": "lora"}, {"max_position_embeddings": 512}) == 500
+    assert longest_allowed(prompt.changed(method="lora"), {"max_position_embeddings": 512}) == 500

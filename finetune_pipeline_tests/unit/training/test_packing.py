@@ -83,7 +83,7 @@ def test_same_loss_and_gradients_packed_and_padded(name: str, method: str, kind:
 def test_architectures_learn_from_the_loss_of_each_row_alone(architecture, method, packs, tmp_path) -> None:
     base = make_model(tmp_path / "base", architecture, norms=0.2)
     sections = {"lora": {"r": 4, "dropout": 0.0}, "prefix": {"tokens": 5}, "prompt": {"tokens": 6}}
-    settings = TrainingSpec.model_validate({"method": method, "gradient_checkpointing": False, **sections}).model_dump()
+    settings = TrainingSpec.model_validate({"method": method, "gradient_checkpointing": False, **sections})
     model = build(base, settings, torch.float32, torch.device("cpu"), load_tokenizer(base), "sort the ticket").model
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -19,6 +19,7 @@ from finetune_pipeline.data.preferences.rows import Preference, preference
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.jobs import RefineJob
 from finetune_pipeline.models.chat import end_ids, load_tokenizer
+from finetune_pipeline.spec.training import RefineSpec
 from finetune_pipeline.training import refine as stage
 from finetune_pipeline.training.micro_batch import PassTooLarge
 from finetune_pipeline.training.model import build, save_trained
@@ -58,7 +59,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(first: Path, folder: Path, rows: list[Preference], method: str, **changes: Any) -> RefineJob:
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "rows.jsonl", rows)
-    section = {"method": method, "beta": 0.1, "epochs": 1.0, "learning_rate": 1e-3, **changes}
+    section = RefineSpec.model_validate({"method": method, "learning_rate": 1e-3, **changes})
     return RefineJob(
         base=first / "base", start_from=first / "adapter", rows=folder / "rows.jsonl", settings=SETTINGS,
         refine=section, out=folder / "out", work=folder / "work",
@@ -81,7 +82,7 @@ def trainer_of(job: RefineJob, monkeypatch: pytest.MonkeyPatch) -> Any:
         trainers.append(trainer)
         raise Seen
 
-    name = "KtoTrainer" if job.refine["method"] == "kto" else "DpoTrainer"
+    name = "KtoTrainer" if job.refine.method == "kto" else "DpoTrainer"
     monkeypatch.setattr(getattr(stage, name), "train", catch)
     with pytest.raises(Seen):
         refine(job)
@@ -231,7 +232,7 @@ def test_long_rows_stop_the_stage_or_are_left_out_and_counted(first: Path, tmp_p
     rows = [*labelled(), preference(tiny_messages(1, answer=False), "yes " * 200, "no")]
     with pytest.raises(FindingsError, match="longer than 200 tokens"):
         refine(job(first, tmp_path / "fail", rows, "dpo"))
-    dropping = replace(job(first, tmp_path / "drop", rows, "dpo"), settings={**SETTINGS, "over_length": "drop"})
+    dropping = replace(job(first, tmp_path / "drop", rows, "dpo"), settings=SETTINGS.changed(over_length="drop"))
     facts, _ = refine(dropping)
     assert (facts.rows, facts.too_long) == (12, 1)
 
@@ -249,7 +250,7 @@ def test_a_stopped_stage_ends_with_the_same_bits(first: Path, tmp_path: Path, me
     assert measured["resumed_from"] == checkpoints[0].name and again == facts
     assert weights(stopped) == weights(whole)
     assert weights(whole) != (first / "adapter/adapter_model.safetensors").read_bytes()
-    other = replace(stopped, out=tmp_path / "other", refine={**stopped.refine, "beta": 0.5})
+    other = replace(stopped, out=tmp_path / "other", refine=stopped.refine.model_copy(update={"beta": 0.5}))
     _, measured = refine(other)
     assert measured["resumed_from"] is None and len(measured["checkpoints_skipped"]) == 2
 
@@ -258,7 +259,7 @@ def test_a_stopped_stage_ends_with_the_same_bits(first: Path, tmp_path: Path, me
 def test_a_pass_that_does_not_fit_is_halved_and_ends_with_the_bits_of_the_smaller_one(
     first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, trainer: str
 ) -> None:
-    small = replace(job(first, tmp_path / "small", labelled(), method), settings={**SETTINGS, "micro_batch_size": 2})
+    small = replace(job(first, tmp_path / "small", labelled(), method), settings=SETTINGS.changed(micro_batch_size=2))
     refine(small)
     step, fitting = getattr(stage, trainer).training_step, 2
 

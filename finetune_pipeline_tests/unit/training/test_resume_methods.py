@@ -84,7 +84,9 @@ def _settings(method: str) -> dict[str, Any]:
     """Three rows of steps an epoch, dropout on, validation and checkpoint twice an epoch, early stopping on guard."""
     second = {"unquantized_epochs": 2} if method == "qlora" else {}
     rate = {"full": 1e-3, "prefix": 1e-2}.get(method, 5e-3)
-    return settings(method=method, epochs=3, evals_per_epoch=2, dropout=0.2, learning_rate=rate, patience=2, **second)
+    return settings(
+        method=method, epochs=3, evals_per_epoch=2, dropout=0.2, learning_rate=rate, patience=2, **second
+    ).model_dump()
 
 
 @pytest.mark.parametrize("method", METHODS)

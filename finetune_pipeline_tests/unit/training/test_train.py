@@ -21,7 +21,7 @@ from finetune_pipeline.training.packing import logits_to_learn, padded_batch
 from finetune_pipeline.training.rows import Prepared
 from finetune_pipeline.training.sft import _trainer, train
 from finetune_pipeline_tests.tiny_model import TEMPLATE
-from finetune_pipeline_tests.unit.training.jobs import job
+from finetune_pipeline_tests.unit.training.jobs import job, settings
 
 Trained = tuple[Path, dict[str, Any], dict[str, Any]]
 
@@ -83,7 +83,7 @@ def test_every_setting_reaches_the_optimiser(inputs: Path, tmp_path: Path) -> No
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
     parts = [0, 1 / 4, 1 / 2, 3 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
-    assert rates == pytest.approx([order.settings["learning_rate"] * part for part in parts])
+    assert rates == pytest.approx([order.settings.learning_rate * part for part in parts])
     trained = [p for group in trainer.optimizer.param_groups for p in group["params"] if group["weight_decay"] == 0.1]
     assert {id(p) for p in trained} == {id(p) for p in trainer.model.parameters() if p.requires_grad}
     assert all(p.dtype == torch.float32 for p in trained)
@@ -118,8 +118,7 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_examples_of_the_step(inputs: Path, tmp_path: Path) -> None:
-    result = job(inputs, tmp_path, method="lora")
-    result.settings["learning_rate"] = 1e30
+    result = job(inputs, tmp_path, settings(method="lora").model_copy(update={"learning_rate": 1e30}))
     with pytest.raises(Diverged) as error:
         train(result)
     ids = {e.id for split in ("train", "validation") for e in read_examples(inputs / f"{split}.jsonl")}
@@ -142,9 +141,9 @@ def test_training_goes_on_from_an_adapter(inputs: Path, trained: Trained, tmp_pa
     facts, _ = train(result)
     assert facts.first_eval_loss == pytest.approx(trained[1].best_eval_loss, rel=1e-5)
     assert facts.best_eval_loss < facts.first_eval_loss
-    result.settings["lora"]["r"] = 8
+    wider = result.settings.changed(lora={"r": 8})
     with pytest.raises(JobError, match="different tensors"):
-        train(replace(result, out=tmp_path / "r8", work=tmp_path / "r8work"))
+        train(replace(result, settings=wider, out=tmp_path / "r8", work=tmp_path / "r8work"))
 
 
 def test_every_turn_counts_in_the_validation_loss_where_each_is_a_row_of_its_own(inputs: Path, tmp_path: Path) -> None:

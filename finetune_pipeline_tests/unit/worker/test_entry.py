@@ -78,7 +78,7 @@ ON = {"gradient_checkpointing": True}
 )
 def test_out_of_memory_names_the_nearest_smaller_setting(changes: dict[str, object], fix: str) -> None:
     """The micro-batch was halved by then."""
-    settings = TrainingSpec.model_validate({"method": changes.get("method", "qlora")}).model_dump() | changes
+    settings = TrainingSpec.model_validate({"method": "qlora", **changes})
     message = entry.classify_error(MemoryError(), training_job(Path("in"), Path("place"), settings))[2]
     assert fix in message and "micro_batch_size" not in message
 
@@ -87,7 +87,7 @@ def test_out_of_memory_in_one_of_several_processes_names_a_smaller_micro_batch(m
     """They do not halve it by themselves."""
     monkeypatch.setenv(STRATEGY, "ddp")
     for size, fix in ((8, "training.micro_batch_size: 4 (now 8)"), (9, "training.micro_batch_size: 3 (now 9)")):
-        settings = TrainingSpec(batch_size=size, micro_batch_size=size).model_dump()
+        settings = TrainingSpec(batch_size=size, micro_batch_size=size)
         assert fix in entry.classify_error(MemoryError(), training_job(Path("in"), Path("place"), settings))[2]
 
 
@@ -111,7 +111,7 @@ def ask_for_too_much(job: str) -> None:
 
 
 def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> None:
-    settings = TrainingSpec(method="full", batch_size=8, precision="float32").model_dump()
+    settings = TrainingSpec(method="full", batch_size=8, precision="float32")
     job = training_job(make_inputs(tmp_path / "inputs", rows=8), tmp_path, settings)
     write_job(tmp_path / "job.json", job)
     completed = call(ask_for_too_much, str(tmp_path / "job.json"))
