@@ -16,7 +16,6 @@ from finetune_pipeline.evaluation.ability.drop import Scored
 from finetune_pipeline.evaluation.prediction_facts import Predicted
 from finetune_pipeline.evaluation.rivals import Baseline
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.planning.answering import asking_settings
 from finetune_pipeline.plugins import plugin_versions
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.spec.model import Task
@@ -283,21 +282,6 @@ STEPS = [
         checks=(training_check.answered,),
     ),
     Step(
-        "training_plan",
-        TRAINING,
-        "Token counts, steps, memory and cost; whether training fits, and the nearest plan that does.",
-        training.make_training_plan,
-        needs=("train_split", "validation_split", "base_model"),
-        settings=lambda spec, run: {
-            **spec.training.model_dump(exclude={"budget_usd", "refine"}),
-            "asked": asking_settings(spec),
-        },
-        code_version="18",
-        checks=(training_check.plan_fits, training_check.no_truncation),
-        shows=("plan.json",),
-        kinds=("python",),
-    ),
-    Step(
         "preference_rows",
         TRAINING,
         "What people like and dislike, from `preferences/` and the logs, without rows like those that judge. Only with "
@@ -319,6 +303,19 @@ STEPS = [
             training_check.not_swapped,
         ),
         kinds=("jsonl",),
+    ),
+    Step(
+        "training_plan",
+        TRAINING,
+        "Token counts, steps, memory and cost; whether training fits, and the nearest plan that does.",
+        training.make_training_plan,
+        needs=("train_split", "validation_split", "base_model"),
+        after=("preference_rows",),
+        settings=training.plan_settings,
+        code_version="18",
+        checks=(training_check.plan_fits, training_check.no_truncation),
+        shows=("plan.json",),
+        kinds=("python",),
     ),
     Step(
         "supervised_adapter",

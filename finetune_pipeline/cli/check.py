@@ -17,6 +17,7 @@ from finetune_pipeline.data.dedup.cleaning import Cleaned
 from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import ORIGINS, Example, read_examples, sample_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.preferences.rows import Preference
 from finetune_pipeline.data.quality.noise import NoisePart
 from finetune_pipeline.data.quality.parts import QualityFacts
 from finetune_pipeline.data.raw_files import RawFacts
@@ -43,6 +44,7 @@ from finetune_pipeline.steps import training_checks
 from finetune_pipeline.steps.ability import ability_digest
 from finetune_pipeline.steps.data import DATA_STEPS
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline.steps.training import preferences_to_plan
 from finetune_pipeline.trainers import preflight
 
 EXAMPLES = 3
@@ -142,7 +144,8 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
         base = base_model_folder(loaded, store)
         counter = base_counter(loaded, base)
         quality = quality or _quality(loaded, artifacts, counter, out)
-        plan = plan or _plan(loaded, rows, base, counter, quality)
+        preferences = preferences_to_plan(PIPELINE.find("preference_rows", loaded, run_inputs, store), loaded)
+        plan = plan or _plan(loaded, rows, preferences, base, counter, quality)
     checked.quality = quality
     noise, version = (
         NoisePart.of(read_json(quality.path("quality.json"))["noise"]),
@@ -263,7 +266,12 @@ def _quality(task: Task, artifacts: Mapping[str, Artifact], counter: TokenCounte
 
 
 def _plan(
-    task: Task, rows: list[Example], base: Path | None, counter: TokenCounter | None, quality: Artifact
+    task: Task,
+    rows: list[Example],
+    preferences: list[Preference],
+    base: Path | None,
+    counter: TokenCounter | None,
+    quality: Artifact,
 ) -> Artifact | None:
     """Plan the training as `finetune plan` does, on at most 2,000 rows; None if they cannot be encoded, or the weights of the
     base model are not on this machine."""
@@ -275,7 +283,9 @@ def _plan(
     planned = sample_examples(rows, PLANNED_ROWS, "plan")
     n_validation, n_test = expected_rows(spec, planned)
     validation, train = planned[:n_validation], planned[n_validation : len(planned) - n_test]
-    plan = training_plan(spec, base, train, validation, task_folder=task.folder, counter=counter)
+    plan = training_plan(
+        spec, base, train, validation, task_folder=task.folder, counter=counter, preferences=preferences
+    )
     if len(planned) < len(rows):
         plan = replace(plan, sentence=f"of {len(planned):,} of {len(rows):,} rows: {plan.sentence}")
     return Artifact(task.name, "training_plan", "", quality.folder, plan.to_json(), {})

@@ -41,6 +41,7 @@ from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.passed_on import measured_shares
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline.steps.training import preferences_to_plan
 from finetune_pipeline.trainers import preflight
 
 COUNTED_ROWS = 300
@@ -90,6 +91,7 @@ def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None
         home=settings.home,
         task_folder=loaded.folder,
         available=available,
+        preferences=preferences_to_plan(PIPELINE.find("preference_rows", loaded, run_inputs, store), loaded),
     )
     facts = training.to_json() | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
     # from the measured baseline if there is one

@@ -11,6 +11,7 @@ import yaml
 from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.preferences.rows import Preference
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.findings import FindingsError
@@ -20,6 +21,7 @@ from finetune_pipeline.planning.memory import available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.search import Change, changes, ladder, reasons
+from finetune_pipeline.planning.second_stage import second_stage_step
 from finetune_pipeline.planning.tokens import TokenCounter, spread
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS, methods_for
@@ -69,7 +71,8 @@ class TrainingPlan(Facts, frozen=True, kw_only=True):
         rows: Rows of one epoch.
         computed_share: Share of these tokens that packing leaves to compute.
         over_length: Examples longer than `limit` tokens.
-        memory_mib: Peak of the training (Memory.in_mib); others: that of the steps that run inference; fits: whether all fit.
+        memory_mib: Peak of the training (Memory.in_mib); others: that of the steps that run inference, and of the second stage;
+            fits: whether all fit.
         serving: The price list's lines for serving (prices.PriceList.served).
         plan_markdown: Its page.
     """
@@ -113,9 +116,11 @@ def training_plan(
     task_folder: Path | None = None,
     available: int | None = None,
     counter: TokenCounter | None = None,
+    preferences: Sequence[Preference] = (),
 ) -> TrainingPlan:
     """Plan a training on `train` with the base model in the folder `base`; write plan.json into `out`.
     home: folder of prices.yaml, unless `task_folder` has one. available: bytes; None: those free now. counter: see Planner.
+    preferences: those that the second stage will train on, if there is one.
     Raises FindingsError for rows that cannot be encoded."""
     settings = spec.training
     device = read_settings().devices[0]
@@ -130,6 +135,8 @@ def training_plan(
     )
     training_fits = memory.total * MARGIN <= available
     other_steps = answering_steps(spec, planner, validation, device, available, MARGIN)
+    second_stage = second_stage_step(planner, settings, preferences, available, MARGIN)
+    other_steps += [second_stage] if second_stage else []
     prices, today = load_prices(home=home, task_folder=task_folder), datetime.datetime.now(datetime.UTC).date()
     plan = TrainingPlan(
         method=settings.method,

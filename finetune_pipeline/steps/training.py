@@ -7,20 +7,46 @@ from typing import Any
 from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.data.preferences.making import PREFERENCES, PreferenceFacts, enough_of_files
+from finetune_pipeline.data.preferences.rows import Preference, read_made
+from finetune_pipeline.engine.step import RunInputs, StepContext
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.jobs import MergeJob
 from finetune_pipeline.models.facts import MergedModel, Serving
 from finetune_pipeline.models.hosted import pass_on, read_hosted
+from finetune_pipeline.planning.answering import asking_settings
 from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.training_pages import plan_page
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
 from finetune_pipeline.training.facts import AnyTraining
+
+
+def plan_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
+    """Return the settings that the plan depends on."""
+    refine = spec.training.refine
+    second_stage = {"refine": refine.model_dump(), "preferences": run.preferences} if refine.is_on else {}
+    first_stage = spec.training.model_dump(exclude={"budget_usd", "refine"})
+    return {**first_stage, "asked": asking_settings(spec), **second_stage}
+
+
+def preferences_to_plan(made: Artifact | None, task: Task) -> list[Preference]:
+    """Return the preferences that the second stage will train on; none if they are too few.
+
+    made: preference_rows. Before they are made, the valid rows of the task's files are returned.
+    """
+    if not task.spec.training.refine.is_on:
+        return []
+    if made is None:
+        return enough_of_files(task.spec, task.folder)
+    if made.skipped or made.read(PreferenceFacts).too_few:
+        return []
+    return read_made(made.path(PREFERENCES))
 
 
 def make_training_plan(context: StepContext) -> TrainingPlan:
@@ -34,6 +60,7 @@ def make_training_plan(context: StepContext) -> TrainingPlan:
         context.out,
         home=context.store.root.parent,
         task_folder=context.task.folder,
+        preferences=preferences_to_plan(context.inputs["preference_rows"], context.task),
     )
     return replace(plan, plan_markdown=page_markdown(plan_page(plan)))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.examples import Example, hash_order
 from finetune_pipeline.data.preferences.rows import Preference
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example
@@ -16,6 +16,8 @@ from finetune_pipeline.training.audit import SplitAudit, supervision_audit
 from finetune_pipeline.training.rows import Prepared, at_row
 
 PLACE = "preference rows"
+LEAST_ROWS_OF_A_PASS = {"kto": 2, "dpo": 1}
+"""By method: KTO compares a row with another one."""
 Collate = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 
 
@@ -34,6 +36,11 @@ class EncodedPreferences:
     examples: list[list[Example]] = field(default_factory=list)
     too_long: list[str] = field(default_factory=list)
     prepared: Prepared = field(default_factory=Prepared)
+
+
+def in_order(preferences: Iterable[Preference], seed: int) -> list[Preference]:
+    """Return the preferences in the order in which KTO reads them; DPO draws its own."""
+    return sorted(preferences, key=lambda row: hash_order(row.id, f"refine {seed}"))
 
 
 def encode_preferences(

@@ -19,9 +19,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from finetune_pipeline import progress
-from finetune_pipeline.data.examples import hash_order
-from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.data.preferences.rows import Preference
+from finetune_pipeline.data.preferences.rows import read_made
 from finetune_pipeline.engine.files import digest_file, digest_json, read_json, write_json
 from finetune_pipeline.faults import Diverged
 from finetune_pipeline.findings import FindingsError
@@ -37,9 +35,11 @@ from finetune_pipeline.training.facts import RefinedFacts
 from finetune_pipeline.training.micro_batch import micro_batch, passes_of, train_in_halves
 from finetune_pipeline.training.model import Built, build, save_trained
 from finetune_pipeline.training.preference_rows import (
+    LEAST_ROWS_OF_A_PASS,
     EncodedPreferences,
     audit_batches,
     encode_preferences,
+    in_order,
     with_mismatched,
 )
 from finetune_pipeline.training.rows import longest_allowed
@@ -90,7 +90,7 @@ def refine(job: RefineJob, on_saved: Callable[[], None] | None = None) -> tuple[
     """
     for folder in (job.out, job.work):
         folder.mkdir(parents=True, exist_ok=True)
-    digest, least = job_digest(job), 2 if job.refine.method == "kto" else 1
+    digest, least = job_digest(job), LEAST_ROWS_OF_A_PASS[job.refine.method]
     return train_in_halves(
         partial(_attempt, job, digest, on_saved), job.work, digest, job.settings.batch_size, job.stage, least
     )
@@ -101,8 +101,7 @@ def _attempt(job: RefineJob, digest: str, on_saved: Callable[[], None] | None) -
     settings, method = job.settings, job.refine.method
     micro = micro_batch(job.work, digest, settings.micro_batch_size)
     tokenizer = load_tokenizer(job.base)
-    preferences = [msgspec.convert(row, Preference) for row in read_rows(job.rows)]
-    preferences.sort(key=lambda row: hash_order(row.id, f"refine {settings.seed}"))  # KTO reads its rows in this order
+    preferences = in_order(read_made(job.rows), settings.seed)
     max_tokens = longest_allowed(settings, read_json(model_folder(job.base) / "config.json"))
     encoded = encode_preferences(tokenizer, preferences, method, max_tokens, settings.over_length)
     collator_class = DataCollatorForPreference if method == "dpo" else DataCollatorForUnpairedPreference

@@ -99,6 +99,15 @@ def make_preferences(
     )
 
 
+def enough_of_files(spec: TaskSpec, folder: Path) -> list[Preference]:
+    """Return the valid rows of a task's files of preferences as read, if they are enough for the second stage; else none."""
+    read = (row.preference for name, path in preference_files(folder) for row in read_preferences(path, name, spec))
+    rows = [row for row in read if row is not None]
+    answers = Counter(liked for row in rows for _, liked in row.answers)
+    pairs = sum(row.is_pair for row in rows)
+    return [] if too_few(spec.training.refine.method, pairs, answers[True], answers[False]) else rows
+
+
 def _agreeing(rows: Iterable[Preference], train: Iterable[Example]) -> int:
     """Count the pairs that like what a training row answers."""
     known = {(prompt_key(e.prompt_messages), e.answer) for e in train}

@@ -17,7 +17,7 @@ import msgspec
 
 from finetune_pipeline.data.examples import Example, Message, example_id, place_of
 from finetune_pipeline.data.formats.base import Turns, chosen_text, read_turns
-from finetune_pipeline.data.json_lines import decode_line, digest_files
+from finetune_pipeline.data.json_lines import decode_line, digest_files, read_rows
 from finetune_pipeline.data.quoting import keys_shown, quoted, row_finding
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import Record
@@ -114,6 +114,11 @@ def preferences_digest(folder: Path) -> str:
     """Return the hex SHA-256 over names and content of a task's files of preferences; empty without any."""
     files = preference_files(folder)
     return digest_files(files) if files else ""
+
+
+def read_made(path: Path) -> list[Preference]:
+    """Read the rows of a file that this pipeline wrote. Raises DamagedFile."""
+    return [msgspec.convert(row, Preference) for row in read_rows(path)]
 
 
 def read_preferences(path: Path, file: str, spec: TaskSpec) -> Iterator[Read]:
