@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import msgspec
 
@@ -19,6 +19,7 @@ from finetune_pipeline.findings import Finding
 
 JsonObject = dict[str, Any]
 """An object of somebody else's JSON, such as a raw row: its keys are read one by one, and checked where they are."""
+Form = TypeVar("Form")
 MAX_LINE_BYTES = 8 * 1024 * 1024
 
 
@@ -84,9 +85,13 @@ def append_decision(path: Path, row: Mapping[str, Any]) -> None:
         append_line(path, row, sync=True)
 
 
-def read_rows(path: Path, form: Any = None) -> list[dict[str, Any]]:
-    """Read the rows of a file that this pipeline wrote. form: the type each must have. Raises DamagedFile naming file and line
-    of anything that is not a JSON object, or has another type."""
+@overload
+def read_rows(path: Path) -> list[dict[str, Any]]: ...
+@overload
+def read_rows(path: Path, form: type[Form]) -> list[Form]: ...
+def read_rows(path: Path, form: Any = None) -> list[Any]:
+    """Read the rows of a file that this pipeline wrote. form: the TypedDict that each must fit. Raises DamagedFile naming file and
+    line of anything that is not a JSON object, or has another form."""
     rows = []
     for number, line, cut in read_lines(path, limit=1 << 30):
         try:

@@ -1,7 +1,6 @@
 """Evaluates one candidate on the sealed test and returns everything that the report and the gates read."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from finetune_pipeline.evaluation.calibration import ReleasedProbability
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
@@ -16,7 +15,15 @@ from finetune_pipeline.evaluation.production_rows import RecentRows, recent_rows
 from finetune_pipeline.evaluation.promises import automated_models, probabilities_of
 from finetune_pipeline.evaluation.refined_choice import REFINED, SUPERVISED, confirmed
 from finetune_pipeline.evaluation.regression_ledger import never_broken, outcomes_of, regressions
-from finetune_pipeline.evaluation.result import Atlas, ChangedRows, EvaluationResult, StepFacts, Task, WrongAnswers
+from finetune_pipeline.evaluation.result import (
+    Atlas,
+    ChangedRows,
+    EvaluationResult,
+    Opening,
+    StepFacts,
+    Task,
+    WrongAnswers,
+)
 from finetune_pipeline.evaluation.result_parts import ModelRow, Probabilities, Scores
 from finetune_pipeline.evaluation.rivals import (
     API_MODEL,
@@ -50,8 +57,8 @@ def evaluate_task(
     facts: StepFacts,
     *,
     atlas: Atlas,
-    openings: Sequence[Mapping[str, Any]],
-    versions: Mapping[str, Any],
+    openings: Sequence[Opening],
+    versions: Mapping[str, str | None],
     rules: str | None = None,
     promoted: Promoted | None = None,
     untrained: str = "",

@@ -3,9 +3,10 @@
 A number that was not measured, or is not finite, is None.
 """
 
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from pydantic import Field, JsonValue
+from typing_extensions import TypedDict  # before Python 3.12 pydantic takes no other
 
 from finetune_pipeline.data.people import ReviewersAgreement
 from finetune_pipeline.data.quality.parts import QualityFacts
@@ -77,11 +78,31 @@ class PartOfTest(Part):
     decision: Decision | None
 
 
+class Opening(TypedDict):
+    """An opening of the sealed test.
+
+    Attributes:
+        test: Version of the test set; rows: the list of its rows, by their digest.
+        candidate, metric, rules: Of sealed.Judgement. Entries of earlier releases stand for any metric and any rules.
+        shared: The share of today's rows that it showed.
+    """
+
+    test: str
+    candidate: str
+    metric: NotRequired[str]
+    rules: NotRequired[str]
+    rows: NotRequired[str]
+    reason: NotRequired[str]
+    who: NotRequired[str]
+    time: NotRequired[str]
+    shared: NotRequired[float]
+
+
 class Seal(Part):
     """Openings of the sealed test. `recorded`: whether the ledger has this candidate; `optimism`: by how much choosing the
     best of all candidates inflates its accuracy."""
 
-    openings: list[dict[str, JsonValue]] = []
+    openings: list[Opening] = []
     count: Count = None
     candidates: Count = None
     recorded: Flag = None

@@ -8,11 +8,10 @@ import contextlib
 import getpass
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
 
 from finetune_pipeline.data.examples import decode_examples, unseal
 from finetune_pipeline.data.json_lines import read_rows
@@ -26,7 +25,7 @@ from finetune_pipeline.engine.files import (
     write_json,
 )
 from finetune_pipeline.evaluation.deciding import level_of
-from finetune_pipeline.evaluation.result import Seal
+from finetune_pipeline.evaluation.result import Opening, Seal
 from finetune_pipeline.evaluation.statistics.multiple_testing import selection_optimism
 from finetune_pipeline.faults import OutsideError
 
@@ -34,14 +33,6 @@ LEDGER = "test_openings.jsonl"
 TEST_SETS = "test_sets"
 SAME_TEST = 0.5
 """An opening counts when it showed more than this share of today's rows."""
-
-
-class _Opening(TypedDict):
-    test: str
-    candidate: str
-    metric: NotRequired[str]  # entries of earlier releases stand for any metric and any rules
-    rules: NotRequired[str]
-    rows: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class Judgement:
     metric: str
     rules: str | None
 
-    def is_recorded_by(self, entry: Mapping[str, Any]) -> bool:
+    def is_recorded_by(self, entry: Opening) -> bool:
         """Whether this entry of the ledger records this judgement."""
         if entry["candidate"] != self.candidate:
             return False
@@ -67,7 +58,7 @@ class Judgement:
         return self.rules is None or same_rules
 
 
-def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[dict[str, Any]]:
+def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[Opening]:
     """The recorded openings that count against the test set of this version, oldest first.
 
     rows: ids of today's test rows, by default those in the ledger. Each entry is as recorded (test, candidate, metric, reason,
@@ -86,17 +77,18 @@ def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[
         elif today_ids and "rows" in entry:
             shared = len(today_ids & _test_ids(state, entry["rows"])) / len(today_ids)
         if shared > SAME_TEST:
-            without_rows = {key: value for key, value in entry.items() if key != "rows"}
-            counted.append({**without_rows, "shared": round(shared, 4)})
+            opening: Opening = {**entry, "shared": round(shared, 4)}
+            opening.pop("rows", None)
+            counted.append(opening)
     return counted
 
 
-def _all_openings(state: Path) -> list[dict[str, Any]]:
+def _all_openings(state: Path) -> list[Opening]:
     """Every entry of the ledger. Raises DamagedFile for a damaged one: openings must not be guessed."""
     path = state / LEDGER
     if not path.exists():
         return []
-    if entries := read_rows(path, _Opening):
+    if entries := read_rows(path, Opening):
         return entries
     raise DamagedFile(f"{path} is damaged: it holds no opening\nfix: put back a copy of it")
 
@@ -111,11 +103,12 @@ def _test_ids(state: Path, set_name: str) -> frozenset[str]:
     return frozenset(read_json(path, list[str]))
 
 
-def look_number(counted: Sequence[Mapping[str, Any]], judgement: Judgement) -> int:
+def look_number(counted: Sequence[Opening], judgement: Judgement) -> int:
     """The number of this judgement among all on the test, from 1. One that is not recorded comes last."""
-    keys = ("candidate", "metric", "rules")
-    looks = dict.fromkeys(tuple(entry.get(key) for key in keys) for entry in counted)
-    recorded = [judgement.is_recorded_by(dict(zip(keys, look, strict=True))) for look in looks]
+    looks: dict[tuple[str | None, ...], Opening] = {}
+    for entry in counted:
+        looks.setdefault((entry["candidate"], entry.get("metric"), entry.get("rules")), entry)
+    recorded = [judgement.is_recorded_by(entry) for entry in looks.values()]
     return recorded.index(True) + 1 if True in recorded else len(looks) + 1
 
 
@@ -154,16 +147,18 @@ def record_judgement(state: Path, ids: Sequence[str], *, test: str, judgement: J
         path = state / TEST_SETS / f"{set_name}.json"
         if not path.exists():
             write_json(path, list(ids))
-        entry = {
+        entry: Opening = {
             "test": test,
             "rows": set_name,
-            **asdict(judgement),
+            "candidate": judgement.candidate,
+            "metric": judgement.metric,
             "reason": reason,
             "who": user_name(),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        recorded = {key: value for key, value in entry.items() if value is not None}
-        replace_text(state / LEDGER, "".join(json.dumps(row) + "\n" for row in [*_all_openings(state), recorded]))
+        if judgement.rules is not None:
+            entry["rules"] = judgement.rules
+        replace_text(state / LEDGER, "".join(json.dumps(row) + "\n" for row in [*_all_openings(state), entry]))
         sync_folder(state)
 
 
@@ -175,7 +170,7 @@ def user_name() -> str:
 
 
 def seal_of(
-    openings: Sequence[Mapping[str, Any]],
+    openings: Sequence[Opening],
     n: int,
     accuracy: float | None,
     judgement: Judgement,
@@ -184,7 +179,7 @@ def seal_of(
     """Summarise the openings of the sealed test: how many candidates it has judged, and the level left for this judgement."""
     names = {entry["candidate"] for entry in openings}
     return Seal(
-        openings=[dict(entry) for entry in openings],
+        openings=list(openings),
         count=len(openings),
         candidates=len(names),
         recorded=any(map(judgement.is_recorded_by, openings)),

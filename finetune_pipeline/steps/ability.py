@@ -7,7 +7,14 @@ from typing import Any
 from msgspec.structs import asdict
 
 from finetune_pipeline.engine.step import RunInputs, StepContext
-from finetune_pipeline.evaluation.ability.drop import Ability, AbilityLoss, Row, Scored, ability_drop, read_rows
+from finetune_pipeline.evaluation.ability.drop import (
+    Ability,
+    AbilityLoss,
+    AbilityRow,
+    Scored,
+    ability_drop,
+    read_ability,
+)
 from finetune_pipeline.evaluation.ability.items import Item, digest_items, load_items
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.jobs import AbilityJob
@@ -88,13 +95,13 @@ def make_general_ability(context: StepContext) -> Ability:
     scored = score_ability(context, model.model, model.adapter, "general_ability", context.out)
     if not scored.items:
         return Ability(**asdict(scored))
-    before = read_rows(context.inputs["base_ability"].folder)
-    after, confidence = read_rows(context.out), context.spec.gates.confidence
+    before = read_ability(context.inputs["base_ability"].folder)
+    after, confidence = read_ability(context.out), context.spec.gates.confidence
     against_champion = _against_champion(context, after, confidence)
     return Ability(**asdict(scored), **asdict(ability_drop(before, after, confidence)), champion=against_champion)
 
 
-def _against_champion(context: StepContext, candidate: Sequence[Row], confidence: float) -> AbilityLoss | None:
+def _against_champion(context: StepContext, candidate: Sequence[AbilityRow], confidence: float) -> AbilityLoss | None:
     if not context.run_inputs.champion or context.run_inputs.champion_kind != "tuned":
         return None  # a simple model has no general ability, and a prompt that of its base
     champion, base = champion_of(context)
@@ -102,4 +109,4 @@ def _against_champion(context: StepContext, candidate: Sequence[Row], confidence
         return None  # no likelihoods to compare with
     model, out = served(champion, base), context.out / "champion"
     score_ability(context, model.model, model.adapter, "general_ability", out)
-    return ability_drop(read_rows(out), candidate, confidence)
+    return ability_drop(read_ability(out), candidate, confidence)

@@ -16,8 +16,7 @@ from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext
 from finetune_pipeline.engine.store import CHANGED_ANSWERS, MANIFEST, Artifact, ArtifactStore
-from finetune_pipeline.evaluation.ability.drop import ability_drop
-from finetune_pipeline.evaluation.ability.drop import read_rows as read_ability
+from finetune_pipeline.evaluation.ability.drop import ability_drop, read_ability
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.production_rows import logged_example, read_logged_rows
 from finetune_pipeline.evaluation.refined_choice import (

@@ -1,22 +1,45 @@
 """Paired comparison of general ability before and after training."""
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from msgspec.structs import asdict
 
+from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.evaluation.ability.items import ROWS, SUITE_NAME
 from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 
-Row = Mapping[str, Any]
 SHOWN = 12
 """Number of lost items (right before training, wrong after) that are shown."""
+
+
+class AbilityRow(TypedDict):
+    """What a model said to an item.
+
+    Attributes:
+        right: Whether the right choice has the highest log-likelihood (lm-evaluation-harness's acc; without the end of turn, so
+            that continuing after the answer is not wrong). None if there are no choices, or it could not be scored.
+        probability: Of the right choice among all.
+        bits_per_byte: Of a text.
+        error: Why it could not be scored.
+    """
+
+    id: str
+    source: str
+    category: str
+    right: bool | None
+    probability: float | None
+    bits_per_byte: float | None
+    error: str
+
+
+Pairs = Sequence[tuple[AbilityRow, AbilityRow]]
+"""Rows of the same items, before and after."""
 
 
 class Scored(Facts, frozen=True, kw_only=True, omit_defaults=False):
@@ -100,11 +123,12 @@ class Ability(AbilityLoss, frozen=True, kw_only=True, omit_defaults=False):
     not_asked: str = ""
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / ROWS).read_text("utf-8").splitlines()]
+def read_ability(folder: Path) -> list[AbilityRow]:
+    """Read the rows that a model's job has written into `folder`. Raises DamagedFile."""
+    return read_rows(folder / ROWS, AbilityRow)
 
 
-def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float = 0.95) -> AbilityLoss:
+def ability_drop(before: Sequence[AbilityRow], after: Sequence[AbilityRow], confidence: float = 0.95) -> AbilityLoss:
     """Measure how much general ability the second model has lost compared with the first. Rows: from :func:`.scoring.score_items`.
     Raises ValueError if the two do not hold the same items in the same order.
     """
@@ -113,13 +137,17 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
     pairs = list(zip(before, after, strict=True))
     scored = [(a, b) for a, b in pairs if not (a["error"] or b["error"])]
     choices = [(a, b) for a, b in scored if a["right"] is not None]
-    texts = [(a["bits_per_byte"], b["bits_per_byte"]) for a, b in scored if a["bits_per_byte"] is not None]
+    texts = [
+        (a["bits_per_byte"], b["bits_per_byte"])
+        for a, b in scored
+        if a["bits_per_byte"] is not None and b["bits_per_byte"] is not None
+    ]
     figures: dict[str, Any] = {}
     if choices:
         n, loss = len(choices), _accuracy_loss(choices, confidence)
         figures = asdict(loss) | {
-            "before": _rate(sum(a["right"] for a, _ in choices), n, confidence),
-            "after": _rate(sum(b["right"] for _, b in choices), n, confidence),
+            "before": _rate(sum(bool(a["right"]) for a, _ in choices), n, confidence),
+            "after": _rate(sum(bool(b["right"]) for _, b in choices), n, confidence),
             "smallest_visible": smallest_detectable_gain(
                 n, ((loss.lost or 0) + (loss.gained or 0)) / n, alpha=1 - confidence
             ),
@@ -146,27 +174,39 @@ def _text(texts: Sequence[tuple[float, float]], confidence: float) -> TextCost:
     return TextCost(n=len(texts), before=mean[0], after=mean[1], rise=mean[1] - mean[0], interval=interval)
 
 
-def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Category]:
+def _categories(pairs: Pairs, confidence: float) -> dict[str, Category]:
     """Each category before and after. If one holds questions and texts, its texts are listed as `… (text)`."""
-    by_kind: dict[tuple[str, str], list[tuple[Row, Row]]] = defaultdict(list)
+    questions: dict[str, list[tuple[AbilityRow, AbilityRow]]] = defaultdict(list)
+    texts: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for a, b in pairs:
-        by_kind[a["category"], "right" if a["right"] is not None else "bits_per_byte"].append((a, b))
+        if a["right"] is not None:
+            questions[a["category"]].append((a, b))
+        elif a["bits_per_byte"] is not None and b["bits_per_byte"] is not None:
+            texts[a["category"]].append((a["bits_per_byte"], b["bits_per_byte"]))
     by_category = {}
-    for (category, key), members in by_kind.items():
-        mixed = key == "bits_per_byte" and (category, "right") in by_kind
-        before, after = (sum(row[key] for row in side) / len(members) for side in zip(*members, strict=True))
-        if key == "right":
-            figures = asdict(_accuracy_loss(members, confidence)) | {"unit": "accuracy"}
-        else:
-            cost = _text([(a[key], b[key]) for a, b in members], confidence)
-            figures = {"n": cost.n, "unit": key, "drop": cost.rise, "interval": cost.interval}
-        by_category[f"{category} (text)" if mixed else category] = Category(**figures, before=before, after=after)
+    for name in dict.fromkeys(a["category"] for a, _ in pairs):
+        if members := questions.get(name):
+            before, after = (
+                sum(bool(row["right"]) for row in side) / len(members) for side in zip(*members, strict=True)
+            )
+            loss = asdict(_accuracy_loss(members, confidence))
+            by_category[name] = Category(**loss, unit="accuracy", before=before, after=after)
+        if costs := texts.get(name):
+            cost = _text(costs, confidence)
+            by_category[f"{name} (text)" if members else name] = Category(
+                n=cost.n,
+                unit="bits_per_byte",
+                before=cost.before,
+                after=cost.after,
+                drop=cost.rise,
+                interval=cost.interval,
+            )
     return by_category
 
 
-def _accuracy_loss(pairs: Sequence[tuple[Row, Row]], confidence: float) -> QuestionLoss:
-    lost = sum(a["right"] and not b["right"] for a, b in pairs)
-    gained = sum(b["right"] and not a["right"] for a, b in pairs)
+def _accuracy_loss(pairs: Pairs, confidence: float) -> QuestionLoss:
+    lost = sum(bool(a["right"]) and not b["right"] for a, b in pairs)
+    gained = sum(bool(b["right"]) and not a["right"] for a, b in pairs)
     return QuestionLoss(
         n=len(pairs),
         drop=(lost - gained) / len(pairs),
@@ -177,9 +217,9 @@ def _accuracy_loss(pairs: Sequence[tuple[Row, Row]], confidence: float) -> Quest
     )
 
 
-def _benchmarks(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Loss]:
+def _benchmarks(choices: Pairs, confidence: float) -> dict[str, Loss]:
     """The loss on each benchmark besides the suite, with Bonferroni-corrected intervals."""
-    by_category: dict[str, list[tuple[Row, Row]]] = defaultdict(list)
+    by_category: dict[str, list[tuple[AbilityRow, AbilityRow]]] = defaultdict(list)
     for pair in choices:
         if pair[0]["source"] != SUITE_NAME:
             by_category[pair[0]["category"]].append(pair)

@@ -8,14 +8,12 @@ from typing import Any
 import scipy
 
 from finetune_pipeline.data.examples import Message
-from finetune_pipeline.evaluation.ability.drop import Scored
+from finetune_pipeline.evaluation.ability.drop import AbilityRow, Scored
 from finetune_pipeline.evaluation.ability.items import ROWS, Item, digest_items, load_items
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.jobs import AbilityJob
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids, to_ids
 from finetune_pipeline.models.inference.generated import Answer
-
-_UNSCORED: dict[str, Any] = {"right": None, "probability": None, "bits_per_byte": None, "error": ""}
 
 
 def ability(job: AbilityJob) -> tuple[Scored, dict[str, Any]]:
@@ -33,17 +31,12 @@ def ability(job: AbilityJob) -> tuple[Scored, dict[str, Any]]:
 
 def score_items(
     answerer: Answerer, items: Sequence[Item], batch_size: int, stage: str = "general_ability"
-) -> list[dict[str, Any]]:
-    """A row per item, in order: id, source, category, right, probability, bits_per_byte, error.
-
-    right: whether the right choice has the highest log-likelihood (lm-evaluation-harness's acc; without the end of turn, so
-    that continuing after the answer is not wrong). probability: of an item's right choice among all. bits_per_byte: of a text.
-    None if not applicable. error: why an item could not be scored.
-    """
+) -> list[AbilityRow]:
+    """Return a row per item, in order."""
     if not items:
         return []
     prompts, texts = zip(*(_encoded(answerer.tokenizer, item) for item in items), strict=True)
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, AbilityRow] = {}
     # separately, because chats share the template's beginning and bare texts share nothing
     for chat in (True, False):
         indices = [i for i, item in enumerate(items) if item.chat is chat]
@@ -75,12 +68,23 @@ def _encoded(tokenizer: Any, item: Item) -> tuple[list[int], list[list[int]]]:
     return before, [to_ids(tokenizer, f" {c}") for c in (item.choices or (item.text or "",))]
 
 
-def _row(item: Item, answer: Answer) -> dict[str, Any]:
-    row = {"id": item.id, "source": item.source, "category": item.category, **_UNSCORED}
-    if answer.status == "error" or not all(math.isfinite(s) for s in answer.label_scores):
-        return row | {"error": answer.error or "a likelihood is not a number"}
-    if item.text is not None:
-        return row | {"bits_per_byte": -answer.label_scores[0] / math.log(2) / len(item.text.encode())}
-    scores, best = answer.label_scores, max(answer.label_scores)
-    is_right = scores.index(best) == item.right and scores.count(best) == 1  # a tie is not right
-    return row | {"right": is_right, "probability": float(scipy.special.softmax(scores)[item.right])}
+def _row(item: Item, answer: Answer) -> AbilityRow:
+    row = AbilityRow(
+        id=item.id,
+        source=item.source,
+        category=item.category,
+        right=None,
+        probability=None,
+        bits_per_byte=None,
+        error="",
+    )
+    scores = answer.label_scores
+    if answer.status == "error" or not all(math.isfinite(s) for s in scores):
+        row["error"] = answer.error or "a likelihood is not a number"
+    elif item.text is not None:
+        row["bits_per_byte"] = -scores[0] / math.log(2) / len(item.text.encode())
+    else:
+        best = max(scores)
+        row["right"] = scores.index(best) == item.right and scores.count(best) == 1  # a tie is not right
+        row["probability"] = float(scipy.special.softmax(scores)[item.right])
+    return row

@@ -97,7 +97,8 @@ def test_hostile_texts_are_shown_and_do_nothing() -> None:
     result, rows = evaluation_and_rows(
         spec=task, predictions=facts["predictions"],
         texts={row["example_id"]: HOSTILE for row in facts["predictions"]},
-        versions={HOSTILE: HOSTILE}, openings=[{"candidate": HOSTILE, HOSTILE: "x"}],
+        versions={HOSTILE: HOSTILE},
+        openings=[dict.fromkeys(("test", "candidate", "metric", "rules", "reason", "who", "time"), HOSTILE)],
         data={HOSTILE: {"rows_in": 1, "by_rule": {HOSTILE: 1}}},
         training=HOSTED | dict.fromkeys(("service", "service_base_model", "method"), HOSTILE),
     )  # fmt: skip

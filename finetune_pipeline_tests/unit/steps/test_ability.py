@@ -10,7 +10,7 @@ import pytest
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
-from finetune_pipeline.evaluation.ability.drop import Ability, Scored, ability_drop, read_rows
+from finetune_pipeline.evaluation.ability.drop import Ability, Scored, ability_drop, read_ability
 from finetune_pipeline.evaluation.ability.scoring import ability
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
@@ -73,8 +73,8 @@ def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -
     stage = Stage(tmp_path)
     base, general = stage.compared("champion")
     assert (base.items, general.items) == (32, 32)
-    rows = {name: read_rows(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
-    rows["champion"] = read_rows(tmp_path / "after" / "champion")
+    rows = {name: read_ability(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
+    rows["champion"] = read_ability(tmp_path / "after" / "champion")
     for category in ("pick", "other"):
         n_right = {n: sum(r["right"] for r in of if r["category"] == category) for n, of in rows.items()}
         n = general.categories[category].n
