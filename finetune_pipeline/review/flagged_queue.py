@@ -14,6 +14,7 @@ from finetune_pipeline.production.choosing import DIFFERS
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.production.shadow_rows import Preferred, is_decidable, shadow_of
 from finetune_pipeline.review.queues import (
+    PageItem,
     Parsed,
     ReviewQueue,
     Row,
@@ -95,7 +96,7 @@ def flagged_queue(task: Task, rows: Sequence[Row], secret: bytes, logged: Iterab
     )
 
 
-def _answer_item(row: Row, task: Task, is_named: bool) -> dict[str, Any]:
+def _answer_item(row: Row, task: Task, is_named: bool) -> PageItem:
     """Return the item of a row whose right answer is asked for. is_named: whether it says which version answered: it does not on a
     page that also compares answers, which a version's other answers could give away."""
     blocks = [
@@ -111,12 +112,16 @@ def _answer_item(row: Row, task: Task, is_named: bool) -> dict[str, Any]:
     return page_item(row["id"], *blocks)
 
 
-def _pair_item(row: Row, task: Task, secret: bytes) -> dict[str, Any]:
+def _pair_item(row: Row, task: Task, secret: bytes) -> PageItem:
     """Return the item of a row whose two answers are compared."""
     turns = row["turns"] or [{"role": "user", "content": row["input"]}]
     titles = ("The first answer", "The second answer")
-    sides = [{"title": title, "text": text} for title, text in zip(titles, _both_answers(row, secret), strict=True)]
-    return page_item(row["id"], ("Input", conversation(turns, task))) | {"sides": sides, "choices": _PREFERENCES}
+    item = page_item(row["id"], ("Input", conversation(turns, task)))
+    item["sides"] = [
+        {"title": title, "text": text} for title, text in zip(titles, _both_answers(row, secret), strict=True)
+    ]
+    item["choices"] = _PREFERENCES
+    return item
 
 
 def _both_answers(row: Row, secret: bytes) -> list[str]:

@@ -12,7 +12,16 @@ from finetune_pipeline.data.people import PEOPLE, LogSource, PeopleAnswers, Pers
 from finetune_pipeline.evaluation.reviewers import agreement_sentence, reviewers_agreement
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.planning.power import power_bounds
-from finetune_pipeline.review.queues import Parsed, ReviewQueue, conversation, page_item, safe_name
+from finetune_pipeline.review.queues import (
+    Choice,
+    PageItem,
+    Parsed,
+    ReviewQueue,
+    Row,
+    conversation,
+    page_item,
+    safe_name,
+)
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 
@@ -83,14 +92,14 @@ def people_queue(
             f"{PEOPLE}/"
         )
 
-    def reveal(line: Mapping[str, Any]) -> str:
+    def reveal(line: Row) -> str:
         said = teacher.get(line["id"])
         if said is None or line["decision"] == "skip" or same_answer(said, line["answer"], task.spec.output):
             return ""
         return f"{said}\n\nYour answer is stored and counts: {line['answer']}"
 
     labels = task.spec.labels
-    choices: list[dict[str, Any]] = [
+    choices: list[Choice] = [
         {"value": f"is {label}", "label": label, "key": str(key) if key < 10 else ""}
         for key, label in enumerate(labels, 1)
     ] or [{"value": "answer", "label": "answer", "key": "1", "answer": True}]
@@ -116,7 +125,7 @@ def people_queue(
     )
 
 
-def _item(row: Example, task: Task, people: PeopleAnswers) -> dict[str, Any]:
+def _item(row: Example, task: Task, people: PeopleAnswers) -> PageItem:
     """Return what the page shows of a row. Of a row that people decided in different ways, their decisions, and when the last one
     was made (`again`): since then the row is open again."""
     question = ("Input", conversation(row.messages, task))
@@ -125,7 +134,8 @@ def _item(row: Example, task: Task, people: PeopleAnswers) -> dict[str, Any]:
     lines = [line for _, line in sorted(people.by_row[row.id].items())]
     decisions = "\n".join(f"{line.reviewer}: {line.answer or f'cannot be answered: {line.comment}'}" for line in lines)
     item = page_item(row.id, question, ("Decided differently; agree on one answer", decisions))
-    return {**item, "again": max(line.time for line in lines)}
+    item["again"] = max(line.time for line in lines)
+    return item
 
 
 def _fields(spec: TaskSpec) -> str:

@@ -4,7 +4,7 @@ the file of the task folder that stores them."""
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.quality.noise import Suspect
@@ -19,12 +19,52 @@ Parsed = tuple[dict[str, Any] | None, list[str]]
 Row = Mapping[str, Any]
 
 
-def choices(**labels: str) -> list[dict[str, Any]]:
+class Choice(TypedDict):
+    """A possible decision.
+
+    Attributes:
+        key: On the keyboard; empty if it has none.
+        answer, reason: Whether an answer must be given, or why there is none.
+    """
+
+    value: str
+    label: str
+    key: str
+    answer: NotRequired[bool]
+    reason: NotRequired[bool]
+
+
+class Block(TypedDict):
+    """A text under its title."""
+
+    title: str
+    text: str
+
+
+class PageItem(TypedDict):
+    """What the page shows of one row.
+
+    Attributes:
+        sides: Two answers, side by side.
+        choices: Of this row, instead of the queue's.
+        again: The time of the last decision of a row that is open again.
+    """
+
+    id: str
+    blocks: list[Block]
+    sides: NotRequired[list[Block]]
+    choices: NotRequired[list[Choice]]
+    again: NotRequired[str]
+
+
+def choices(**labels: str) -> list[Choice]:
     """Return decisions with their labels, in order of their keys 1, 2, …; `relabel` needs another answer."""
-    return [
-        {"value": value, "label": label, "key": str(key)} | ({"answer": True} if value == "relabel" else {})
-        for key, (value, label) in enumerate(labels.items(), 1)
-    ]
+    listed: list[Choice] = []
+    for key, (value, label) in enumerate(labels.items(), 1):
+        listed.append({"value": value, "label": label, "key": str(key)})
+        if value == "relabel":
+            listed[-1]["answer"] = True
+    return listed
 
 
 _BLIND = "Which model wrote which is hidden, and changes from item to item."
@@ -49,7 +89,6 @@ class ReviewQueue:
     Attributes:
         sheet: Name under which browsers keep the decisions.
         mode: `outputs` (two answers side by side), `rows`, or `people` (rows without an answer).
-        choices: Possible decisions: value, label, key, and `answer` if another answer must be given. An item may have its own.
         take: Validates one returned line. Returns the row to store, or the problems; neither if nothing was decided.
         target: The file for a rater's decisions.
         table: The rows of a sheet to fill in as a file.
@@ -62,13 +101,13 @@ class ReviewQueue:
     intro: str
     sheet: str
     mode: str
-    choices: Sequence[Mapping[str, Any]]
-    items: Sequence[Mapping[str, Any]]
+    choices: Sequence[Choice]
+    items: Sequence[PageItem]
     take: Callable[[Any], Parsed]
     target: Callable[[str], Path]
     table: Sequence[Mapping[str, str]]
     answers: Sequence[str] | None = None
-    done: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    done: Sequence[Row] = field(default_factory=list)
     reveal: Callable[[Any], str] = lambda row: ""
 
     def page(self, rater: str = "", server: bool = False) -> str:
@@ -85,8 +124,8 @@ def safe_name(rater: str) -> str:
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in rater)[:60] or "somebody"
 
 
-def page_item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
-    """Return the titles and texts that the page shows of one row."""
+def page_item(name: object, *blocks: tuple[str, str]) -> PageItem:
+    """Return an item with these titles and texts."""
     return {"id": str(name), "blocks": [{"title": title, "text": text} for title, text in blocks]}
 
 
@@ -136,7 +175,7 @@ def outputs_queue(
     )
 
 
-def parse_decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
+def parse_decision(row: Any, task: Task, known: Mapping[str, object]) -> Parsed:
     """Validate a returned decision about a row. known: the rows that may be decided, by id. Returns as `ReviewQueue.take`."""
     if not isinstance(row, Mapping):
         return None, ["it is not an object"]
@@ -215,9 +254,9 @@ def _data_queue(
     what: str,
     title: str,
     intro: str,
-    items: Sequence[Row],
+    items: Sequence[PageItem],
     rows: Sequence[Row],
-    known: Mapping[str, Any],
+    known: Mapping[str, object],
 ) -> ReviewQueue:
     """Return a queue of rows of data, whose decisions the next run applies. known: the rows that may be decided, by id."""
     return ReviewQueue(
