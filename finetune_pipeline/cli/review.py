@@ -29,7 +29,7 @@ from finetune_pipeline.production.log_merging import cached_choice, read_logs
 from finetune_pipeline.production.logged_answers import log_sources, questions_to_judge
 from finetune_pipeline.production.shadow_rows import is_decidable
 from finetune_pipeline.report.judgements import judge_sentences
-from finetune_pipeline.review.flagged_queue import flagged_queue
+from finetune_pipeline.review.flagged_queue import WaitingRow, flagged_queue
 from finetune_pipeline.review.people_queue import people_queue, progress
 from finetune_pipeline.review.queues import (
     ReviewQueue,
@@ -125,15 +125,15 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
         return _both_stages(task, artifacts, items, rater, taking)
     if what == "flagged":
         logs = read_logs(task, artifacts)
-        rows = [{**row, "why": why} for row, why in cached_choice(task.spec, logs).queue]
+        waiting: list[WaitingRow] = [{**row, "why": why} for row, why in cached_choice(task.spec, logs).queue]
         if not is_decidable(task.spec.output):
-            compared = [row for row in rows if row["why"] == DIFFERS]
-            rows = [*compared[:items], *(row for row in rows if row["why"] != DIFFERS)]
+            compared = [row for row in waiting if row["why"] == DIFFERS]
+            waiting = [*compared[:items], *(row for row in waiting if row["why"] != DIFFERS)]
             if len(compared) > items:
                 problem(f"{counted(len(compared), 'pair')} of answers wait; the first {items:,} are shown (--items)")
-        if not rows and not taking:
+        if not waiting and not taking:
             raise click.ClickException("no production row is waiting: none is flagged, sampled or held back")
-        return flagged_queue(task, rows, secret_of(artifacts), logs.rows)
+        return flagged_queue(task, waiting, secret_of(artifacts), logs.rows)
     if what in ("suspects", "rows"):
         return _data_rows(task, artifacts, what, items, taking)
     step = "test_predictions" if what == "outputs" else "data_quality"

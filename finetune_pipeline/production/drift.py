@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -202,7 +201,7 @@ def _sentence(spec: TaskSpec, report: DriftReport) -> str:
 DAY = 86_400
 
 
-def moment(row: Mapping[str, Any]) -> float:
+def moment(row: LoggedRow) -> float:
     """Return a row's time in seconds since 1970."""
     return moment_of(row["timestamp"])
 

@@ -14,14 +14,15 @@ good candidate with a chance of at most half the level.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from finetune_pipeline.data.dedup.text_similarity import text_key
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.evaluation.statistics.betting import not_worse_evidence
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.production.choosing import FLOOR
@@ -31,7 +32,6 @@ from finetune_pipeline.production.share import ShareReport, compare_share
 from finetune_pipeline.production.share_rows import assignment_of, unit_of
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 Action = Literal["wait", "advance", "stop"]
 SHADOW = 0
 """The percentage of the first stage, in which the candidate answers behind the champion."""
@@ -101,7 +101,7 @@ def evidence_text(evidence: float) -> str:
     return f"{evidence:,.1f}" if evidence < 1e6 else "over 1,000,000"
 
 
-def judge(rows: Sequence[Row], spec: TaskSpec, rollout: Rollout, now: datetime) -> Judged:
+def judge(rows: Sequence[LoggedRow], spec: TaskSpec, rollout: Rollout, now: datetime) -> Judged:
     """Judge the present stage of a rollout.
 
     Args:
@@ -131,7 +131,7 @@ def judge(rows: Sequence[Row], spec: TaskSpec, rollout: Rollout, now: datetime) 
     return Judged(action, why, shadow, share, evidence, needed, undecided)
 
 
-def question_losses(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str]) -> tuple[list[int], int]:
+def question_losses(rows: Sequence[LoggedRow], spec: TaskSpec, pair: tuple[str, str]) -> tuple[list[int], int]:
     """Return the loss of each different question that both models answered, in the order in which they were asked, and the
     number of those with different answers that nobody has looked at. One that a reviewer left out stays a loss."""
     both = of_pair(rows, pair)
@@ -170,7 +170,7 @@ def _shadow_ready(
 
 
 def _share_ready(
-    rows: Sequence[Row], spec: TaskSpec, rollout: Rollout, pair: tuple[str, str], now: datetime
+    rows: Sequence[LoggedRow], spec: TaskSpec, rollout: Rollout, pair: tuple[str, str], now: datetime
 ) -> tuple[bool, str]:
     assert spec.rollout is not None
     wanted, margin, at = spec.rollout.share_rows, spec.rollout.margin, f"at {rollout.percent}%"

@@ -7,15 +7,16 @@ level, however often one looks. What users report by themselves is counted, but 
 alone, and report its mistakes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.dedup.text_similarity import text_key
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.production.promise_watch import evidence
@@ -29,7 +30,6 @@ from finetune_pipeline.production.shadow_rows import (
 )
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 Better = Literal["champion", "shadow"]
 
 
@@ -114,7 +114,9 @@ class Decided(NamedTuple):
     time: str
 
 
-def compare_shadow(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str] | None = None) -> ShadowReport | None:
+def compare_shadow(
+    rows: Sequence[LoggedRow], spec: TaskSpec, pair: tuple[str, str] | None = None
+) -> ShadowReport | None:
     """Compare two models, the champion and the one behind it; None without a row that both answered.
 
     Args:
@@ -172,7 +174,7 @@ def _side(
     return Side(name, valid, len(texts) - len(given), (median, late), right, most)
 
 
-def decided_questions(both: Sequence[tuple[Row, ShadowAnswer]], spec: TaskSpec) -> dict[str, Decided]:
+def decided_questions(both: Sequence[tuple[LoggedRow, ShadowAnswer]], spec: TaskSpec) -> dict[str, Decided]:
     """Return what was decided about each question with different answers, by its text_key, in the order of the decisions. The first
     decision of a question counts."""
     made = [
@@ -186,7 +188,7 @@ def decided_questions(both: Sequence[tuple[Row, ShadowAnswer]], spec: TaskSpec) 
     return decided
 
 
-def _decision(row: Row, shadow: ShadowAnswer, spec: TaskSpec) -> Decided | None:
+def _decision(row: LoggedRow, shadow: ShadowAnswer, spec: TaskSpec) -> Decided | None:
     if is_decidable(spec.output):
         if not (row["reviewed"] and row["correction"]):
             return None
@@ -197,14 +199,14 @@ def _decision(row: Row, shadow: ShadowAnswer, spec: TaskSpec) -> Decided | None:
     return Decided(is_right["champion"], is_right["shadow"], preferred.decided or str(row["timestamp"]))
 
 
-def _right(row: Row, shadow: ShadowAnswer, spec: TaskSpec) -> tuple[bool, bool]:
+def _right(row: LoggedRow, shadow: ShadowAnswer, spec: TaskSpec) -> tuple[bool, bool]:
     """Return whether each model answered as a person corrected."""
     right = str(row["correction"])
     is_right = shadow.output is not None and same_answer(right, shadow.output, spec.output)
     return same_answer(right, shadow.champion_output, spec.output), is_right
 
 
-def _reported(both: Sequence[tuple[Row, ShadowAnswer]], spec: TaskSpec) -> Reported:
+def _reported(both: Sequence[tuple[LoggedRow, ShadowAnswer]], spec: TaskSpec) -> Reported:
     low, own = spec.logs.low_score, [(row, shadow) for row, shadow in both if not row["reviewed"]]
     corrected = [_right(row, shadow, spec) for row, shadow in own if row["correction"]]
     liked, disliked = [], []

@@ -11,9 +11,9 @@ import msgspec
 
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.dedup.text_similarity import text_key
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.spec.outputs import AnyOutput, TextOutput
 
-Row = Mapping[str, Any]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -85,12 +85,12 @@ def shadow_problem(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def shadow_of(row: Mapping[str, Any]) -> ShadowAnswer | None:
+def shadow_of(row: LoggedRow) -> ShadowAnswer | None:
     """Return the second answer of a row as merge_lines returns it; None if there is none."""
     return msgspec.convert(row["shadow"], ShadowAnswer) if row.get("shadow") else None
 
 
-def newest_pair(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str] | None:
+def newest_pair(rows: Iterable[LoggedRow]) -> tuple[str, str] | None:
     """Return the versions of the champion and of the model behind it in the latest row that has both; rows: sorted by time."""
     pair = None
     for row in rows:
@@ -109,12 +109,12 @@ def agree(shadow: ShadowAnswer, output: AnyOutput) -> bool:
     return shadow.output is not None and same_answer(shadow.champion_output, shadow.output, output)
 
 
-def of_pair(rows: Iterable[Row], pair: tuple[str, str]) -> list[tuple[Row, ShadowAnswer]]:
+def of_pair(rows: Iterable[LoggedRow], pair: tuple[str, str]) -> list[tuple[LoggedRow, ShadowAnswer]]:
     """Return the rows that both models answered, with the second answer. pair: versions of the champion and of the second one."""
     return [(row, shadow) for row in rows if (shadow := shadow_of(row)) and shadow.pair == pair]
 
 
-def preference_of(row: Row) -> Preferred | None:
+def preference_of(row: LoggedRow) -> Preferred | None:
     """Return what a reviewer said of the two answers of a row as merge_lines returns it; None if nobody did of these models."""
     preferred, shadow = row.get("preferred"), row.get("shadow")
     if not preferred or not shadow:
@@ -123,12 +123,12 @@ def preference_of(row: Row) -> Preferred | None:
     return said if (said.champion, said.model_version) == (shadow["champion"], shadow["model_version"]) else None
 
 
-def is_seen(row: Row, output: AnyOutput) -> bool:
+def is_seen(row: LoggedRow, output: AnyOutput) -> bool:
     """Whether a reviewer has decided between the two answers of a row, or left the row out."""
     return bool(row["reviewed"] if is_decidable(output) else row["left_out"] or preference_of(row))
 
 
-def waiting_rows(rows: Sequence[Row], pair: tuple[str, str], output: AnyOutput) -> set[str]:
+def waiting_rows(rows: Sequence[LoggedRow], pair: tuple[str, str], output: AnyOutput) -> set[str]:
     """Return the ids of the rows in which a reviewer has to decide between the models of a pair. rows: sorted by time.
 
     Of a right answer each row makes an example. A preference is asked for once a question.
@@ -136,7 +136,7 @@ def waiting_rows(rows: Sequence[Row], pair: tuple[str, str], output: AnyOutput) 
     both = of_pair(rows, pair)
     if is_decidable(output):
         return {str(row["id"]) for row, shadow in both if not is_seen(row, output) and not agree(shadow, output)}
-    first: dict[str, tuple[Row, ShadowAnswer]] = {}
+    first: dict[str, tuple[LoggedRow, ShadowAnswer]] = {}
     for row, shadow in both:
         first.setdefault(text_key(row["input"]), (row, shadow))
     seen = {text_key(row["input"]) for row, _ in both if is_seen(row, output)}

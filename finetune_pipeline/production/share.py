@@ -7,20 +7,20 @@ data). The same holds of answers in a wrong form and of those passed on. The cha
 6/level is at most the level. Complaints that are taken back later are outside this bound.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.answer_rules import form_problems
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.production.promise_watch import evidence
 from finetune_pipeline.production.share_rows import Assignment, assignment_of, unit_of
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 Side = Literal["champion", "candidate"]
 
 
@@ -73,7 +73,7 @@ class ShareReport:
     measures: list[Compared]
 
 
-def compare_share(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str] | None = None) -> ShareReport | None:
+def compare_share(rows: Sequence[LoggedRow], spec: TaskSpec, pair: tuple[str, str] | None = None) -> ShareReport | None:
     """Compare a champion and a candidate that shared the traffic; None without a row of theirs.
 
     Args:
@@ -87,16 +87,16 @@ def compare_share(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str] | N
     if pair is None or not own:
         return None
 
-    def complained(row: Row) -> str | None:
+    def complained(row: LoggedRow) -> str | None:
         return str(row.get("reported") or row["timestamp"]) if _is_complaint(row, spec) else None
 
-    def wrong_form(row: Row) -> str | None:
+    def wrong_form(row: LoggedRow) -> str | None:
         return None if not form_problems(str(row["output"]), spec.output) else str(row["timestamp"])
 
-    def passed_on(row: Row) -> str | None:
+    def passed_on(row: LoggedRow) -> str | None:
         return str(row["timestamp"]) if row.get("passed_on") or row.get("fields_passed_on") else None
 
-    events: dict[str, Callable[[Row], str | None]] = {
+    events: dict[str, Callable[[LoggedRow], str | None]] = {
         "complained about": complained,
         "in a wrong form": wrong_form,
         "passed on": passed_on,
@@ -111,7 +111,7 @@ def compare_share(rows: Sequence[Row], spec: TaskSpec, pair: tuple[str, str] | N
     )
 
 
-def _is_complaint(row: Row, spec: TaskSpec) -> bool:
+def _is_complaint(row: LoggedRow, spec: TaskSpec) -> bool:
     """Whether a user or reviewer said that an answer is wrong."""
     low, score = spec.logs.low_score, row["score"]
     if row["correction"]:
@@ -119,7 +119,7 @@ def _is_complaint(row: Row, spec: TaskSpec) -> bool:
     return bool(row["flag"]) or (low is not None and score is not None and score < low)
 
 
-def _arm(name: str, own: Sequence[tuple[Row, Assignment]]) -> Arm:
+def _arm(name: str, own: Sequence[tuple[LoggedRow, Assignment]]) -> Arm:
     units = {unit_of(row) for row, _ in own}
     failed = sum(assignment.chosen and row["model_version"] != name for row, assignment in own)
     times = np.quantile([assignment.seconds for _, assignment in own], [0.5, 0.95]).tolist() if own else None
@@ -127,7 +127,7 @@ def _arm(name: str, own: Sequence[tuple[Row, Assignment]]) -> Arm:
 
 
 def _compared(
-    name: str, own: Sequence[tuple[Row, Assignment]], when: Callable[[Row], str | None], limit: float
+    name: str, own: Sequence[tuple[LoggedRow, Assignment]], when: Callable[[LoggedRow], str | None], limit: float
 ) -> Compared:
     timed = [(time, str(row["id"]), row, assignment) for row, assignment in own if (time := when(row))]
     first: dict[str, tuple[str, Assignment]] = {}

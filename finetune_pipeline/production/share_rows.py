@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from finetune_pipeline.evaluation.production_rows import LoggedRow
+
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -53,12 +55,12 @@ def share_problem(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def assignment_of(row: Mapping[str, Any]) -> Assignment | None:
+def assignment_of(row: LoggedRow) -> Assignment | None:
     """Return the assignment of a row as merge_lines returns it; None if there is none."""
     return msgspec.convert(row["share"], Assignment) if row.get("share") else None
 
 
-def unit_of(row: Mapping[str, Any]) -> str:
+def unit_of(row: LoggedRow) -> str:
     """Return who was assigned: the user of a row as merge_lines returns it, else the conversation by its first message."""
     return (
         f"user:{row['user']}" if row.get("user") else str(row["turns"][0]["content"] if row["turns"] else row["input"])

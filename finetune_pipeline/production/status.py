@@ -1,13 +1,14 @@
 """Production status: whether a check is due, whether drift requires a run, and whether the champion answers worse."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.evaluation.production_rows import moment as moment_of
 from finetune_pipeline.production.drift import DriftReport, moment, version_of
 from finetune_pipeline.production.released import Released
@@ -146,14 +147,14 @@ FIRST_LOOK = 50
 """Rows of the champion at its first test, and fewest of the previous one; further tests follow at every doubling."""
 
 
-def failed(row: Mapping[str, Any], output: AnyOutput) -> bool:
+def failed(row: LoggedRow, output: AnyOutput) -> bool:
     """Whether people marked the answer as wrong: a flag, or a correction that is another answer."""
     correction = row.get("correction")
     return bool(row.get("flag")) or (correction is not None and not same_answer(correction, str(row["output"]), output))
 
 
 def champion_alarm(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[LoggedRow],
     champion: int,
     previous: int | None,
     output: AnyOutput,

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.review import read_decision
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.production.choosing import DIFFERS
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.production.shadow_rows import Preferred, is_decidable, shadow_of
@@ -17,7 +18,6 @@ from finetune_pipeline.review.queues import (
     PageItem,
     Parsed,
     ReviewQueue,
-    Row,
     choices,
     conversation,
     page_item,
@@ -34,15 +34,23 @@ _PREFERENCES = choices(
 )
 
 
-def flagged_queue(task: Task, rows: Sequence[Row], secret: bytes, logged: Iterable[Row] = ()) -> ReviewQueue:
-    """Return the queue of production rows for human review (production.choosing's queue, with `why`). A decision becomes
+class WaitingRow(LoggedRow):
+    """A production row that waits for a person. why: of production.choosing's queue."""
+
+    why: str
+
+
+def flagged_queue(
+    task: Task, rows: Sequence[WaitingRow], secret: bytes, logged: Iterable[LoggedRow] = ()
+) -> ReviewQueue:
+    """Return the queue of production rows for human review (production.choosing's queue). A decision becomes
     feedback for the next run: a log line with the same id and the correction, with `left_out`, or with `preferred`.
 
     Args:
         secret: Decides which of two answers is shown first.
         logged: All production rows, since a sheet may be returned, again or by a second reviewer, when its rows no longer wait.
     """
-    known_rows = {str(row["id"]): row for row in (*logged, *rows)}
+    known_rows: dict[str, LoggedRow] = {str(row["id"]): row for row in (*logged, *rows)}
     compared = {str(row["id"]) for row in rows if row["why"] == DIFFERS and not is_decidable(task.spec.output)}
 
     def take(row: Any) -> Parsed:
@@ -96,7 +104,7 @@ def flagged_queue(task: Task, rows: Sequence[Row], secret: bytes, logged: Iterab
     )
 
 
-def _answer_item(row: Row, task: Task, is_named: bool) -> PageItem:
+def _answer_item(row: WaitingRow, task: Task, is_named: bool) -> PageItem:
     """Return the item of a row whose right answer is asked for. is_named: whether it says which version answered: it does not on a
     page that also compares answers, which a version's other answers could give away."""
     blocks = [
@@ -112,7 +120,7 @@ def _answer_item(row: Row, task: Task, is_named: bool) -> PageItem:
     return page_item(row["id"], *blocks)
 
 
-def _pair_item(row: Row, task: Task, secret: bytes) -> PageItem:
+def _pair_item(row: WaitingRow, task: Task, secret: bytes) -> PageItem:
     """Return the item of a row whose two answers are compared."""
     turns = row["turns"] or [{"role": "user", "content": row["input"]}]
     titles = ("The first answer", "The second answer")
@@ -124,7 +132,7 @@ def _pair_item(row: Row, task: Task, secret: bytes) -> PageItem:
     return item
 
 
-def _both_answers(row: Row, secret: bytes) -> list[str]:
+def _both_answers(row: LoggedRow, secret: bytes) -> list[str]:
     """Return the two answers in the order in which they are shown."""
     shadow = shadow_of(row)
     assert shadow is not None
@@ -132,12 +140,12 @@ def _both_answers(row: Row, secret: bytes) -> list[str]:
     return texts[::-1] if _champion_is_second(row, secret) else texts
 
 
-def _champion_is_second(row: Row, secret: bytes) -> bool:
+def _champion_is_second(row: LoggedRow, secret: bytes) -> bool:
     shadow = shadow_of(row)
     return shadow is not None and candidate_is_a(secret, " ".join(shadow.pair), str(row["id"]))
 
 
-def _preference(row: Row, task: Task, known: Mapping[str, Row], secret: bytes) -> Parsed:
+def _preference(row: Mapping[str, Any], task: Task, known: Mapping[str, LoggedRow], secret: bytes) -> Parsed:
     """Validate a returned comparison of two answers. Returns as `ReviewQueue.take`."""
     decision, problems = parse_decision({**row, "decision": "keep"}, task, known)
     if decision is None:
@@ -154,7 +162,7 @@ def _preference(row: Row, task: Task, known: Mapping[str, Row], secret: bytes) -
     return _feedback_line(logged_row, {"preferred": msgspec.structs.asdict(preferred)}, decision, task), []
 
 
-def _feedback_line(row: Row, feedback: dict[str, Any], decision: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def _feedback_line(row: LoggedRow, feedback: dict[str, Any], decision: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Return the log line of a decision. feedback: what was decided."""
     parsed, _ = read_decision({**decision}, task.spec, "")
     if parsed and decision.get("time"):

@@ -1,12 +1,12 @@
 """Which share of the calls each champion passes on: as measured on the sealed test, and in service."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.calibration import released_probability
 from finetune_pipeline.evaluation.predictions import CANDIDATE, SIMPLE
+from finetune_pipeline.evaluation.production_rows import LoggedRow
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.planning.serving_costs import PassedOn
 from finetune_pipeline.production.drift import version_of
@@ -58,7 +58,7 @@ def _in_service(task: Task, store: ArtifactStore) -> Iterator[PassedOn]:
     yield PassedOn(kind if kind in ("simple", "prompt") else "tuned", sum(passed_on) / len(passed_on), source)
 
 
-def _champion_of(row: Mapping[str, Any]) -> str:
+def _champion_of(row: LoggedRow) -> str:
     """Return the version that was the champion when a row was answered, also by a candidate that has a share of the traffic."""
     assignment = assignment_of(row)
     return version_of(assignment.champion if assignment else str(row["model_version"]))

@@ -1,15 +1,14 @@
 """LOGS and PRODUCTION: logged answers, drift from the training data, and the retraining decision."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, of_model, read_predictions
-from finetune_pipeline.evaluation.production_rows import read_logged_rows
+from finetune_pipeline.evaluation.production_rows import LoggedRow, read_logged_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.evaluation.rivals import restricted_rows
 from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
@@ -91,7 +90,7 @@ def _other_versions(context: StepContext) -> set[str]:
     return other_versions - same_data if same_data else set()
 
 
-def _newest_training_time(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
+def _newest_training_time(train: Sequence[Example], rows: Iterable[LoggedRow]) -> float | None:
     """Return the time of the newest production row in the training split; None if there is none.
 
     A row from the future, whose clock was wrong, does not count: all later rows would be left out.
