@@ -27,7 +27,8 @@ def tied_with(evaluation: EvaluationResult) -> list[str]:
     "gates.more_metrics.",
     default=f"{DEFAULTS.simple}, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
     what_to_do="The simple model is shipped instead where it passes its own gates. Train longer or on more rows, until the "
-    "language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons.",
+    "language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons (but "
+    "coverage, as gates.metric, takes none).",
 )
 def beats_simple(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     threshold = margin_of(spec.gates.simple, spec.gates.simple_margin)
