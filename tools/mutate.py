@@ -36,7 +36,12 @@ sys.path.insert(0, str(ROOT))
 PACKAGE, TESTS = "finetune_pipeline", "finetune_pipeline_tests"
 MORE_TESTS = {
     "evaluation": ["unit/baseline/test_advice.py"],
-    "planning": ["unit/spec/test_training_rules.py", "unit/trainers/test_local.py"],
+    "planning": [
+        "unit/spec/test_training_rules.py",
+        "unit/trainers/test_local.py",
+        "unit/training/test_rehearsal.py",
+        "unit/cli/test_try.py",
+    ],
     "production": ["unit/steps/test_production.py", "graph/test_automation.py"],
     "steps": ["unit/production"],
     "tracking": ["unit/cli/test_rollback.py", "graph/test_automation.py"],

@@ -7,7 +7,8 @@ import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.planning.planner import Planner, count_steps
+from finetune_pipeline.planning.memory import Batch
+from finetune_pipeline.planning.planner import Planner, batch_of, count_steps
 from finetune_pipeline.planning.search import changes, ladder
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
@@ -108,3 +109,39 @@ def test_a_rung_needs_less_than_the_one_above_it(base: Path, examples: list[Exam
     rungs = [s for s in ladder(start) if s.micro_batch_size == 8 and s.max_tokens == 1024]
     moving = [memory.total - memory.overhead for memory in map(planner.memory, rungs)]
     assert moving == sorted(moving, reverse=True), [(r.method, m) for r, m in zip(rungs, moving, strict=True)]
+
+
+def test_a_padded_batch_computes_logits_from_its_first_learned_token_on() -> None:
+    """Without packing, each row is as long as the longest; prompt tuning adds its own tokens, prefix tuning what they attend to."""
+    rows = [
+        {"ids": list(range(9)), "loss": [False] * 6 + [True] * 3},
+        {"ids": list(range(5)), "loss": [False] * 4 + [True]},
+    ]
+    assert batch_of(rows, settings(method="lora"), packed=False) == Batch(
+        rows=2, tokens=18, longest=9, logits=2 * (9 - 4 + 1)
+    )
+    tuned = batch_of(rows, settings(method="prompt", prompt={"tokens": 7}), packed=False)
+    assert (tuned.tokens, tuned.longest, tuned.logits) == (2 * 16, 16, 12)
+    prefixed = batch_of(rows, settings(method="prefix", prefix={"tokens": 7}), packed=False)
+    assert (prefixed.tokens, prefixed.longest) == (18, 16)
+
+
+def test_packed_rows_read_their_common_beginning_once() -> None:
+    rows = [{"ids": [*range(40), n, n], "loss": [False] * 41 + [True]} for n in (97, 98, 99)]
+    packed = batch_of(rows, settings(method="lora"), packed=True)
+    padded = batch_of(rows, settings(method="lora"), packed=False)
+    assert packed.logits == 3 and 40 + 3 * 2 <= packed.tokens < 0.6 * padded.tokens == 0.6 * 3 * 42
+
+
+def test_only_training_rows_are_augmented_and_shuffled(base: Path, examples: list[Example]) -> None:
+    planner, augmented = Planner(base, examples, examples), settings(method="lora", augment=True)
+    assert len(planner.rows("train", augmented).rows) > len(examples) == len(planner.rows("validation", augmented).rows)
+    plain = settings(method="lora", micro_batch_size=3, shared_prefix=False)
+    sizes = [batch.rows for batch in planner.batches("train", plain)]
+    assert sizes == [3] * (len(examples) // 3) + [len(examples) % 3]
+    lengths = [len(row["ids"]) for row in planner.rows("validation", plain).rows]
+    per_pass = planner.batches("validation", plain)[0].rows
+    in_order = [max(lengths[i : i + per_pass]) for i in range(0, len(lengths), per_pass)]
+    assert [batch.longest for batch in planner.batches("validation", plain)] == in_order
+    assert planner.computed_share(plain) >= 1 > planner.computed_share(settings(method="lora"))
+    assert Planner(base, [], []).computed_share(plain) == 1.0

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.baseline.ladder import Answered
-from finetune_pipeline.planning.costs import Costs, task_costs
+from finetune_pipeline.data.split.placement import expected_rows
+from finetune_pipeline.planning.costs import Costs, method_settings, task_costs, training_costs
+from finetune_pipeline.planning.needs import parameters_by_name, training_needs
 from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
 from finetune_pipeline.planning.serving_costs import (
+    FULL_OPERATIONS,
     HOURS,
+    LOW_RANK_OPERATIONS,
     Call,
     PassedOn,
     Traffic,
@@ -34,10 +38,11 @@ from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.plots import LETTER, NARROW, WIDE
 from finetune_pipeline.spec.baseline import ApiModelSpec
 from finetune_pipeline.spec.evaluation import AutomationSpec
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.steps.ladder import _dollars_per_1000_calls
 from finetune_pipeline.trainers.hosted_settings import budget_findings, listed_price
 from finetune_pipeline.trainers.service import Estimate
-from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec
 
 TODAY = datetime.date(2026, 11, 27)
 LIST = """
@@ -294,3 +299,58 @@ def test_the_names_of_the_curves_fit_into_the_plot() -> None:
         assert len(names) > 10 and all(float(x) + 0.9 * LETTER * len(name) < width for x, name in names[-SHOWN_APIS:])
     assert "DeepInfra, Meta-Llama-3.1-8B-Instruct-Turbo" in plot.wide and "Meta-Llama-3.1-8B-I…" in plot.narrow
     assert "1,000,000" in plot.wide and "1e+06" not in plot.wide
+
+
+def test_another_method_keeps_what_the_task_sets_and_takes_its_own_defaults() -> None:
+    chosen = make_spec(LABELS, {"method": "lora", "epochs": 3, "batch_size": 4, "learning_rate": 0.003})
+    assert method_settings(chosen, "lora") is chosen.training
+    full = method_settings(chosen, "full")
+    assert (full.method, full.epochs, full.batch_size) == ("full", 3, 4)
+    assert full.learning_rate == METHODS["full"].defaults["learning_rate"].value
+    checkpointed = make_spec(LABELS, {"method": "lora", "gradient_checkpointing": True})
+    assert method_settings(checkpointed, "full").gradient_checkpointing is True
+    assert method_settings(checkpointed, "prefix").gradient_checkpointing is not True, "it allows none"
+
+
+def test_both_phases_are_paid(prices: PriceList) -> None:
+    """A million tokens an epoch, in 2 epochs and one unquantized; a full training computes half as much again as LoRA."""
+    two = make_spec(LABELS, {"method": "qlora", "epochs": 2, "unquantized_epochs": 1})
+    costs = training_costs(two, prices, 1_000_000, 8e9, TODAY, ["qlora", "full"])
+    on_box = {cost.methods: cost for cost in costs if cost.where.startswith("box")}
+    assert {name: cost.tokens for name, cost in on_box.items()} == {"qlora": 3_000_000, "full": 2_000_000}
+    per_token = {name: cost.high / cost.tokens for name, cost in on_box.items()}
+    assert per_token["full"] == pytest.approx(per_token["qlora"] * FULL_OPERATIONS / LOW_RANK_OPERATIONS, rel=1e-3)
+    (service,) = [cost for cost in costs if cost.where.startswith("Shop")]
+    assert (service.low, service.high) == (9.0, 9.0), "three epochs of a million tokens for 3 dollars"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("bundled/smollm2-135m-instruct", 135e6),
+        ("Qwen/Qwen2.5-7B-Instruct", 7e9),
+        ("HuggingFaceTB/SmolLM2-1.7B", 1.7e9),
+        ("meta/Llama-3.2-1b", 1e9),
+        ("models/mine", 0.0),
+        ("v100min", 0.0),
+    ],
+)
+def test_a_models_size_is_read_from_its_name(name: str, parameters: float) -> None:
+    assert parameters_by_name(name) == parameters
+
+
+def test_needs_are_those_of_the_training_rows_alone(tmp_path: Path) -> None:
+    rows = [make("abcd" * 10, "ef" * 2, line) for line in range(1, 101)]
+    spec = make_spec(LABELS, {"method": "lora", "epochs": 2}, min_examples=120)
+    (tmp_path / "prices.yaml").write_text(LIST)
+    needs = training_needs(spec, rows, tmp_path)
+    held_out = sum(expected_rows(spec, rows))
+    assert 0 < held_out < 50 and (needs.rows, needs.train_rows) == (100, 100 - held_out)
+    assert needs.tokens == pytest.approx(2 * (100 - held_out) * (1 + 40 + 4) / 4, abs=1), (
+        "the system prompt has a character"
+    )
+    first, money = needs.lines()
+    assert "20 more are needed to start" in first and f"about {needs.tokens:,} tokens with lora" in first
+    assert money.startswith("money: nothing but time here, Shop under $0.01 at most"), "the box takes less than a cent"
+    enough = training_needs(make_spec(LABELS, {"method": "lora"}, min_examples=100), rows, tmp_path)
+    assert "more are needed" not in enough.lines()[0]

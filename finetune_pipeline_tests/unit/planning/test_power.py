@@ -7,7 +7,7 @@ import pytest
 
 from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.rivals import Rival
-from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
+from finetune_pipeline.evaluation.statistics.power import paired_power, rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.planning.power import PowerPlan, expected_disagreement, power_bounds, power_plan
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
@@ -58,6 +58,39 @@ def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores() -> None:
     assert result.rows_needed == pytest.approx(rows_needed_for_mean(0.05, deviation), abs=1)
     assert result.disagreement is None and result.metric == "rougeLsum"
     assert result.detectable_gain == pytest.approx(2.8 * deviation / 10, rel=0.02)
+
+
+def test_a_gain_has_to_be_shown_above_the_least_that_counts() -> None:
+    above = {"wanted_gain": 0.07, "min_gain": 0.02}
+    result, share = _plan(spec(gates=above), 300, _share(0.6)), expected_disagreement(0.6, 0.07)
+    assert result.rows_needed == rows_needed_for_gain(0.05, share) > rows_needed_for_gain(0.07, share)
+    assert result.power_now == pytest.approx(paired_power(300, 0.05, share, 0.05))
+    pairs = [
+        (f"the parcel {i} comes today", "the parcel" if i % 2 else f"the parcel {i} comes today") for i in range(60)
+    ]
+    text = _plan(text_spec(gates=above), 100, rows(pairs))
+    deviation = np.sqrt(2) * np.std([1.0 if i % 2 == 0 else 4 / 7 for i in range(60)], ddof=1)
+    assert text.rows_needed == pytest.approx(rows_needed_for_mean(0.05, deviation), abs=1)
+    assert text.detectable_gain == pytest.approx(0.02 + 2.8 * deviation / 10, rel=0.02)
+    bounds = power_bounds(text_spec(gates=above), 100)
+    assert (bounds.fewest, bounds.most) == (1, rows_needed_for_mean(0.05, np.sqrt(2) / 2))
+    assert bounds.sentence.startswith(f"You have 100 test rows; you need up to {bounds.most:,} to see +7.0 points")
+
+
+def test_rows_of_one_source_say_less_than_rows_of_many() -> None:
+    """Four rows of each source are right or wrong together: 100 rows are 25 independent ones."""
+    prompt = _prompt([i // 4 % 5 < 3 for i in range(100)])
+    alone = _plan(spec(), 120, prompt)
+    sources = power_plan(spec(), 120, Rival("p", 0.0, prompt), [f"s{i // 4}" for i in range(100)])
+    assert sources.design_effect == pytest.approx(4, rel=0.2) and alone.design_effect == 1.0
+    assert sources.rows_needed == pytest.approx(sources.design_effect * alone.rows_needed, abs=1)
+    assert sources.power_now < alone.power_now and sources.detectable_gain > alone.detectable_gain
+
+
+def test_without_a_test_row_nothing_can_be_shown() -> None:
+    result = _plan(spec(), 0, _share(0.6))
+    assert result.power_now is None and result.detectable_gain is None and not result.enough
+    assert "These rows cannot show any possible gain." in result.sentence
 
 
 def test_what_the_scores_of_a_rival_cannot_tell_is_not_told() -> None:

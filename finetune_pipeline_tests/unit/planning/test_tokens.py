@@ -1,14 +1,17 @@
 """Token counts equal the counter's own, long rows are named, and prices are arithmetic."""
 
+import shutil
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from finetune_pipeline.data.examples import sample_examples
 from finetune_pipeline.data.quality.parts import Place
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.prices import SHIPPED, load_prices
-from finetune_pipeline.planning.tokens import TokenCounter, token_counts
+from finetune_pipeline.planning.tokens import TokenCounter, _histogram, token_counts, unencodable
 from finetune_pipeline.training.rows import training_examples
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, requests
 
@@ -51,6 +54,37 @@ def test_a_sample_tells_about_how_many_there_are(counter: TokenCounter) -> None:
     assert measured.total == pytest.approx(truth, rel=0.1)
     assert (measured.sampled, measured.of_rows, measured.rows) == (100, 300, 300)
     assert "about" in measured.message
+
+
+def test_a_histogram_has_every_row_once_and_no_outlier_widens_its_bins() -> None:
+    counts = np.array([*range(1, 1001), 100_000])
+    bins = _histogram(counts)
+    assert len(bins) == 24 and (bins[0].first, bins[-1].last) == (1, 100_000)
+    assert [b.count for b in bins] == [int(((counts >= b.first) & (counts <= b.last)).sum()) for b in bins]
+    assert all(after.first == b.last + 1 for b, after in pairwise(bins))
+    assert max(b.last - b.first for b in bins[:-1]) <= 1000 / 24 + 1
+    assert [(b.first, b.last, b.count) for b in _histogram(np.array([7, 7]))] == [(7, 7, 2)]
+
+
+def test_rows_that_a_template_refuses_are_found_without_counts(base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base, tmp_path / "base")
+    refuses = "{% if messages[-1].content == 'never' %}{{ raise_exception('no') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(refuses + (base / "chat_template.jinja").read_text())
+    strict, spec = TokenCounter(folder), make_spec(LABELS, LORA)
+    fine = unencodable(ROWS, strict)
+    assert fine.passed and not fine.blocking and not fine.applies and fine.message.startswith("not asked")
+    refused = unencodable([*ROWS, make("a", "never", 301)], strict)
+    assert not refused.passed and refused.blocking and refused.message.startswith("1 of 301 rows cannot be encoded")
+    for train, others in (([*ROWS, make("a", "never", 301)], []), (ROWS, [make("a", "never", 1)])):
+        measured = token_counts(train, strict, spec, others=others)
+        assert not measured.passed and measured.blocking and measured.refused == 1
+        assert measured.total == sum(strict.count(e.messages) for e in ROWS) and measured.applies
+    nothing = token_counts([make("a", "never")], strict, spec)
+    assert not nothing.passed and nothing.blocking and not nothing.applies
+
+
+def test_control_tokens_are_decoded_as_they_are_written(counter: TokenCounter) -> None:
+    assert counter.end_token_ids and "<|im_end|>" in counter.decode(sorted(counter.end_token_ids))
 
 
 def test_the_shipped_prices_by_hand() -> None:
