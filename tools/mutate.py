@@ -57,12 +57,13 @@ TIMEOUT_SECONDS = 240
 
 def list_mutants(tree: ast.Module) -> Iterator[tuple[int, int, int, str]]:
     """(number of the node, number of its operator, line, description) of every mutant of a module."""
-    # arguments of decorators (frozen, slots, the order and documentation of gates) decide nothing, and zip(strict=…) only
-    # guards lists that are equally long
+    # arguments of decorators and of classes (frozen, slots, the order and documentation of gates) decide nothing, and
+    # zip(strict=…) only guards lists that are equally long
     ignored: list[ast.AST] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             ignored += node.decorator_list
+            ignored += getattr(node, "keywords", [])
         elif isinstance(node, ast.keyword) and node.arg == "strict":
             ignored.append(node.value)
     ignored_nodes = {id(node) for part in ignored for node in ast.walk(part)}

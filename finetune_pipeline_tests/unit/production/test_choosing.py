@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.production.choosing import choose
+from finetune_pipeline.production.choosing import choose, example_of
+from finetune_pipeline.production.used_rows import judging_rows
 from finetune_pipeline.spec import TaskSpec
 
 WORDS = """apple river stone cloud paper window garden silver bread candle forest letter mirror basket ladder button engine
@@ -145,3 +146,9 @@ def test_a_share_of_later_corrections_judges_and_never_trains() -> None:
     assert len(more.judging) == 2 * len(chosen.judging), "equal questions fall on one side"
     assert choose(spec(max_family_share=1.0, judging_share=0), rows).judging == []
     assert len(choose(spec(max_family_share=1.0, judging_after=0), rows).judging) > len(chosen.judging)
+
+
+def test_a_champion_is_not_judged_by_rows_that_it_learned() -> None:
+    rows = [row(1, "fire one", correction="blue"), row(2, "fire two", correction="red")]
+    learned = {example_of(rows[0], spec()).id, "another"}
+    assert [r["id"] for r in judging_rows(spec(), rows, learned)] == ["r2"] and judging_rows(spec(), rows, ()) == rows

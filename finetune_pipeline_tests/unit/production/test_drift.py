@@ -2,16 +2,20 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from scipy import stats
 
-from finetune_pipeline.production.drift import DriftReport, drift_report, level_of, moment, reference_at_training
+from finetune_pipeline.production import drift
+from finetune_pipeline.production.drift import DAY, DriftReport, drift_report, level_of, moment, reference_at_training
 from finetune_pipeline.production.signals import Measured, Reference, Window, categories, more_often, signals_of
-from finetune_pipeline.production.token_distance import permutation_p, rarity, rows_with, word_vectors
+from finetune_pipeline.production.token_distance import moved_share, permutation_p, rarity, rows_with, word_vectors
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec import TaskSpec
@@ -262,3 +266,49 @@ def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> N
     assert p == pytest.approx(1 / 1501)
     difference = vectors[:90].mean(axis=0) - word_vectors(different, rarity(rows_with(words), len(words))).mean(axis=0)
     assert distance == pytest.approx(float(np.square(difference).sum()), rel=1e-4)
+
+
+def test_feedback_is_judged_from_its_days_on(spec: TaskSpec, report: Callable[..., DriftReport]) -> None:
+    """Wrong answers are told days later: without them, a window looks better than it is."""
+    rows, days = served(random.Random(2), 100), spec.drift.feedback_days
+    last = max(map(moment, rows))
+
+    def judged(seconds: float) -> set[str]:
+        time = datetime.fromtimestamp(last + days * DAY + seconds, UTC).isoformat()
+        (window,) = report([*rows, {**rows[0], "id": "later", "timestamp": time}]).history
+        return set(window.signals)
+
+    assert {"flags", "wrong_answers"} <= judged(0) - judged(-1) and "vocabulary" in judged(-1)
+
+
+def test_the_level_of_a_window_is_shared_by_its_signals(
+    spec: TaskSpec, report: Callable[..., DriftReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed: list[float] = []
+
+    def measure(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+        needed.append(window.smallest)
+        return Measured(1.0, 0.02)
+
+    signals = [replace(signal, measure=measure) for signal in signals_of(spec) if signal.side != "quality"]
+    monkeypatch.setattr(drift, "signals_of", lambda spec: signals)
+    assert len(signals) > 2 and {signal.side for signal in signals} == {"input", "output"}
+    window = report(served(random.Random(3), 100)).history[0]
+    assert needed == [pytest.approx(window.level / len(signals))] * len(signals)
+    of_watch = min(1.0, 0.02 * len(signals) * spec.drift.false_alarms / window.level)
+    assert [s.p_watch for s in window.signals.values()] == [pytest.approx(of_watch)] * len(signals)
+
+
+def test_the_share_of_words_that_moved_by_hand() -> None:
+    """Half of the reference's texts are `a`. A window of `a` alone has moved by a half, of which chance is taken off: the shares
+    of two halves of 40 texts differ by 2 * 0.8 * 1.6 / 20 on average (the standard deviation of a draw of 20 is 1.6)."""
+
+    def vectors(*texts: str) -> scipy.sparse.csr_matrix:
+        return word_vectors([[text] for text in texts], np.ones(1 << 18))
+
+    same, mixed = vectors(*["a"] * 40), vectors(*["a", "b"] * 20)
+    assert moved_share(same, vectors(*["b"] * 20)) == 1.0 and moved_share(same, vectors(*["a"] * 20)) == 0.0
+    assert moved_share(same, vectors(*["a", "b"] * 10)) == pytest.approx(0.5)
+    assert moved_share(mixed, vectors(*["a"] * 20)) == pytest.approx(0.5 - 0.128, abs=0.06)
+    assert moved_share(same, vectors("b")) == 1.0, "one row is a window, too"
+    assert moved_share(vectors("a"), vectors("b")) == 0.0, "one text says nothing of chance"

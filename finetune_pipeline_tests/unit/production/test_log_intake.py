@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
@@ -17,7 +18,7 @@ import pytest
 from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.production import log_intake, log_store
+from finetune_pipeline.production import log_files, log_intake, log_store
 from finetune_pipeline.production.erasure import forget
 from finetune_pipeline.spec import Task
 from finetune_pipeline_tests.unit.production.killed_intakes import play
@@ -309,3 +310,83 @@ def test_rows_and_files_past_their_days_are_gone(
     for later, kept in ((61, ["r7"]), (5000, ["r7"]), (5001, [])):  # nobody used the home for years
         log_intake.ingest_new_lines(task, store, now=start + later * day)
         assert [row["id"] for row in rows_store.rows()] == kept
+
+
+def test_nothing_is_written_where_nothing_is_new(task: Task, store: ArtifactStore) -> None:
+    """The sensor asks every few seconds. A file counts as read to its end once it has rested: file times are coarse."""
+    path = task.folder / "logs" / "a.jsonl"
+    path.write_text(line(1))
+    os.utime(path, (1_000_000.0,) * 2)
+    ledger = log_intake.log_store(task, store).folder / "ledger.json"
+
+    def asked(now: float) -> tuple[bool, int]:
+        """Whether the ledger was written again, and how many files it lists as read to their end."""
+        before = ledger.stat().st_ino if ledger.exists() else None
+        log_intake.ingest_new_lines(task, store, now=now)
+        return ledger.stat().st_ino != before, len(log_intake.log_store(task, store).ledger()["seen"])
+
+    assert [asked(1_000_000.0 + seconds) for seconds in (1, 1, 3, 4)] == [(True, 0), (False, 0), (True, 1), (False, 1)]
+    path.unlink()
+    assert [asked(1_000_005.0) for _ in range(2)] == [(True, 0), (False, 0)]
+
+
+def test_a_row_of_the_first_kept_second_is_kept(tmp_path: Path, store: ArtifactStore) -> None:
+    task = task_of(tmp_path, logs={"keep_days": 30})
+    rows = line(1, timestamp="2026-05-01T00:00:00Z") + line(2, timestamp="2026-04-30T23:59:59Z")
+    (task.folder / "logs" / "a.jsonl").write_text(rows)
+    log_intake.ingest_new_lines(task, store, now=1_777_593_600.0 + 30.5 * 86_400)
+    assert [row["id"] for row in log_intake.log_store(task, store).rows()] == ["r1"]
+
+
+@pytest.mark.parametrize("change", ["another text", "no row"])
+def test_a_segment_that_changed_and_one_that_shrank_are_told_apart(task, store, change) -> None:
+    (task.folder / "logs" / "a.jsonl").write_text(line(1) + line(2))
+    assert log_intake.log_store(task, store).digest() == "0" * 32 + "-0"
+    log_intake.ingest_new_lines(task, store)
+    (segment,) = (store.state_folder("demo") / "logs" / "segments").iterdir()
+    rows = segment.read_text().splitlines(keepends=True)
+    segment.write_text(
+        "".join([rows[0].replace("ticket", "tocket"), rows[1]] if change == "another text" else rows[:1])
+    )
+    told = "its rows are not those ingested" if change == "another text" else "1 of the 2 ingested rows are left"
+    with pytest.raises(DamagedFile, match=told):
+        log_intake.log_store(task, store).rows()
+
+
+def test_a_reader_that_goes_on_knows_what_one_that_reads_at_once_knows() -> None:
+    """Tails are recorded at lines 1, 2, 4, 8 and at the end, wherever reading was interrupted."""
+    data = b"".join(b'{"n": %d}\n' % n for n in range(11))
+    ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+
+    def read(data: bytes, entry: log_files.Stream = log_files.NOTHING_READ) -> log_files.Stream:
+        reader = log_files.LineReader(io.BytesIO(data), entry)
+        assert not any(truncated for _, truncated in reader) and not reader.is_incomplete
+        return reader.entry()
+
+    at_once = read(data)
+    assert (at_once["lines"], at_once["offset"]) == (11, len(data))
+    assert [offset for offset, _ in at_once["tails"]] == [ends[n - 1] for n in (1, 2, 4, 8, 11)]
+    for end in ends[:-1]:
+        assert read(data, read(data[:end])) == at_once
+        later = read(data, read(data[: end - 1]))  # a whole object, whose line end comes later
+        assert (later["lines"], later["offset"]) == (11, len(data)) and {*at_once["tails"]} <= {*later["tails"]}
+    reader = log_files.LineReader(io.BytesIO(data + b'{"n": '))
+    assert len(list(reader)) == 11 and reader.is_incomplete
+    with pytest.raises(LookupError):
+        log_files.LineReader(io.BytesIO(data[:20]), at_once)
+    assert log_files.count_line_ends(io.BytesIO(data), ends[3]) == (4, 7)
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 66, 130, 200])
+def test_lines_are_cut_at_the_limit_and_the_next_one_is_whole(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_files, "MAX_LINE_BYTES", 64)
+    first = b"x" * length
+    handle = io.BytesIO(first + b"\n" + b"{}")
+    line, bytes_read, tail, truncated = log_files.read_line(handle) or pytest.fail("a line is there")
+    if length + 1 <= 64:  # with its end
+        assert (line, truncated) == (first, False)
+    else:
+        assert (line, truncated) == (first[:64], True)
+    assert bytes_read == length + 1 and tail.endswith(b"x\n") and len(tail) == min(length + 1, log_files.TAIL)
+    assert log_files.read_line(handle) == (b"{}", 2, b"{}", False), "a whole object needs no line end"
+    assert log_files.first_line(handle) == log_files.hash_line(line), "whatever was read before"
