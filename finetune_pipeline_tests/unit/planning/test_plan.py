@@ -1,5 +1,6 @@
 """The plan before training: token counts equal the model library's own, and a plan that does not fit says so."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,8 @@ from transformers import AutoTokenizer
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.files import read_json, write_json
-from finetune_pipeline.planning.answering import answering_steps, largest_batch
+from finetune_pipeline.planning.answering import PromptBatch, answering_memory, answering_steps, largest_batch
+from finetune_pipeline.planning.memory import MIB
 from finetune_pipeline.planning.plan import MARGIN, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.tokens import TokenCounter
@@ -134,6 +136,25 @@ def test_a_gpu_that_can_serve_a_model_can_compare_its_merge(shape: str, gib: int
     compared, asked = answering_steps(spec(), planner, examples, "cuda:0", int(0.97 * gib * 2**30), MARGIN)
     assert (compared.step, compared.device, compared.fits, asked.fits) == ("merged_model", "cuda:0", True, True)
     assert compared.needed_mib < 1.25 * asked.needed_mib
+
+
+def test_every_label_is_scored_with_its_end_and_texts_are_not(base, examples, tmp_path) -> None:
+    folder = make_base(tmp_path / "base", "mistral-7b")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(base / name, folder / name)
+    planner = Planner(folder, examples, examples, "cuda:0")
+    for output in ("kind: text", f"kind: labels, labels: {LABELS}"):
+        task = parse_spec((SPEC % 1024).replace("kind: text", output).replace("batch_size: 1", "batch_size: 64"))
+        batch, _ = largest_batch(task, planner, examples)
+        scored = sum(len(planner.counter(label, add_special_tokens=False)["input_ids"]) + 1 for label in task.labels)
+        asked = answering_steps(task, planner, examples, "cuda:0", 1 << 40, MARGIN)[1]
+        expected = answering_memory(planner.shape, dataclasses.replace(batch, scored=scored), width=2, device="cuda:0")
+        assert asked.needed_mib == round(expected.total / MIB), output
+
+
+def test_without_a_row_that_can_be_encoded_one_token_is_planned(base, examples) -> None:
+    batch, example_tokens = largest_batch(spec(), Planner(base, examples, []), [])
+    assert (batch, example_tokens) == (PromptBatch(1, 1, 0, spec().answer_length, 0), 0)
 
 
 def test_examples_in_a_prompt_fill_at_most_the_context_of_a_model_of_several_parts(base, examples) -> None:
