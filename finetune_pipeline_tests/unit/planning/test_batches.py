@@ -7,8 +7,9 @@ import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.planning import planner as planning
 from finetune_pipeline.planning.memory import Batch
-from finetune_pipeline.planning.planner import Planner, batch_of, count_steps
+from finetune_pipeline.planning.planner import Planner, batch_of, compute_width, count_steps
 from finetune_pipeline.planning.search import changes, ladder
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
@@ -145,3 +146,23 @@ def test_only_training_rows_are_augmented_and_shuffled(base: Path, examples: lis
     assert [batch.longest for batch in planner.batches("validation", plain)] == in_order
     assert planner.computed_share(plain) >= 1 > planner.computed_share(settings(method="lora"))
     assert Planner(base, [], []).computed_share(plain) == 1.0
+
+
+def test_a_padded_batch_by_hand() -> None:
+    """Logits from the position before the first learned token to the end, in every row."""
+    rows = [
+        {"ids": [7] * 5, "loss": [False, False, False, True, True]},
+        {"ids": [7] * 4, "loss": [False] * 4},
+    ]
+    assert batch_of(rows, settings(method="lora"), packed=False) == Batch(rows=2, tokens=10, longest=5, logits=2 * 3)
+    assert batch_of(rows[1:], settings(method="lora"), packed=False) == Batch(rows=1, tokens=4, longest=4, logits=1)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_auto_computes_in_bfloat16_on_every_gpu_and_where_the_cpu_can(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool
+) -> None:
+    monkeypatch.setattr(planning, "cpu_has_bfloat16", lambda: has_bfloat16)
+    assert compute_width("auto", "cuda:0") == 2 and compute_width("auto", "cpu") == (2 if has_bfloat16 else 4)
+    for device in ("cpu", "cuda:0"):
+        assert (compute_width("float32", device), compute_width("bfloat16", device)) == (4, 2)

@@ -140,6 +140,10 @@ def test_a_machine_costs_its_rent_and_at_the_break_even_both_bills_are_equal(pri
     without = made(replace(prices, training=[rented], apis=[free]))
     assert without.apis[0].month == 0 and without.break_even == [], "nothing is cheaper than what costs nothing"
     assert without.rule_of_thumb[0].startswith("a price of gpt-4o-mini is not in prices.yaml")
+    assert even["Shop, small"].calls == pytest.approx([rent / (20 / 1e6) for rent in (365, 730, 1095)])
+    steady = prices.machines[0].model_copy(update={"answered_low": None, "answered_high": None})
+    (constant,) = made(replace(prices, training=[steady])).machines
+    assert constant.calls[0] == constant.calls[1] == box.calls[1]
     assert even["Shop, big"].utilisation < 1 < even["Shop, small"].utilisation, "it would take several machines"
 
 
@@ -240,6 +244,8 @@ def test_a_price_below_an_older_one_is_the_one_that_counts(tmp_path: Path) -> No
     )
     offers = request_prices(prices, TUNED, PROMPTED, endpoint.model)
     assert [offer.dollars for offer in offers if offer.evaluated] == [pytest.approx(2 + 0.05)]
+    with_box = request_prices(replace(prices, training=load_prices().machines), TUNED, PROMPTED, endpoint.model)
+    assert len(with_box) > len(offers) and [o.where for o in with_box if o.evaluated] == ["Shop, big"]
 
 
 def test_old_missing_and_ended_prices_are_named(prices: PriceList) -> None:

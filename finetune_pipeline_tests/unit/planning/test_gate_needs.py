@@ -10,7 +10,8 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.deciding import MIN_ROWS
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.rivals import Rival
-from finetune_pipeline.planning.gate_needs import obstacles
+from finetune_pipeline.planning.coverage import surest_rival
+from finetune_pipeline.planning.gate_needs import _like_the_test, obstacles
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
@@ -49,6 +50,7 @@ def test_a_test_too_small_for_the_form_is_said_and_no_larger_one(share: float) -
         gate = GATES["format_compliance"](task, evaluation(**arguments(predictions=predictions)))
         assert gate.passed is is_enough, gate.message
     (small,) = obstacles(task, least.rows - 1, EXAMPLES)
+    assert "weigh like" not in str(small), "every row has its own source"
     assert f"it takes {least.rows} test rows" in str(small) and "lower gates.min_valid_share" in str(small)
 
 
@@ -138,7 +140,8 @@ def test_the_sentence_before_training_names_the_obstacle() -> None:
     assert [obstacle.gate for obstacle in plan.obstacles] == ["format_compliance"]
     assert "format_compliance would refuse every candidate: it takes 73 test rows" in plan.sentence
     assert power_bounds(spec(), 80, obstacles(spec(), 80, EXAMPLES)).obstacles == []
-    assert obstacles(spec(), 0, []) == []
+    assert obstacles(spec(), 0, []) == [] == obstacles(spec(), 0, EXAMPLES)
+    assert obstacles(spec(), 1, EXAMPLES), "a test of one row shows nothing"
 
 
 def test_a_rival_that_answers_almost_every_row_by_itself_leaves_no_room() -> None:
@@ -161,3 +164,26 @@ def test_a_rival_that_answers_almost_every_row_by_itself_leaves_no_room() -> Non
     assert refused(100) == []
     few = [each for each in obstacles(task, 9, EXAMPLES) if each.gate == "beats_baseline"]
     assert few and not [each for each in obstacles(task, 10, EXAMPLES) if each.gate == "beats_baseline"]
+
+
+def test_the_surest_rival_answers_the_largest_share_and_not_the_most_rows() -> None:
+    """60 of 100 rows against 80 of 200."""
+    task = spec(gates={"metric": "coverage"}, automation={"max_error": 0.2})
+
+    def rival(title: str, sure: int, rows: int) -> Rival:
+        scores = [[-0.01, -6, -6] if i < sure else [-1.2, -1.2, -1] for i in range(rows)]
+        texts = ["bug" if i < sure else "other" for i in range(rows)]
+        return Rival(title, 0.0, [row(i, "bug", texts[i], label_scores=scores[i]) for i in range(rows)])
+
+    few, many = rival("few", 60, 100), rival("many", 80, 200)
+    sources = {r["example_id"]: r["example_id"] for r in many.rows}
+    for rivals in ([few, many], [many, few]):
+        assert surest_rival(task, rivals, sources, 200) is few
+
+
+def test_a_smaller_test_is_drawn_evenly_from_the_middle_of_each_part() -> None:
+    rows = [row(i, "bug", "bug") for i in range(9)]
+    drawn, units = _like_the_test(rows, {}, 3)
+    assert [r["example_id"] for r in drawn] == ["e0001", "e0004", "e0007"] and units == [0, 1, 2]
+    twice, _ = _like_the_test(rows[:2], {}, 4)
+    assert [r["example_id"] for r in twice] == ["e0000", "e0000", "e0001", "e0001"], "a larger one has rows twice"

@@ -2,6 +2,7 @@
 against the peak of real steps: unit/training/test_rehearsal.py."""
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning import memory
@@ -143,3 +145,12 @@ def test_free_memory_of_the_gpus_one_may_see(tmp_path: Path, monkeypatch: pytest
         answers(text)
         with pytest.raises(OutsideError, match="cannot be read"):
             gpu_memory()
+
+
+def test_the_width_of_heads_is_the_configurations_where_it_says_one(models: Models, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models["llama", True], tmp_path / "model"))
+    config = read_json(folder / "config.json")
+    of_hidden = config["hidden_size"] // config["num_attention_heads"]
+    for written, expected in ((of_hidden + 8, of_hidden + 8), (None, of_hidden)):
+        write_json(folder / "config.json", config | {"head_dim": written})
+        assert model_shape(folder).head_dim == expected

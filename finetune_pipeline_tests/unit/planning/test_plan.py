@@ -14,11 +14,13 @@ from transformers import AutoTokenizer
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.planning.answering import PromptBatch, answering_memory, answering_steps, largest_batch
+from finetune_pipeline.planning.costs import method_settings
 from finetune_pipeline.planning.memory import MIB
 from finetune_pipeline.planning.plan import MARGIN, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import TaskSpec, parse_spec
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline_tests.fake_gpu import make_base
 from finetune_pipeline_tests.tiny_model import LABELS
@@ -67,6 +69,23 @@ def test_methods_that_cannot_learn_the_output_are_not_planned(base, examples) ->
         assert ("classifier" in {row.method for row in plan.methods}) is expected
 
 
+def test_each_method_is_planned_as_if_the_task_had_chosen_it(base: Path, examples: list[Example]) -> None:
+    task = parse_spec((SPEC % 1024).replace("output: {kind: text}", f"output: {{kind: labels, labels: {LABELS}}}"))
+    planner = Planner(base, examples, examples[:4])
+    plan = training_plan(task, base, examples, examples[:4], available=8 * 2**30)
+    assert [row.method for row in plan.methods if row.chosen] == [task.training.method]
+    for row in plan.methods:
+        method, settings = METHODS[row.method], method_settings(task, row.method)
+        trainable = method.trainable(settings, planner.shape)
+        assert row.trainable_parameters == trainable and row.fits
+        assert row.memory_mib == planner.memory(settings).in_mib()["total"]
+        assert row.result_bytes == (4 * trainable if method.kind.adapter else planner.shape.stored_bytes)
+    total = plan.memory_mib["total"]
+    assert f"; about {total / 1024:.1f} GiB at the peak, 8.0 GiB free" in plan.sentence
+    tight = training_plan(task, base, examples, examples[:4], available=int(total * 2**20 * (MARGIN - 0.05)))
+    assert [row.fits for row in tight.methods if row.chosen] == [False], "a margin is left free"
+
+
 def test_the_plan_counts_steps_of_both_phases(base, examples, tmp_path) -> None:
     before = training_plan(spec(), base, examples, examples[:4], tmp_path, home=tmp_path)
     assert (before.steps_per_epoch, before.steps, before.over_length, before.fits) == (3, 9, 0, True)
@@ -88,6 +107,8 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, exampl
         spec().model_copy(update={"training": training}), base, examples, examples[:4], available=int(enough) - 1000
     )
     assert second_plan.fits, "the plan it names fits by its own formula"
+    assert plan.nearest.memory_mib == second_plan.memory_mib
+    assert f"({second_plan.memory_mib['total'] / 1024:.1f} GiB)" in plan.sentence
     hopeless = training_plan(spec(), base, examples, examples[:4], available=2**20)
     assert hopeless.nearest and not hopeless.nearest.fits and "smaller base_model" in hopeless.sentence
 

@@ -148,3 +148,18 @@ def test_the_plan_for_a_gain_in_coverage_shares_the_level_among_the_thresholds()
     assert sure.rows_needed is None and "answers 100% by itself: a gain of +10.0 points" in sure.sentence
     bounds, of_accuracy = power_bounds(task, 300), power_bounds(spec(gates={"wanted_gain": 0.1}), 300)
     assert bounds.most > 1.5 * of_accuracy.most and "what prompting answers by itself" in bounds.sentence
+
+
+def test_all_that_is_left_can_be_wanted_of_a_text_metric_too() -> None:
+    """1 - 0.9 < 0.1 in binary fractions, and 0.3 + 0.3 + 0.4 is all there is."""
+    task, pair = text_spec(gates={"wanted_gain": 0.1}), "the parcel comes"
+    result = _plan(task, 100, rows([(pair, pair if i % 10 else "lost") for i in range(100)]))
+    assert result.before == pytest.approx(0.9) and result.rows_needed, result.sentence
+    large = _plan(spec(gates={"wanted_gain": 0.6, "min_gain": 0.3}), 1000, _share(0.3))
+    assert large.detectable_gain is not None and 0.3 < large.detectable_gain < 0.6
+
+
+def test_as_many_rows_as_the_fewest_are_enough_as_far_as_bounds_can_tell() -> None:
+    fewest = power_bounds(spec(), 120).fewest
+    assert [power_bounds(spec(), rows).enough for rows in (fewest - 1, fewest)] == [False, True]
+    assert "too few in any case" not in power_bounds(spec(), fewest).sentence

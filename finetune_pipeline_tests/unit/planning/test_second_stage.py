@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from finetune_pipeline.data.preferences.making import LEAST_ROWS, enough_of_file
 from finetune_pipeline.data.preferences.rows import FOLDER, Preference, preference
 from finetune_pipeline.jobs import RefineJob
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.planning.memory import MIB
+from finetune_pipeline.planning.memory import MIB, Batch, training_memory
 from finetune_pipeline.planning.plan import TrainingPlan, training_plan
-from finetune_pipeline.planning.second_stage import TILE_POSITIONS, TILE_VOCABULARY
+from finetune_pipeline.planning.second_stage import TILE_POSITIONS, TILE_VOCABULARY, second_stage_memory
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.model import build, save_trained
 from finetune_pipeline_tests.tiny_model import LABELS, tiny_messages
+from finetune_pipeline_tests.unit.planning.test_formulas import SHAPE
 from finetune_pipeline_tests.unit.training.jobs import finish, settings, start, task
 
 
@@ -99,3 +102,22 @@ def test_tiles_are_as_large_as_those_of_trl() -> None:
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
     assert (TILE_POSITIONS, TILE_VOCABULARY) == (TOKEN_CHUNK_SIZE, _CHUNKED_LOGPROB_CHUNK_SIZE)
+
+
+@pytest.mark.parametrize(("method", "answers"), [("dpo", 2), ("kto", 1)])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_memory_of_a_second_stage_by_hand(method: str, answers: int, device: str) -> None:
+    """Two preferences of a pass, padded to the longer one: 30 tokens in the first pass and 20 in the second."""
+    training = spec_of(method, precision="bfloat16").training
+    planner: Any = SimpleNamespace(shape=SHAPE, device=device)
+    plan = second_stage_memory(planner, training, [30, 10, 20, 20], micro=2)
+    rows, positions = 2 * answers, 60 * answers
+    first = training_memory(
+        SHAPE, training, Batch(rows, positions, 30), width=2, device=device, tokens=80 * answers, sizes=2
+    )
+    tile = positions * 32_768 * 2 + (7 * positions * 100 * 4 if device == "cpu" else 0)
+    assert plan.logits == first.logits + int(tile * 1.06)
+    assert plan.trained == first.trained + 4 * METHODS["lora"].trainable(training, SHAPE)
+    assert (plan.weights, plan.activations, plan.overhead) == (first.weights, first.activations, first.overhead)
+    one = second_stage_memory(planner, training, [30], micro=2)
+    assert one.logits == first.logits + int(tile // 2 * 1.06), "no more rows than there are"

@@ -29,6 +29,7 @@ def test_counts_are_exact_and_perturbed_copies_are_counted_as_the_training_reads
     measured = token_counts(ROWS, counter, make_spec(LABELS, LORA))
     counts = [counter.count(e.messages) for e in ROWS]
     assert measured.passed and measured.total == sum(counts) and measured.training_tokens == 2 * sum(counts)
+    assert measured.message == f"{sum(counts):,} tokens in 300 training rows, {2 * sum(counts):,} in 2 epochs"
     assert measured.whole and (measured.whole.min, measured.whole.max) == (min(counts), max(counts))
     assert sum(b.count for b in measured.histogram) == 300
     spec = make_spec(LABELS, {**LORA, "augment": True})
@@ -42,6 +43,9 @@ def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(co
     rows = [*ROWS, make("long " * 400, "x", 999)]
     measured = token_counts(rows, counter, make_spec(LABELS, LORA))
     assert not measured.passed and measured.over == 1
+    assert [finding.place for finding in measured.findings] == [rows[-1].place]
+    two = token_counts([*rows, make("long " * 400, "y", 1000)], counter, make_spec(LABELS, LORA))
+    assert [finding.place for finding in two.findings] == [f"{rows[-1].place} and 1 more"]
     assert measured.over_rows == [Place(place="raw/a.jsonl:999", id=rows[-1].id)]
     dropped = token_counts(rows, counter, make_spec(LABELS, {**LORA, "over_length": "drop"}))
     assert dropped.passed and dropped.findings[0].severity == "note"
@@ -75,6 +79,7 @@ def test_rows_that_a_template_refuses_are_found_without_counts(base: Path, tmp_p
     assert fine.passed and not fine.blocking and not fine.applies and fine.message.startswith("not asked")
     refused = unencodable([*ROWS, make("a", "never", 301)], strict)
     assert not refused.passed and refused.blocking and refused.message.startswith("1 of 301 rows cannot be encoded")
+    assert "(1)" not in refused.message, "one reason needs no number"
     for train, others in (([*ROWS, make("a", "never", 301)], []), (ROWS, [make("a", "never", 1)])):
         measured = token_counts(train, strict, spec, others=others)
         assert not measured.passed and measured.blocking and measured.refused == 1
