@@ -1,5 +1,6 @@
 import contextlib
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -230,3 +231,33 @@ def test_logins_in_addresses_and_fields_named_like_secrets_disappear() -> None:
         ("monkey", "x"),
     ):
         assert redact_field(name, value) == str(value)
+
+
+def test_a_call_whose_row_another_run_inserts_is_repeated_six_times_with_growing_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    pauses: list[float] = []
+    monkeypatch.setattr(mlflow_store.time, "sleep", pauses.append)
+    random.seed(1)
+    calls: list[str] = []
+
+    def insert(fault: str, works_at: int) -> int:
+        calls.append(fault)
+        if len(calls) < works_at:
+            raise MlflowException(fault)
+        return len(calls)
+
+    taken = "(sqlite3.IntegrityError) UNIQUE constraint failed"
+    assert mlflow_store._repeated(insert, taken, works_at=6) == 6
+    assert len(pauses) == 5 and all(0 <= pause <= 0.1 * 2**attempt for attempt, pause in enumerate(pauses))
+    assert max(pauses) > 0.2 and len(set(pauses)) == 5, "two runs would meet again"
+    calls.clear()
+    with pytest.raises(MlflowException, match="UNIQUE"):
+        mlflow_store._repeated(insert, taken, works_at=7)
+    assert len(calls) == 6
+    calls.clear()
+    with pytest.raises(MlflowException, match="no such run"):
+        mlflow_store._repeated(insert, "no such run", works_at=2)
+    assert len(calls) == 1, "refused for another reason"

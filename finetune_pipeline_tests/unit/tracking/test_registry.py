@@ -185,6 +185,7 @@ def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(registered
         folder = os.path.normpath(Path(record["home"]) / record["folder"])
         assert (folder, record["system_prompt"]) == (str(models / "merged"), PROMPT)
         assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(record["files"])
+        assert record["base_model"] == "tiny"
     assert [p.name for p in stored.rglob("*.safetensors")] == ["adapter_model.safetensors"] * len(files) != []
     lines = next(stored.rglob("requirements.txt")).read_text().split()
     assert [line.partition("==")[0] for line in lines] == ["finetune-pipeline", "mlflow", "torch", "transformers"]
@@ -206,6 +207,7 @@ def test_promotion_and_rollback(changeable: Tracking) -> None:
     with pytest.raises(ValueError, match="no champion before the first"):
         registry.rollback(tracking, "tickets")
     assert registry.promote(tracking, "tickets", 1) is None
+    first = registry.version_tags(tracking, "tickets", 1)["promoted"]
     with pytest.raises(ValueError, match="no champion before version 1"):
         registry.rollback(tracking, "tickets")
     tracking.client().set_registered_model_alias("tickets", "previous_champion", "1")  # a promotion killed half way
@@ -218,6 +220,8 @@ def test_promotion_and_rollback(changeable: Tracking) -> None:
         registry.rollback(tracking, "tickets", serving=1)
     assert registry.champion(tracking, "tickets") == 2 and registry.rollback(tracking, "tickets", serving=2) == 1
     assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 1, "previous_champion": 2}
+    promoted = [registry.version_tags(tracking, "tickets", number).get("promoted") for number in (1, 2, 3)]
+    assert promoted[0] == first < str(promoted[1]) and promoted[2] is None, "each says when it became champion first"
     assert registry.rollback(tracking, "tickets") == 2
     for changed in ("x", "[]", '{"old": "a"}'):
         tracking.client().set_registered_model_tag("tickets", registry.MOVE, changed)

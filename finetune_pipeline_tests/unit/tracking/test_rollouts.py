@@ -46,6 +46,8 @@ def test_stages_are_aliases_until_the_candidate_is_champion(serving: Tracking) -
     assert (begun.champion, begun.candidate, begun.percent) == (2, 3, 0)
     assert stages(serving) == {"champion": 2, "shadow": 3}
     assert rollouts.begin(serving, NAME, 3, 2) == begun, "beginning again changes nothing"
+    rollouts.tidy(serving, NAME)
+    assert present(serving) == begun, "only what is over is removed"
     going(serving, 10)
     assert stages(serving) == {"champion": 2, "share-10": 3}
     rollouts.advance(serving, NAME, present(serving), None, "enough rows")

@@ -161,6 +161,19 @@ def test_the_files_of_models_with_forgotten_rows_are_removed_and_none_of_these_s
             registry.promote(tracking, "tickets", number)
 
 
+def test_a_clean_champion_serves_on_when_the_one_before_it_is_removed(
+    tracking: Tracking, base: Path, tmp_path: Path
+) -> None:
+    for adapter in ("aaaa", "bbbb"):
+        folder = fitted(tmp_path / adapter / "shipped")
+        number = register_shipped(tracking, base, "simple", folder, adapter)
+        if adapter == "bbbb":
+            tracking.client().set_model_version_tag("tickets", str(number), "dataset_version", "clean")
+        registry.promote(tracking, "tickets", number)
+    assert registry.remove_forgotten(tracking, "tickets", ["d"]) == [1]
+    assert registry.aliases(tracking, "tickets") == {"candidate": 2, "champion": 2}
+
+
 def test_a_removal_killed_at_any_write_is_completed_when_it_is_repeated(
     tracking: Tracking, base: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Traces of a real MLflow on SQLite become rows, once; assessments become feedback."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,27 @@ def test_assessments_are_the_feedback_that_they_mean(assessments: list[Any], fee
         else:
             entities.append(Feedback(name=name, value=value, **times, **(more[0] if more else {})))
     assert trace_logs._feedback(entities) == (feedback, last)
+
+
+def test_an_assessment_without_a_time_counts_at_no_time() -> None:
+    from mlflow.entities import Feedback
+
+    undated = Feedback(name="quality", value=0.5)
+    undated.last_update_time_ms = None
+    assert trace_logs._feedback([undated]) == ({"score": 0.5}, 0)
+    assert trace_logs._feedback(None) == ({}, 0)
+
+
+def test_traces_are_read_for_thirty_days_and_only_if_the_task_names_an_experiment(
+    task: Task, tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore(tmp_path / "home" / "artifacts")
+    traced(tracking, {"text": "hello there"}, "a")
+    now = time.time()
+    for days, rows in ((31, 0), (29, 1)):
+        monkeypatch.setattr(trace_logs.time, "time", lambda later=now + 86_400 * days: later)
+        assert ingest_traces(task, store, tracking) == rows, days
+    assert ingest_traces(load_task(make_task(tmp_path / "plain")), store, tracking) == 0
 
 
 def test_a_death_before_the_ledger_takes_nothing_twice(

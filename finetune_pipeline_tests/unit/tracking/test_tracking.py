@@ -124,6 +124,25 @@ def test_a_retry_continues_its_run_and_parameters_cannot_change(tracking: Tracki
     assert len(tracking.client().get_metric_history(run.info.run_id, "rows")) == 1
 
 
+def test_a_parameter_is_whole_up_to_its_length_and_then_says_how_long_it_was(tracking: Tracking) -> None:
+    whole, longer = "a" * 6000, "a" * 6001
+
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_params({"whole": whole, "longer": longer})
+        step.log_metrics({"rows": 740})
+        step.set_tags({"longer": longer})
+
+    run = runs_of(tracking, run_asset(tracking, body))["tickets/adapter"]
+    assert run.data.params["whole"] == whole and run.data.tags["longer"] == longer
+    cut, mark = (
+        run.data.params["longer"],
+        f" … [6001 characters, sha256 {hashlib.sha256(longer.encode()).hexdigest()[:16]}]",
+    )
+    assert len(cut) == 6000 and cut.endswith(f"a{mark}") and cut.startswith("aaa")
+    assert [m.step for m in tracking.client().get_metric_history(run.info.run_id, "rows")] == [0]
+    assert run.data.tags["dagster.attempt"] == "0"
+
+
 def test_keys_of_users_that_mlflow_refuses_are_logged_under_other_names(tracking: Tracking) -> None:
     schema = {"$defs": {"price ($)": 1, "price (€)": 2, "größe": 3}, "a//b": 4, "x" * 300: 5}
 
