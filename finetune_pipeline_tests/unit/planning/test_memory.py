@@ -113,6 +113,11 @@ def test_the_smallest_of_what_limits_it_counts(tmp_path: Path, monkeypatch: pyte
     for name, text in {"max": "500000", "current": "300000", "stat": "anon 1\ninactive_file 100000\n"}.items():
         (tmp_path / f"memory.{name}").write_text(text)
     assert available_memory("cpu") == 300_000
+    (tmp_path / "memory.current").write_text("700000")
+    assert available_memory("cpu") == 0, "the limit was lowered below what is used"
+    (tmp_path / "memory.current").write_text("300000")
+    (tmp_path / "memory.stat").write_text("anon 1\n")
+    assert available_memory("cpu") == 200_000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory("cpu") > 300_000
     monkeypatch.setenv("FINETUNE_MEMORY_GIB", "1.5")
@@ -154,3 +159,18 @@ def test_the_width_of_heads_is_the_configurations_where_it_says_one(models: Mode
     for written, expected in ((of_hidden + 8, of_hidden + 8), (None, of_hidden)):
         write_json(folder / "config.json", config | {"head_dim": written})
         assert model_shape(folder).head_dim == expected
+
+
+def test_rows_share_a_forward_pass_only_where_attention_is_plain(models: Models, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models["llama", True], tmp_path / "model"))
+    config = read_json(folder / "config.json")
+    assert model_shape(folder).packs
+    for key, value in (
+        ("attention_dropout", 0.1),
+        ("attn_logit_softcapping", 50.0),
+        ("layer_types", ["full_attention", "linear_attention"]),
+    ):
+        write_json(folder / "config.json", config | {key: value})
+        assert not model_shape(folder).packs, key
+    write_json(folder / "config.json", config | {"layer_types": ["full_attention", "sliding_attention"]})
+    assert model_shape(folder).packs

@@ -13,7 +13,14 @@ from transformers import AutoTokenizer
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.files import read_json, write_json
-from finetune_pipeline.planning.answering import PromptBatch, answering_memory, answering_steps, largest_batch
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.planning.answering import (
+    PromptBatch,
+    StepMemory,
+    answering_memory,
+    answering_steps,
+    largest_batch,
+)
 from finetune_pipeline.planning.costs import method_settings
 from finetune_pipeline.planning.memory import MIB
 from finetune_pipeline.planning.plan import MARGIN, training_plan
@@ -204,3 +211,38 @@ def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(b
     assert (price.low, price.high) == pytest.approx((millions, 4 * millions), abs=1e-4)
     assert training_plan(spec(), base, examples, [], home=home).prices[0].where == "home, m"
     assert len(training_plan(spec(), base, examples, [], home=tmp_path / "none").prices) > 3
+
+
+def test_the_largest_batch_by_hand(base, examples) -> None:
+    """Two rows in a pass: the longest prompts, what all of them begin with, and the longest answer."""
+    task, planner = (
+        parse_spec((SPEC % 1024).replace("batch_size: 1", "batch_size: 2")),
+        Planner(base, examples, examples),
+    )
+    prompts = sorted((encode_prompt(planner.counter, e.prompt_messages, e.tools) for e in examples), key=len)
+    answers = [
+        max(len(prompt), planner.counter.count(e.messages)) - len(prompt)
+        for e in examples
+        for prompt in [encode_prompt(planner.counter, e.prompt_messages, e.tools)]
+    ]
+    batch, _ = largest_batch(task, planner, examples)
+    shared = next(i for i, (a, b) in enumerate(zip(*prompts[-2:], strict=False)) if a != b)
+    assert batch == PromptBatch(2, len(prompts[-1]), shared, task.answer_length, max(answers))
+
+
+def test_what_fits_exactly_fits(base, examples) -> None:
+    """The batch of baseline.batch_size is halved only where it needs more than there is."""
+    task = parse_spec((SPEC % 1024).replace("batch_size: 1", "batch_size: 4"))
+    planner = Planner(base, examples, examples)
+
+    def steps(available: int) -> list[StepMemory]:
+        return answering_steps(task, planner, examples, "cpu", available, 1.0)
+
+    batch = dataclasses.replace(largest_batch(task, planner, examples)[0], scored=0)
+    exact = answering_memory(planner.shape, batch, width=4, device="cpu").total
+    asked = steps(exact)[1]
+    assert asked.fits and not asked.fix and asked.needed_mib == round(exact / MIB)
+    refused = steps(exact - 1)[1]
+    half = answering_memory(planner.shape, dataclasses.replace(batch, rows=2), width=4, device="cpu").total
+    assert not refused.fits and half < exact and refused.fix == "set baseline.batch_size: 2 (now 4); this takes longer"
+    assert steps(1)[1].fix == "use a smaller base_model, or a machine with more memory"

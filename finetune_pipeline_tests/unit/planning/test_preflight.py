@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.planning.preflight import preflight
+from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import parse_spec
 from finetune_pipeline_tests.unit.models.architectures import make_model
 
@@ -115,6 +116,27 @@ def test_methods_that_an_architecture_does_not_allow(tmp_path, architecture, met
     findings = found(model, tmp_path, training={"method": method, "max_tokens": 256})
     assert [f.rule for f in findings if f.severity == "error"] == ([rule] if rule else [])
     assert all(f.fix for f in findings)
+
+
+def test_a_short_context_or_a_long_prompt_is_told_before_the_run(model: Path, tmp_path: Path) -> None:
+    context = json.loads((model / CONFIG).read_text())["max_position_embeddings"]
+
+    def told(max_tokens: int, **more: Any) -> list[tuple[str, str]]:
+        training = {"method": "lora", "max_tokens": max_tokens, **more.pop("training", {})}
+        return [(f.severity, f.fix) for f in found(model, tmp_path, training=training, **more)]
+
+    assert told(context) == [] and told(context + 1) == [("warning", f"set training.max_tokens: {context}")]
+    prefix = {"method": "prefix", "prefix": {"tokens": 8}, "gradient_checkpointing": False}
+    fix = f"set training.max_tokens: {context - 8}, or lower training.prefix.tokens"
+    assert told(context - 7, training=prefix) == [("warning", fix)] and told(context - 8, training=prefix) == []
+    few = {**prefix, "prefix": {"tokens": context - 15}}
+    assert told(16, training=few) == [("error", "set training.max_tokens: 15, or lower training.prefix.tokens")]
+    tokens = TokenCounter(model).count_texts([prompt := "answer " * 30, "yes", "no"])
+    needed = tokens[0] + max(tokens[1:])
+    assert told(needed + 1, system_prompt=prompt) == []
+    (finding,) = found(model, tmp_path, training={"method": "lora", "max_tokens": needed}, system_prompt=prompt)
+    assert f"the system prompt ({tokens[0]} tokens) and the longest label" in finding.message
+    assert f"set training.max_tokens: {2 * needed} or more" in finding.fix
 
 
 def test_a_model_without_a_tokenizer_is_refused(model: Path, tmp_path: Path) -> None:

@@ -48,6 +48,16 @@ def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(co
     assert [finding.place for finding in two.findings] == [f"{rows[-1].place} and 1 more"]
     assert measured.over_rows == [Place(place="raw/a.jsonl:999", id=rows[-1].id)]
     dropped = token_counts(rows, counter, make_spec(LABELS, {**LORA, "over_length": "drop"}))
+    longest = max(counter.count(e.messages) for e in ROWS)
+    for limit, over in ((longest, 0), (longest - 1, sum(counter.count(e.messages) == longest for e in ROWS))):
+        assert token_counts(ROWS, counter, make_spec(LABELS, {**LORA, "max_tokens": limit})).over == over
+    (finding,) = measured.findings
+    assert "(training.max_tokens)" in finding.message and finding.fix.startswith("raise training.max_tokens")
+    context = counter.config["max_position_embeddings"]
+    beyond = make_spec(LABELS, {**LORA, "max_tokens": context + 1})
+    (finding,) = token_counts([make("long " * 2 * context, "x", 1)], counter, beyond).findings
+    assert f"more than {context:,} tokens" in finding.message and "is no longer)" in finding.message
+    assert finding.fix.startswith("use a base model with a longer context")
     assert dropped.passed and dropped.findings[0].severity == "note"
 
 
@@ -84,6 +94,7 @@ def test_rows_that_a_template_refuses_are_found_without_counts(base: Path, tmp_p
         measured = token_counts(train, strict, spec, others=others)
         assert not measured.passed and measured.blocking and measured.refused == 1
         assert measured.total == sum(strict.count(e.messages) for e in ROWS) and measured.applies
+        assert measured.whole and measured.whole.min == min(strict.count(e.messages) for e in ROWS) > 0
     nothing = token_counts([make("a", "never")], strict, spec)
     assert not nothing.passed and nothing.blocking and not nothing.applies
 
