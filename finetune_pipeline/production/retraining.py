@@ -175,7 +175,7 @@ def _by_curve(spec: TaskSpec, evidence: Evidence, gain: Gain) -> tuple[bool, int
     assert evidence.wrong_now is not None
     min_gain = spec.retraining.min_gain
     expected = f"{evidence.usable} new rows are expected to add {_points(gain.middle)} points"
-    if gain.middle >= min_gain and evidence.usable:
+    if gain.middle >= min_gain:
         return True, None, f"Train again: {expected} ({_points(gain.low)} to {_points(gain.high)})."
     needed = evidence.curve.rows_for(min_gain, evidence.wrong_now)
     if needed is None:

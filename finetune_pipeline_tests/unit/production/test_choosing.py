@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.production.choosing import choose, example_of
+from finetune_pipeline.production.choosing import REFUSAL, cap, choose, example_of
 from finetune_pipeline.production.used_rows import judging_rows
 from finetune_pipeline.spec import TaskSpec
 
@@ -58,6 +58,34 @@ def test_corrections_train_and_failures_wait_for_people() -> None:
     assert [(e.user_text, e.answer, e.tags) for e in chosen.examples] == [("fire one", "blue", ["log:r1"])]
     assert [(r["id"], why) for r, why in chosen.queue] == [("r2", "flagged: wrong"), ("r3", "low score: 0.1")]
     assert choose(spec(), rows).queued() == {"flagged": 1}, "without a threshold no score is low"
+    assert choose(spec(low_score=0.1), rows).queued() == {"flagged": 1}, "the threshold itself is not low"
+
+
+def test_rows_without_a_question_or_left_out_wait_for_nobody_and_train_nothing() -> None:
+    rows = [row(1, "fire one", flag="wrong", left_out=True), row(2, "  ", flag="wrong")]
+    rows += [row(3, "fire three", passed_on=True, left_out=True), row(4, " ", correction="blue")]
+    chosen = choose(spec(sample_share=1.0), rows)
+    assert (chosen.queue, chosen.examples, chosen.judging) == ([], [], [])
+
+
+def test_who_waits_longest_stands_first() -> None:
+    """Rows passed on before others, and of these first those that nobody has answered, not even a declared refusal."""
+    rows = [row(1, "fire one", flag="wrong"), row(2, "fire two", passed_on=True, answered_by="large")]
+    rows += [row(3, "fire three", passed_on=True), row(4, "fire four", passed_on=True, answered_by=REFUSAL)]
+    chosen = choose(spec(), rows)
+    assert [(r["id"], why) for r, why in chosen.queue] == [
+        ("r3", "passed on"),
+        ("r4", "passed on"),
+        ("r2", "passed on: answered by large"),
+        ("r1", "flagged: wrong"),
+    ]
+
+
+def test_every_source_may_keep_its_share_of_what_is_kept() -> None:
+    """Of 40, 10 and 10 rows, 10 are half of 20 and 20 half of 40."""
+    assert cap([40, 10, 10], 0.5) == 20 and cap([40, 10, 10], 0.4) == 13
+    assert cap([40], 0.5) == cap([], 0.5) == 5, "a few are always allowed"
+    assert cap([6, 6], 0.5) == 6
 
 
 def test_a_sample_of_the_others_waits_too_and_stays_the_same() -> None:

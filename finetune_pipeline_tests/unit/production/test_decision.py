@@ -40,7 +40,8 @@ def test_the_curve_of_a_learnable_task_falls_and_its_promise_holds() -> None:
     assert curve is not None
     first, last = curve.points[0][1], curve.points[-1][1]
     assert last < first
-    low, _, high = curve.gain(720, last)
+    low, middle, high = curve.gain(720, last)
+    assert 0 <= low <= middle <= high <= last and low < high
     longer = measure_curve(train + more, validation)
     assert longer is not None
     assert low - 0.02 <= last - longer.points[-1][1] <= high + 0.02
@@ -65,6 +66,10 @@ def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Pat
     # 0.01 is 0.16 of what the next doubling adds: 1,000 (2 ^ 0.16 - 1) = 117.3
     assert few.wait_for_rows == 68
     assert few.sentence.startswith("Wait for 68 more rows")
+    exact = make_spec(retraining={"min_gain": worth(0.1).gain(500, 0.2).middle})
+    assert decide_retraining(exact, STILL, Evidence(500, 0.2, worth(0.1)), tmp_path).retrain, (
+        "what is required is enough"
+    )
     flat = decide_retraining(spec, STILL, Evidence(500, 0.2, worth(0.0)), tmp_path)
     assert flat.sentence.startswith("Do not train again")
     # 0.1 (0.625 + 0.625 ^ 2 + … + 0.625 ^ 7) = 0.1605 after seven doublings, as far as the curve is followed
@@ -83,6 +88,7 @@ def test_without_a_curve_or_a_known_share_of_mistakes_the_number_of_rows_decides
 
 def test_no_gain_is_expected_of_no_rows_nor_more_than_the_mistakes_there_are() -> None:
     curve = worth(0.1)
+    assert curve.rows_for(0.01, 0) is None and curve.rows_for(0.2, 0.2) is None, "no more than there is"
     assert curve.gain(0, 0.2).middle == 0 and 0.16 < curve.gain(10**6, 0.2).middle < 0.2
     assert worth(0.0, wrong=0).gain(500, 0.2).middle == 0, "where no answer is wrong, nothing is to be gained"
 

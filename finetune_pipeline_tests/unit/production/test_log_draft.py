@@ -7,7 +7,8 @@ import pytest
 
 from finetune_pipeline.data.draft.draft import Draft
 from finetune_pipeline.data.draft.files import GivenFile
-from finetune_pipeline.production.log_draft import draft_from_logs
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.production.log_draft import are_logs, draft_from_logs
 
 LABELS = ["billing", "delivery", "other"]
 
@@ -65,3 +66,50 @@ def test_labels_cover_nine_tenths_of_the_questions(tmp_path: Path, noise: int, k
 def test_a_few_json_answers_are_json(tmp_path: Path) -> None:
     rows = [(f"mail {n}", json.dumps({"queue": LABELS[n % 3], "urgent": n % 2 == 0})) for n in range(120)]
     assert drafted(tmp_path, rows).answers.kind == "json"
+
+
+def given(path: Path, rows: list[dict]) -> GivenFile:
+    common = {"timestamp": "2026-11-01T10:00:00Z", "model_version": "large"}
+    lines = [json.dumps({"id": f"{path.stem}-{i}", **common, **row}) for i, row in enumerate(rows)]
+    path.write_text("".join(line + "\n" for line in lines))
+    return GivenFile(path.name, path)
+
+
+def test_a_single_turn_is_its_text_and_conversations_stay_whole(tmp_path: Path) -> None:
+    single = [{"messages": [{"role": "user", "content": f"mail {n}"}], "output": LABELS[n % 3]} for n in range(60)]
+    alone, _, files = draft_from_logs([given(tmp_path / "single.jsonl", single)], allowed=True)
+    assert alone.answers.kind == "labels" and alone.data == {}
+    assert [file.name for file in files] == ["logs/single.jsonl"]
+    turns = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "mail"}]
+    chats = [{"messages": [*turns[:1], {"role": "user", "content": f"mail {n}"}], "output": text(n)} for n in range(60)]
+    whole = draft_from_logs([given(tmp_path / "chats.jsonl", chats)], allowed=True)[0]
+    assert whole.answers.kind == "text" and whole.data == {"inject": True}
+    assert whole.teacher == {"from_logs": True, "models": ["large"], "allowed": True}
+
+
+def test_only_files_of_questions_answers_and_their_model_are_logs(tmp_path: Path) -> None:
+    log = given(tmp_path / "log.jsonl", [{"input": "mail", "output": "billing"}])
+    assert are_logs([log])
+    unnamed = given(tmp_path / "unnamed.jsonl", [{"input": "mail", "output": "billing", "model_version": None}])
+    assert not are_logs([unnamed]) and not are_logs([log, unnamed])
+    late = tmp_path / "late.jsonl"
+    late.write_text("no log\n" * 20 + log.path.read_text())
+    assert not are_logs([GivenFile("late.jsonl", late)]), "only the first lines are looked at"
+    late.write_text("no log\n" * 19 + log.path.read_text())
+    assert are_logs([GivenFile("late.jsonl", late)])
+    broken = tmp_path / "broken.jsonl.gz"
+    broken.write_bytes(b"no gzip")
+    assert not are_logs([GivenFile("broken.jsonl.gz", broken)])
+
+
+def test_nothing_is_drafted_before_the_terms_were_read(tmp_path: Path) -> None:
+    log = given(
+        tmp_path / "log.jsonl", [{"input": "mail", "output": "billing"}, {"input": "mail 2", "output": "other"}]
+    )
+    with pytest.raises(FindingsError, match=r"logs of large \(2 answers\); some providers forbid"):
+        draft_from_logs([log], allowed=False)
+
+
+def test_empty_answers_and_those_that_are_no_label_are_counted(tmp_path: Path) -> None:
+    rows = [(f"mail {n}", LABELS[n % 3]) for n in range(270)] + [("empty 1", " "), ("empty 2", ""), ("odd", text(1))]
+    assert "3 answers are empty or no label, and will be left out and counted" in drafted(tmp_path, rows).notes
