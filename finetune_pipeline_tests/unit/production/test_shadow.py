@@ -150,7 +150,7 @@ def test_the_surely_better_one_is_named_since_when_and_stays_so(better: str) -> 
     later = compare_shadow([*rows, *(row(i, wrong) for i in range(60, 70))], spec())
     assert later is not None and (later.better, later.since) == (better, report.since)
     name = {"shadow": "t:2", "champion": "t:1"}[better]
-    assert f"{name} is surely better, since 2026-05-01" in shadow_lines(report, "t")[-1]
+    assert f"{name} is surely better, since 2026-05-01 (evidence " in shadow_lines(report, "t")[-1]
 
 
 def test_equally_good_models_are_called_different_at_most_at_the_level() -> None:

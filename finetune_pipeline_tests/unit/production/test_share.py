@@ -38,6 +38,7 @@ def test_each_user_counts_once_with_the_first_complaint_of_whatever_kind() -> No
         row(3, True, score=0.9),
         row(4, True, correction="howto"),
         row(5, True, correction="bug"),  # confirms the answer
+        row(10, True, correction="howto"),
         row(6, False, flag="bad", percent=10),
         row(7, False),
         row(8, True, model_version="t:1", output="no label"),  # the champion answered in the candidate's place
@@ -46,18 +47,18 @@ def test_each_user_counts_once_with_the_first_complaint_of_whatever_kind() -> No
     report = compare_share(rows, spec(low_score=0.5))
     assert report is not None
     assert [(m.name, m.champion, m.candidate) for m in report.measures] == [
-        ("complained about", 1, 3),
+        ("complained about", 1, 4),
         ("in a wrong form", 0, 1),
         ("passed on", 1, 0),
     ]
     champion, candidate = report.champion, report.candidate
     assert (champion.rows, champion.units, champion.failed) == (3, 3, 0)
-    assert (candidate.rows, candidate.units, candidate.failed) == (7, 6, 1)
+    assert (candidate.rows, candidate.units, candidate.failed) == (8, 7, 1)
     assert candidate.seconds == pytest.approx((0.2, 0.2)) and report.limit == pytest.approx(120)
     assert report.percents == [50, 10]
     lines = "\n".join(share_lines(report))
-    assert "t:2: 7 rows, 6 different users or conversations" in lines and "it failed on 1" in lines
-    assert "complained about, at least once: t:1 1 of 3 (33.3%), t:2 3 of 6 (50.0%): no sure difference" in lines
+    assert "t:2: 8 rows, 7 different users or conversations" in lines and "it failed on 1" in lines
+    assert "complained about, at least once: t:1 1 of 3 (33.3%), t:2 4 of 7 (57.1%): no sure difference" in lines
 
 
 @pytest.mark.parametrize(("percent", "side"), [(10, "candidate"), (50, "candidate"), (50, "champion")])
