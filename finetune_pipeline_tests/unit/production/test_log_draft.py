@@ -80,8 +80,8 @@ def test_a_single_turn_is_its_text_and_conversations_stay_whole(tmp_path: Path) 
     alone, _, files = draft_from_logs([given(tmp_path / "single.jsonl", single)], allowed=True)
     assert alone.answers.kind == "labels" and alone.data == {}
     assert [file.name for file in files] == ["logs/single.jsonl"]
-    turns = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "mail"}]
-    chats = [{"messages": [*turns[:1], {"role": "user", "content": f"mail {n}"}], "output": text(n)} for n in range(60)]
+    short = {"role": "developer", "content": "Be short."}
+    chats = [{"messages": [short, {"role": "user", "content": f"mail {n}"}], "output": text(n)} for n in range(60)]
     whole = draft_from_logs([given(tmp_path / "chats.jsonl", chats)], allowed=True)[0]
     assert whole.answers.kind == "text" and whole.data == {"inject": True}
     assert whole.teacher == {"from_logs": True, "models": ["large"], "allowed": True}

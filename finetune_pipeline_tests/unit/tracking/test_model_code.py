@@ -1,17 +1,21 @@
 """The code that MLflow runs for a registered model, as this package has it now."""
 
-import importlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.pyfunc import PythonModel
 
 from finetune_pipeline.serving.loaded_model import ServedModel
 from finetune_pipeline.serving.prompted_model import ServedPrompt
 from finetune_pipeline.serving.simple_model import ServedSimple
 from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.hosted_model import HostedModel
+from finetune_pipeline.tracking.served_model import TrainedModel
+from finetune_pipeline.tracking.simple_model import SimpleModel
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.unit.tracking.test_registry import PROMPT, models, register, texts
 from finetune_pipeline_tests.unit.tracking.test_shipped import ROWS, answers, base, fitted, prompted, register_shipped
@@ -19,32 +23,24 @@ from finetune_pipeline_tests.unit.tracking.test_shipped import ROWS, answers, ba
 __all__ = ["base", "models"]
 
 
-def opened(tracking: Tracking, module: str) -> Any:
-    """The newest version, loaded by the code in this module of the package."""
+def opened(tracking: Tracking, kind: type[PythonModel]) -> Any:
+    """The newest version, loaded by this class of the package."""
     number = str(registry.aliases(tracking, "tickets")["candidate"])
     logged = tracking.client().get_model_version("tickets", number).tags[registry.LOGGED_MODEL]
     files = Path(tracking.client().get_logged_model(logged).artifact_location.removeprefix("file://")) / "artifacts"
-    return loaded(module, {"model": files / "model.json", "shipped": files / "shipped", "adapter": files / "adapter"})
+    return loaded(kind, {"model": files / "model.json", "shipped": files / "shipped", "adapter": files / "adapter"})
 
 
-def loaded(module: str, artifacts: dict[str, Path]) -> Any:
-    code = importlib.import_module(f"finetune_pipeline.tracking.{module}")
-    (kind,) = (
-        value
-        for value in vars(code).values()
-        if isinstance(value, type) and value.__module__ == code.__name__ and value.__name__ != "PythonModel"
-    )
+def loaded(kind: type[PythonModel], artifacts: dict[str, Path]) -> Any:
     model = kind()
     model.load_context(SimpleNamespace(artifacts={name: str(path) for name, path in artifacts.items()}))
     return model
 
 
-def test_a_tuned_model_is_loaded_with_its_schema_and_only_prefixes_with_their_adapter(
-    tracking: Tracking, models: Path
-) -> None:
+def test_a_tuned_model_is_loaded_merged_and_with_its_schema(tracking: Tracking, models: Path) -> None:
     schema = {"enum": ["red", "blue"]}
     register(tracking, models, json_schema=schema, constrained_decoding=True)
-    model = opened(tracking, "served_model")
+    model = opened(tracking, TrainedModel)
     assert model.loaded.served == ServedModel(
         "tickets", models / "merged", None, PROMPT, 8, "serving", schema, constrained=True
     )
@@ -52,24 +48,25 @@ def test_a_tuned_model_is_loaded_with_its_schema_and_only_prefixes_with_their_ad
     assert json.loads(said) in schema["enum"]
 
 
-def test_weights_that_changed_after_the_registration_do_not_answer(
+def test_weights_that_are_not_there_or_changed_do_not_answer(
     tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(tracking, models)
-    for files, error in (((), FileNotFoundError), (("config.json",), ValueError)):
-        folder = tmp_path / f"with-{len(files)}"
-        for name in files:
-            folder.mkdir()
-            (folder / name).write_text("{}")
-        monkeypatch.setenv("FINETUNE_MODEL", str(folder))
-        with pytest.raises((error, FileNotFoundError)):
-            opened(tracking, "served_model")
+    monkeypatch.setenv("FINETUNE_MODEL", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError):
+        opened(tracking, TrainedModel)
+    changed = shutil.copytree(models / "merged", tmp_path / "changed")
+    monkeypatch.setenv("FINETUNE_MODEL", str(changed))
+    assert opened(tracking, TrainedModel).loaded.served.model == changed, "a copy is as good"
+    (changed / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        opened(tracking, TrainedModel)
 
 
 def test_a_prompt_is_loaded_with_its_examples(tracking: Tracking, base: Path, tmp_path: Path) -> None:
     folder = prompted(tmp_path / "prompt" / "shipped", "restricted", 2)
     register_shipped(tracking, base, "prompt", folder)
-    model = opened(tracking, "served_model")
+    model = opened(tracking, TrainedModel)
     assert isinstance(model.loaded.served, ServedPrompt)
     assert model.predict(None, texts(*ROWS)) == answers(ServedPrompt("tickets", base, folder, PROMPT, 8))
 
@@ -79,15 +76,15 @@ def test_a_simple_model_is_loaded_unless_a_file_is_missing_or_another(
 ) -> None:
     folder = fitted(tmp_path / "simple" / "shipped")
     register_shipped(tracking, base, "simple", folder)
-    model = opened(tracking, "simple_model")
+    model = opened(tracking, SimpleModel)
     assert model.predict(None, texts(*ROWS)) == answers(ServedSimple("tickets", folder, PROMPT))
     (weights,) = (tracking.place() / "artifacts").rglob("model.skops")
     weights.write_bytes(b"another")
     with pytest.raises(ValueError, match=r"other files than those that were registered: model\.skops"):
-        opened(tracking, "simple_model")
+        opened(tracking, SimpleModel)
     weights.unlink()
     with pytest.raises(ValueError, match=r"other files than those that were registered: model\.skops"):
-        opened(tracking, "simple_model")
+        opened(tracking, SimpleModel)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +99,7 @@ def test_an_endpoint_is_asked_with_its_key_and_each_request_is_sent_once(
     description.write_text(json.dumps({"endpoint": endpoint}))
     if sent is None:
         with pytest.raises(KeyError, match=r"set TOY_KEY to the key of http://127\.0\.0\.1:9/v1, where toy-1 answers"):
-            loaded("hosted_model", {"model": description})
+            loaded(HostedModel, {"model": description})
         return
-    client = loaded("hosted_model", {"model": description}).client
+    client = loaded(HostedModel, {"model": description}).client
     assert (client.api_key, client.max_retries) == (sent, 0), "a repeated request may be paid twice"
