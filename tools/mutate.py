@@ -42,7 +42,11 @@ MORE_TESTS = {
         "unit/training/test_rehearsal.py",
         "unit/cli/test_try.py",
     ],
-    "production": ["unit/steps/test_production.py", "graph/test_automation.py"],
+    "production": [
+        "unit/steps/test_logged_teacher.py",
+        "unit/steps/test_production.py",
+        "graph/test_automation.py",
+    ],
     "steps": ["unit/production"],
     "tracking": ["unit/cli/test_rollback.py", "graph/test_automation.py"],
 }

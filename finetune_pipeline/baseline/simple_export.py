@@ -1,15 +1,16 @@
 """Exports a simple model as a folder: scikit-learn pipelines, a prediction script, a model card and a manifest."""
 
-import hashlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+from msgspec.structs import asdict, replace
+
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
+from finetune_pipeline.evaluation.rivals import BaselineScores
 from finetune_pipeline.evaluation.simple_models import (
     SimpleModel,
     fitted,
@@ -19,7 +20,9 @@ from finetune_pipeline.evaluation.simple_models import (
     static_encoder,
     text_encoder,
 )
-from finetune_pipeline.evaluation.simple_models.fitted import SLOTS, TAGGED
+from finetune_pipeline.evaluation.simple_models.base import SavedModel
+from finetune_pipeline.evaluation.simple_models.fitted import SLOTS, TAGGED, Keys
+from finetune_pipeline.models.manifest import ExportedFile
 
 MANIFEST = "simple_model.json"
 _PACKAGE = fitted.__name__.rpartition(".")[0]
@@ -58,7 +61,7 @@ class SimpleSource:
 
     Attributes:
         dataset_version: Version of the splits whose training rows it was fitted on.
-        scores: {validation or test: {n, accuracy, interval, primary {name, value, interval}}}, if scored.
+        scores: On validation or on the sealed test, if scored.
         compared: The evaluation's comparison with the fine-tuned model; empty if there is none.
     """
 
@@ -66,22 +69,35 @@ class SimpleSource:
     description: str
     dataset_version: str
     rows: int
-    scores: Mapping[str, Mapping[str, Any]]
+    scores: Mapping[str, BaselineScores]
     compared: str = ""
 
 
-def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[str, Any]:
+class SimpleManifest(SavedModel, frozen=True, kw_only=True, omit_defaults=False):
+    """The manifest of an exported simple model. trusted: types that skops may load; training_rows: their number."""
+
+    format: int = 2
+    trusted: list[str]
+    task: str
+    description: str
+    dataset_version: str
+    training_rows: int
+    scores: dict[str, BaselineScores]
+    files: dict[str, ExportedFile]
+
+
+def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> SimpleManifest:
     """Write the model into the empty folder `out`. Returns the manifest, which is also written."""
-    manifest: dict[str, Any] = {
-        "format": 2,
-        **model.save(out),
-        "trusted": list(skops_files.TRUSTED),
-        "task": source.task,
-        "description": source.description,
-        "dataset_version": source.dataset_version,
-        "training_rows": source.rows,
-        "scores": {where: dict(scores) for where, scores in source.scores.items()},
-    }
+    manifest = SimpleManifest(
+        **asdict(model.save(out)),
+        trusted=list(skops_files.TRUSTED),
+        task=source.task,
+        description=source.description,
+        dataset_version=source.dataset_version,
+        training_rows=source.rows,
+        scores=dict(source.scores),
+        files={},
+    )
     modules = [fitted, skops_files]
     modules += [span_tagger] if TAGGED in model.pipelines else []
     modules += [slot_filler] if SLOTS in model.pipelines else []
@@ -90,11 +106,8 @@ def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[s
         (out / f"{module.__name__.rpartition('.')[2]}.py").write_text(_standalone(module), "utf-8")
     (out / "predict.py").write_text(_EXAMPLE, "utf-8")
     (out / "README.md").write_text(_card(manifest, source), "utf-8")
-    manifest["files"] = {
-        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for path in sorted(out.iterdir())
-    }
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    manifest = replace(manifest, files=ExportedFile.of_folder(out))
+    write_json(out / MANIFEST, manifest.to_json())
     return manifest
 
 
@@ -103,17 +116,17 @@ def _standalone(module: ModuleType) -> str:
     return inspect.getsource(module).replace(f"from {_PACKAGE}.", "from ")
 
 
-def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:
+def _card(manifest: SimpleManifest, source: SimpleSource) -> str:
     lines = [
-        f"# {manifest['task']}: {manifest['title']}",
+        f"# {manifest.task}: {manifest.title}",
         "",
         " ".join(source.description.split()),
         "",
         f"A model fitted on {source.rows:,} training rows (data version `{source.dataset_version}`). {_what_it_needs(manifest)}",
-        *_how_fields(manifest["fields"]),
+        *_how_fields(manifest.fields),
         "",
         "```sh",
-        "pip install " + " ".join(f'"{name}=={version}"' for name, version in manifest["versions"].items()),
+        "pip install " + " ".join(f'"{name}=={version}"' for name, version in manifest.versions.items()),
         "echo 'a text to answer' | python predict.py",
         "```",
         "",
@@ -127,8 +140,8 @@ def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _what_it_needs(manifest: Mapping[str, Any]) -> str:
-    needs = {encoding["source"]: encoding["encoder"] for encoding in manifest["encodings"].values()}
+def _what_it_needs(manifest: SavedModel) -> str:
+    needs = {encoding.source: encoding.encoder for encoding in manifest.encodings.values()}
     if not needs:
         return "It holds no language model, runs on any CPU and answers in about a millisecond."
     return " ".join(
@@ -138,9 +151,9 @@ def _what_it_needs(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _how_fields(fields: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
+def _how_fields(fields: Mapping[str, Sequence[Keys]]) -> list[str]:
     """Say of a JSON answer which fields are made how; a later part counts for a field that several make."""
-    made_by = {tuple(path): part for part, paths in fields.items() for path in paths}
+    made_by = {path: part for part, paths in fields.items() for path in paths}
     how = {"tagged": "found in the text", "closed": "classified", "open": "copied from the training row most like it"}
     names = {part: [".".join(path) or "the whole" for path, by in made_by.items() if by == part] for part in how}
     return (
@@ -148,12 +161,12 @@ def _how_fields(fields: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
     )
 
 
-def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
+def _score_table(scores: Mapping[str, BaselineScores]) -> Sequence[str]:
     if not scores:
         return []
     rows = []
-    for where, row_scores in scores.items():
-        primary = row_scores["primary"]
-        score = score_text(primary["name"], primary["value"], primary["interval"])
-        rows.append(f"| {where} | {row_scores['n']} | {metric_title(primary['name'])} | {score} |")
+    for where, of_rows in scores.items():
+        name = of_rows.primary.name
+        score = score_text(name, of_rows.primary.value, of_rows.primary.interval)
+        rows.append(f"| {where} | {of_rows.n} | {metric_title(name)} | {score} |")
     return ["| rows | n | metric | score (interval) |", "|---|---:|---|---:|", *rows, ""]

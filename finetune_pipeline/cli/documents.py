@@ -14,7 +14,9 @@ from finetune_pipeline.baseline.good_enough import Worth
 from finetune_pipeline.baseline.input_evidence import Learnable
 from finetune_pipeline.baseline.ladder import Rung
 from finetune_pipeline.baseline.learning_curve import Extrapolation, Point
+from finetune_pipeline.baseline.prompt_export import PromptManifest
 from finetune_pipeline.baseline.reasons import CallTokens, Failures, Retrieval
+from finetune_pipeline.baseline.simple_export import SimpleManifest
 from finetune_pipeline.baseline.simple_score import SimpleScore
 from finetune_pipeline.cli.list_ import TaskRow
 from finetune_pipeline.cli.run import RunResult
@@ -29,6 +31,7 @@ from finetune_pipeline.evaluation.costs import SimpleCost
 from finetune_pipeline.evaluation.preferences.judge import JudgeFindings
 from finetune_pipeline.evaluation.result_parts import GateResult
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.models.manifest import Manifest
 from finetune_pipeline.planning.costs import Costs
 from finetune_pipeline.planning.needs import Needs
 from finetune_pipeline.planning.plan import NearestPlan, PlannedTokens
@@ -259,7 +262,7 @@ class ExportDocument:
     """manifest: export.json or simple_model.json. base_folder: of what is served with a base model."""
 
     folder: str
-    manifest: dict[str, Any]
+    manifest: Manifest | SimpleManifest | PromptManifest
     base_folder: str = ""
 
 

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
-from finetune_pipeline.baseline.prompt_export import export_prompt
-from finetune_pipeline.baseline.simple_export import SimpleSource, export_simple
+from finetune_pipeline.baseline.prompt_export import PromptManifest, PromptRelease, export_prompt
+from finetune_pipeline.baseline.simple_export import SimpleManifest, SimpleSource, export_simple
 from finetune_pipeline.cli.judged import ALIASES, Shipped, find_shipped, find_source, judged_rows
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
 from finetune_pipeline.data.split.splitting import SplitFacts
@@ -21,13 +20,14 @@ from finetune_pipeline.evaluation.class_verification import verify_classes
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, decoding, models_of
 from finetune_pipeline.evaluation.finalists import scores_of
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
+from finetune_pipeline.evaluation.rivals import BaselineScores
 from finetune_pipeline.evaluation.simple_models import load_simple_model
 from finetune_pipeline.evaluation.stored_prompt import read_stored_prompt
 from finetune_pipeline.evaluation.verification import CHANGES, ROWS, required_share, verify
 from finetune_pipeline.evaluation.winner import finalist_of
 from finetune_pipeline.models.export import check_place, export_adapter, export_model, unfinished
 from finetune_pipeline.models.identity import model_folder, served
-from finetune_pipeline.models.manifest import Source, base_record, folder_control_tokens
+from finetune_pipeline.models.manifest import Manifest, Source, base_record, folder_control_tokens
 from finetune_pipeline.models.model_files import classes_of
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.model_card import card_of
@@ -117,7 +117,8 @@ def export(
         return REFUSED
     card = partial(card_of, source.report)
     manifest = (export_adapter if adapter else export_model)(source, to, card, target)
-    facts = {"folder": str(to), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest}
+    base_folder = str(model_folder(source.base.folder))
+    facts = {"folder": str(to), "base_folder": base_folder, "manifest": manifest.to_json()}
     tell(facts, *_lines(source, manifest, to))
     return DONE
 
@@ -131,12 +132,12 @@ def _export_simple(task: Task, to: Path) -> int:
     with unfinished(to, SIMPLE_BYTES) as folder:
         manifest = export_simple(model, source, folder)
     tell(
-        {"folder": str(to), "manifest": manifest},
+        {"folder": str(to), "manifest": manifest.to_json()},
         f"{task.name}: {model.title}, fitted on {source.rows:,} training rows, in {to}",
         *(
-            f"  on {where}: {metric_title(name)} {score_text(name, scores['primary']['value'])} on {scores['n']} rows"
+            f"  on {where}: {metric_title(name)} {score_text(name, scores.primary.value)} on {scores.n} rows"
             for where, scores in source.scores.items()
-            for name in [scores["primary"]["name"]]
+            for name in [scores.primary.name]
         ),
         "  how to use it: README.md and predict.py; for programs: simple_model.json",
     )
@@ -148,53 +149,47 @@ def _export_shipped(task: Task, store: ArtifactStore, shipped: Shipped, to: Path
     report, record = read_report(shipped.report), shipped.record
     finalist = finalist_of(report.winner, report)
     scores = scores_of(report, finalist) if finalist else None
+    base_folder = str(model_folder(shipped.base.folder))
+    manifest: SimpleManifest | PromptManifest
     with unfinished(to, SIMPLE_BYTES) as folder:
         if shipped.kind == "simple":
             splits = store.find(task.name, "splits", record["dataset_version"])
             rows = splits.read(SplitFacts).counts["train"] if splits else 0
-            shown = (
-                {"the sealed test": scores.model_dump(include={"n", "accuracy", "interval", "primary"})}
-                if scores
-                else {}
-            )
+            shown = {"the sealed test": BaselineScores.of(scores.model_dump())} if scores else {}
             source = SimpleSource(
                 task.name, task.spec.description, record["dataset_version"], rows, shown, record["verdict"]
             )
             manifest = export_simple(load_simple_model(shipped.folder), source, folder)
+            lines = [f"{task.name}, version {shipped.number}: simple model, in {to}"]
         else:
-            stored, serving = read_stored_prompt(shipped.folder), {"task": task.name, "model_version": shipped.number}
-            serving |= {key: record[key] for key in ("system_prompt", "max_new_tokens", "dataset_version")}
-            card = shipped_card(report, report.winner, record["files"], base_record(shipped.base)["id"])
-            manifest = export_prompt(stored, shipped.folder, base_record(shipped.base), serving, card, folder)
-    facts = {"folder": str(to), "base_folder": str(model_folder(shipped.base.folder)), "manifest": manifest}
-    kind = "simple model" if shipped.kind == "simple" else f"prompt {manifest['prompt']!r}"
-    tell(
-        facts,
-        f"{task.name}, version {shipped.number}: {kind}, in {to}",
-        *(
-            [f"  base model: {manifest['base_model']['id']}, in {facts['base_folder']}"]
-            if shipped.kind == "prompt"
-            else []
-        ),
-        "  how to use it: README.md",
-    )
+            base = base_record(shipped.base)
+            release = PromptRelease.of({**record, "task": task.name, "model_version": shipped.number})
+            card = shipped_card(report, report.winner, record["files"], base.id)
+            stored = read_stored_prompt(shipped.folder)
+            manifest = export_prompt(stored, shipped.folder, base, release, card, folder)
+            lines = [
+                f"{task.name}, version {shipped.number}: prompt {stored.name!r}, in {to}",
+                f"  base model: {base.id}, in {base_folder}",
+            ]
+    facts = {"folder": str(to), "base_folder": base_folder, "manifest": manifest.to_json()}
+    tell(facts, *lines, "  how to use it: README.md")
     return DONE
 
 
-def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
-    size = sum(f["bytes"] for f in manifest["files"].values()) / 1e6
-    model_kind = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
-    version = f", version {manifest['model_version']}" if manifest["model_version"] else ""
-    yield f"{source.task}{version}: {model_kind}, {len(manifest['files'])} files of {size:.1f} MB, in {to}"
-    evaluation = manifest["evaluation"]
+def _lines(source: Source, manifest: Manifest, to: Path) -> Iterator[str]:
+    size = sum(file.bytes for file in manifest.files.values()) / 1e6
+    model_kind = "adapter" if manifest.what == "adapter" else f"model in {manifest.dtype}"
+    version = f", version {manifest.model_version}" if manifest.model_version else ""
+    yield f"{source.task}{version}: {model_kind}, {len(manifest.files)} files of {size:.1f} MB, in {to}"
+    evaluation = manifest.evaluation
     if evaluation is None:
         yield "  not yet evaluated on the sealed test"
-    elif evaluation["passed"]:
+    elif evaluation.passed:
         yield "  every gate passed"
     else:
-        yield f"  gates said no: {', '.join(name for name, status in evaluation['gates'].items() if status == 'failed')}"
-    if manifest["what"] == "adapter":
-        yield f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}"
+        yield f"  gates said no: {', '.join(name for name, status in evaluation.gates.items() if status == 'failed')}"
+    if manifest.what == "adapter":
+        yield f"  base model: {manifest.base_model.id}, in {model_folder(source.base.folder)}"
     yield "  how to serve and use it: README.md; for programs: export.json"
 
 

@@ -148,7 +148,7 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
         store.check(report)
     if number is None and released is not None:
         number = released.read(Released).model_version
-    card, schema = task.spec.card.model_dump(), task.spec.decoded_schema
+    card, schema = task.spec.card, task.spec.decoded_schema
     if released is not None:  # as it was judged, whatever the task declares now
         schema = decoded_schema_of(released)
     evaluated = report.read(Evaluated).record(report.version) if report else None

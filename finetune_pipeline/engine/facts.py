@@ -17,9 +17,14 @@ _Form = TypeVar("_Form")
 
 
 def from_json(value: object, form: type[_Form]) -> _Form:
-    """Return a struct from JSON's types; fields may be models of pydantic. Raises ValueError for a missing or wrong field."""
+    """Return a struct from JSON's types. Raises ValueError for a missing or wrong field.
+
+    Fields may be models of pydantic, or `object`: any JSON, which this code only passes on.
+    """
 
     def model(form: type, value: object) -> object:
+        if form is object:
+            return value
         from pydantic import BaseModel  # takes long to import
 
         if issubclass(form, BaseModel):
@@ -82,7 +87,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> "JsonSchemaValue":
-        (own,), parts = msgspec.json.schema_components((cls,), ref_template="{name}")
+        def foreign(form: Any) -> dict[str, Any]:
+            return {"description": "any JSON"} if form is object else form.model_json_schema()
+
+        (own,), parts = msgspec.json.schema_components((cls,), ref_template="{name}", schema_hook=foreign)
 
         def with_parts(node: Any) -> Any:
             if isinstance(node, dict):

@@ -9,25 +9,32 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
+from msgspec.structs import replace
 
-from finetune_pipeline.engine.files import digest_file, read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.models.generation_settings import write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.manifest import Source, base_model, describe, export_error
+from finetune_pipeline.models.manifest import (
+    MANIFEST,
+    ExportedFile,
+    Manifest,
+    Source,
+    base_model,
+    describe,
+    export_error,
+)
 from finetune_pipeline.models.model_files import ADAPTER_CLASSES, ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_FILE
 from finetune_pipeline.models.ollama import CONTEXT, modelfile
 
-MANIFEST = "export.json"
 _TOKENIZER_PREFIXES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "chat_template")
 _LICENCE_PATTERNS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-Card = Callable[[dict[str, Any]], str]
+Card = Callable[[Manifest], str]
 """Makes README.md from the manifest."""
 
 
-def export_model(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
+def export_model(source: Source, out: Path, card: Card, target: str = "transformers") -> Manifest:
     """Write the merged model with tokenizer, template, generation config, export.json and README.md into `out`.
 
     target: the server whose command README.md shows. Ollama also gets a Modelfile.
@@ -59,7 +66,7 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
         return _finish(source, staging, "model", card, target)
 
 
-def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
+def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> Manifest:
     """Write the adapter alone, with the tokenizer and template it was trained with, export.json and README.md.
     Returns the manifest. Raises FindingsError after a full fine-tune, which has no adapter, and for `out` like export_model."""
     if source.model.kind == "full":
@@ -75,23 +82,20 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
             if path.is_file() and path.name.startswith(_TOKENIZER_PREFIXES):
                 shutil.copyfile(adapter_copy if adapter_copy.is_file() else path, staging / path.name)
         base, config = base_model(source), read_json(staging / ADAPTER_CONFIG)
-        config |= {"base_model_name_or_path": base["id"], "revision": base["revision"]}
+        config |= {"base_model_name_or_path": base.id, "revision": base.revision}
         write_json(staging / ADAPTER_CONFIG, config)
         return _finish(source, staging, "adapter", card, target)
 
 
-def _finish(source: Source, staging: Path, what: str, card: Card, target: str) -> dict[str, Any]:
+def _finish(source: Source, staging: Path, what: str, card: Card, target: str) -> Manifest:
     """Add the base's licences, the manifest and README.md to the staged files. Returns the manifest.
     what: "model" or "adapter"."""
     base = model_folder(source.base.folder)
     for path in (path for pattern in _LICENCE_PATTERNS for path in base.glob(pattern) if path.is_file()):
         shutil.copyfile(path, staging / path.name)
     (staging / MODEL_FILE).unlink(missing_ok=True)
-    manifest = describe(source, staging, what, target)
-    manifest["files"] = {
-        p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size} for p in sorted(staging.iterdir()) if p.is_file()
-    }
-    write_json(staging / MANIFEST, manifest)
+    manifest = replace(describe(source, staging, what, target), files=ExportedFile.of_folder(staging))
+    write_json(staging / MANIFEST, manifest.to_json())
     (staging / "README.md").write_text(card(manifest), "utf-8")
     for path in staging.iterdir():
         path.chmod(0o644)  # another user may serve it

@@ -1,7 +1,5 @@
 """Facts about loaded, merged and compared models. Imports no torch: checks and reports read them."""
 
-from typing import Any
-
 from msgspec import field
 
 from finetune_pipeline.engine.facts import Facts
@@ -41,7 +39,7 @@ class PreparedBase(Facts, frozen=True, kw_only=True):
 
     base_model: str
     revision: str | None
-    identity: dict[str, Any]
+    identity: dict[str, object]
     chat_template: str
     warnings: list[Finding]
     parameters: int

@@ -257,10 +257,8 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     if name in test_scores:
         scores["the sealed test"] = test_scores[name]
     model = load_simple_model(store.check(baseline).path(FITTED) / name)
-    keys = ("n", "accuracy", "interval", "primary")
-    shown_scores = {split: {key: score.to_json()[key] for key in keys} for split, score in scores.items()}
     verdict = report.read(Evaluated).verdict if report else ""
-    return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown_scores, verdict)
+    return model, SimpleSource(task.name, spec.description, splits.version, len(train), scores, verdict)
 
 
 def baseline_settings(spec: TaskSpec) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _write_shipped(context: StepContext, winner: Winner) -> bool:
 
 def _shipped_card(context: StepContext, winner: Winner, files: dict[str, str]) -> str:
     report = context.inputs["evaluation_report"]
-    base = base_record(context.inputs["base_model"])["id"] if winner.kind == "prompt" else None
+    base = base_record(context.inputs["base_model"]).id if winner.kind == "prompt" else None
     return shipped_card(read_report(report), winner, files, base)
 
 
@@ -115,7 +115,7 @@ def _card(context: StepContext) -> str:
     source = Source(
         spec.name,
         spec.description,
-        spec.card.model_dump(),
+        spec.card,
         merged,
         adapter,
         base,

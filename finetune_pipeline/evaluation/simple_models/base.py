@@ -24,12 +24,13 @@ from __future__ import annotations
 import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
+from finetune_pipeline.engine.facts import Facts
 from finetune_pipeline.engine.files import write_json
-from finetune_pipeline.evaluation.simple_models.fitted import OWN_PARTS, SAVED, Fitted, KnownEncoder
+from finetune_pipeline.evaluation.simple_models.fitted import OWN_PARTS, SAVED, Encoding, Fitted, Keys, KnownEncoder
 from finetune_pipeline.evaluation.simple_models.skops_files import write_skops
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -51,6 +52,24 @@ class Shared:
 
 
 ALONE = Shared()
+
+
+class SavedModel(Facts, frozen=True, kw_only=True, omit_defaults=False):
+    """What a saved model's folder says of it (SAVED).
+
+    Attributes:
+        model: Its name.
+        parts, fields, encodings, probabilities: See Fitted.
+        versions: Of the packages that it needs.
+    """
+
+    model: str
+    title: str
+    parts: list[str]
+    fields: dict[str, list[Keys]]
+    encodings: dict[str, Encoding]
+    probabilities: bool
+    versions: dict[str, str]
 
 
 class SimpleModel(Fitted, ABC):
@@ -84,7 +103,7 @@ class SimpleModel(Fitted, ABC):
         """Whether it can answer in this form, with these encoders and models."""
         return output.kind in cls.kinds
 
-    def save(self, folder: Path) -> dict[str, Any]:
+    def save(self, folder: Path) -> SavedModel:
         """Write the fitted model into a folder, without pickle: `load_simple_model` reads it. Returns its description."""
         folder.mkdir(parents=True, exist_ok=True)
         for part, pipeline in self.pipelines.items():
@@ -92,17 +111,17 @@ class SimpleModel(Fitted, ABC):
                 pipeline.save(folder)
             else:
                 write_skops(folder / f"{part}.skops", pipeline)
-        description = {
-            "model": self.name,
-            "title": self.title,
-            "parts": list(self.pipelines),
-            "fields": {part: [list(path) for path in paths] for part, paths in self.fields.items()},
-            "encodings": {part: asdict(encoding) for part, encoding in self.encodings.items()},
-            "probabilities": self.has_probabilities,
-            "versions": {name: importlib.metadata.version(name) for name in (*VERSIONS, *self.packages)},
-        }
-        write_json(folder / SAVED, description, durable=False)
-        return description
+        saved = SavedModel(
+            model=self.name,
+            title=self.title,
+            parts=list(self.pipelines),
+            fields=self.fields,
+            encodings=self.encodings,
+            probabilities=self.has_probabilities,
+            versions={name: importlib.metadata.version(name) for name in (*VERSIONS, *self.packages)},
+        )
+        write_json(folder / SAVED, saved.to_json(), durable=False)
+        return saved
 
 
 SIMPLE_MODELS: dict[str, type[SimpleModel]] = {}

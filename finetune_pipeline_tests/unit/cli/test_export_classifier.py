@@ -21,7 +21,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.export import export_adapter, export_model
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.manifest import Source
+from finetune_pipeline.models.manifest import Manifest, Source
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.report.model_card import card_of
 from finetune_pipeline.serving.classify import parse_classify
@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     merged, adapter = (store.all_versions(TASK, step)[-1] for step in ("merged_model", "adapter"))
     base_model = store.all_versions("shared", "base_model")[-1]
     task = load_task(root / "data" / TASK)
-    source = Source(TASK, task.spec.description, task.spec.card.model_dump(), merged, adapter, base_model)
+    source = Source(TASK, task.spec.description, task.spec.card, merged, adapter, base_model)
     model = Answerer(model_folder(merged.folder))
     turns = [tiny_messages(i, answer=False) for i in range(ROWS)]
     numbers = [[[number] for number in range(len(LABELS))]] * ROWS
@@ -85,7 +85,8 @@ def test_the_example_of_an_exported_folder_gives_the_judged_probabilities(
 ) -> None:
     export = export_adapter if what == "adapter" else export_model
     manifest = export(made.source, tmp_path / "out", lambda m: card_of(None, m))
-    assert (manifest["kind"], manifest["method"], manifest["labels"]) == ("classifier", "classifier", LABELS)
+    assert (manifest.kind, manifest.method, manifest.labels) == ("classifier", "classifier", LABELS)
+    assert Manifest.read(tmp_path / "out" / "export.json") == manifest
     card = (tmp_path / "out" / "README.md").read_text()
     assert "pipeline_tag: text-classification" in card and "gives each label a probability" in card
     assert "generate(" not in card and "Decode greedily" not in card

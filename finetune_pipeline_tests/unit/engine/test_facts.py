@@ -33,8 +33,17 @@ class Drawn(Facts, frozen=True, kw_only=True):
     last: Figure | None = None
 
 
+class Passed(Facts, frozen=True, kw_only=True):
+    settings: dict[str, object]
+    figure: Figure
+
+
 class Page(BaseModel):
     whole: Whole
+
+
+class Folder(BaseModel):
+    passed: Passed
 
 
 WHOLE = Whole(name="a", loss=None, parts={"train": Part(rows=3)})
@@ -59,6 +68,16 @@ def test_a_part_may_be_a_model_of_pydantic() -> None:
         Drawn.of({"figures": [{"title": "a"}]})
     with pytest.raises(NotImplementedError, match="facts cannot contain"):
         Drawn(figures=[object()]).to_json()  # type: ignore[list-item]
+
+
+def test_json_that_is_only_passed_on_stays_as_it_is() -> None:
+    stored = {"settings": {"lora": {"r": 16}, "layers": [1, None, "all"]}, "figure": {"number": 2}}
+    passed = Passed.of(stored)
+    assert passed.settings == stored["settings"] and passed.to_json() == stored
+    schema = Folder.model_json_schema()
+    jsonschema.validate({"passed": stored}, schema)
+    with pytest.raises(jsonschema.ValidationError, match="number"):
+        jsonschema.validate({"passed": stored | {"figure": {}}}, schema)
 
 
 def test_a_misspelt_or_missing_field_is_an_error_where_facts_are_made() -> None:

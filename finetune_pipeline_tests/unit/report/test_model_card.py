@@ -6,9 +6,12 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from msgspec.structs import replace
 
 from finetune_pipeline.evaluation.decisions import DefaultGate
 from finetune_pipeline.evaluation.gates import decide, decide_finalists
+from finetune_pipeline.models.facts import Parity
+from finetune_pipeline.models.manifest import BaseRecord, ExportedFile, Generation, Manifest, Origin, Prompting
 from finetune_pipeline.report.model_card import model_card
 from finetune_pipeline.spec.model import CardSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
@@ -23,25 +26,32 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
 from finetune_pipeline_tests.unit.evaluation.rows import answers, json_spec, spec, text_spec
 from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
+MANIFEST = Manifest(
+    format=1, task="tickets", description="Sorts tickets.", what="model", kind="lora", target="vllm", method="lora",
+    model_version=None,
+    prompt=Prompting(
+        system_prompt="Answer with one label.", chat_template="chat_template.jinja", chat_template_sha256="ab" * 32,
+        rendered="<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n",
+        control_tokens=["<|im_end|>", "<|im_start|>"], prompt_prefix="", soft_tokens=[],
+    ),
+    generation=Generation(max_new_tokens=12, stop_token_ids=[2], stop_tokens=["<|im_end|>"], json_schema=None),
+    labels=["bug", "billing", "other"], dtype="bfloat16", stored_float32_because=None,
+    base_model=BaseRecord(
+        id="acme/tiny", revision="0123abc", identity={"kind": "hub"}, weights={"model.safetensors": "cd" * 32},
+        licence_note="The licence of acme/tiny also applies.",
+    ),
+    endpoint=None,
+    artifacts=Origin(merged_model="m1", adapter="a1", base_model="b1", dataset="d1", adapter_sha256="e1"),
+    training={"method": "lora", "epochs": 2.0, "learning_rate": 2e-4, "lora": {"r": 16, "alpha": 32}},
+    parity=Parity(kind="lora", rows=32, passed=True, same_greedy_share=1.0, mean_kl=1e-5),
+    evaluation=None, card=CardSpec(), versions={"torch": "2.13.0"},
+    files={"model.safetensors": ExportedFile(sha256="cd" * 32, bytes=5)},
+)  # fmt: skip
 
-def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
-    """As models.export.describe makes it, with files of an export."""
-    metadata: dict[str, Any] = {
-        "task": "tickets", "description": "Sorts tickets.", "what": what, "kind": "lora", "target": "vllm", "method": "lora",
-        "prompt": {"system_prompt": "Answer with one label.", "chat_template_sha256": "ab" * 32,
-            "control_tokens": ["<|im_end|>", "<|im_start|>"],
-            "rendered": "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", "soft_tokens": []},
-        "generation": {"max_new_tokens": 12, "stop_tokens": ["<|im_end|>"], "json_schema": None},
-        "labels": ["bug", "billing", "other"], "dtype": "bfloat16", "endpoint": None, "stored_float32_because": None,
-        "base_model": {"id": "acme/tiny", "revision": "0123abc", "identity": {"kind": "hub"}, "licence": None,
-            "licence_note": "The licence of acme/tiny also applies.", "weights": {"model.safetensors": "cd" * 32}},
-        "artifacts": {"merged_model": "m1", "adapter": "a1", "base_model": "b1", "dataset": "d1",
-            "adapter_sha256": "e1"},
-        "training": {"method": "lora", "epochs": 2.0, "learning_rate": 2e-4, "lora": {"r": 16, "alpha": 32}},
-        "parity": {"same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-5},
-        "card": CardSpec().model_dump(), "versions": {"torch": "2.13.0"}, "files": {"model.safetensors": {}},
-    }  # fmt: skip
-    return metadata | changes
+
+def manifest(what: str = "model", **changes: Any) -> Manifest:
+    """Of an export."""
+    return replace(MANIFEST, what=what, **changes)
 
 
 def read(text: str) -> ModelCard:
@@ -159,16 +169,15 @@ def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> Non
         "of_earlier_candidates": 0,
     }  # fmt: skip
     result = evaluation(texts=texts, people=people, supervision=SUPERVISION)
-    card = {**CardSpec().model_dump(), "intended_use": HOSTILE, "out_of_scope": HOSTILE, "data_licenses": [HOSTILE]}
+    card = CardSpec(intended_use=HOSTILE, out_of_scope=HOSTILE, data_licenses=[HOSTILE])
     fence = "```\n# not a title\n<script>"
     dirty = manifest(
         description=f"---\nlicense: mit\n---\n{HOSTILE}",
         card=card,
-        prompt={**manifest()["prompt"], "system_prompt": fence, "rendered": fence},
+        prompt=replace(MANIFEST.prompt, system_prompt=fence, rendered=fence),
         stored_float32_because=HOSTILE,
+        base_model=replace(MANIFEST.base_model, id=f"a`b{HOSTILE}", licence_note=HOSTILE, identity={"kind": "local"}),
     )
-    base = {"id": f"a`b{HOSTILE}", "licence_note": HOSTILE, "identity": {"kind": "local"}}
-    dirty["base_model"] = {**dirty["base_model"], **base}
     card_text = model_card(dirty, result, decide(spec(), result))
     parsed = read(card_text)
     assert parsed.data.license == "other" and parsed.data.base_model is None
@@ -195,9 +204,8 @@ def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> Non
     ],
 )  # fmt: skip
 def test_the_licence(base: str | None, card: dict[str, Any], expected: dict[str, str]) -> None:
-    metadata = manifest(card={**CardSpec().model_dump(), **card})
-    metadata["base_model"] = {**metadata["base_model"], "licence": base}
-    data = read(model_card(metadata)).data.to_dict()
+    exported = manifest(card=CardSpec(**card), base_model=replace(MANIFEST.base_model, licence=base))
+    data = read(model_card(exported)).data.to_dict()
     assert {k: v for k, v in data.items() if k.startswith("license")} == expected
 
 
@@ -207,7 +215,7 @@ def test_what_the_spec_tells() -> None:
         out_of_scope="Medical advice.",
     )  # fmt: skip
     result = usual()
-    parsed = read(model_card(manifest(card=card.model_dump()), result, decide(spec(), result)))
+    parsed = read(model_card(manifest(card=card), result, decide(spec(), result)))
     assert parsed.data.language == ["en", "multilingual"] and parsed.data.datasets == ["acme/tickets"]
     assert "Licences of the rows: CC BY 4.0." in parsed.text and "Out of scope: Medical advice." in parsed.text
     assert "Made from acme/tickets." in parsed.text and "Intended use: Routing." in parsed.text
