@@ -81,6 +81,18 @@ def test_who_waits_longest_stands_first() -> None:
     ]
 
 
+def test_rows_that_decide_between_two_models_stand_first_then_drawn_ones_whose_fields_are_promised() -> None:
+    second = {"model_version": "t:2", "champion": "t:1", "champion_output": "red", "output": "blue"}
+    second |= {"seconds": 0.2, "champion_seconds": 0.1}
+    rows = [row(n, f"fire {n}", timestamp=f"2026-05-{20 - n:02}T10:00:00Z", fields_passed_on=["a"]) for n in range(6)]
+    rows += [row(n, f"water {n}", timestamp="2026-05-01T10:00:00Z", passed_on=True) for n in range(6, 9)]
+    for n in (2, 4, 7):
+        rows[n]["shadow"] = second
+    names = [r["id"] for r, _ in choose(spec(sample_share=1.0), rows).queue]
+    assert names[:3] == ["r7", "r4", "r2"], "the oldest of them first"
+    assert set(names[3:7]) == {"r0", "r1", "r3", "r5"} and names[7:] == ["r6", "r8"]
+
+
 def test_every_source_may_keep_its_share_of_what_is_kept() -> None:
     """Of 40, 10 and 10 rows, 10 are half of 20 and 20 half of 40."""
     assert cap([40, 10, 10], 0.5) == 20 and cap([40, 10, 10], 0.4) == 13

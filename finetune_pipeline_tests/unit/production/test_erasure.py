@@ -13,6 +13,7 @@ import pytest
 
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.people import LogSource
 from finetune_pipeline.data.preferences.making import PREFERENCES
 from finetune_pipeline.data.preferences.rows import preference
 from finetune_pipeline.engine.files import read_json, write_json
@@ -24,10 +25,12 @@ from finetune_pipeline.pipeline import STEPS
 from finetune_pipeline.production import erasure as module
 from finetune_pipeline.production import log_files
 from finetune_pipeline.production.erasure import MODELS, forget, tainted_data
+from finetune_pipeline.production.key_binding import bound_key
 from finetune_pipeline.production.log_erasure import erase
 from finetune_pipeline.production.log_intake import ingest_new_lines, ingest_records
+from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.production.log_owners import _texts
-from finetune_pipeline.production.log_store import log_store
+from finetune_pipeline.production.log_store import ForgottenList, log_store
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.serving.service import LogWriter
 from finetune_pipeline.spec import Task, TaskSpec
@@ -311,6 +314,55 @@ def test_a_line_too_long_to_be_read_is_listed(
     hers = line(2, input="x" * 900).replace(b'"user": null', b'"more": "%s", "user": "ann"' % (b"y" * 200))
     logs = taken(task, store, a=line(1, "bob") + hers + line(3, "ann", input="z" * 990))
     assert forget(task, store, users=["ann"]).unclear[0] == f"{logs}/a.jsonl:2-3"
+
+
+def test_reading_goes_on_behind_a_line_of_hers_that_was_too_long(
+    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_files, "MAX_LINE_BYTES", 1000)
+    long = line(2, "ann").replace(b'{"id"', b'{"user": "ann", "id"', 1)[:-1] + b" " * 2000 + b"\n"
+    logs = taken(task, store, a=line(1, "bob") + long + line(3, "bob"))
+    assert forget(task, store, users=["ann"]).lines == 1
+    assert (logs / "a.jsonl").read_bytes() == line(1, "bob") + line(3, "bob")
+    with (logs / "a.jsonl").open("ab") as live:
+        live.write(line(4, "bob"))
+    assert ids(task, store) == ["row-0001", "row-0003", "row-0004"]
+    assert not read_logs(task, store).quarantine
+
+
+def test_lines_of_json_that_name_nobody_are_read_whole_and_so_not_listed(task: Task, store: ArtifactStore) -> None:
+    taken(task, store, a=line(1, "bob") + b'{"event": "started"}\n[1, 2]\n')
+    places = forget(task, store, users=["ann"]).unclear
+    assert not [place for place in places if "a.jsonl:" in place and not place.startswith("quarantined")]
+
+
+def test_a_source_is_forgotten_by_its_user_or_by_its_row(task: Task, store: ArtifactStore) -> None:
+    taken(task, store, a=line(1, "ann") + line(2, "bob") + line(3, "cid"))
+    known = {row["id"]: row["user"] for row in log_store(task, store).rows()}
+    forget(task, store, users=["ann"], ids=["row-0002"])
+    forgotten = ForgottenList(log_store(task, store).folder, bound_key(task, store))
+    assert forgotten.holds_source(LogSource("of-another-line", known["row-0001"]))
+    assert forgotten.holds_source(LogSource("row-0002", known["row-0003"]))
+    assert not forgotten.holds_source(LogSource("row-0003", known["row-0003"]))
+
+
+def test_a_quarantined_line_with_her_name_and_no_id_is_hers(task: Task, store: ArtifactStore) -> None:
+    broken = b'{"user": "ann", "input": "a broken row"}\n'
+    taken(task, store, a=line(1, "bob") + broken)
+    read = read_logs(task, store)
+    rows, entries = read.rows, read.quarantine
+    assert [entry["ids"] for entry in entries] == [[]]
+
+    def logs(folder: Path) -> None:
+        write_rows(folder / "rows.jsonl", rows)
+        write_rows(folder / "quarantine.jsonl", entries)
+
+    hers = made(task, store, "production_logs", {"of": "both"}, logs)
+    entries = []
+    bobs = made(task, store, "production_logs", {"of": "bob's"}, logs)
+    forget(task, store, users=["ann"])
+    assert store.find(task.name, "production_logs", hers.version) is None
+    assert store.find(task.name, "production_logs", bobs.version)
 
 
 def test_a_file_that_is_still_written_is_refused_and_what_to_do_is_said(task: Task, store: ArtifactStore) -> None:

@@ -10,7 +10,7 @@ import pytest
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import ArtifactStore, Builder
-from finetune_pipeline.production.log_merging import LogFacts, read_logs, write_logs
+from finetune_pipeline.production.log_merging import LatestResult, LogFacts, read_logs, write_logs
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task
 from finetune_pipeline_tests.unit.production.streams import task_of
@@ -234,6 +234,18 @@ def test_personal_data_and_users_are_gone_before_anything_is_written(task, store
         take(task, ArtifactStore(tmp_path / f"store {key}"), tmp_path / key)
         hashes.add(read_rows(tmp_path / key / "rows.jsonl")[0]["user"])
     assert len(hashes) == 3 and None not in hashes
+
+
+def test_a_result_is_made_once_for_a_state_of_the_logs_and_again_for_the_next() -> None:
+    results, made = LatestResult[int](), []
+
+    def make(value: int) -> Any:
+        return lambda: made.append(value) or value
+
+    got = [
+        results.latest(name, key, make(n)) for n, (name, key) in enumerate(["a1", "a1", "b1", "a2", "a2", "b1", "a1"])
+    ]
+    assert got == [0, 0, 2, 3, 3, 2, 6] and made == [0, 2, 3, 6]
 
 
 def test_the_question_of_the_sensor(task: Task, store: ArtifactStore) -> None:

@@ -70,6 +70,10 @@ def test_other_models_answers_change_no_digest_and_none_of_the_teacher_is_told()
     assert logged_digest(spec(), rows) != logged_digest(spec(), [row(1, "fire one", "blue")])
     with pytest.raises(FindingsError, match=r"no row of the logs is an answer of .*they hold t:1 \(1 rows\)"):
         logged_digest(spec(), rows[1:])
+    many = [row(n, f"fire {n}", model_version=f"m{n}:1") for n in range(7)]
+    with pytest.raises(FindingsError, match=r"they hold m0:1 \(1 rows\), .*m4:1 \(1 rows\), … \[") as caught:
+        logged_digest(spec(), many)
+    assert "m5" not in str(caught.value)
     with pytest.raises(FindingsError, match="they hold no answers"):
         logged_digest(spec(), [])
 

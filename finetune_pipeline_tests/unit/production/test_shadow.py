@@ -138,6 +138,13 @@ def test_what_only_reviewers_decide_is_evidence_and_each_question_counts_once() 
     lines = shadow_lines(report, "t")
     assert "10 of 14 questions with different answers; t:1 alone right 3, t:2 alone right 6, neither 1" in lines[5]
     assert lines[-1] == "  next: decide them all, in their order: finetune review t --what flagged"
+    all_decided = compare_shadow(
+        [row(1, "howto"), row(2, "other"), row(3, **said("bug")), row(4, **said("bug"))], spec()
+    )
+    assert all_decided is not None and (all_decided.questions, all_decided.same, all_decided.decided) == (4, 2, 2)
+    assert shadow_lines(all_decided, "t")[-1].startswith("  neither is surely better"), "nothing is left to decide"
+    rated = all_decided.reported
+    assert (rated.corrected, rated.liked, rated.disliked) == (0, 0, 0), "reviewers' decisions are no users' reports"
 
 
 @pytest.mark.parametrize("better", ["shadow", "champion"])

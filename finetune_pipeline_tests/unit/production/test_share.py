@@ -61,6 +61,15 @@ def test_each_user_counts_once_with_the_first_complaint_of_whatever_kind() -> No
     assert "complained about, at least once: t:1 1 of 3 (33.3%), t:2 4 of 7 (57.1%): no sure difference" in lines
 
 
+def test_the_median_time_is_told_before_that_of_one_in_twenty() -> None:
+    def timed(i: int, seconds: float) -> dict[str, Any]:
+        return row(i, True, share=msgspec.structs.asdict(Assignment("t:1", "t:2", 50, True, seconds)))
+
+    report = compare_share([*(timed(i, 0.25) for i in range(20)), *(timed(i, 4.0) for i in range(20, 23))], spec())
+    assert report is not None
+    assert "seconds an answer, median and 95%: 0.25 and 4" in share_lines(report)[2]
+
+
 @pytest.mark.parametrize(("percent", "side"), [(10, "candidate"), (50, "candidate"), (50, "champion")])
 def test_complaints_that_come_too_often_from_one_side_are_sure_and_say_since_when(percent: float, side: str) -> None:
     rows = [row(i, side == "candidate", percent, flag="bad", reported=f"2026-06-{i + 1:02}") for i in range(20)]
