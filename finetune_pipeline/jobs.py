@@ -18,7 +18,7 @@ from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.spec.training import RefineSpec, TrainingSettings, TrainingSpec, decisive_settings
 
-Fields = Mapping[str, Any]
+Fields = Mapping[str, object]
 """Settings whose form task.yaml, or a model's own JSON, defines."""
 
 
@@ -322,9 +322,9 @@ class AbilityJob(Job, frozen=True, kw_only=True, tag="ability"):
 AnyJob = BaseJob | BaselineJob | TrainJob | RefineJob | MergeJob | PredictJob | LatencyJob | AbilityJob
 
 
-def job_fields(job: Job) -> dict[str, Any]:
+def job_fields(job: Job) -> dict[str, object]:
     """Return a job in JSON's types, with absolute paths. Raises TypeError if something in it has no form in JSON."""
-    fields: dict[str, Any] = msgspec.to_builtins(job, enc_hook=_encoded)
+    fields: dict[str, object] = msgspec.to_builtins(job, enc_hook=_encoded)
     return fields
 
 
@@ -356,6 +356,8 @@ def _encoded(value: object) -> Any:
 
 
 def _decoded(kind: type, value: object) -> Any:
+    if kind is object:  # JSON that is only passed on
+        return value
     if issubclass(kind, BaseModel):
         return kind.model_validate(value)
     if kind is Path and isinstance(value, str):

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def _scores(evidence: Evidence) -> str:
 
 
 def validation_evidence(
-    spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], sources: SourceOf = None
+    spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Mapping[str, object]]], sources: SourceOf = None
 ) -> list[Evidence]:
     """Compare with always giving the most common answer, on validation: the base model at its best, and the simple models that
     the training rows do not judge.
@@ -161,8 +161,8 @@ def _over_commonest(
     spec: TaskSpec,
     name: str,
     title: str,
-    rows: Mapping[str, Sequence[Mapping[str, Any]]],
-    answers: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, Sequence[Mapping[str, object]]],
+    answers: Sequence[Mapping[str, object]],
     sources: SourceOf,
 ) -> Evidence | None:
     before, after = same_rows(rows.get(SIMPLE + CommonestAnswer.name, ()), answers)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from finetune_pipeline.baseline.learning_curve import Extrapolation, Point
 from finetune_pipeline.engine.facts import Facts
@@ -164,13 +164,15 @@ def fold_of(source: str) -> int:
     return hashlib.sha256(f"fold:{source}".encode("utf-8", "surrogatepass")).digest()[0] % len(FOLDS)
 
 
-def cross_fitted(spec: TaskSpec, candidates: Rows, sources: SourceOf = None) -> tuple[list[str], list[dict[str, Any]]]:
+def cross_fitted(
+    spec: TaskSpec, candidates: Rows, sources: SourceOf = None
+) -> tuple[list[str], list[dict[str, object]]]:
     """Choose among candidates on one fold and take the answers on the other, both ways. Ties go to the first candidate.
 
     Returns (the candidate chosen for each fold, the answers in the order of example ids).
     """
 
-    def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, Any]]:
+    def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, object]]:
         source_of = {row["example_id"]: row["example_id"] for row in rows} if sources is None else sources
         return [dict(row) for row in rows if fold_of(source_of[row["example_id"]]) == fold]
 

@@ -102,7 +102,7 @@ class Advice:
     folder: Path | None = None
     next: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the advice as plain JSON, with its figures beside the decision."""
         result = {key: value for key, value in asdict(self).items() if key not in ("figures", "folder")}
         costs = {name: cost.to_json() for name, cost in self.simple_costs.items()}

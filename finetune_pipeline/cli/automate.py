@@ -1,7 +1,6 @@
 """``finetune automate TASK``: switches a task's sensors and schedule on or off, or shows what they last decided."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 import dagster as dg
@@ -35,7 +34,7 @@ def automate(task: str, on: bool, off: bool) -> int:
     return DONE
 
 
-def switch(instance: dg.DagsterInstance, workspace: Path, task: str, action: str) -> list[dict[str, Any]]:
+def switch(instance: dg.DagsterInstance, workspace: Path, task: str, action: str) -> list[dict[str, object]]:
     """Switch sensors and schedule on or off, or only report them (`status`). Returns {name, on, when, reason} from each last tick.
 
     Raises ClickException if the workspace cannot be loaded or does not contain this task.

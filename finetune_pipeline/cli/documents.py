@@ -377,7 +377,7 @@ DOCUMENTS: dict[str, tuple[type, ...]] = {
 """What each command with ``--json`` prints, besides an ErrorDocument."""
 
 
-def document_schema(command: str) -> dict[str, Any]:
+def document_schema(command: str) -> dict[str, object]:
     """Return the JSON schema of what a command prints with ``--json``."""
     union: Any = ErrorDocument
     for document in DOCUMENTS[command]:

@@ -207,7 +207,7 @@ def _score_lines(scores: Sequence[ColumnScore]) -> list[str]:
     return ["columns that may be the answer, each predicted by a linear model on held-out rows:", *rows, another]
 
 
-def draft_facts(draft: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
+def draft_facts(draft: Draft, findings: Sequence[Finding]) -> dict[str, object]:
     """Return the draft as plain JSON."""
     return {
         "files": [

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import click
 
@@ -124,7 +123,7 @@ def plan(task: str, memory: str | None, costs: bool, calls_per_month: int | None
     return DONE if training.fits else REFUSED
 
 
-def _launch(job: Job) -> dict[str, Any]:
+def _launch(job: Job) -> dict[str, object]:
     """Run a job under separate locks, so that a plan never waits for a training."""
     from finetune_pipeline.orchestration.resources import Compute
 

@@ -219,7 +219,7 @@ def _stored_rows(task: Task, project: Project) -> list[LoggedRow]:
 
 def _data_request(
     atlas: Atlas, report: Artifact, folder: Path, passed_on: Sequence[LoggedRow]
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, object], list[str]]:
     """Write the request for data, made from the rows passed on and the groups of mistakes, into the folder. Returns its facts and
     lines of text."""
     shown_rows, name = read_shown_rows(report), f"{report.task}-{report.version}"

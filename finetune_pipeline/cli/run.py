@@ -115,7 +115,7 @@ class RunResult:
         is_sound = self.passed if self.stage else self.decision in SOUND
         return DONE if is_sound and not self.refused else REFUSED
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the result as plain JSON."""
         edited = msgspec.to_builtins(self.edited_copies)
         return {**asdict(self), "edited_copies": edited, "worked": self.worked}

@@ -18,7 +18,7 @@ NOT_JSON = object()
 """Result of :func:`strict` and :func:`repaired` for a text without JSON. (null is a value.)"""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     parsed = dict(pairs)
     if len(parsed) != len(pairs):
         raise ValueError("a key appears twice")
@@ -86,7 +86,7 @@ def _validator(schema: str) -> Any:
     return extend(Draft202012Validator, {"pattern": pattern_in_time})(json.loads(schema))
 
 
-def schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
+def schema_problems(value: Any, schema: Mapping[str, object]) -> list[str]:
     """Return the violations of a JSON schema (draft 2020-12), each with its place; empty if the value is valid."""
     errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(value)
     problems = sorted((e.json_path, e.message) for e in errors)
@@ -164,7 +164,7 @@ def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
     return problems
 
 
-def schema_of(output: JsonOutput) -> dict[str, Any]:
+def schema_of(output: JsonOutput) -> dict[str, object]:
     """Return the JSON schema. Raises ValueError if the spec still holds a file name, which load_task replaces."""
     if isinstance(output.json_schema, str):
         raise ValueError(f"the schema file {output.json_schema!r} was not read; load the task with load_task")

@@ -120,7 +120,7 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.place if has_place else f"row {self.id}"
 
 
-def place_of(source: Mapping[str, Any]) -> str:
+def place_of(source: Mapping[str, object]) -> str:
     """Return ``file:line`` of a source, with the row's number in a one-line document, and the sheet if several are read."""
     within = "".join([f", {key} {quoted(source[key])}" for key in ("item", "sheet") if key in source])
     return f"{source.get('file', '?')}:{source.get('line', '?')}{within}"

@@ -80,7 +80,7 @@ class FieldMapping:
 
     def _apply_once(self, row: Any, file: str, key: str | None, place: str) -> Mapped:
         row = self._with_spelling(row)
-        mapped: dict[str, Any] = {}
+        mapped: dict[str, object] = {}
         findings: list[Finding] = []
         for name, getter in self.getters.items():
             if name == "each":

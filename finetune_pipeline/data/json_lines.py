@@ -42,7 +42,7 @@ def read_blocks_of_lines(path: Path) -> Iterator[bytes]:
             yield block + handle.readline()
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -> int:
+def write_rows(path: Path, rows: Iterable[Mapping[str, object] | msgspec.Struct]) -> int:
     """Write one JSON object per line (UTF-8, keys in the order given). Returns the number of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -53,7 +53,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -
     return count
 
 
-def encode_line(row: Mapping[str, Any] | msgspec.Struct) -> bytes:
+def encode_line(row: Mapping[str, object] | msgspec.Struct) -> bytes:
     """Encode one object as a line of JSON. Texts that UTF-8 cannot hold (lone surrogates) are escaped."""
     try:
         return msgspec.json.encode(row) + b"\n"
@@ -61,7 +61,7 @@ def encode_line(row: Mapping[str, Any] | msgspec.Struct) -> bytes:
         return msgspec.json.encode(printable_value(msgspec.to_builtins(row))) + b"\n"
 
 
-def append_line(path: Path, row: Mapping[str, Any], mode: int = 0o666, *, sync: bool) -> None:
+def append_line(path: Path, row: Mapping[str, object], mode: int = 0o666, *, sync: bool) -> None:
     """Append one JSON line. mode: permissions of a new file. sync: wait until the line is on disk, not just in the kernel.
 
     If a dead process, a full disk or an editor left the last line without its end, the function ends that line first.
@@ -78,7 +78,7 @@ def append_line(path: Path, row: Mapping[str, Any], mode: int = 0o666, *, sync: 
             os.fsync(out.fileno())
 
 
-def append_decision(path: Path, row: Mapping[str, Any]) -> None:
+def append_decision(path: Path, row: Mapping[str, object]) -> None:
     """Append what a person decided; it is on disk when this returns. Waits while another process rewrites files of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with hold_folder(path.parent):
@@ -167,8 +167,8 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
     not_finite: list[str] = []
     repeated_keys: list[str] = []
 
-    def merge_pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
+    def merge_pairs(items: list[tuple[str, Any]]) -> dict[str, object]:
+        merged: dict[str, object] = {}
         for key, value in items:
             if key in merged:
                 repeated_keys.append(key)

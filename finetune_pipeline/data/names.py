@@ -75,7 +75,7 @@ def leaves_out(key: str, value: Any) -> bool:
     return all(isinstance(word, str) and word.casefold() in rejecting for word in opinions)
 
 
-def is_internal(turn: Mapping[str, Any]) -> bool:
+def is_internal(turn: Mapping[str, object]) -> bool:
     """Whether a turn is a note among colleagues, which a model must not learn to write."""
     plain = [(plain_name(key), value) for key, value in turn.items()]
     marks = ((INTERNAL.get(name) or INTERNAL.get(name.rpartition("_")[2], ()), value) for name, value in plain)
@@ -120,7 +120,7 @@ _KNOWN = frozenset((*TEXTS, *LABELS, *WRITTEN, *SPEAKERS, *GROUPS, *IDS))
 _NUMBERED = re.compile(r"c\d+")
 
 
-def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
+def add_fields(row: Mapping[str, object], spec: TaskSpec) -> str:
     """Return the line of task.yaml that maps such rows, by their values, then by their names; empty if nothing fits."""
     texts = {k: v for k, v in row.items() if isinstance(v, str) and v.strip() and k not in ("id", "group", "time")}
     labelled = [k for k, v in texts.items() if v.strip() in spec.labels]

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -124,7 +124,7 @@ class PeopleAnswers:
         return [(answers[0], answers[1]) for answers in several if len(answers) > 1]
 
 
-def person_answer(value: Mapping[str, Any], spec: TaskSpec) -> tuple[PersonAnswer | None, list[str]]:
+def person_answer(value: Mapping[str, object], spec: TaskSpec) -> tuple[PersonAnswer | None, list[str]]:
     """Validate a line. Returns it, or every problem."""
     try:
         line = msgspec.convert(value, PersonAnswer)

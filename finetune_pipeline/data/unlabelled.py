@@ -169,7 +169,7 @@ def _read(record: Record, file: str, spec: TaskSpec) -> Iterator[ValidatedRow]:
     yield from validate_record(record, file, spec, mapping)
 
 
-def _answered(row: Mapping[str, Any], spec: TaskSpec) -> dict[str, Any]:
+def _answered(row: Mapping[str, object], spec: TaskSpec) -> dict[str, object]:
     """Return a row with an answer where its format looks for one; unchanged if it has one, or cannot be read anyway."""
     for key in CHATS:
         turns = row.get(key)
@@ -187,7 +187,7 @@ def _answered(row: Mapping[str, Any], spec: TaskSpec) -> dict[str, Any]:
     return dict(row)
 
 
-def _answers(row: Mapping[str, Any], spec: TaskSpec) -> bool:
+def _answers(row: Mapping[str, object], spec: TaskSpec) -> bool:
     """Whether the last turn that a row is read as is an answer."""
     turns = read_turns(dict(row), spec, "")
     return bool(turns.messages) and turns.messages[-1]["role"] == "assistant" and turns.whole

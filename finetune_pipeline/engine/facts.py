@@ -75,7 +75,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts in JSON's types."""
-        fields: dict[str, Any] = to_json(self)
+        fields: dict[str, object] = to_json(self)
         return fields
 
     @classmethod
@@ -87,7 +87,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> "JsonSchemaValue":
-        def foreign(form: Any) -> dict[str, Any]:
+        def foreign(form: Any) -> dict[str, object]:
             return {"description": "any JSON"} if form is object else form.model_json_schema()
 
         (own,), parts = msgspec.json.schema_components((cls,), ref_template="{name}", schema_hook=foreign)
@@ -99,5 +99,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 )
             return [with_parts(item) for item in node] if isinstance(node, list) else node
 
-        described: dict[str, Any] = with_parts(own)
+        described: dict[str, object] = with_parts(own)
         return described

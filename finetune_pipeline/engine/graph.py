@@ -44,13 +44,13 @@ class Graph:
             versions[step.name] = store.version(step.name, step.code_version, inputs, settings)
         return versions
 
-    def settings(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> Mapping[str, Any]:
+    def settings(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> Mapping[str, object]:
         """Return the settings that a step's version depends on."""
         return self._settings(self.steps[name], task, run_inputs, self.versions(task, run_inputs, store), store)
 
     def _settings(
         self, step: Step, task: Task, run_inputs: RunInputs, versions: Mapping[str, str], store: ArtifactStore
-    ) -> Mapping[str, Any]:
+    ) -> Mapping[str, object]:
         skipped = self._why_skipped(step, task, versions, store)
         return {SKIPPED: True} if skipped else step.settings(task.spec, run_inputs)
 

@@ -18,11 +18,11 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 SHARED = "shared"
 """Task name for artifacts shared by all tasks: base models."""
 
-Tool = Callable[[Any], dict[str, Any]]
+Tool = Callable[[Any], dict[str, object]]
 """Carries out a request that a step cannot carry out itself, such as running a job, and returns its facts."""
 
 
-def no_tool(request: Any) -> dict[str, Any]:
+def no_tool(request: Any) -> dict[str, object]:
     """Raise RuntimeError: the default where a step is run without a tool."""
     raise RuntimeError(f"this step needs a tool it was not given, for {request!r:.200}")
 

@@ -289,7 +289,7 @@ def _changed(folder: Path, detail: str) -> ChangedArtifact:
     return ChangedArtifact([Finding("artifact.changed", "error", "/".join(folder.parts[-3:]), message, fix)])
 
 
-def _restrict_and_digest(folder: Path) -> dict[str, dict[str, Any]]:
+def _restrict_and_digest(folder: Path) -> dict[str, dict[str, object]]:
     """Make a folder's files readable only by their owner, and return each one's digest and size, without SHOW_ROWS."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in paths:

@@ -6,7 +6,7 @@ and none of them where the probability as it is has less.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -81,12 +81,12 @@ _TIED = (
 """Keys of the record on which the probabilities depend."""
 
 
-def digest_of(record: Mapping[str, Any]) -> str:
+def digest_of(record: Mapping[str, object]) -> str:
     """Return the digest of what a release's probabilities depend on: its model, prompt, decoding and precision."""
     return digest_json({key: record.get(key) for key in _TIED})
 
 
-def released_probability(record: Mapping[str, Any]) -> ReleasedProbability | None:
+def released_probability(record: Mapping[str, object]) -> ReleasedProbability | None:
     """Return the probability of a released model's answers, from the record of its release. None if it has none, or if the record
     names another model, prompt, decoding or precision than the one that was calibrated."""
     if not record.get(PROBABILITY):

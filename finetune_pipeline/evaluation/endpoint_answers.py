@@ -45,7 +45,7 @@ class EndpointAnswerer:
         cache: AnswerCache | None,
         subject: str,
         max_tokens: int | None = None,
-        schema: Mapping[str, Any] | None = None,
+        schema: Mapping[str, object] | None = None,
     ) -> None:
         self.folder, self.cache, self.spent = folder, cache, Spent()
         self._subject, self._max_tokens = subject, max_tokens
@@ -103,7 +103,7 @@ def served_answerer(
     folder: Path,
     cache: AnswerCache | None,
     spent: int,
-    schema: Mapping[str, Any] | None = None,
+    schema: Mapping[str, object] | None = None,
 ) -> EndpointAnswerer:
     """One of our models, served under a name. spent: tokens that other models of the same run have used.
 
@@ -130,7 +130,7 @@ def hosted_answerer(
     folder: Path,
     cache: AnswerCache | None,
     concurrency: int | None,
-    schema: Mapping[str, Any] | None = None,
+    schema: Mapping[str, object] | None = None,
 ) -> EndpointAnswerer:
     """A model hosted by its training service under a unique name. concurrency: None keeps the service's."""
     spec = hosted.endpoint if concurrency is None else hosted.endpoint.model_copy(update={"concurrency": concurrency})

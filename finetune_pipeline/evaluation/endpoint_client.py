@@ -46,12 +46,12 @@ class RequestFailed(Exception):
         self.unprocessed, self.wait, self.status = unprocessed, wait, status
 
 
-def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+def response_format(schema: Mapping[str, object]) -> dict[str, object]:
     """Return the request field that makes an OpenAI-compatible server decode answers under a JSON schema."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)}}
 
 
-def decoding(endpoint: Endpoint, schema: Mapping[str, Any] | None) -> Endpoint:
+def decoding(endpoint: Endpoint, schema: Mapping[str, object] | None) -> Endpoint:
     """Return the endpoint with every answer decoded under a schema; unchanged without one."""
     return replace(endpoint, body={**endpoint.body, "response_format": response_format(schema)}) if schema else endpoint
 

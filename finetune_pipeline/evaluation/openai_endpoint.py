@@ -83,7 +83,7 @@ def ask(
     cache: AnswerCache | None = None,
     ledger: CallLedger | None = None,
     draws: Sequence[int] | None = None,
-    schema: Mapping[str, Any] | None = None,
+    schema: Mapping[str, object] | None = None,
     stage: str = "predictions",
     name: str = "",
 ) -> EndpointAnswers:
@@ -138,7 +138,7 @@ def unknown_calls(
     draws: Sequence[int] | None,
     max_new_tokens: int,
     ledger: CallLedger,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return the bodies of the requests that :func:`ask` would send, since the ledger does not have their answers."""
     unique, _ = _calls(endpoint, prompts, tools, draws, max_new_tokens)
     known = ledger.find(list(unique))
@@ -151,7 +151,7 @@ def _calls(
     tools: Sequence[Sequence[Tool] | None] | None,
     draws: Sequence[int] | None,
     max_new_tokens: int,
-) -> tuple[dict[bytes, dict[str, Any]], list[bytes]]:
+) -> tuple[dict[bytes, dict[str, object]], list[bytes]]:
     """Return the body of every distinct request by its key, and the key of every prompt."""
     numbers, tools_by_prompt = draws or [0] * len(prompts), tools or [None] * len(prompts)
     bodies = [
@@ -168,7 +168,7 @@ def _body(
     tools: Sequence[Tool] | None,
     max_new_tokens: int,
     temperature: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     body = {
         "model": endpoint.model,
         "messages": [{k: v for k, v in m.items() if k in _SENT} for m in messages],
@@ -180,7 +180,7 @@ def _body(
     return {k: v for k, v in body.items() if v is not None}
 
 
-def call_key(endpoint: Endpoint, body: Mapping[str, Any], draw: int = 0) -> bytes:
+def call_key(endpoint: Endpoint, body: Mapping[str, object], draw: int = 0) -> bytes:
     """Return the key of an answer, a digest of what it depends on."""
     return bytes.fromhex(digest_json(["endpoint", endpoint.url, body, *([draw] if draw else [])]))
 
@@ -198,7 +198,7 @@ class _Requests:
         max_new_tokens: int,
         max_tokens: int | None,
         ledger: CallLedger | None,
-        schema: Mapping[str, Any] | None,
+        schema: Mapping[str, object] | None,
     ) -> None:
         self.endpoint, self.longest, self.max_tokens, self.ledger = endpoint, max_new_tokens, max_tokens, ledger
         self.spent = Spent()
@@ -213,7 +213,7 @@ class _Requests:
         self.not_taken = self.over_budget = 0
 
     async def answer_all(
-        self, calls: Sequence[tuple[bytes, Mapping[str, Any]]], keep: Callable[[int, Answer], None]
+        self, calls: Sequence[tuple[bytes, Mapping[str, object]]], keep: Callable[[int, Answer], None]
     ) -> None:
         """Ask with as many workers as the endpoint allows; call `keep` with each answer as it arrives. calls: key and body."""
         waiting = iter(enumerate(calls))
@@ -237,7 +237,7 @@ class _Requests:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _answer(self, client: AsyncOpenAI, key: bytes, body: Mapping[str, Any]) -> Answer:
+    async def _answer(self, client: AsyncOpenAI, key: bytes, body: Mapping[str, object]) -> Answer:
         """The answer to one conversation. Raises EndpointError if further requests are pointless."""
         # no token is shorter than a byte
         sent = {**self._form, **body}
@@ -287,7 +287,7 @@ class _Requests:
         self.spent.prompt_tokens += prompt
         self.spent.new_tokens += new
 
-    async def _send_in_form(self, client: AsyncOpenAI, key: bytes, body: Mapping[str, Any], most_tokens: int) -> Any:
+    async def _send_in_form(self, client: AsyncOpenAI, key: bytes, body: Mapping[str, object], most_tokens: int) -> Any:
         """The reply, decoded under the schema if there is one. An endpoint that refuses the first such requests gets none more."""
         form = self._form
         if not form or body.keys() & {"response_format", "tools"}:

@@ -56,11 +56,11 @@ from finetune_pipeline.spec.outputs import JsonOutput
 AnyAnswerer = Answerer | EndpointAnswerer
 
 
-def predict(job: PredictJob) -> tuple[Predicted, dict[str, Any]]:
+def predict(job: PredictJob) -> tuple[Predicted, dict[str, object]]:
     """Run a job of :class:`finetune_pipeline.jobs.PredictJob`. Returns (facts, measured)."""
     examples = _examples(job)
     rows: list[PredictionRow] = []
-    token_logs: list[dict[str, Any]] = []
+    token_logs: list[dict[str, object]] = []
     sets: dict[str, SetFacts] = {}
     simple = NONE_ASKED
     retriever = retriever_of(job, [model_set.prompt for model_set in job.sets])
@@ -136,7 +136,7 @@ def retriever_of(job: PredictJob | LatencyJob, prompts: Iterable[Prompt]) -> Ret
     return Retriever(read_examples(job.train), passages)
 
 
-def _restriction(schema: Mapping[str, Any] | None, answerer: AnyAnswerer) -> tuple[Complies, Grammar | None, str]:
+def _restriction(schema: Mapping[str, object] | None, answerer: AnyAnswerer) -> tuple[Complies, Grammar | None, str]:
     """Returns a function that tests answers against the schema, the grammar that enforces it, and why a schema has no grammar."""
     output = JsonOutput(json_schema=dict(schema or {}))
 
@@ -217,7 +217,7 @@ def _make_answerer(
     )
 
 
-def baseline(job: BaselineJob) -> tuple[AnsweredPrompts, dict[str, Any]]:
+def baseline(job: BaselineJob) -> tuple[AnsweredPrompts, dict[str, object]]:
     """Run a job of :class:`finetune_pipeline.jobs.BaselineJob`. Returns (facts, measured)."""
     documents = job.documents
     passages, unread_files = (read_documents(documents), left_out(documents)) if documents else ([], [])
@@ -285,7 +285,7 @@ def baseline(job: BaselineJob) -> tuple[AnsweredPrompts, dict[str, Any]]:
     ), measured
 
 
-def latency(job: LatencyJob) -> tuple[dict[str, Any], dict[str, Any]]:
+def latency(job: LatencyJob) -> tuple[dict[str, object], dict[str, object]]:
     """Run a job of :class:`finetune_pipeline.jobs.LatencyJob`: time single calls. Returns (facts, measured).
 
     Leaves out each prompt's first call, which warms up kernels and memory. Does not use the answer cache.

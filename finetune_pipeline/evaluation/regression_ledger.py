@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +22,7 @@ SCHEMA = pa.schema([("example_id", pa.string()), ("candidate", pa.string()), ("r
 SHOWN = 20
 
 
-def outcomes_of(rows: Iterable[Mapping[str, Any]], output: AnyOutput) -> dict[str, bool]:
+def outcomes_of(rows: Iterable[Mapping[str, object]], output: AnyOutput) -> dict[str, bool]:
     return {row["example_id"]: row.right for row in scored(rows, output)}
 
 

@@ -55,7 +55,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, protected_namespaces=(), populate_by_name=True)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON under the published names, as in report.json."""
         return dict(to_json(self))
 

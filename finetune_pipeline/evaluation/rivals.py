@@ -249,5 +249,5 @@ def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str,
     return PromptScores.of({**_plain(scores), "valid_share": scores.valid.share, "restricted": in_form})
 
 
-def _plain(scores: Scores) -> dict[str, Any]:
+def _plain(scores: Scores) -> dict[str, object]:
     return scores.model_dump(mode="json", include=set(PromptScores.__struct_fields__), exclude_unset=True)

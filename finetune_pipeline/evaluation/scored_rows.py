@@ -12,7 +12,7 @@ from finetune_pipeline.evaluation.correctness import JsonRow, Row, answer_of, is
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
 
-class ScoredRow(Mapping[str, Any]):
+class ScoredRow(Mapping[str, object]):
     """A prediction row, which it reads like, with its judgements. Each is made when it is first read, and kept.
 
     Attributes:

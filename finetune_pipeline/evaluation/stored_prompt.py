@@ -56,7 +56,7 @@ class StoredPrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return self.labels if self.mode == "restricted" else []
 
     @property
-    def decoded_schema(self) -> dict[str, Any] | None:
+    def decoded_schema(self) -> dict[str, object] | None:
         """The schema that answers are decoded under; None for free answers and labels."""
         return self.json_schema if self.mode == "restricted" else None
 
@@ -84,7 +84,7 @@ def stored_retriever(folder: Path) -> Retriever | None:
     return Retriever(rows, read_passages(passages) if passages.exists() else [])
 
 
-def restriction_of(schema: Mapping[str, Any], tokenizer: Any) -> Restriction | None:
+def restriction_of(schema: Mapping[str, object], tokenizer: Any) -> Restriction | None:
     """Return what decodes answers under a schema; None if they cannot be: then all complied freely when the prompt was shipped."""
     output = JsonOutput(json_schema=dict(schema))
     try:

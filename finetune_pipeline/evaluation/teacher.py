@@ -206,7 +206,7 @@ def _unfinished(spec: TaskSpec, result: EndpointAnswers, ledger: CallLedger) -> 
     )
 
 
-def refuse_above_budget(bodies: Sequence[Mapping[str, Any]], new_tokens: int, ledger: CallLedger) -> None:
+def refuse_above_budget(bodies: Sequence[Mapping[str, object]], new_tokens: int, ledger: CallLedger) -> None:
     """Raise JobError if these calls are estimated to cost more than what is left of the budget."""
     estimate = estimate_usd(bodies, new_tokens, ledger.price)
     left = ledger.budget_usd - ledger.spent_usd

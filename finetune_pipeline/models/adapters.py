@@ -113,7 +113,7 @@ def read_adapter(folder: Path) -> Adapter:
     return adapter
 
 
-def _settings_problems(config: Mapping[str, Any]) -> list[str]:
+def _settings_problems(config: Mapping[str, object]) -> list[str]:
     problems = [
         f"the merge does not support its setting {key} = {value!r}"
         for key, value in sorted(config.items())

@@ -47,9 +47,9 @@ def end_ids(tokenizer: Any) -> set[int]:
     return {int(t) for t in tokens if t is not None}
 
 
-def for_template(message: Message) -> dict[str, Any]:
+def for_template(message: Message) -> dict[str, object]:
     """Convert a turn to the form that templates expect: tool-call arguments as objects, without our own keys."""
-    turn: dict[str, Any] = {k: v for k, v in message.items() if k != "weight"}
+    turn: dict[str, object] = {k: v for k, v in message.items() if k != "weight"}
     if calls := message.get("tool_calls"):
         turn["tool_calls"] = [
             {**call, "function": {**call["function"], "arguments": _parsed_arguments(call["function"]["arguments"])}}

@@ -160,7 +160,7 @@ def with_fixed_date(template: str) -> str:
 def special_tokens(folder: Path) -> dict[str, str]:
     """Return the special tokens of a model folder by their names in templates: bos_token, eos_token, … As in transformers,
     special_tokens_map.json replaces those in tokenizer_config.json, unless that has an added_tokens_decoder."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         read_typed(folder / name, _TokenizerConfig)
         if "added_tokens_decoder" not in settings:

@@ -58,7 +58,7 @@ def answer_by_class(classifier: Any) -> Any:
     return classifier
 
 
-def classifier_settings(base: Path, classes: Sequence[str], pad_token: int) -> dict[str, Any]:
+def classifier_settings(base: Path, classes: Sequence[str], pad_token: int) -> dict[str, object]:
     """Return the settings of config.json that make a base's folder a classifier's. pad_token: that of the tokenizer, behind which
     transformers looks for the last token of a prompt."""
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)

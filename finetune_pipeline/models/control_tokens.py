@@ -39,7 +39,7 @@ class _ControlTokens:
         self._backend = tokenizer.backend_tokenizer
         self._copy: Any = None
 
-    def hide(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def hide(self, message: Mapping[str, object]) -> dict[str, object]:
         """Hide the control tokens in a message's texts. Its keys and role do not come from the user."""
         names = self._special if message.get("role") == "assistant" else self._any
         return {key: value if key == "role" else self._hide(value, names) for key, value in message.items()}
@@ -92,7 +92,7 @@ def _control_tokens_of(tokenizer: Any) -> _ControlTokens:
 
 
 def write(
-    tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation: bool = False, tools: Any = None
+    tokenizer: Any, messages: Sequence[Mapping[str, object]], *, generation: bool = False, tools: Any = None
 ) -> Conversation:
     """Render a conversation with the tokenizer's chat template.
 

@@ -178,7 +178,7 @@ def _weight_digest(path: Path) -> str:
     return "sampled:" + digest.hexdigest()
 
 
-def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
+def base_identity(base_model: str, revision: str | None = None) -> dict[str, object]:
     """Return the base model's identity for version hashes: plain JSON, the same on every machine.
     Weights above 1 GiB are sampled. A hub revision of None means the hub's default branch at the time of download."""
     kind = model_kind(base_model, revision)

@@ -49,7 +49,7 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> Sto
         return write_record(out, "model", base, digests(target), kind="full", dtype=dtype, merged_tensors=0)
     checkpoint, low_rank = Checkpoint(source), read_adapter(adapter)
     merged = merged_weights(checkpoint, low_rank, float32=float32)
-    config: dict[str, Any] = {"dtype": "float32"} if float32 else {}
+    config: dict[str, object] = {"dtype": "float32"} if float32 else {}
     added: dict[str, torch.Tensor] = {}
     if low_rank.head:
         added, settings = merged_head(checkpoint, low_rank, float32=float32)
@@ -72,7 +72,7 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> Sto
 
 def merged_head(
     base: Checkpoint, adapter: Adapter, *, float32: bool = False
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
     """Return a classifier's head in the dtype of the base's embeddings or in float32, and the settings of its config.json."""
     from finetune_pipeline.models.chat import load_tokenizer
     from finetune_pipeline.models.classifier import adapter_classes, classifier_settings

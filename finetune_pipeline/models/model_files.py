@@ -188,7 +188,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return {name: tensor for file in weight_files(folder) for name, tensor in tensor_header(file)[0].items()}
 
 
-def quantization(config: Mapping[str, Any], folder: Path | None = None) -> str | None:
+def quantization(config: Mapping[str, object], folder: Path | None = None) -> str | None:
     """Return how a model's weights are quantized, from its config.json or the dtypes in its folder; None if they are not.
     They cannot be used: loading ignores their scales. Only tensors named ``….weight`` count; others may be integers."""
     if declared := config.get("quantization_config"):

@@ -217,7 +217,7 @@ def differing_weights(
     between two stored values, both are accepted.
     """
     source, stored = Checkpoint(model_folder(expected)), Checkpoint(model_folder(merged))
-    layers: dict[str, Any] = {}
+    layers: dict[str, object] = {}
     if peft is not None:
         layers = {f"{name}.weight": layer for name, layer in low_rank_layers(peft.get_base_model())}
     if not layers.keys() <= source.place.keys():

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
 from jinja2 import Template
 
@@ -21,7 +20,7 @@ _WALL_SECONDS = 120
 """Also ends a child on a machine so busy that it gets no processor time."""
 
 _TURNS = [{"role": role, "content": "a text"} for role in ("system", "user", "assistant")]
-_CONVERSATIONS: Sequence[Mapping[str, Any]] = (
+_CONVERSATIONS: Sequence[Mapping[str, object]] = (
     {"messages": _TURNS},
     {"messages": _TURNS[1:]},
     {"messages": _TURNS[1:] * 20},

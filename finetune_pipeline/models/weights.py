@@ -95,7 +95,7 @@ class Checkpoint:
         self,
         target: Path,
         tensors: Mapping[str, torch.Tensor],
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         without: Collection[str] = (),
     ) -> str:
         """Write a copy of the folder with other or further `tensors`, `without` some, and changes of config.json; files are divided
@@ -155,7 +155,7 @@ def write_record(
     return model
 
 
-def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def changed_config(config: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
     """Apply `changes` to a model's configuration, wherever it stores the setting: the dtype has two names, and multi-part
     models keep the text model's settings in ``text_config``."""
     changed: dict[str, Any] = deepcopy(dict(config))

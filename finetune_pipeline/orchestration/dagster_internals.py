@@ -232,7 +232,7 @@ class Instigator:
         else:
             getattr(self.instance, f"stop_{kind}")(origin, selector, self.remote)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return {name, on, when, reason}: whether it is on; time and outcome of its last tick, None if there was none."""
         when = reason = None
         for tick in self.instance.get_ticks(self.remote.get_remote_origin_id(), self.remote.selector_id, limit=1):

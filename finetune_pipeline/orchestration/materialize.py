@@ -121,7 +121,7 @@ def materialize(
     return artifact, metadata
 
 
-def _shown_facts(step: Step, artifact: Artifact) -> dict[str, Any]:
+def _shown_facts(step: Step, artifact: Artifact) -> dict[str, object]:
     """Return the facts to show in Dagster; for a view, those of its split."""
     if step.split is None:
         hidden = () if step.name == "raw_examples" else ("history", "files")
@@ -136,13 +136,13 @@ def _shown_facts(step: Step, artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _measured(artifact: Artifact) -> dict[str, Any]:
+def _measured(artifact: Artifact) -> dict[str, object]:
     """Return the time and memory that a step took in its child process; empty if it needed none."""
     path = artifact.folder / "measured.json"
     return dict(read_json(path)) if path.exists() else {}
 
 
-def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _without_quotes(facts: Mapping[str, object]) -> dict[str, object]:
     """Return facts without comments of people or a judge, which may quote rows."""
     return {
         name: _without_quotes(value) if isinstance(value, Mapping) else value
@@ -238,7 +238,7 @@ def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     A name that ends in ``_markdown`` becomes rendered text, rows and groups of plain values become a table, other containers
     JSON. Groups that are all empty are left out, such as the labels per split of a task without labels.
     """
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, object] = {}
     for name, value in printable_value(facts).items():
         if name.endswith("_markdown"):
             metadata[name.removesuffix("_markdown")] = dg.MetadataValue.md(str(value))

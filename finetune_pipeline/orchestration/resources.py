@@ -43,7 +43,7 @@ class Compute(dg.ConfigurableResource[Any]):
         description="Folder of device locks; empty: in FINETUNE_HOME for the CPU, in the user's home for GPUs.",
     )
 
-    def launch(self, context: Any, job: Job, *, on_tick: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    def launch(self, context: Any, job: Job, *, on_tick: Callable[[], None] = lambda: None) -> dict[str, object]:
         """Run one job and return its facts.
 
         Args:
@@ -230,7 +230,7 @@ def exit_failure(context: Any, stage: str, code: int, device: str, job: Job) -> 
         lines.append(message)
     if code != EXIT_CONFIG or "fix:" not in message:
         lines.append(f"fix: {_FIXES.get(code, _OTHER_FIX)}")
-    metadata: dict[str, Any] = {"exit_code": code, "error_kind": error["kind"], "device": device}
+    metadata: dict[str, object] = {"exit_code": code, "error_kind": error["kind"], "device": device}
     if job.work and (job.work / AUDIT_PAGE).is_file():
         metadata["audit_page"] = dg.MetadataValue.path(job.work / AUDIT_PAGE)
     return _failure(context, "\n".join(lines), metadata, code not in NO_RETRY and code != KILLED)

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.automation import STEPS
@@ -155,7 +154,7 @@ def _too_small_parts(spec: TaskSpec, test_rows: int, examples: Sequence[Example]
     return obstacles_of_parts
 
 
-def _unanswered(spec: TaskSpec, example: Example) -> dict[str, Any]:
+def _unanswered(spec: TaskSpec, example: Example) -> dict[str, object]:
     """The row of a model that gives no answer to the example."""
     gold = str(example.label) if spec.labels else example.answer
     return {"example_id": example.id, "gold": gold, "text": "", "status": "error", "label_scores": []}

@@ -7,7 +7,6 @@ exists. The plan assumes unrelated mistakes, the conservative case, since such m
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -29,7 +28,7 @@ from finetune_pipeline.evaluation.wording import counted, percent, points
 from finetune_pipeline.planning.gate_needs import Obstacle, refusals
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
 RIGHT = Exact()
 LEAST_GAIN = 0.001
 """Resolution of the detectable gain."""

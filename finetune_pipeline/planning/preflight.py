@@ -91,7 +91,7 @@ def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[
         return [Finding("model.chat_template", "error", place, message, fix)]
 
 
-def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
+def _base(spec: TaskSpec) -> tuple[dict[str, object] | None, Path | None]:
     """Return (config.json or its known parts, the model's folder if it exists).
     Raises FindingsError if the base model is unavailable."""
     kind = model_kind(spec.base_model, spec.base_revision)
@@ -153,7 +153,7 @@ def _unusable_template(spec: TaskSpec, base: Path, template: str | None) -> list
     return findings
 
 
-def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path | None = None) -> list[Finding]:
+def refusals(spec: TaskSpec, base_config: Mapping[str, object] | None, base: Path | None = None) -> list[Finding]:
     """Return problems of training with this spec, each with a fix; errors must stop it.
 
     base_config: the base model's config.json, None if not available yet. base: its folder, for exact layer names (from its
@@ -199,7 +199,7 @@ def _embeddings(spec: TaskSpec) -> list[Finding]:
     return findings
 
 
-def _layout(config: Mapping[str, Any], complete: bool) -> list[Finding]:
+def _layout(config: Mapping[str, object], complete: bool) -> list[Finding]:
     """Check that the model's family is supported. complete: `config` is the whole config.json, not just known parts."""
     unknown = [key for key in _SIZES if not isinstance(config.get(key), int)] if complete else []
     unknown += [key for key in _OTHER_SIZES if not isinstance(config.get(key), int | None)]

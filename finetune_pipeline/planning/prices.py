@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -152,12 +152,12 @@ class PriceList:
         """Return the list with every machine's speeds scaled to a model of that size."""
         return replace(self, training=[price.for_model(parameters) for price in self.training])
 
-    def served(self) -> list[dict[str, Any]]:
+    def served(self) -> list[dict[str, object]]:
         """Return the lines about serving as plain JSON; :meth:`of_served` reads them."""
         return [price.model_dump(mode="json", exclude_none=True) for price in (*self.apis, *self.machines)]
 
     @classmethod
-    def of_served(cls, rows: Sequence[dict[str, Any]], path: Path = SHIPPED) -> PriceList:
+    def of_served(cls, rows: Sequence[dict[str, object]], path: Path = SHIPPED) -> PriceList:
         """Restore the list that :meth:`served` wrote, or make it of all rows of a file. Raises pydantic's ValidationError."""
         lines = _LINES.validate_python(rows)
         return cls(path, [p for p in lines if isinstance(p, Price)], [p for p in lines if isinstance(p, ApiPrice)])

@@ -56,7 +56,7 @@ class TokenCounter:
     def __init__(self, model_folder: Path, chat_template: str | None = None) -> None:
         """chat_template: replaces the folder's own."""
         tokenizer, self.chat_template = load_tokenizer_file(model_folder), chat_template or own_template(model_folder)
-        self.config: Mapping[str, Any] = read_config(model_folder)
+        self.config: Mapping[str, object] = read_config(model_folder)
         if tokenizer is None:
             raise FileNotFoundError(f"no tokenizer.json in {model_folder.name}")
         if not self.chat_template:

@@ -171,7 +171,7 @@ class Chosen:
         }
 
 
-def settings(spec: TaskSpec) -> dict[str, Any]:
+def settings(spec: TaskSpec) -> dict[str, object]:
     """Return the settings of a spec that :func:`choose` depends on, as plain values."""
     keys = {"low_score", "sample_share", "max_user_share", "max_family_share", "judging_share", "judging_after"}
     return {

@@ -200,7 +200,7 @@ def _data_versions(artifacts: Iterable[Artifact]) -> set[str]:
     return {a.version for a in artifacts if not _is_kept(a)}
 
 
-def _answer_ids(rows: list[dict[str, Any]], artifacts: list[Artifact], forgotten: ForgottenList) -> set[str]:
+def _answer_ids(rows: list[dict[str, object]], artifacts: list[Artifact], forgotten: ForgottenList) -> set[str]:
     """Return the ids of the forgotten users' answers, also of those that logs.keep_days has removed, but none that another
     user's answer has too."""
     users = defaultdict(set)

@@ -75,7 +75,7 @@ def draft_from_logs(files: Sequence[GivenFile], allowed: bool) -> tuple[Draft, l
     return result, findings, placed
 
 
-def _labels(rows: Iterable[dict[str, Any]]) -> set[str]:
+def _labels(rows: Iterable[dict[str, object]]) -> set[str]:
     """Return the answers that are labels; none if the answers are texts or JSON. A question that is asked again, such as a frequent
     one with its canned answer, counts once."""
     answers = Counter(answer for _, answer in {_distinct(row) for row in rows})

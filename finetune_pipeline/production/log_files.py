@@ -100,7 +100,7 @@ def _as_text(path: str, errors: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", errors)
 
 
-def _modified(info: dict[str, Any]) -> float | None:
+def _modified(info: dict[str, object]) -> float | None:
     modified = next((info[k] for k in ("mtime", "LastModified", "updated", "last_modified") if info.get(k)), None)
     if isinstance(modified, datetime):
         return modified.timestamp()

@@ -55,7 +55,7 @@ class _Batch:
     def __init__(self, task: Task, store: ArtifactStore, now: float) -> None:
         self.spec, self.key, self.store = task.spec, bound_key(task, store), log_store(task, store)
         self.ledger, self.forgotten = self.store.ledger(), ForgottenList(self.store.folder, self.key)
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[dict[str, object]] = []
         self.now = now
         days = task.spec.logs.keep_days
         # without a limit, the day before 1970: accepted times are later in any time zone
@@ -102,7 +102,7 @@ def ingest_new_lines(task: Task, store: ArtifactStore, now: float | None = None)
 
 
 def ingest_records(
-    task: Task, store: ArtifactStore, source: str, records: Iterable[tuple[str, float, dict[str, Any]]], since: float
+    task: Task, store: ArtifactStore, source: str, records: Iterable[tuple[str, float, dict[str, object]]], since: float
 ) -> int:
     """Ingest rows that do not come from files, as safely as :func:`ingest_new_lines`. Returns the number of new ones.
 

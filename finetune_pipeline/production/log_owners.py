@@ -115,7 +115,7 @@ def _without_in_text(text: str, matches: OwnerTest) -> str:
     return text if rest is value else msgspec.json.encode(rest).decode()
 
 
-def _is_record(value: dict[str, Any]) -> bool:
+def _is_record(value: dict[str, object]) -> bool:
     """Whether an object is an answer, also a second one, or feedback; its other fields are contents without users."""
     return isinstance(value.get("id"), str) and not value.keys().isdisjoint(("output", "feedback", "shadow"))
 

@@ -82,7 +82,7 @@ def ids_of(row: Mapping[str, Any]) -> list[str]:
     return [row["id"]] if "id" in row else [*row.get("ids", ())]
 
 
-def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, key: bytes) -> dict[str, Any]:
+def parse_line(line: bytes, cut: bool, source: dict[str, object], spec: TaskSpec, key: bytes) -> dict[str, object]:
     """Parse a line into the record to store, by its `kind`: row, feedback, shadow or bad.
 
     Args:
@@ -114,7 +114,7 @@ def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, k
     return {**_clean_record(row, spec), "user": user, "source": source}
 
 
-def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
+def damaged_file(file: str, read: int, error: Exception) -> dict[str, object]:
     """Return the record of a damaged or packed file: everything after its first `read` lines is lost."""
     message = f"the file cannot be read behind line {read}: {error}"
     fix = "put a whole copy in its place, plain or gzipped: it is read on from there"
@@ -123,8 +123,8 @@ def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
 
 
 def _bad(
-    problems: list[Finding], raw: str, source: dict[str, Any], users: Iterable[str] = (), ids: Iterable[str] = ()
-) -> dict[str, Any]:
+    problems: list[Finding], raw: str, source: dict[str, object], users: Iterable[str] = (), ids: Iterable[str] = ()
+) -> dict[str, object]:
     findings = [problem.to_dict() for problem in problems]
     return {"kind": "bad", "raw": raw, "findings": findings, "users": [*users], "ids": [*ids], "source": source}
 
@@ -185,7 +185,7 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> Iterator[Finding]:
     yield from feedback_problems(row.get("feedback"), place, spec)
 
 
-def _sureness_problems(row: Mapping[str, Any], place: str) -> Iterator[Finding]:
+def _sureness_problems(row: Mapping[str, object], place: str) -> Iterator[Finding]:
     """Yield the problems of the keys that say how sure an answer is, which may be missing or null."""
     probability, passed_on, answered_by = (row.get(key) for key in SURE)
     shares, fields = row.get(FIELD_SHARES), row.get(FIELDS_PASSED_ON)
@@ -269,7 +269,7 @@ def _is_finite(score: Any) -> bool:
         return False
 
 
-def _corrected_answer(feedback: dict[str, Any]) -> Any:
+def _corrected_answer(feedback: dict[str, object]) -> Any:
     """Return the label or the correction, whichever has text; an empty one only if both are empty, None if there is none."""
     answers = [feedback[key] for key in ("label", "correction") if feedback.get(key) is not None]
     nonempty = [answer for answer in answers if answer]
@@ -347,7 +347,7 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
 
 def _clean_fields(row: Mapping[str, Any], clean: Callable[[str], str]) -> dict[str, Any]:
     """Return what a line says of fields, with their names scrubbed: a model may write what it likes there."""
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     if row.get(FIELD_SHARES) is not None:
         fields[FIELD_SHARES] = {clean(name): share for name, share in row[FIELD_SHARES].items()}
     if row.get(FIELDS_PASSED_ON) is not None:

@@ -13,7 +13,7 @@ its rows are read again. So no row is lost or duplicated, whenever a process die
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 
@@ -79,7 +79,7 @@ class LogStore:
         ledger: LogLedger = read_json(self._ledger, LogLedger)
         return ledger
 
-    def append(self, rows: list[dict[str, Any]], ledger: LogLedger) -> None:
+    def append(self, rows: list[dict[str, object]], ledger: LogLedger) -> None:
         """Store rows, then the ledger that accounts for them. Without rows, write only the ledger. Rows are written together
         with those of a small last segment, so that frequent appends do not leave a file each."""
         if rows:
@@ -89,7 +89,7 @@ class LogStore:
             segments.append(self._write(number, rows))
         write_json(self._ledger, ledger)
 
-    def rewrite(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
+    def rewrite(self, change: Callable[[dict[str, object]], dict[str, object] | None]) -> int:
         """Replace each row by the result of `change` (None removes it). Returns the number of removed rows.
 
         The old segments are deleted when this returns; if it is killed, a second call (or :meth:`sweep`) completes it.
@@ -132,7 +132,7 @@ class LogStore:
         segments = self.ledger()["segments"]
         return _digest([segment["sum"] for segment in segments], sum(segment["lines"] for segment in segments))
 
-    def rows(self, digest: str | None = None) -> list[dict[str, Any]]:
+    def rows(self, digest: str | None = None) -> list[dict[str, object]]:
         """Return the rows as of this digest (None: all), in order of arrival. Raises LookupError if some were removed since."""
         rows = [row for segment in self.ledger()["segments"] for row in self._read(segment)]
         if digest is not None:
@@ -141,7 +141,7 @@ class LogStore:
                 raise LookupError("log rows were removed (forgotten, or past logs.keep_days) since this run began")
         return rows
 
-    def _read(self, segment: Segment) -> list[dict[str, Any]]:
+    def _read(self, segment: Segment) -> list[dict[str, object]]:
         path = self._path(segment["name"])
         rows = read_rows(path) if path.exists() else []
         if len(rows) != segment["lines"] or _sum(rows) != segment["sum"]:
@@ -154,7 +154,7 @@ class LogStore:
     def _path(self, name: str) -> Path:
         return self._segments / f"{name}.jsonl"
 
-    def _write(self, number: int, rows: Sequence[Mapping[str, Any]]) -> Segment:
+    def _write(self, number: int, rows: Sequence[Mapping[str, object]]) -> Segment:
         name = f"{number:08d}"
         self._segments.mkdir(parents=True, exist_ok=True)
         replace_text(self._path(name), "".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
@@ -166,7 +166,7 @@ def _highest_number(ledger: LogLedger) -> int:
     return max((int(segment["name"]) for segment in ledger["segments"]), default=0)
 
 
-def _sum(rows: Iterable[Mapping[str, Any]]) -> str:
+def _sum(rows: Iterable[Mapping[str, object]]) -> str:
     """Return the sum of the rows' digests, which depends on neither their order nor how they came here."""
     total = 0
     for row in rows:
@@ -206,7 +206,7 @@ class ForgottenList:
         self.tainted: set[str] = set(stored.get("tainted", []))
         self.key: str | None = stored.get("key")
 
-    def holds(self, row: Mapping[str, Any]) -> bool:
+    def holds(self, row: Mapping[str, object]) -> bool:
         """Whether a row of the log store has a forgotten user or id."""
         if not self.users and not self.ids:
             return False

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -49,7 +48,7 @@ def question_of(messages: Sequence[Message]) -> str:
     return loose_form("\n".join(m["content"] for m in turns))
 
 
-def author_of(row: Mapping[str, Any]) -> str:
+def author_of(row: Mapping[str, object]) -> str:
     """Return the name of the model that wrote a logged answer; of a declared refusal, that of the model behind it."""
     answered_by = row.get("answered_by")
     return str(row["model_version"] if answered_by in (None, REFUSAL) else answered_by)

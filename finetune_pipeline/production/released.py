@@ -61,7 +61,7 @@ class ReleaseRequest(Facts, frozen=True, kw_only=True, omit_defaults=False):
     rollout: bool = False
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """The request without its card, and without folders, which may move; their versions do not change."""
         left_out = ("card", "adapter", "merged", "base", "shipped")
         return {key: value for key, value in self.to_json().items() if key not in left_out}

@@ -47,7 +47,7 @@ class ShadowAnswer(msgspec.Struct, frozen=True):
         """Return the texts to scrub."""
         return [self.champion_output, self.output or "", self.problem]
 
-    def cleaned(self, clean: Callable[[str], str]) -> dict[str, Any]:
+    def cleaned(self, clean: Callable[[str], str]) -> dict[str, object]:
         """Return the fields with scrubbed texts, as the log store keeps them."""
         output = None if self.output is None else clean(self.output)
         texts = {"output": output, "champion_output": clean(self.champion_output), "problem": clean(self.problem)}
@@ -74,7 +74,7 @@ def is_shadow(row: Any) -> bool:
     return isinstance(row, dict) and "shadow" in row and "output" not in row
 
 
-def shadow_problem(row: Mapping[str, Any]) -> str | None:
+def shadow_problem(row: Mapping[str, object]) -> str | None:
     """Return what is wrong with a line of a second model's answer, or None."""
     if row.get("feedback") is not None:
         return "one line has both 'shadow' and 'feedback'"

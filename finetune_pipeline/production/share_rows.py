@@ -5,7 +5,7 @@ An answer's line has the key ``share``, with the fields of :class:`Assignment`.
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -45,7 +45,7 @@ def in_share(unit: str, candidate: str, percent: float) -> bool:
     return int.from_bytes(digest[:8]) * 100 < percent * 2**64
 
 
-def share_problem(row: Mapping[str, Any]) -> str | None:
+def share_problem(row: Mapping[str, object]) -> str | None:
     """Return what is wrong with the key `share` of a decoded line, or None."""
     try:
         if row.get("share") is not None:

@@ -3,7 +3,6 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.engine.checks import CheckResult
@@ -174,7 +173,12 @@ def champion_alarm(
     ordered = sorted((row for row in rows if not row.get("answered_by")), key=lambda row: (moment(row), str(row["id"])))
     now = [failed(row, output) for row in ordered if version_of(str(row["model_version"])) == str(champion)]
     before = [failed(row, output) for row in ordered if version_of(str(row["model_version"])) == str(previous)]
-    figures: dict[str, Any] = {"champion": champion, "previous": previous, "rows": len(now), "rows_before": len(before)}
+    figures: dict[str, object] = {
+        "champion": champion,
+        "previous": previous,
+        "rows": len(now),
+        "rows_before": len(before),
+    }
     if min(len(now), len(before)) < FIRST_LOOK:
         return CheckResult(
             True,

@@ -1,7 +1,6 @@
 """Builds the page of the data_quality report."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from finetune_pipeline.data.quality.parts import Place
 from finetune_pipeline.data.quality.report import QualityReport
@@ -41,7 +40,7 @@ def data_page(
     report: QualityReport,
     name: str,
     description: str,
-    stages: Mapping[str, Any] | None = None,
+    stages: Mapping[str, object] | None = None,
     labels: Sequence[str] = (),
 ) -> Page:
     """Build the page of a report. stages: facts of the data steps by name, for the counts."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -37,7 +36,7 @@ def write_quality(
     clean: Path,
     splits: Path | None,
     counter: TokenCounter | None,
-    stages: Mapping[str, Any],
+    stages: Mapping[str, object],
     out: Path,
 ) -> QualityFacts:
     """Assess the data of a task as a whole (see :func:`finetune_pipeline.data.quality.report.data_quality`).

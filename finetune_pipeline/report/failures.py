@@ -140,8 +140,8 @@ _DECIDE = "The model is not sure of these answers: decide about them first, with
 
 
 def request_rows(
-    atlas: Atlas, rows: ShownRows, task: str, version: str = "", passed_on: Sequence[Mapping[str, Any]] = ()
-) -> list[dict[str, Any]]:
+    atlas: Atlas, rows: ShownRows, task: str, version: str = "", passed_on: Sequence[Mapping[str, object]] = ()
+) -> list[dict[str, object]]:
     """Build one row of the request for every group of the atlas, those with rows to collect first; before them one with the
     production rows that were passed on and wait for a person.
 
@@ -163,7 +163,7 @@ def request_rows(
     ]
 
 
-def _group_rows(atlas: Atlas, rows: ShownRows, task: str, version: str) -> list[dict[str, Any]]:
+def _group_rows(atlas: Atlas, rows: ShownRows, task: str, version: str) -> list[dict[str, object]]:
     return [
         {
             "task": task,

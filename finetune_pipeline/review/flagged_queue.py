@@ -63,7 +63,7 @@ def flagged_queue(
             return None, [f"of two answers, `decision` is {FIRST}, {SECOND}, {EQUAL} or {NEITHER}"]
         logged_row = known_rows[decision["id"]]
         correct_answer = decision["label"] if decision["decision"] == "relabel" else logged_row["output"].strip()
-        feedback: dict[str, Any] = {"correction": correct_answer}
+        feedback: dict[str, object] = {"correction": correct_answer}
         if decision["decision"] == "drop":
             feedback = {"left_out": True}
         elif task.spec.labels and correct_answer not in task.spec.labels:
@@ -145,7 +145,7 @@ def _champion_is_second(row: LoggedRow, secret: bytes) -> bool:
     return shadow is not None and candidate_is_a(secret, " ".join(shadow.pair), str(row["id"]))
 
 
-def _preference(row: Mapping[str, Any], task: Task, known: Mapping[str, LoggedRow], secret: bytes) -> Parsed:
+def _preference(row: Mapping[str, object], task: Task, known: Mapping[str, LoggedRow], secret: bytes) -> Parsed:
     """Validate a returned comparison of two answers. Returns as `ReviewQueue.take`."""
     decision, problems = parse_decision({**row, "decision": "keep"}, task, known)
     if decision is None:
@@ -162,7 +162,9 @@ def _preference(row: Mapping[str, Any], task: Task, known: Mapping[str, LoggedRo
     return _feedback_line(logged_row, {"preferred": msgspec.structs.asdict(preferred)}, decision, task), []
 
 
-def _feedback_line(row: LoggedRow, feedback: dict[str, Any], decision: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def _feedback_line(
+    row: LoggedRow, feedback: dict[str, object], decision: Mapping[str, object], task: Task
+) -> dict[str, object]:
     """Return the log line of a decision. feedback: what was decided."""
     parsed, _ = read_decision({**decision}, task.spec, "")
     if parsed and decision.get("time"):

@@ -18,7 +18,7 @@ from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, 
 MAX_BODY = 64 * 1024
 _HEADERS = {**NO_STORE, "Content-Security-Policy": "frame-ancestors 'none'; form-action 'none'"}
 
-Judge = Callable[[Any], tuple[dict[str, Any] | None, list[str]]]
+Judge = Callable[[Any], tuple[dict[str, object] | None, list[str]]]
 
 
 def review_app(page: str, judge: Judge, file: Path, reveal: Callable[[Any], str] = lambda row: "") -> Starlette:
@@ -38,7 +38,7 @@ def review_app(page: str, judge: Judge, file: Path, reveal: Callable[[Any], str]
         await run_in_threadpool(_store, row)
         return PlainTextResponse(reveal(row) or "stored", headers=_HEADERS)
 
-    def _store(row: dict[str, Any]) -> None:
+    def _store(row: dict[str, object]) -> None:
         try:
             with lock:
                 append_decision(file, row)

@@ -46,7 +46,7 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
     return sheet
 
 
-def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> Stored:
+def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, object]]]) -> Stored:
     added = 0
     for rater, decisions in rows.items():
         target = queue.target(rater)

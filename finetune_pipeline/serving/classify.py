@@ -40,8 +40,8 @@ def parse_classify(body: Any, system_prompt: str, model_names: list[str]) -> Cha
 
 
 def classification(
-    answer_id: str, model: str, answer: Answer, classes: Sequence[str], sure: Mapping[str, Any]
-) -> dict[str, Any]:
+    answer_id: str, model: str, answer: Answer, classes: Sequence[str], sure: Mapping[str, object]
+) -> dict[str, object]:
     """Return the response with the answer to one conversation. sure: further fields, which say how sure it is."""
     data = {
         "index": 0,

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -103,7 +102,7 @@ class SecondAnswer:
     new_tokens: int = 0
     dollars: float = 0.0
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return what the log keeps of it, besides the text."""
         facts = {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens, "dollars": round(self.dollars, 8)}
         return facts | ({"problem": self.problem} if self.problem else {})

@@ -52,10 +52,10 @@ def chosen_label(scores: Mapping[str, float], label: str, alternatives: int) -> 
     return [ScoredToken(label.encode(), scores[label] - total, likeliest)]
 
 
-def logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
+def logprobs(tokens: Sequence[ScoredToken]) -> dict[str, object]:
     """Return the field `logprobs` of a choice."""
 
-    def entry(content: bytes | str, score: float) -> dict[str, Any]:
+    def entry(content: bytes | str, score: float) -> dict[str, object]:
         is_known = isinstance(content, bytes)
         text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
         return {"token": text, "logprob": max(score, _LEAST), "bytes": list(content) if is_known else None}

@@ -26,7 +26,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
     "stream_options": (Mapping, "an object"),
     "user": (str, "text"),
 }
-_DEFAULTS: dict[str, Any] = {"modalities": ["text"]}
+_DEFAULTS: dict[str, object] = {"modalities": ["text"]}
 """Values that request the default behaviour."""
 
 
@@ -37,7 +37,7 @@ class BadRequest(ValueError):
         super().__init__(shortened(message))
         self.param, self.status, self.code = param and shortened(param), status, code
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, object]:
         """Return the error in OpenAI's format."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
@@ -62,7 +62,7 @@ class Chat:
 
 
 def parse_chat(
-    body: Any, system_prompt: str, model_names: list[str], json_schema: Mapping[str, Any] | None = None
+    body: Any, system_prompt: str, model_names: list[str], json_schema: Mapping[str, object] | None = None
 ) -> Chat:
     """Parse a chat completion request. system_prompt: the one the model was trained with; model_names: accepted names;
     json_schema: of the answers, the only one that `response_format` may name.
@@ -97,7 +97,7 @@ def parse_chat(
     )
 
 
-def _alternatives(body: Mapping[str, Any]) -> int | None:
+def _alternatives(body: Mapping[str, object]) -> int | None:
     """Return how many alternatives to each token a request asks for; None without `logprobs`. Raises BadRequest."""
     name, number = "top_logprobs", body.get("top_logprobs")
     if number is not None:
@@ -108,7 +108,7 @@ def _alternatives(body: Mapping[str, Any]) -> int | None:
     return (number or 0) if body.get("logprobs") else None
 
 
-def _constrained(response_format: Any, json_schema: Mapping[str, Any] | None) -> bool:
+def _constrained(response_format: Any, json_schema: Mapping[str, object] | None) -> bool:
     """Whether a request asks for JSON. Raises BadRequest for another form than that of the task's answers."""
     place = "response_format"
     if response_format is None or response_format == {"type": "text"}:
@@ -158,7 +158,7 @@ def _messages(messages: Any, system_prompt: str) -> list[Message]:
     return turns
 
 
-def parse_feedback(body: Any, spec: TaskSpec) -> tuple[str, dict[str, Any], str | None]:
+def parse_feedback(body: Any, spec: TaskSpec) -> tuple[str, dict[str, object], str | None]:
     """Parse a feedback request to (id, feedback, user). Raises BadRequest with every problem."""
     if not isinstance(body, Mapping):
         raise BadRequest("the body is not a JSON object")

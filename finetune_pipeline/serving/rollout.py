@@ -1,7 +1,6 @@
 """Gives a server the second model that the present stage of a rollout asks for: behind the champion, or beside it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from finetune_pipeline.production.rollout import SHADOW, Rollout
 from finetune_pipeline.serving.loading import AnyServed
@@ -27,7 +26,7 @@ class FollowedRollout:
         self,
         find: Callable[[], Rollout | None],
         serve: Callable[[int], AnyServed],
-        write: Callable[[Mapping[str, Any]], None],
+        write: Callable[[Mapping[str, object]], None],
         tell: Callable[[str], None],
     ) -> None:
         self._find, self._serve, self._write, self._tell = find, serve, write, tell

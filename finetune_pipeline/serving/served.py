@@ -33,15 +33,15 @@ class Served:
         """The answer in the log: where nobody answered, the champion's, for whoever decides about it."""
         return (self.own or "") if self.text is None else self.text
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the fields of the response's choice and of the log, besides the answer."""
         return (self.sure.facts() if self.sure else {}) | (
             {"answered_by": self.answered_by} if self.answered_by else {}
         )
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         """Return the fields of the log that nothing reads: what the fallback cost or why it failed, and the champion's answer."""
-        facts: dict[str, Any] = {"fallback": self.second.facts()} if self.second else {}
+        facts: dict[str, object] = {"fallback": self.second.facts()} if self.second else {}
         if self.own is not None:
             facts["own_answer"] = self.own
         return {"metadata": facts} if facts else {}

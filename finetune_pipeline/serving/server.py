@@ -117,7 +117,7 @@ def _events(completion: dict[str, Any], usage: bool) -> Iterator[str]:
     extra = {
         key: value for key, value in choice.items() if key not in ("index", "message", "finish_reason", "logprobs")
     }
-    parts: list[dict[str, Any]] = [
+    parts: list[dict[str, object]] = [
         {"delta": {"role": "assistant", "content": ""}},
         {
             "delta": {key: text for key in ("content", "refusal") if (text := message[key]) is not None},

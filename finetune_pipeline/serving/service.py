@@ -79,7 +79,7 @@ class Service:
     def model(self) -> str:
         return self.loaded.served.name
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> dict[str, object]:
         status = "degraded" if self.problems else "ok"
         shadow, share = self._shadow, self._share
         second = {"shadow": shadow.facts()} if shadow else {}
@@ -92,17 +92,17 @@ class Service:
             **second,
         }
 
-    def models(self) -> dict[str, Any]:
+    def models(self) -> dict[str, object]:
         """Return the one model in OpenAI's list format."""
         model = {"id": self.model, "object": "model", "created": self.since, "owned_by": self.task.spec.owner}
         return {"object": "list", "data": [model]}
 
-    def chat(self, body: Any, gone: Event) -> tuple[Chat, dict[str, Any]]:
+    def chat(self, body: Any, gone: Event) -> tuple[Chat, dict[str, object]]:
         """Return the request and its completion, logged unless the client sets ``store: false``. Raises BadRequest."""
         champion = self.loaded  # read once: it may change meanwhile
         chat = parse_chat(body, champion.served.system_prompt, self._names(champion), champion.served.json_schema)
 
-        def ask(loaded: Loaded) -> tuple[Answer, float, dict[str, Any] | None]:
+        def ask(loaded: Loaded) -> tuple[Answer, float, dict[str, object] | None]:
             reply, seconds = self._answer(loaded, chat, gone)
             return reply, seconds, self._logprobs(loaded, chat, reply)
 
@@ -126,7 +126,7 @@ class Service:
             },
         }
 
-    def _logprobs(self, loaded: Loaded, chat: Chat, reply: Answer) -> dict[str, Any] | None:
+    def _logprobs(self, loaded: Loaded, chat: Chat, reply: Answer) -> dict[str, object] | None:
         """Return the field `logprobs` of an answer; None if it was not asked for. Raises BadRequest if there are none."""
         if chat.alternatives is None:
             return None
@@ -138,7 +138,7 @@ class Service:
             )
         return logprobs(tokens)
 
-    def classify(self, body: Any, gone: Event) -> dict[str, Any]:
+    def classify(self, body: Any, gone: Event) -> dict[str, object]:
         """Return a classifier's probabilities in the form of vLLM; logged as :meth:`chat` does. Raises BadRequest."""
         champion = self.loaded
         _classes(champion)
@@ -200,7 +200,7 @@ class Service:
         finally:
             self._waiting_slots.release()
 
-    def _served(self, chat: Chat, text: str, scored: dict[str, Any] | None, sure: AnySureness | None) -> Served:
+    def _served(self, chat: Chat, text: str, scored: dict[str, object] | None, sure: AnySureness | None) -> Served:
         """Return what the client gets: the champion's answer, or if that is passed on, the fallback's or the declared refusal."""
         own = Served(text, sure=sure, logprobs=scored)
         if sure is None or not sure.passed_on:
@@ -223,7 +223,7 @@ class Service:
         """Log an answer and how sure it is, unless the client does not want that; the shadow gets its row. Returns its id."""
         answer_id = f"{kind}-{uuid.uuid4().hex}"
         if chat.store:
-            row: dict[str, Any] = {"id": answer_id, "messages": chat.messages, "output": served.logged}
+            row: dict[str, object] = {"id": answer_id, "messages": chat.messages, "output": served.logged}
             row |= {"model_version": name} | served.facts() | served.metadata()
             if assignment:
                 row["share"] = msgspec.structs.asdict(assignment) | {"seconds": seconds}
@@ -235,7 +235,7 @@ class Service:
                 shadow.offer(answer_id, chat, name, own, seconds)
         return answer_id
 
-    def feedback(self, body: Any) -> dict[str, Any]:
+    def feedback(self, body: Any) -> dict[str, object]:
         """Log feedback to an answer of this server. Raises BadRequest, with status 404 for an unknown id."""
         answer_id, feedback, user = parse_feedback(body, self.task.spec)
         with self._lock:
@@ -245,7 +245,7 @@ class Service:
         self._log({"id": answer_id, "feedback": feedback}, user)
         return {"id": answer_id, "stored": feedback}
 
-    def _log(self, row: dict[str, Any], user: str | None) -> None:
+    def _log(self, row: dict[str, object], user: str | None) -> None:
         """Write a row to the log. Raises BadRequest if it fails: the client must know that the row is not used for training."""
         row = {**row, "timestamp": datetime.now(UTC).isoformat(), **({"user": user} if user else {})}
         try:
@@ -340,7 +340,7 @@ class LogWriter:
         self.path = folder / SERVED
         self._lock = Lock()
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, object]) -> None:
         """Append one row, which a kill of this process no longer loses. Raises OSError if it cannot be written."""
         with self._lock, hold(self.path.with_name(SERVED_LOCK)):
             append_line(self.path, row, 0o600, sync=False)

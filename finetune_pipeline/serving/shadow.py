@@ -74,7 +74,7 @@ class Shadow:
     """
 
     def __init__(
-        self, served: AnyServed, write: Callable[[Mapping[str, Any]], None], tell: Callable[[str], None]
+        self, served: AnyServed, write: Callable[[Mapping[str, object]], None], tell: Callable[[str], None]
     ) -> None:
         self.name, self._write, self._tell = served.name, write, tell
         self._rows: Queue[_Row] = Queue(WAITING_ROWS)
@@ -97,7 +97,7 @@ class Shadow:
             raise OutsideError(f"{self.name}, which was to answer behind the champion, cannot be loaded: {problem}")
         Thread(target=self._work, daemon=True, name="shadow").start()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return what has become of the rows since the start, how many wait, and why the second model has ended."""
         counts = {name: self._counts[name] for name in ("answered", "failed", "dropped", "not_logged", "is_champion")}
         return {"model": self.name, "waiting": self._rows.qsize(), **counts, "problem": self._problem}

@@ -3,7 +3,6 @@ another model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_pipeline.evaluation.calibration import AutomationPromise, Calibration, ReleasedProbability, calibrated
 from finetune_pipeline.evaluation.correctness import label_probability
@@ -26,7 +25,7 @@ class Sureness:
     probability: float | None
     passed_on: bool | None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the fields for the response and the log."""
         passed_on = {} if self.passed_on is None else {"passed_on": self.passed_on}
         return {"probability": self.probability, **passed_on}
@@ -49,7 +48,7 @@ class FieldSureness:
         """Whether any field is passed on."""
         return bool(self.below) or not self.shares
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the fields for the response and the log."""
         return {FIELD_SHARES: dict(self.shares), FIELDS_PASSED_ON: [*self.below], "passed_on": self.passed_on}
 

@@ -45,7 +45,7 @@ class JudgeSpec(ChatEndpointSpec):
     )
     max_tokens: int = Field(2_000_000, ge=1, description="Maximum tokens per run, prompts and answers.")
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Return the settings that affect the judge's answers and whether it is trusted."""
         return self.model_dump(exclude=PATIENCE)
 
@@ -108,7 +108,7 @@ class AutomationSpec(Section):
         10.0, ge=0, description="Dollars a calendar month (UTC) that `serve --fallback` may spend, by prices.yaml."
     )
 
-    def promised(self) -> dict[str, Any]:
+    def promised(self) -> dict[str, object]:
         """Return what is promised; empty if nothing is."""
         return {} if self.max_error is None else {"max_error": self.max_error, "unit": self.unit}
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import regex
@@ -178,7 +177,7 @@ def check_constrained_decoding(spec: TaskSpec, folder: Path) -> Iterator[Finding
         yield problem("constrained_decoding", key, str(error), fix)
 
 
-def _objects(value: object) -> Iterator[dict[str, Any]]:
+def _objects(value: object) -> Iterator[dict[str, object]]:
     """Yield every JSON object within a value, including itself."""
     if isinstance(value, dict):
         yield value

@@ -21,7 +21,7 @@ class UnsupportedSchema(ValueError):
     """Raised if answers cannot be constrained to this schema with this tokenizer; the message says why."""
 
 
-def grammar_of(schema: Mapping[str, Any], vocabulary: Any = None) -> str:
+def grammar_of(schema: Mapping[str, object], vocabulary: Any = None) -> str:
     """Return the rules of a schema (draft 2020-12) for llguidance.
 
     Args:

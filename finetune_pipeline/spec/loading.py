@@ -177,7 +177,7 @@ def parse_spec(text: str) -> TaskSpec:
     return validated_spec(loaded)
 
 
-def validated_spec(values: dict[str, Any]) -> TaskSpec:
+def validated_spec(values: dict[str, object]) -> TaskSpec:
     """Build a spec from the values of its keys. Raises FindingsError with every problem of a key or value."""
     try:
         return TaskSpec.model_validate(values, strict=False)
@@ -268,7 +268,7 @@ def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
     return spec.model_copy(update={"output": output.model_copy(update={"json_schema": schema})}), []
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """Return the JSON Schema (draft 2020-12) of a task spec."""
     schema = TaskSpec.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "finetune_pipeline task", **schema}

@@ -5,7 +5,7 @@ Rules on more than one field are in :mod:`finetune_pipeline.spec.rules`. Every f
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -168,7 +168,7 @@ class TaskSpec(Section):
         return self.baseline.max_new_tokens if isinstance(self.output, LabelsOutput) else self.output.max_new_tokens
 
     @property
-    def decoded_schema(self) -> dict[str, Any] | None:
+    def decoded_schema(self) -> dict[str, object] | None:
         """The JSON schema that answers of trained models are decoded under; None if they are free."""
         if not isinstance(self.output, JsonOutput) or not self.evaluation.constrained_decoding:
             return None

@@ -82,11 +82,11 @@ def folded_label(label: str) -> str:
     return " ".join(unicodedata.normalize("NFC", label).split()).casefold()
 
 
-def _list_metrics(schema: dict[str, Any]) -> None:
+def _list_metrics(schema: dict[str, object]) -> None:
     schema |= {"enum": sorted(METRICS)} if METRICS else {}
 
 
-def _list_deciding_metrics(schema: dict[str, Any]) -> None:
+def _list_deciding_metrics(schema: dict[str, object]) -> None:
     schema |= {"enum": sorted([*METRICS, COVERAGE])} if METRICS else {}
 
 
@@ -99,7 +99,7 @@ def default_metric(output: AnyOutput) -> str:
     return "exact" if isinstance(output, TextOutput) and output.extract else DEFAULT_METRICS[output.kind]
 
 
-def schema_at(schema: Any, path: str) -> dict[str, Any] | None:
+def schema_at(schema: Any, path: str) -> dict[str, object] | None:
     """Return the part of a schema for the field at a dotted path of properties, the whole at `""`; None if there is none."""
     part = schema
     for name in path.split(".") if path else ():

@@ -102,7 +102,7 @@ else:  # adds the section of every method that has one
     )
 
 
-def decisive_settings(training: TrainingSettings) -> dict[str, Any]:
+def decisive_settings(training: TrainingSettings) -> dict[str, object]:
     """Return the settings that affect the model of the first stage: without limits on cost and time, and without the sections of
     other trainers and methods, and of the second stage."""
     others = {method.section for method in METHODS.values()} - {METHODS[training.method].section}

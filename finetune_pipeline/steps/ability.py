@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import asdict
 
@@ -43,7 +42,7 @@ def ability_digest(task: Task) -> str:
     return digest_items(items)
 
 
-def ability_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
+def ability_settings(spec: TaskSpec, run: RunInputs) -> dict[str, object]:
     """Return the settings that affect the scores of any model."""
     return {
         "asked": run.ability,

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -43,7 +42,7 @@ def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Prompt) -> Model
 
 
 def trained_set(
-    spec: TaskSpec, name: str, merged: Artifact, base: Artifact, schema: Mapping[str, Any] | None
+    spec: TaskSpec, name: str, merged: Artifact, base: Artifact, schema: Mapping[str, object] | None
 ) -> ModelSet:
     """Return the set of a trained model of any kind, without shots; a model hosted by its trainer answers there. schema: that its
     answers are decoded under, if they are."""
@@ -98,7 +97,7 @@ def perturbed_sets(spec: TaskSpec, answering: ModelSet) -> list[ModelSet]:
     return [answering.on_perturbed(Perturbed(kind=kind, rows=settings.rows, seed=settings.seed)) for kind in KINDS]
 
 
-def endpoint_of(spec: TaskSpec) -> dict[str, Any] | None:
+def endpoint_of(spec: TaskSpec) -> dict[str, object] | None:
     evaluation = spec.evaluation
     return evaluation.endpoint.model_dump() if evaluation.endpoint and evaluation.engine == "endpoint" else None
 

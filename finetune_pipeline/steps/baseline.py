@@ -125,7 +125,7 @@ def make_few_shot_baseline(context: StepContext) -> Baseline:
     )
 
 
-def json_schema(spec: TaskSpec) -> dict[str, Any] | None:
+def json_schema(spec: TaskSpec) -> dict[str, object] | None:
     """Return the schema that answers are restricted to; None for labels and text."""
     return schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
 
@@ -261,7 +261,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     return model, SimpleSource(task.name, spec.description, splits.version, len(train), scores, verdict)
 
 
-def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
+def baseline_settings(spec: TaskSpec) -> dict[str, object]:
     """Return the settings that affect the prompts' answers and scores, but not those that only later steps use."""
     return {
         **spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": PATIENCE}),
@@ -297,7 +297,7 @@ def output_settings(spec: TaskSpec) -> dict[str, Any]:
     return {"output": spec.output.model_dump(), "schema": json.dumps(schema) if schema is not None else None}
 
 
-def advice_settings(spec: TaskSpec) -> dict[str, Any]:
+def advice_settings(spec: TaskSpec) -> dict[str, object]:
     """Return the settings that affect the interpretation of the baseline and the plan of the test."""
     gate_keys = {"confidence", "wanted_gain", "min_gain", "power", "enough_test_rows", "more_metrics", "parts"}
     gate_keys |= {

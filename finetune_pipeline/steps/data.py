@@ -3,7 +3,6 @@
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -123,7 +122,7 @@ def make_splits(context: StepContext) -> SplitFacts:
     return replace(facts, ledger=ledger.name, losses=losses)
 
 
-def quality_settings(spec: TaskSpec) -> dict[str, Any]:
+def quality_settings(spec: TaskSpec) -> dict[str, object]:
     data = spec.data
     return {
         "labels": spec.labels,

@@ -1,7 +1,6 @@
 """Finds results of earlier runs that steps reuse: cached answers, and the champion's artifacts."""
 
 from pathlib import Path
-from typing import Any
 
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import SHARED, StepContext
@@ -60,7 +59,7 @@ def champion_release(context: StepContext) -> Artifact:
     return context.store.check(release)
 
 
-def champion_schema(context: StepContext) -> dict[str, Any] | None:
+def champion_schema(context: StepContext) -> dict[str, object] | None:
     """Return the schema that a tuned champion's answers are decoded under in service; None if they are free."""
     assert context.run_inputs.champion is not None
     version = context.run_inputs.champion["model_version"]
@@ -68,10 +67,10 @@ def champion_schema(context: StepContext) -> dict[str, Any] | None:
     return decoded_schema_of(context.store.check(release)) if release else None
 
 
-def decoded_schema_of(release: Artifact) -> dict[str, Any] | None:
+def decoded_schema_of(release: Artifact) -> dict[str, object] | None:
     """Return the schema that a released model's answers are decoded under; None if they are free."""
     record = read_json(release.path(RECORD))
-    schema: dict[str, Any] | None = record.get("json_schema") if record.get("constrained_decoding") else None
+    schema: dict[str, object] | None = record.get("json_schema") if record.get("constrained_decoding") else None
     return schema
 
 

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -173,7 +172,7 @@ def make_test_predictions(context: StepContext) -> SealedAnswers:
 def _judgement(context: StepContext) -> Judgement:
     """Return how the candidate is judged. Settings of how models are asked are no part of it: they make no new chance."""
     spec, run_inputs = context.spec, context.run_inputs
-    rules: dict[str, Any] = {
+    rules: dict[str, object] = {
         "gates": spec.gates.model_dump(exclude_defaults=True, exclude={*_PLANNING_KEYS, "metric", "never_break"}),
         "robustness": spec.robustness.model_dump(exclude_defaults=True),
         "rivals": spec.baseline.model_dump(exclude_defaults=True, exclude={*_ASKING_KEYS, "ceiling", "endpoint"}),
@@ -314,7 +313,7 @@ def on_validation(baseline: Artifact) -> list[PredictionRow]:
     return [{**row, "model": names.get(row["model"], row["model"])} for row in kept]
 
 
-def _teacher(predictions: Artifact) -> tuple[Sequence[Mapping[str, Any]], AskedTeacher] | None:
+def _teacher(predictions: Artifact) -> tuple[Sequence[Mapping[str, object]], AskedTeacher] | None:
     """Return the teacher's answers to the sealed rows and facts about them; None if it was not asked."""
     asked = predictions.read(SealedAnswers).teacher
     return (read_predictions(teacher_file(predictions.folder)), asked) if asked else None
@@ -355,7 +354,7 @@ def _current_ladder(context: StepContext) -> Ladder | None:
     return ladder.read(Ladder)
 
 
-def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:
+def _step_facts(context: StepContext, rows: Sequence[Mapping[str, object]]) -> StepFacts:
     """Collect the facts of earlier steps. rows: predictions, for the tokens of a request."""
     inputs = context.inputs
     adapter, review = inputs["adapter"], inputs["judge_review"].read(JudgeReview)

@@ -1,7 +1,6 @@
 """The costs that the evaluation report shows: time, memory and tokens so far, and money for requests, a month, and a teacher."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from msgspec.structs import asdict, replace
 
@@ -20,7 +19,7 @@ from finetune_pipeline.steps.baseline import simple_costs
 from finetune_pipeline.training.facts import Measured
 
 
-def cost_of(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Cost:
+def cost_of(context: StepContext, rows: Sequence[Mapping[str, object]]) -> Cost:
     """Return the costs so far, and the cost of requests at the training plan's prices.
 
     rows: All predictions on the sealed test.

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -94,7 +93,7 @@ def preferred_stages(task: Task, store: ArtifactStore) -> list[str]:
     return preferred(comparisons(task, secret_of(store)))
 
 
-def refined_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
+def refined_settings(spec: TaskSpec, run: RunInputs) -> dict[str, object]:
     """Return the settings that the second stage and its comparison with the first depend on."""
     return {
         **decisive_settings(spec.training),
@@ -107,7 +106,7 @@ def refined_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
     }
 
 
-def adapter_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
+def adapter_settings(spec: TaskSpec, run: RunInputs) -> dict[str, object]:
     """Return the settings that the adapter depends on besides its inputs."""
     chosen = {"preferred": run.preferred} if spec.training.refine.is_on else {}
     return {**decisive_settings(spec.training), **class_settings(spec), **chosen}

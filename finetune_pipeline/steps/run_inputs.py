@@ -1,7 +1,5 @@
 """Collects the inputs of a run: everything outside the graph that its results depend on."""
 
-from typing import Any
-
 from finetune_pipeline.data.documents import documents_digest
 from finetune_pipeline.data.people import read_people
 from finetune_pipeline.data.raw_files import raw_digest
@@ -23,7 +21,7 @@ from finetune_pipeline.steps.data import benchmark_files
 from finetune_pipeline.steps.preferences import preferences_of, preferred_stages
 
 
-def base_of(task: Task) -> dict[str, Any]:
+def base_of(task: Task) -> dict[str, object]:
     """Return the identity of the task's base model and chat template; equal for equal weights and template.
 
     Raises FindingsError if the model or the template's file cannot be found.
@@ -70,7 +68,7 @@ def _teacher_digest(task: Task, logs: Logs, store: ArtifactStore) -> str:
     return unlabelled_digest(task, store.seen_files(task.name))
 
 
-def _agreement(task: Task) -> dict[str, Any] | None:
+def _agreement(task: Task) -> dict[str, object] | None:
     """Return the agreement of people who answered the same rows; None without a teacher, or without such rows."""
     if task.spec.teacher is None:
         return None

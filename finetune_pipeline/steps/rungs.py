@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from finetune_pipeline.baseline.ladder import Answered, rung_answers
 from finetune_pipeline.data.examples import read_examples
@@ -42,5 +41,5 @@ def answers_job(context: StepContext, sets: Sequence[ModelSet], examples: Path, 
     return prediction_job(context, sets, examples, out, answers=cache, limit=limit, stage=stage)
 
 
-def ladder_settings(spec: TaskSpec) -> dict[str, Any]:
+def ladder_settings(spec: TaskSpec) -> dict[str, object]:
     return {"ceiling": spec.baseline.ceiling, "limited": spec.advise.limited}

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -84,7 +83,7 @@ class TeacherAnswers(Facts, frozen=True, kw_only=True):
     spent_usd: float
 
 
-def unlabelled_settings(spec: TaskSpec, digest: str) -> dict[str, Any]:
+def unlabelled_settings(spec: TaskSpec, digest: str) -> dict[str, object]:
     """Return the settings of unlabelled_rows; empty without a teacher."""
     if spec.teacher is None:
         return {}
@@ -97,7 +96,7 @@ def unlabelled_settings(spec: TaskSpec, digest: str) -> dict[str, Any]:
     return {"files": digest, "rows": spec.teacher.rows, "system_prompt": spec.system_prompt, **data}
 
 
-def teacher_settings(spec: TaskSpec) -> dict[str, Any]:
+def teacher_settings(spec: TaskSpec) -> dict[str, object]:
     """Return the settings of teacher_answers; empty without a teacher. Those that change no answer are left out."""
     teacher: TeacherSpec | None = spec.teacher
     if teacher is None:

@@ -27,7 +27,7 @@ from finetune_pipeline.trainers import TrainingOrder, preflight, train
 from finetune_pipeline.training.facts import AnyTraining
 
 
-def plan_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
+def plan_settings(spec: TaskSpec, run: RunInputs) -> dict[str, object]:
     """Return the settings that the plan depends on."""
     refine = spec.training.refine
     second_stage = {"refine": refine.model_dump(), "preferences": run.preferences} if refine.is_on else {}
@@ -103,7 +103,7 @@ def merge(context: StepContext, adapter: Path, out: Path, **options: Any) -> Mer
     return MergedModel.of(context.launch(job))
 
 
-def class_settings(spec: TaskSpec) -> dict[str, Any]:
+def class_settings(spec: TaskSpec) -> dict[str, object]:
     """Return the labels of a classifier, whose order is that of its outputs; nothing for other methods."""
     return {} if METHODS[spec.training.method].kind.generates else {"classes": spec.labels}
 

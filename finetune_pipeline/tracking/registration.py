@@ -53,7 +53,7 @@ _SERVING_KEYS = (
 """Parts of a request that the served model needs."""
 
 
-def register(tracking: Tracking, request: ReleaseRequest, *, run_id: str, tags: Mapping[str, Any]) -> int:
+def register(tracking: Tracking, request: ReleaseRequest, *, run_id: str, tags: Mapping[str, object]) -> int:
     """Register a trained model as a version and give it the alias `candidate`. Returns the version.
 
     Registering an adapter_version again returns its existing version, with updated tags and texts. A version that was promoted
@@ -126,7 +126,7 @@ def _files_to_serve(request: ReleaseRequest) -> _FilesToServe:
     return _FilesToServe(_SERVED_MODEL, _PACKAGES_TO_SERVE, described, folders)
 
 
-def _sklearn_flavour(files: Mapping[str, str]) -> dict[str, Any]:
+def _sklearn_flavour(files: Mapping[str, str]) -> dict[str, object]:
     """Return the settings with which `mlflow.sklearn.load_model` loads a simple model; empty if it is no single pipeline."""
     if [name for name in files if name.endswith((".skops", ".crfsuite"))] != ["model.skops"]:
         return {}
@@ -139,7 +139,7 @@ def _sklearn_flavour(files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _weights(model: Path, request: ReleaseRequest) -> dict[str, Any]:
+def _weights(model: Path, request: ReleaseRequest) -> dict[str, object]:
     """Return the folder to serve, with digests of its files, for a model with local weights."""
     identity, home = request.base_identity, read_settings().home
     folder = model_folder(model)
@@ -234,11 +234,11 @@ def _affects_answers(path: Path) -> bool:
     return path.is_file() and path.suffix in (*TEXTS, ".safetensors") and path.name not in configurations
 
 
-def _is_same(known: Mapping[str, str], tags: Mapping[str, Any]) -> bool:
+def _is_same(known: Mapping[str, str], tags: Mapping[str, object]) -> bool:
     """Whether two evaluations of a run, by their tags, ship the same model."""
     first, second = ((each.get(WINNER_KIND, "tuned"), each.get(WINNER_NAME), each.get(FILES)) for each in (known, tags))
     return first == second
 
 
-def _redacted_tags(tags: Mapping[str, Any]) -> dict[str, str]:
+def _redacted_tags(tags: Mapping[str, object]) -> dict[str, str]:
     return {key: redact_field(key, value) for key, value in tags.items()}

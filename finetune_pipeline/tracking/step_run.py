@@ -30,7 +30,7 @@ class StepRun:
         self._sent: dict[str, set[tuple[int, float]]] = {}
         self._logged_before: set[str] | None = None
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
+    def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters. Nested mappings get dotted names; values too long for MLflow are truncated and marked with their hash.
 
         MLflow refuses a different value of a parameter: log only what the artifact's version determines; measurements are metrics.
@@ -41,7 +41,7 @@ class StepRun:
         with mlflow_errors(self.uri):
             self.client.log_batch(self.run_id, params=[Param(name, value) for name, value in values.items()])
 
-    def log_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def log_metrics(self, metrics: Mapping[str, object]) -> None:
         """Log finite numbers; nested mappings get dotted names, None values are skipped.
 
         Raises ValueError naming every value that is not a finite number.
@@ -53,7 +53,7 @@ class StepRun:
         values = [(name, value, row["step"]) for row in rows for name, value in _flat(row)]
         self._send([value for value in values if value[0] != "step" and value[1] is not None])
 
-    def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
+    def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None:
         """Log an input data set, so that runs can be searched by it.
 
         digest: hex SHA-256 of its content, of which 32 digits are kept (MLflow's own digest ignores chat messages).
@@ -83,7 +83,7 @@ class StepRun:
         page, _, view = self.url.partition("?")
         return f"{page}/artifacts/{file}?{view}"
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
+    def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags of the run; they may change. ``mlflow.note.content`` is the description on the run's page."""
         from mlflow.entities import RunTag
 
@@ -115,7 +115,7 @@ class StepRun:
         return self._sent[name]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

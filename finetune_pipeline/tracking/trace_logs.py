@@ -92,7 +92,7 @@ def _rfc3339(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat()
 
 
-def _question(inputs: Any) -> dict[str, Any]:
+def _question(inputs: Any) -> dict[str, object]:
     """Return the messages or the text of a call."""
     if isinstance(inputs, str):
         return {"input": inputs}
@@ -120,13 +120,13 @@ def _answer(outputs: Any) -> str | None:
     return text if text is not None else json.dumps(outputs, ensure_ascii=False, sort_keys=True)
 
 
-def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
+def _feedback(assessments: Any) -> tuple[dict[str, object], float]:
     """Return (feedback in the format of log lines, time of the latest assessment in seconds since 1970).
 
     An expectation, or feedback named correction or label, is the correct answer; a number is the score; feedback named flag is
     a flag, and False takes it back; False under any other name is a flag.
     """
-    feedback: dict[str, Any] = {}
+    feedback: dict[str, object] = {}
     last = 0.0
     for assessment in sorted(assessments or [], key=lambda a: (a.last_update_time_ms or 0, a.name)):
         if assessment.valid is False:

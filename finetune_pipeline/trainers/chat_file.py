@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import Finding
@@ -49,7 +48,7 @@ def write_chat_file(path: Path, examples: Sequence[Example]) -> ChatFile:
     return ChatFile(path, len(examples), tokens)
 
 
-def _row(example: Example) -> dict[str, Any]:
+def _row(example: Example) -> dict[str, object]:
     turns: Sequence[Mapping[str, object]] = example.messages
     messages = [{key: turn[key] for key in _MESSAGE_KEYS if turn.get(key) is not None} for turn in turns]
     return {"messages": messages, **({"tools": example.tools} if example.tools else {})}

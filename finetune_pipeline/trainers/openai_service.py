@@ -111,13 +111,13 @@ class OpenAiService(Service):
         import openai
 
         omitted = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.omit)
-        headers: dict[str, Any] = {"Connection": "close", **omitted}
+        headers: dict[str, object] = {"Connection": "close", **omitted}
         self.client: openai.OpenAI = self.open_client(openai.OpenAI, openai.DefaultHttpxClient, default_headers=headers)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         training, lora = self.training, low_rank(self.training)
-        values: dict[str, Any] = {"n_epochs": self.epochs, "batch_size": training.batch_size}
+        values: dict[str, object] = {"n_epochs": self.epochs, "batch_size": training.batch_size}
         factor = training.openai.learning_rate_multiplier or "auto"
         values["learning_rate_multiplier"] = training.learning_rate if self.profile.rate == "absolute" else factor
         if self.profile.top_level:
@@ -242,7 +242,7 @@ class OpenAiService(Service):
 
 def _items(first: Any) -> tuple[list[Any], bool]:
     """Return the items of all pages of a list, each once, and whether these are all. Some servers repeat a page."""
-    items: dict[str, Any] = {}
+    items: dict[str, object] = {}
     for page in first.iter_pages():
         known = len(items)
         items |= {item.id: item for item in page.data or []}
@@ -256,7 +256,7 @@ def _of(values: Any, key: str) -> Any:
     return values.get(key) if isinstance(values, dict) else None
 
 
-def _metrics(checkpoint: Any) -> dict[str, Any]:
+def _metrics(checkpoint: Any) -> dict[str, object]:
     """Return the metrics of a checkpoint; empty if the server reports none."""
     return checkpoint.metrics.model_dump() if checkpoint.metrics else {}
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from finetune_pipeline.engine.files import digest_file, digest_json, read_json
@@ -65,7 +65,7 @@ def job_name(order: TrainingOrder) -> str:
     return f"{order.spec.name}-{key[:16]}"
 
 
-def refine_on_ray(job: RefineJob, spec: TaskSpec) -> dict[str, Any]:
+def refine_on_ray(job: RefineJob, spec: TaskSpec) -> dict[str, object]:
     """Train the second stage on the cluster of `training.ray`, with one worker: KTO compares the rows of a pass. Returns its
     facts."""
     section = spec.training.ray
@@ -161,7 +161,7 @@ def _storage_findings(section: RaySection) -> list[Finding]:
     return []
 
 
-def _bring_base(base: Path, section: RaySection, stage: str) -> dict[str, Any]:
+def _bring_base(base: Path, section: RaySection, stage: str) -> dict[str, object]:
     """Upload the base model to the storage if it is not there yet. Returns where it is, and its record."""
     storage, model = Storage(storage_of(section)), model_folder(base)
     folder = f"bases/{record_digest(base)[:16]}"
@@ -171,7 +171,7 @@ def _bring_base(base: Path, section: RaySection, stage: str) -> dict[str, Any]:
     return {"folder": folder, "record": read_json(base / MODEL_FILE) if (base / MODEL_FILE).exists() else None}
 
 
-def _sent(spec: TaskSpec) -> dict[str, Any]:
+def _sent(spec: TaskSpec) -> dict[str, object]:
     """Return the spec as a job gets it, without what the cluster's environment has."""
     return spec.model_dump(mode="json", exclude={"training": {"ray": {"runtime_env"}}})
 

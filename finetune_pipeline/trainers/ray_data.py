@@ -60,7 +60,7 @@ def _run(
     version: str,
     key: bytes = b"",
     surveys: Mapping[str, Survey] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     section = spec.training.ray
     if blocking := errors(cluster_findings(section)):
         raise FindingsError(blocking)
@@ -79,7 +79,7 @@ def _run(
 
     stage = {"validate": "validated_examples", "clean": "clean_examples"}[action]
     RayJob(name, section, stage, work).run(bring_inputs, out)
-    facts: dict[str, Any] = read_json(out / _FACTS)
+    facts: dict[str, object] = read_json(out / _FACTS)
     (out / _FACTS).unlink()
     return facts
 

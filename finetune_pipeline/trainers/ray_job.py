@@ -72,7 +72,7 @@ def main() -> None:
         sys.exit(f"{failure['message']}\n")
 
 
-def _driver_error(error: Exception) -> dict[str, Any]:
+def _driver_error(error: Exception) -> dict[str, object]:
     """Return the content of error.json if no worker has written it."""
     if isinstance(error, FindingsError | JobError):
         return {"code": EXIT_CONFIG, "kind": "job", "message": str(error)}
@@ -87,7 +87,7 @@ def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
         root = Path(scratch)
         base, rows, validation = (root / name for name in ("base", "train.jsonl", "validation.jsonl"))
 
-        def launch(job: TrainJob) -> dict[str, Any]:
+        def launch(job: TrainJob) -> dict[str, object]:
             phase = job.out.relative_to(root).as_posix()
             if not place.has_folder(f"trained/{phase}"):
                 _fit(_moved(job, root, _NO_ROOT), request["base"], phase, storage, place, spec.training.ray)
@@ -126,7 +126,7 @@ def _moved(job: Trained, source: Path, target: Path) -> Trained:
 
 def _fit(
     job: TrainJob | RefineJob,
-    base: Mapping[str, Any],
+    base: Mapping[str, object],
     phase: str,
     storage: str,
     place: Storage,

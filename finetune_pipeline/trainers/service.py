@@ -117,7 +117,7 @@ class Service(ABC):
 
     @property
     @abstractmethod
-    def hyperparameters(self) -> dict[str, Any]:
+    def hyperparameters(self) -> dict[str, object]:
         """The hyperparameters of the requested job; equal ones identify the same job."""
 
     @abstractmethod

@@ -15,11 +15,11 @@ from finetune_pipeline.models.inference.trial import relative_difference
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.prefix_tree import BUCKETS, Layout, Row, prefix_tree, segments
 
-Collator = Callable[[Sequence[Row]], dict[str, Any]]
+Collator = Callable[[Sequence[Row]], dict[str, object]]
 """Makes a batch of rows."""
 
 
-def packed_batch(rows: Sequence[Row], leading: int = 0, virtual: int = 0, kernel: str = BUCKETS) -> dict[str, Any]:
+def packed_batch(rows: Sequence[Row], leading: int = 0, virtual: int = 0, kernel: str = BUCKETS) -> dict[str, object]:
     """Pack rows {id, ids, loss} into one sequence. A row with a `class_id` has its loss on that class, predicted at its last token.
 
     leading: virtual tokens of prompt tuning, in the sequence before all rows; virtual: those of prefix tuning, before the
@@ -76,7 +76,7 @@ def packed_collator(model: Any, kernel: str = BUCKETS) -> Collator:
     return partial(packed_batch, leading=leading, virtual=virtual, kernel=kernel)
 
 
-def padded_batch(rows: Sequence[Row]) -> dict[str, Any]:
+def padded_batch(rows: Sequence[Row]) -> dict[str, object]:
     """Pad rows {id, ids, loss} on the right, with token 0: nothing attends to it. class_id: as of :func:`packed_batch`.
 
     Returns input_ids and attention_mask [n, T]; labels [m]: tokens with loss, row by row; logits_to_keep: for how many of the

@@ -75,7 +75,7 @@ def _sequence(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
     return row.ids[:start], row.ids[start:end]
 
 
-def _row(examples: Sequence[Example], sequences: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
+def _row(examples: Sequence[Example], sequences: Sequence[tuple[list[int], list[int]]]) -> dict[str, object]:
     prompt, answer = sequences[0]
     if len(examples) == 2:
         return {"id": examples[0].id, "prompt_ids": prompt, "chosen_ids": answer, "rejected_ids": sequences[1][1]}
@@ -83,7 +83,7 @@ def _row(examples: Sequence[Example], sequences: Sequence[tuple[list[int], list[
     return {"id": examples[0].id, "prompt_ids": prompt, "completion_ids": answer, "label": liked}
 
 
-def with_mismatched(rows: Sequence[Mapping[str, Any]], batch: int) -> list[dict[str, Any]]:
+def with_mismatched(rows: Sequence[Mapping[str, object]], batch: int) -> list[dict[str, object]]:
     """Add to KTO's rows the answers of other prompts, by which it estimates the divergence from the first stage's model: within
     each batch, every row gets the answer of the row before it, and the first that of the last (as TRL's trainer does)."""
     mismatched = []

@@ -82,7 +82,7 @@ def job_digest(job: RefineJob) -> str:
     )
 
 
-def refine(job: RefineJob, on_saved: Callable[[], None] | None = None) -> tuple[RefinedFacts, dict[str, Any]]:
+def refine(job: RefineJob, on_saved: Callable[[], None] | None = None) -> tuple[RefinedFacts, dict[str, object]]:
     """Run a job of :class:`finetune_pipeline.jobs.RefineJob`. Returns (facts, measured). on_saved: called after a checkpoint.
 
     Raises FindingsError for findings of the audit, faults.Diverged when the loss is no longer finite, PassTooLarge if the rows

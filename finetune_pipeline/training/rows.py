@@ -58,7 +58,7 @@ class Prepared:
     copies_too_long: list[str] = field(default_factory=list)
     refused: list[Finding] = field(default_factory=list)
 
-    def plain_rows(self) -> list[dict[str, Any]]:
+    def plain_rows(self) -> list[dict[str, object]]:
         """Return the rows as collators expect them: {id, ids, loss}, for a classifier also `class_id`, the number of the class. The
         ids of an example's further rows contain a number."""
         counts: Counter[str] = Counter()
@@ -88,7 +88,7 @@ class Audited(Prepared):
     audit: SplitAudit = field(kw_only=True)
 
 
-def longest_allowed(settings: TrainingSettings, config: Mapping[str, Any]) -> int:
+def longest_allowed(settings: TrainingSettings, config: Mapping[str, object]) -> int:
     """Return training.max_tokens, or less if the base model's context (of its config.json) minus a soft prompt is shorter."""
     max_tokens = int(settings.max_tokens)
     context = text_settings(config).get("max_position_embeddings")

@@ -66,7 +66,7 @@ from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, l
 def job_digest(job: TrainJob, processes: int = 1) -> str:
     """Return the digest that a checkpoint must match to be resumed: of settings, data, base model and the adapter that training
     starts from, without paths; and of the number of processes, since each has its own random state."""
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "settings": decisive_settings(job.settings),
         "train": digest_file(job.train),
         "validation": digest_file(job.validation),
@@ -90,7 +90,7 @@ def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) ->
 
 def train(
     job: TrainJob, audit_html: AuditHtml | None = None, on_saved: Callable[[], None] | None = None
-) -> tuple[LocalTraining | None, dict[str, Any]]:
+) -> tuple[LocalTraining | None, dict[str, object]]:
     """Run a job of :class:`finetune_pipeline.jobs.TrainJob`. Returns (facts, measured).
 
     All workers of a training call this; the first one writes and reports for all; the others return no facts.
@@ -115,7 +115,7 @@ def _attempt(
     state: PartialState,
     audit_html: AuditHtml | None,
     on_saved: Callable[[], None] | None,
-) -> tuple[LocalTraining | None, dict[str, Any]]:
+) -> tuple[LocalTraining | None, dict[str, object]]:
     """Train with the micro-batch that fits, as far as is known."""
     settings, out, work, base = job.settings, job.out, job.work, job.base
     device, processes, sharded = pick_device(), state.num_processes, strategy() == "fsdp2"

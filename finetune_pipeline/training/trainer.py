@@ -52,7 +52,7 @@ class Meter:
             self.cpu_seconds += time.process_time() - self._began[1]
             self._began = None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the sums, and tokens per second."""
         return {
             "tokens": self.tokens,
@@ -100,7 +100,7 @@ class TokenTrainer(VerifiedCheckpoints, SFTTrainer):
         learned = torch.tensor(sum(batch["labels"].numel() for batch in batches), device=self.args.device)
         return batches, self.accelerator.reduce(learned)
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: dict[str, object], *args: Any, **kwargs: Any) -> torch.Tensor:
         self.meter.add(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
         return loss

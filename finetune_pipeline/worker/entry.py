@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -83,7 +83,7 @@ def do_job(job: Job, on_saved: Callable[[], None] | None = None) -> None:
         write_json(job.out / "result.json", msgspec.to_builtins(facts))
 
 
-def run(job: Job, on_saved: Callable[[], None] | None = None) -> tuple[object, dict[str, Any]]:
+def run(job: Job, on_saved: Callable[[], None] | None = None) -> tuple[object, dict[str, object]]:
     """Run the job. Returns (facts, measured). facts: a struct, or a dictionary in JSON's types."""
     _silence_libraries()
     match job:
@@ -150,7 +150,7 @@ def _pipes() -> Iterator[None]:
         yield
 
 
-def _measured(began: float) -> dict[str, Any]:
+def _measured(began: float) -> dict[str, object]:
     """Return the time and peak memory of this process so far, and what they depend on."""
     import torch
 

@@ -175,10 +175,10 @@ def _clusters_of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[lis
     yield from (groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE))
 
 
-def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
+def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, object]], list[tuple[Example, Finding]]]:
     """Resolve every cluster and write the states into the table. Returns (lines of duplicates.jsonl, contradicting rows with
     their findings), in the order of rows."""
-    duplicates: dict[int, dict[str, Any]] = {}
+    duplicates: dict[int, dict[str, object]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     resolved = 0
     for batch in _clusters_of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):

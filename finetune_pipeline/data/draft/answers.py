@@ -139,11 +139,11 @@ def json_schema_of(values: Sequence[str], rows: int) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _schema(values: Sequence[Any], depth: int, rows_a_value: float) -> dict[str, Any]:
+def _schema(values: Sequence[Any], depth: int, rows_a_value: float) -> dict[str, object]:
     kinds = sorted({_TYPES.get(type(value), "null") for value in values})
     if {"integer", "number"} <= set(kinds):
         kinds.remove("integer")
-    schema: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
+    schema: dict[str, object] = {"type": kinds[0] if len(kinds) == 1 else kinds}
     objects = [v for v in values if isinstance(v, dict)]
     if objects and depth < 6:
         keys = list(dict.fromkeys(key for o in objects for key in o))

@@ -67,7 +67,7 @@ class ColumnScorer:
         return score.gain if (score := self.score(column)) else 0.0
 
     @cached_property
-    def _samples(self) -> tuple[Any, list[dict[str, Any]]]:
+    def _samples(self) -> tuple[Any, list[dict[str, object]]]:
         """The texts' features, and the values of every column beside each text."""
         texts, values = [], []
         for row in self._rows:

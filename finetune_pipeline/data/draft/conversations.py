@@ -54,7 +54,7 @@ class Chat:
     whole: Mapping[str, str] | None = None
 
 
-def _objects(rows: Sequence[RawRow]) -> tuple[list[dict[str, Any]], str | None]:
+def _objects(rows: Sequence[RawRow]) -> tuple[list[dict[str, object]], str | None]:
     """Return the rows that are objects, and the format of most of them."""
     objects = [row.value for row in rows if isinstance(row.value, dict)]
     return objects, Counter(map(format_of, objects)).most_common(1)[0][0] if objects else None
@@ -115,7 +115,7 @@ def _turns(objects: Iterable[Any], path: str) -> list[list[Any]]:
 
 
 def _unanswered(
-    column: Column, messages: str, columns: Mapping[str, Column], objects: Sequence[dict[str, Any]]
+    column: Column, messages: str, columns: Mapping[str, Column], objects: Sequence[dict[str, object]]
 ) -> Refusal:
     """Say that the answers to conversations are not in the list of turns, with the place of the assistant's turn in most rows, or
     else the likeliest column that holds them."""
@@ -149,7 +149,7 @@ def _assistant_turns(value: Any, path: str = "", depth: int = 0) -> Iterator[str
         yield from _assistant_turns(inner, f"{path}.{names.key_path(key)}" if path else names.key_path(key), depth + 1)
 
 
-def turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+def turn_keys(turns: Sequence[Mapping[str, object]]) -> tuple[str, str] | None:
     """Return the keys of the speaker and of the text; None if these are not turns."""
     if all(turn.get("role") in ROLES and not turn.keys().isdisjoint(("content", "tool_calls")) for turn in turns):
         return "role", "content"  # an assistant may call tools without any text

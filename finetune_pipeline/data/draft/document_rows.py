@@ -47,7 +47,7 @@ def rows_path(document: Any) -> str | None:
     return None
 
 
-def _is_row(document: Mapping[str, Any]) -> bool:
+def _is_row(document: Mapping[str, object]) -> bool:
     """Whether a document is a single row, such as one chat, rather than a list of rows under a chat's usual key."""
     lists = [v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
     return bool(format_of(dict(document))) and all({"role", "from"} & v[0].keys() for v in lists)
@@ -68,7 +68,7 @@ def _keys_at(document: Any, path: str) -> set[str] | None:
     return set().union(*first_rows) if all(isinstance(row, dict) for row in first_rows) else None
 
 
-def _lists(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:
+def _lists(value: Mapping[str, object], path: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:
     """Yield (length, depth, expression) of the lists of objects or lists below a value."""
     for key, item in value.items():
         item_path = (*path, key_path(key))

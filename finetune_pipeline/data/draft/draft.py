@@ -181,7 +181,7 @@ def _merge_fields(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[st
 
 
 def _validated(
-    files: Files, data: Mapping[str, Any], limit: int | None = _ROWS_TRIED, prompt: str = "-"
+    files: Files, data: Mapping[str, object], limit: int | None = _ROWS_TRIED, prompt: str = "-"
 ) -> Iterator[ValidatedRow]:
     """Validate the first rows of every file under these settings."""
     spec = spec_of({**data, "inject": True}, prompt=prompt)
@@ -228,7 +228,7 @@ def _with_unused(files: Files, task: Draft) -> Draft:
     return task
 
 
-def _system_turns(rows: Sequence[RawRow], data: Mapping[str, Any]) -> Iterator[str]:
+def _system_turns(rows: Sequence[RawRow], data: Mapping[str, object]) -> Iterator[str]:
     """Yield the system turns of the conversations that start with one."""
     spec = spec_of(data)
     mapping = mapping_of(spec)
@@ -252,7 +252,7 @@ def _answer_text(message: Message) -> str:
     return message["content"] or "\n".join(f"{call['name']}({call['arguments']})" for call in calls)
 
 
-def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _output(answers: Answers) -> tuple[dict[str, object], dict[str, object] | None]:
     """Return (section `output` of task.yaml, JSON schema of JSON answers)."""
     if answers.kind == "labels":
         return {"kind": "labels", "labels": list(answers.labels)}, None

@@ -66,7 +66,7 @@ class Reading:
         self.problems.append(Finding(f"draft.{rule}", "error", file, message, fix))
 
 
-def spec_of(data: Mapping[str, Any], output: Mapping[str, Any] | None = None, prompt: str = "-") -> TaskSpec:
+def spec_of(data: Mapping[str, object], output: Mapping[str, object] | None = None, prompt: str = "-") -> TaskSpec:
     """Return a spec for reading rows before there is a task."""
     values = {"name": "draft", "description": "-", "system_prompt": prompt, "data": dict(data)}
     return validated_spec({**values, "output": dict(output or {"kind": "text"})})

@@ -33,7 +33,7 @@ class ChatGpt(RawFormat):
         return {"mapping", "current_node"}
 
 
-def _thread(nodes: Mapping[str, Any], name: Any) -> Iterator[dict[str, Any]]:
+def _thread(nodes: Mapping[str, object], name: Any) -> Iterator[dict[str, object]]:
     """Yield the messages from a node up to the root, without hidden and empty ones."""
     visited = set()
     while isinstance(name, str) and isinstance(node := nodes.get(name), dict) and name not in visited:
@@ -44,23 +44,23 @@ def _thread(nodes: Mapping[str, Any], name: Any) -> Iterator[dict[str, Any]]:
         name = node.get("parent")
 
 
-def _of(message: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _of(message: Mapping[str, object], key: str) -> Mapping[str, object]:
     value = message.get(key)
     return value if isinstance(value, dict) else {}
 
 
-def _is_hidden(message: Mapping[str, Any]) -> bool:
+def _is_hidden(message: Mapping[str, object]) -> bool:
     hidden = _of(message, "metadata").get("is_visually_hidden_from_conversation")
     return bool(hidden) or _of(message, "content").get("content_type") in _HIDDEN
 
 
-def _parts(message: Mapping[str, Any]) -> list[Any]:
+def _parts(message: Mapping[str, object]) -> list[Any]:
     content = _of(message, "content")
     parts = content.get("parts", [content.get("text")])
     return parts if isinstance(parts, list) else [parts]
 
 
-def _tool(message: Mapping[str, Any]) -> str | None:
+def _tool(message: Mapping[str, object]) -> str | None:
     """Return the tool that a message is sent to, or comes from; None without a tool."""
     author, recipient = _of(message, "author"), message.get("recipient") or "all"
     if author.get("role") == "tool":
@@ -68,6 +68,6 @@ def _tool(message: Mapping[str, Any]) -> str | None:
     return None if recipient == "all" else str(recipient)
 
 
-def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
+def _turn(message: Mapping[str, object]) -> dict[str, object]:
     parts = [{**p, "type": p.get("content_type")} if isinstance(p, dict) else p for p in _parts(message)]
     return {"role": _of(message, "author").get("role"), "content": parts}

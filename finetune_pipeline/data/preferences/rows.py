@@ -128,7 +128,7 @@ def read_preferences(path: Path, file: str, spec: TaskSpec) -> Iterator[Read]:
 
 
 def _read_record(record: Record, file: str, spec: TaskSpec) -> Read:
-    source: dict[str, Any] = {"file": file, "line": record.line}
+    source: dict[str, object] = {"file": file, "line": record.line}
     if record.item is not None:
         source["item"] = record.item
     place, findings, value = place_of(source), list(record.findings), record.value
@@ -144,7 +144,7 @@ def _read_record(record: Record, file: str, spec: TaskSpec) -> Read:
     return Read(read.preference, [*findings, *read.findings])
 
 
-def read_row(row: Mapping[str, Any], spec: TaskSpec, source: dict[str, Any]) -> Read:
+def read_row(row: Mapping[str, object], spec: TaskSpec, source: dict[str, object]) -> Read:
     """Read and check one raw row, in whichever form it is."""
     place = place_of(source)
     sides = _sides(row)
@@ -174,7 +174,7 @@ def read_row(row: Mapping[str, Any], spec: TaskSpec, source: dict[str, Any]) -> 
     return Read(preference(prompts[0], answers.get(True), answers.get(False), source=source, group=group), findings)
 
 
-def _check(raw: dict[str, Any], turns: Turns, spec: TaskSpec, place: str, liked: bool) -> list[Finding]:
+def _check(raw: dict[str, object], turns: Turns, spec: TaskSpec, place: str, liked: bool) -> list[Finding]:
     """Check a side like a supervised row; a disliked answer need not be in the declared form."""
     if liked:
         return check_row(raw, turns, spec, place)
@@ -186,7 +186,7 @@ def _any_format(spec: TaskSpec) -> TaskSpec:
     return spec.model_copy(update={"data": spec.data.model_copy(update={"format": "auto"})})
 
 
-def _sides(row: Mapping[str, Any]) -> dict[bool, dict[str, Any]] | str:
+def _sides(row: Mapping[str, object]) -> dict[bool, dict[str, object]] | str:
     """Return the sides of a raw row (True: liked), each as a raw row of the registered formats; or what is wrong."""
     if "preferred_output" in row or "non_preferred_output" in row:
         asked = row.get("input")
@@ -211,7 +211,7 @@ def _sides(row: Mapping[str, Any]) -> dict[bool, dict[str, Any]] | str:
     return f"the row is no preference (keys: {keys_shown(dict(row))})"
 
 
-def _with_answer(prompt: Any, answer: Any) -> dict[str, Any]:
+def _with_answer(prompt: Any, answer: Any) -> dict[str, object]:
     """Return a prompt, as text or as turns, with an answer as a raw row."""
     if isinstance(prompt, list):
         return {"messages": [*prompt, {"role": "assistant", "content": chosen_text(answer)}]}

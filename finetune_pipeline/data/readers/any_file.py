@@ -225,7 +225,7 @@ def _with_class_names(value: Any, names: list[str] | None) -> Any:
     return names[value] if value >= 0 else None
 
 
-def _batch_rows(batch: Any) -> list[dict[str, Any] | Exception]:
+def _batch_rows(batch: Any) -> list[dict[str, object] | Exception]:
     """Return the rows of a batch; an exception for each row that cannot be converted to Python values."""
     try:
         return list(batch.to_pylist())
@@ -235,7 +235,9 @@ def _batch_rows(batch: Any) -> list[dict[str, Any] | Exception]:
         return [row for i in range(batch.num_rows) for row in _batch_rows(batch.slice(i, 1))]
 
 
-def _parquet_record(row: dict[str, Any] | Exception, number: int, file: str, classes: dict[str, list[str]]) -> Record:
+def _parquet_record(
+    row: dict[str, object] | Exception, number: int, file: str, classes: dict[str, list[str]]
+) -> Record:
     if isinstance(row, Exception):
         rule = "invalid_utf8" if isinstance(row, UnicodeDecodeError) else "bad_parquet"
         message = f"the row cannot be read: {quoted(str(row), 160)}"

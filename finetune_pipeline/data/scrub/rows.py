@@ -92,7 +92,7 @@ def _rows(data: bytes, spec: TaskSpec, key: bytes, find: Finder) -> Iterator[tup
         yield scrubbed, line if scrubbed is example else msgspec.json.encode(scrubbed) + b"\n"
 
 
-def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str, Any]:
+def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str, object]:
     """Make a line of ``quarantine.jsonl``; the text is scrubbed and cut."""
     messages = scrub_example(example, find=find)[0].messages
     raw = msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:RAW_SHOWN]

@@ -42,7 +42,7 @@ Problems = Iterator[tuple[str, str, str]]
 """Rule, message and fix."""
 
 
-def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
+def check_row(row: dict[str, object], turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
     """Run every check on a row, given as an object of a known format (`row`) and as its turns."""
     problems = chain(
         check_roles(turns),
@@ -157,7 +157,7 @@ def check_size(turns: Turns, spec: TaskSpec) -> Problems:
         yield "too_short", problem, "remove the row, or lower data.min_chars"
 
 
-def check_extras(row: dict[str, Any]) -> Problems:
+def check_extras(row: dict[str, object]) -> Problems:
     """Check type and value of `origin`, `group`, `tags` and `generator`, if present."""
     origin, tags = row.get("origin"), row.get("tags")
     if origin is not None and (not isinstance(origin, str) or origin not in ORIGINS):

@@ -134,7 +134,7 @@ class ValidatedBlock:
     unread: list[Unread] = field(default_factory=list)
 
 
-def validation_settings(spec: TaskSpec) -> dict[str, Any]:
+def validation_settings(spec: TaskSpec) -> dict[str, object]:
     reading = {"format", "fields", "roles", "csv", "sheet", "max_unpacked_gib", "inject", "max_chars", "min_chars"}
     data = spec.data.model_dump(include=reading | {"scrub_region"})
     return {"output": spec.output.model_dump(), "system_prompt": spec.system_prompt, **data}
@@ -325,7 +325,7 @@ def _clean_cells(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validate_mapped(
-    mapped: Mapped, by_fields: bool, findings: list[Finding], source: dict[str, Any], place: str, spec: TaskSpec
+    mapped: Mapped, by_fields: bool, findings: list[Finding], source: dict[str, object], place: str, spec: TaskSpec
 ) -> ValidatedRow:
     """Check a mapped row, and build its example unless it has errors. by_fields: `data.fields` locates all texts."""
     row, all_findings = mapped.row, [*findings, *mapped.findings]
@@ -355,6 +355,6 @@ def _validate_mapped(
     return ValidatedRow(example, all_findings, ignored, shape)
 
 
-def _source(record: Record, file: str) -> dict[str, Any]:
+def _source(record: Record, file: str) -> dict[str, object]:
     source = {"file": file, "line": record.line, "item": record.item, "sheet": record.key if record.flat else None}
     return {key: value for key, value in source.items() if value is not None}

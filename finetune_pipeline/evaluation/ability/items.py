@@ -124,7 +124,7 @@ def _texts(values: Sequence[Any]) -> list[str]:
     return list(values)
 
 
-def _text(row: Mapping[str, Any], key: str) -> str:
+def _text(row: Mapping[str, object], key: str) -> str:
     if not isinstance(row.get(key), str) or not row[key]:
         raise ValueError(f"{key} must be a text that is not empty")
     return str(row[key])

@@ -16,7 +16,7 @@ from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids,
 from finetune_pipeline.models.inference.generated import Answer
 
 
-def ability(job: AbilityJob) -> tuple[Scored, dict[str, Any]]:
+def ability(job: AbilityJob) -> tuple[Scored, dict[str, object]]:
     """Run a job of :class:`finetune_pipeline.jobs.AbilityJob`. Returns (facts, measured)."""
     items = load_items(job.files, job.limit, job.suite)
     out = job.out

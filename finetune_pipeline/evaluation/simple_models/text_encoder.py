@@ -93,7 +93,7 @@ def open_text_encoder(folder: Path, dtype: str) -> TextEncoder:
     import torch
     from transformers import AutoModel
 
-    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    options: dict[str, object] = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
     model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **options).eval()
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     return TextEncoder(model.to(device), open_tokenizer(folder))

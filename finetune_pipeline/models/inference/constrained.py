@@ -30,7 +30,7 @@ class Grammar:
     UnsupportedSchema like :func:`.grammar_of`.
     """
 
-    def __init__(self, schema: Mapping[str, Any], tokenizer: Any) -> None:
+    def __init__(self, schema: Mapping[str, object], tokenizer: Any) -> None:
         vocabulary = vocabulary_of(tokenizer)
         rules = grammar_of(schema, vocabulary)
         self.start = llguidance.LLMatcher(vocabulary, rules, log_level=0)

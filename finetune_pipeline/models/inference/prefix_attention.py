@@ -33,7 +33,7 @@ def switch_on(model: Any) -> bool:
     return True
 
 
-def refuse_changed_scores(arguments: Mapping[str, Any], place: str, *others: str) -> None:
+def refuse_changed_scores(arguments: Mapping[str, object], place: str, *others: str) -> None:
     """Raise ValueError if an architecture passes arguments that change attention scores, or some `others`."""
     if unknown := [name for name in (*others, *_CHANGES_SCORES) if arguments.get(name) is not None]:
         raise ValueError(f"attention with {', '.join(unknown)} is not computed {place}")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Config = Mapping[str, Any]
 """A base model's config.json."""
-Added = tuple[Any, dict[str, Any]]
+Added = tuple[Any, dict[str, object]]
 """The loaded base with its trainable weights, and facts about their initial values."""
 CHECKPOINT_ABOVE = 1_000_000_000
 """Parameters of the base from which gradient_checkpointing: auto enables it."""
