@@ -74,6 +74,7 @@ def test_each_planted_drift_is_found_by_its_signal(report, signal, change) -> No
     rows += served(rng, 300, 500, **change)
     facts = report(rows[::-1])  # the order of the lines does not matter
     assert signal in facts.drifted and signal in facts.sentence
+    assert facts.since and f"in the window that ended on {facts.since[:10]} (" in facts.sentence
     assert rows[599]["timestamp"] == facts.signals[signal].since, "found in the first window of the change"
     assert not any(s.alarm for w in facts.history[:5] for s in w.signals.values())
 

@@ -9,6 +9,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
@@ -563,6 +564,15 @@ def test_services_that_were_given_rows_are_named(task: Task, store: ArtifactStor
     spec = TaskSpec.model_validate({**task.spec.model_dump(exclude_unset=True), **more})
     places = [forget(of, store, users=["ann"]).out_of_reach for of in (task, Task(spec=spec, folder=task.folder))]
     assert [line.split(":")[0] for line in places[1] if line not in places[0]] == ["the trainer 'together'", "https"]
+    assert not [line for line in places[0] if "not on this machine" in line], "its logs are files of this machine"
+    logs = fsspec.filesystem("memory")
+    logs.pipe("/elsewhere/far.jsonl", line(1, "ann"))
+    far = TaskSpec.model_validate({**task.spec.model_dump(exclude_unset=True), "logs": {"path": "memory://elsewhere"}})
+    try:
+        lines = forget(Task(spec=far, folder=task.folder), store, users=["ann"]).out_of_reach
+    finally:
+        logs.rm("/elsewhere", recursive=True)
+    assert [place for place in lines if "not on this machine; remove the rows there" in place and "far.jsonl" in place]
 
 
 def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, store: ArtifactStore) -> None:
