@@ -370,6 +370,7 @@ def test_parts_that_are_missing_do_not_pass(championed):
         "ability": None,
         "people": None,
         "judge": None,
+        "cost": None,
         "robustness": None,
         "training.refinement": SECOND_STAGE,
         "stages": None,

@@ -32,20 +32,22 @@ def test_texts_without_spaces_are_read_too() -> None:
 
 def test_labels_have_three_rivals_and_free_text_two() -> None:
     fitted = fit_simple_models(TEXTS, ANSWERS, LABELS)
-    assert list(fitted) == ["commonest", "nearest", "linear"]
+    assert [*fitted][:1] == ["commonest"] and {"nearest", "linear"} <= fitted.keys()
     assert fitted["commonest"].predict(ASKED) == ["billing"] * 3, "of two labels as common, the first by name"
     for learned in ("nearest", "linear"):
         assert fitted[learned].predict(ASKED) == ["bug", "billing", "feature"]
-    assert [model.predict([]) for model in fitted.values()] == [[], [], []]
+    assert not any(model.predict([]) for model in fitted.values())
     fitted = fit_simple_models(TEXTS, [f"answer {'abcdefghi'[i % 9]}" for i in range(len(TEXTS))], TextOutput())
-    assert list(fitted) == ["commonest", "nearest"] and fitted["nearest"].predict([TEXTS[4]]) == ["answer e"]
+    assert {"commonest", "nearest"} <= fitted.keys() and "linear" not in fitted
+    assert fitted["nearest"].predict([TEXTS[4]]) == ["answer e"]
 
 
 def test_a_model_that_measures_it_says_how_likely_each_label_is(tmp_path: Path) -> None:
-    for name, model in fit_simple_models(TEXTS, ANSWERS, LABELS).items():
+    fitted = fit_simple_models(TEXTS, ANSWERS, LABELS)
+    for name, model in fitted.items():
         model.save(tmp_path / name)
     loaded = load_simple_models(tmp_path)
-    assert list(loaded) == ["commonest", "nearest", "linear"]
+    assert list(loaded) == list(fitted)
     first, *_ = loaded["linear"].probabilities(ASKED) or ()
     assert {*first} == {"bug", "billing", "feature"} and sum(first.values()) == pytest.approx(1)
     assert max(first, key=lambda label: first[label]) == "bug"
@@ -119,7 +121,7 @@ def test_slots_of_the_nearest_answer_are_filled_from_the_text_or_the_model_is_le
     shared = Shared()
     texts, answers = [text for text, _ in rows], [answer for _, answer in rows]
     fitted = fit_simple_models(texts, answers, TextOutput(), shared=shared)
-    assert list(fitted) == ["commonest", "nearest", "slots"] and not shared.left_out
+    assert {"commonest", "nearest", "slots"} <= fitted.keys() and not shared.left_out
     asked = ["where is order 977 for Buenos Aires?", "please cancel parcel 4711, thanks", "hello"]
     expected = ["Order 977 is on its way to Buenos Aires.", "Parcel 4711 will not be sent."]
     assert fitted["slots"].predict(asked)[:2] == expected
@@ -129,7 +131,7 @@ def test_slots_of_the_nearest_answer_are_filled_from_the_text_or_the_model_is_le
     others = fit_simple_models(
         texts, [f"answer {'abcdefghi'[i % 9]}" for i in range(len(texts))], TextOutput(), 0, shared
     )
-    assert list(others) == ["commonest", "nearest"]
+    assert "slots" not in others
     assert shared.left_out["slots"].startswith("the answers share no template: only ")
 
 
