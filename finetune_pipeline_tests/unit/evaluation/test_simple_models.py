@@ -64,7 +64,7 @@ def _order(i: int) -> tuple[str, str]:
 def test_json_fields_are_classified_found_in_the_text_or_copied() -> None:
     rows = [_order(i) for i in range(120)]
     fitted = fit_simple_models([t for t, _ in rows], [a for _, a in rows], ORDERS)
-    assert list(fitted) == ["commonest", "commonest_fields", "nearest", "tagger"]
+    assert {"commonest", "commonest_fields", "nearest", "tagger"} <= fitted.keys()
     fields = fitted["tagger"].fields
     assert fields["open"] == [("number",), ("extras",)], "too many values, or one only"
     assert {*fields["closed"]} == {("fruit",), ("delivery", "urgent")} and fields["tagged"] == [("number",)]
