@@ -1,7 +1,7 @@
 """Which share of a sealed test each kind of model answers by itself at 1, 2, 5 and 10% of wrong answers, from finished projects.
 
-    python -m benchmarks.coverage DATA HOME [--only TASK,…]
-    python -m benchmarks.coverage --draw TABLE PICTURE
+    python -m benchmarks.automation_shares DATA HOME [--only TASK,…]
+    python -m benchmarks.automation_shares --draw TABLE PICTURE
 
 DATA: folder of the tasks; HOME: the home in which they were run, such as those of winners.py. Of each project the trained
 model, the best simple model and the best prompt are judged as the report does: calibrated on validation, certified on the sealed
